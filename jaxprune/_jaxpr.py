@@ -1,0 +1,155 @@
+"""The only contact with JAX's jaxpr types: programs and equations in our own small terms.
+
+Everything that differs between JAX versions is evened out here: closed and open jaxprs, the names
+of call primitives, the parameters of `scan`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend import core, source_info_util
+
+
+class Program(NamedTuple):
+    """A jaxpr: input variables, constants, equations, outputs (variables or literals)."""
+
+    invars: Sequence[Any]
+    constvars: Sequence[Any]
+    consts: Sequence[Any]
+    eqns: Sequence[Any]
+    outvars: Sequence[Any]
+
+
+# Primitives that only call a jaxpr: the name in one JAX or another -> (our name, parameter).
+_CALLS = {
+    "jit": ("jit", "jaxpr"),
+    "pjit": ("jit", "jaxpr"),
+    "closed_call": ("closed_call", "call_jaxpr"),
+    "core_call": ("closed_call", "call_jaxpr"),
+    "custom_jvp_call": ("custom_jvp_call", "call_jaxpr"),
+    "custom_vjp_call": ("custom_vjp_call", "call_jaxpr"),
+    "custom_vjp_call_jaxpr": ("custom_vjp_call", "call_jaxpr"),
+    "checkpoint": ("remat", "jaxpr"),
+    "remat": ("remat", "jaxpr"),
+    "remat2": ("remat", "jaxpr"),
+    "shard_map": ("shard_map", "jaxpr"),
+}
+_CALL_KEYS = ("policy", "prevent_cse", "mesh", "in_specs", "out_specs", "check_vma", "manual_axes")
+
+
+def trace(fn: Callable[..., Any], *args: Any) -> tuple[Program, Any]:
+    """Returns the program of `fn` at `args`, arrays or shapes, and the tree of output shapes."""
+    closed, shapes = jax.make_jaxpr(fn, return_shape=True)(*args)
+    return program(closed), shapes
+
+
+def program(jaxpr: Any) -> Program:
+    """Returns any JAX's open or closed jaxpr as a `Program`."""
+    inner = getattr(jaxpr, "jaxpr", jaxpr)
+    consts = getattr(jaxpr, "consts", ())
+    return Program(inner.invars, inner.constvars, consts, inner.eqns, inner.outvars)
+
+
+def is_literal(atom: Any) -> bool:
+    """True if an equation's operand is a literal."""
+    return isinstance(atom, core.Literal)
+
+
+def literal(atom: Any) -> Any:
+    """Returns the value of a literal, None for a variable."""
+    return atom.val if isinstance(atom, core.Literal) else None
+
+
+def shape(atom: Any) -> tuple[int, ...]:
+    """Returns the shape of an operand or a result; values without one are scalars."""
+    return getattr(atom.aval, "shape", ())
+
+
+def name(eqn: Any) -> str:
+    """Returns the name of the primitive, one name for all JAX versions."""
+    given = eqn.primitive.name
+    return _CALLS[given][0] if given in _CALLS else given
+
+
+def params(eqn: Any) -> dict[str, Any]:
+    """Returns the parameters, with every jaxpr as a `Program` and `scan` in one form."""
+    given = eqn.primitive.name
+    found = eqn.params
+    if given in _CALLS:
+        return {"program": program(found[_CALLS[given][1]])} | {
+            key: found[key] for key in _CALL_KEYS if key in found
+        }
+    if given == "scan":
+        return _scan(found)
+    if given == "while":
+        return found | {key: program(found[key]) for key in ("cond_jaxpr", "body_jaxpr")}
+    if given == "cond":
+        return {"branches": tuple(program(branch) for branch in found["branches"])}
+    return found
+
+
+def _scan(found: dict[str, Any]) -> dict[str, Any]:
+    if "ft_in" in found:
+        consts, carry, _ = map(len, found["ft_in"].unpack())
+    else:
+        consts, carry = found["num_consts"], found["num_carry"]
+    same = {key: found[key] for key in ("length", "reverse", "unroll")}
+    return same | {"program": program(found["jaxpr"]), "num_consts": consts, "num_carry": carry}
+
+
+def place(eqn: Any, scope: str) -> str:
+    """Returns the module path of an equation; outside of modules, the file and line."""
+    return join(eqn, scope) or source_info_util.summarize(eqn.source_info)
+
+
+def join(eqn: Any, scope: str) -> str:
+    """Returns the name stack of an equation behind that of the equations around it."""
+    own = str(eqn.source_info.name_stack)
+    return f"{scope}/{own}" if scope and own else scope or own
+
+
+def bind(eqn: Any, args: Sequence[Any], params: dict[str, Any]) -> list[Any]:
+    """Applies the equation's primitive to `args` with `params`; always returns a list."""
+    found = eqn.primitive.get_bind_params(params)
+    subfuns, params = found if isinstance(found, tuple) else ((), found)
+    out = eqn.primitive.bind(*subfuns, *args, **params)
+    return list(out) if eqn.primitive.multiple_results else [out]
+
+
+class Op:
+    """An equation as the rules see it.
+
+    `ins` and `outs` hold a list of axis spaces per operand and result; `literals` a literal's
+    value or None; `sources` which variables an operand is computed from, None for one that
+    depends on the inputs; `inner` the walks of the programs that the operation calls.
+    """
+
+    __slots__ = (
+        "call", "eqn", "inner", "ins", "literals", "name", "out_shapes", "outs", "params",
+        "record", "scope", "shapes", "sources",
+    )  # fmt: skip
+
+    def __init__(self, eqn: Any, scope: str, ins: list[Any], sources: list[Any]):
+        self.eqn = eqn
+        self.name = name(eqn)
+        self.params = params(eqn)
+        self.scope = scope
+        self.ins = ins
+        self.sources = sources
+        self.shapes = [shape(atom) for atom in eqn.invars]
+        self.out_shapes = [shape(atom) for atom in eqn.outvars]
+        self.literals = [literal(atom) for atom in eqn.invars]
+        self.outs: list[Any] = []
+        self.inner: list[Any] = []
+        self.call: Callable[..., Any] = lambda *_: None
+        self.record: Callable[..., None] = lambda *_: None
+
+    @property
+    def place(self) -> str:
+        """The module path of the operation; outside of modules, the file and line."""
+        return place(self.eqn, self.scope)
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(str(list(s)) for s in self.shapes)
+        return f"{self.name}({shapes}) -> {', '.join(str(list(s)) for s in self.out_shapes)}"

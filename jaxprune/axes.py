@@ -1,0 +1,364 @@
+"""Axis spaces: which index space an array axis runs over.
+
+A space is an atom, a concatenation (`Sum`) or a row-major product (`Prod`) of spaces. While a
+function is traced, atoms are union-find nodes: `unify`, `split` and `factor` refine them until
+every axis of every array is written in the free atoms that remain. A free atom that reaches a
+variable is a channel group; a frozen atom carries the reason why it cannot be pruned.
+
+What cannot be aligned is frozen on both sides: never an error, and never wrong.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Reason(NamedTuple):
+    """Why an atom is frozen: a text, and the operation at which it happened (it has a `place`)."""
+
+    text: str
+    at: Any = None
+
+    @property
+    def place(self) -> str:
+        """The module path, or the file and line, of the operation."""
+        return getattr(self.at, "place", "")
+
+
+class Atom:
+    """One index space; `link` binds it to another space, `reason` freezes it.
+
+    `owner` is the (variable, axis) that the atom was made for, `name` its channel group.
+    """
+
+    __slots__ = ("link", "name", "owner", "reason", "size")
+
+    def __init__(self, size: int, reason: Reason | None = None, owner: Any = None):
+        self.size = size
+        self.link: Space | None = None
+        self.reason = reason
+        self.owner = owner
+        self.name: str | None = None
+
+    def __repr__(self) -> str:
+        return f"{self.name or '?'}:{self.size}"
+
+
+class Sum:
+    """A concatenation of spaces, in order."""
+
+    __slots__ = ("parts", "size")
+
+    def __init__(self, parts: Iterable["Space"]):
+        self.parts = tuple(parts)
+        self.size = sum(part.size for part in self.parts)
+
+    def __repr__(self) -> str:
+        return f"({' + '.join(map(repr, self.parts))})"
+
+
+class Prod:
+    """A row-major product of spaces, outermost first; the empty product has size 1."""
+
+    __slots__ = ("factors", "size")
+
+    def __init__(self, factors: Iterable["Space"]):
+        self.factors = tuple(factors)
+        self.size = 1
+        for item in self.factors:
+            self.size *= item.size
+
+    def __repr__(self) -> str:
+        return f"({' * '.join(map(repr, self.factors))})" if self.factors else "1"
+
+
+Space = Atom | Sum | Prod
+ONE = Prod(())
+
+
+def fresh(size: int) -> Space:
+    """Returns a new free space of `size`."""
+    return ONE if size == 1 else Atom(size)
+
+
+def frozen(size: int, text: str, at: Any = None) -> Space:
+    """Returns a new frozen space of `size`."""
+    return ONE if size == 1 else Atom(size, Reason(text, at))
+
+
+def find(space: Space) -> Space:
+    """Returns what `space` is bound to."""
+    if type(space) is not Atom or space.link is None:
+        return space
+    root = space.link
+    while type(root) is Atom and root.link is not None:
+        root = root.link
+    space.link = root
+    return root
+
+
+def concat(parts: Iterable[Space]) -> Space:
+    """Returns the concatenation of `parts`."""
+    parts = [part for part in parts if part.size]
+    return parts[0] if len(parts) == 1 else Sum(parts)
+
+
+def product(factors: Iterable[Space]) -> Space:
+    """Returns the row-major product of `factors`."""
+    factors = [item for item in factors if item.size != 1]
+    return factors[0] if len(factors) == 1 else Prod(factors)
+
+
+def _parts(space: Space) -> Iterator[Space]:
+    space = find(space)
+    if type(space) is Sum:
+        for part in space.parts:
+            yield from _parts(part)
+    elif space.size:
+        yield space
+
+
+def _factors(space: Space) -> Iterator[Space]:
+    space = find(space)
+    if type(space) is Prod:
+        for item in space.factors:
+            yield from _factors(item)
+    elif space.size != 1:
+        yield space
+
+
+def atoms(space: Space) -> Iterator[Atom]:
+    """Yields the unbound atoms of `space`, in order; one may come more than once."""
+    space = find(space)
+    if type(space) is Atom:
+        yield space
+    else:
+        for item in space.parts if type(space) is Sum else space.factors:
+            yield from atoms(item)
+
+
+def freeze(space: Space, reason: Reason) -> None:
+    """Freezes every atom of `space` that is not frozen yet."""
+    for atom in atoms(space):
+        if atom.reason is None:
+            atom.reason = reason
+
+
+def resolve(space: Space) -> Space:
+    """Returns `space` without bound atoms, concatenations and products flattened."""
+    space = find(space)
+    if type(space) is Sum:
+        parts = [resolve(part) for part in _parts(space)]
+        return parts[0] if len(parts) == 1 else Sum(parts)
+    if type(space) is Prod:
+        factors = [resolve(item) for item in _factors(space)]
+        return factors[0] if len(factors) == 1 else Prod(factors)
+    return space
+
+
+def unify(a: Space, b: Space, at: Any = None) -> None:
+    """Makes two spaces of one size equal, or freezes both."""
+    a, b = find(a), find(b)
+    if a is b or a.size <= 1:
+        return
+    if a.size != b.size:
+        raise ValueError(f"spaces {a} and {b} differ in size, at {at}")
+    if type(a) is Atom or type(b) is Atom:
+        _bind(a, b, at)
+    elif type(a) is Sum and type(b) is Sum:
+        _unify_sums(a, b, at)
+    elif type(a) is Prod and type(b) is Prod:
+        _unify_products(a, b, at)
+    else:
+        _unify_sum_with_product(*((a, b) if type(a) is Sum else (b, a)), at)
+
+
+def _bind(a: Space, b: Space, at: Any) -> None:
+    if type(a) is not Atom or (a.reason is not None and type(b) is Atom):
+        a, b = b, a
+    assert type(a) is Atom
+    if a.reason is not None:
+        freeze(b, a.reason)
+    elif type(b) is not Atom and any(atom is a for atom in atoms(b)):
+        freeze(b, Reason(f"an axis of size {a.size} meets a rearrangement of itself", at))
+    else:
+        a.link = b
+
+
+def _mismatch(a: Space, b: Space, at: Any) -> None:
+    reason = Reason(f"cannot align {resolve(a)} with {resolve(b)}", at)
+    freeze(a, reason)
+    freeze(b, reason)
+
+
+def _unify_sums(a: Sum, b: Sum, at: Any) -> None:
+    left, right = list(_parts(a))[::-1], list(_parts(b))[::-1]
+    while left:
+        x, y = left.pop(), right.pop()
+        if x.size > y.size:
+            x, rest = split(x, y.size, at)
+            left.append(rest)
+        elif y.size > x.size:
+            y, rest = split(y, x.size, at)
+            right.append(rest)
+        unify(x, y, at)
+
+
+def _unify_products(a: Prod, b: Prod, at: Any) -> None:
+    *outer_a, x = _factors(a)
+    *outer_b, y = _factors(b)
+    if x.size % y.size == 0:
+        rest, x = factor(x, y.size, at)
+        outer_a.append(rest)
+    elif y.size % x.size == 0:
+        rest, y = factor(y, x.size, at)
+        outer_b.append(rest)
+    else:
+        return _mismatch(a, b, at)
+    unify(x, y, at)
+    unify(product(outer_a), product(outer_b), at)
+
+
+def _unify_sum_with_product(a: Sum, b: Prod, at: Any) -> None:
+    outer, *rest = _factors(b)
+    inner = product(rest)
+    pieces = _pieces(a, inner.size)
+    if pieces is None:
+        return _mismatch(a, b, at)
+    for piece in pieces:
+        head, outer = split(outer, piece.size // inner.size, at)
+        unify(piece, product([head, inner]), at)
+
+
+def _pieces(space: Sum, k: int) -> list[Space] | None:
+    """Two or more runs of parts, each a multiple of `k` long; None where there are none."""
+    pieces: list[Space] = []
+    run: list[Space] = []
+    for part in _parts(space):
+        run.append(part)
+        if sum(item.size for item in run) % k == 0:
+            pieces.append(concat(run))
+            run = []
+    return None if run or len(pieces) == 1 else pieces
+
+
+def split(space: Space, k: int, at: Any = None) -> tuple[Space, Space]:
+    """Cuts a space into its first `k` indices and the rest."""
+    if k in (0, space.size):
+        return (Sum(()), space) if k == 0 else (space, Sum(()))
+    root = find(space)
+    if type(root) is Atom:
+        head, tail = _child(root, k), _child(root, root.size - k)
+        if root.reason is None:
+            root.link = Sum((head, tail))
+        return head, tail
+    if type(root) is Sum:
+        before: list[Space] = []
+        parts = list(_parts(root))
+        while parts and k >= parts[0].size:
+            k -= parts[0].size
+            before.append(parts.pop(0))
+        if k:
+            head, tail = split(parts[0], k, at)
+            before.append(head)
+            parts[0] = tail
+        return concat(before), concat(parts)
+    outer, *rest = _factors(root)
+    inner = product(rest)
+    if k % inner.size == 0:
+        head, tail = split(outer, k // inner.size, at)
+        return product([head, inner]), product([tail, inner])
+    text = f"split of {resolve(root)} at {k}, inside its inner factors"
+    freeze(root, Reason(text, at))
+    return frozen(k, text, at), frozen(root.size - k, text, at)
+
+
+def factor(space: Space, k: int, at: Any = None) -> tuple[Space, Space]:
+    """Writes a space as outer * inner with an inner of size `k`, which divides its size."""
+    if k == 1:
+        return space, ONE
+    if k == space.size:
+        return ONE, space
+    root = find(space)
+    if type(root) is Atom:
+        outer, inner = _child(root, root.size // k), _child(root, k)
+        if root.reason is None:
+            root.link = Prod((outer, inner))
+        return outer, inner
+    if type(root) is Prod:
+        *rest, last = _factors(root)
+        if last.size % k == 0:
+            outer, inner = factor(last, k, at)
+            return product([*rest, outer]), inner
+        if k % last.size == 0 and product(rest).size % (k // last.size) == 0:
+            outer, inner = factor(product(rest), k // last.size, at)
+            return outer, product([inner, last])
+    elif pieces := _pieces(root, k):
+        pairs = [factor(piece, k, at) for piece in pieces]
+        for _, inner in pairs[1:]:
+            unify(inner, pairs[0][1], at)
+        return concat(outer for outer, _ in pairs), pairs[0][1]
+    text = f"reshape of {resolve(root)} to {root.size // k} x {k}"
+    freeze(root, Reason(text, at))
+    return frozen(root.size // k, text, at), frozen(k, text, at)
+
+
+def _child(atom: Atom, size: int) -> Space:
+    """A piece of `atom`: it keeps the owner and, where there is one, the reason."""
+    return ONE if size == 1 else Atom(size, atom.reason, atom.owner)
+
+
+def count(space: Space, widths: Mapping[str, int]) -> int:
+    """Returns the size of `space` at `widths` (group name -> kept); absent groups are whole."""
+    space = find(space)
+    if type(space) is Atom:
+        return space.size if space.name is None else widths.get(space.name, space.size)
+    if type(space) is Sum:
+        return sum(count(part, widths) for part in space.parts)
+    total = 1
+    for item in space.factors:
+        total *= count(item, widths)
+    return total
+
+
+def select(space: Space, keep: Mapping[str, Any]) -> Any:
+    """Returns the mask of an axis, bool[size]: numpy for numpy keeps, traced for traced ones."""
+    space = find(space)
+    if type(space) is Atom:
+        whole = np.ones(space.size, bool)
+        return whole if space.name is None else keep.get(space.name, whole)
+    if type(space) is Sum:
+        masks = [select(part, keep) for part in space.parts]
+        return _numpy_of(masks).concatenate(masks) if masks else np.ones(0, bool)
+    mask = np.ones(1, bool)
+    for item in space.factors:
+        mask = (mask[:, None] & select(item, keep)[None, :]).reshape(-1)
+    return mask
+
+
+def _numpy_of(arrays: Iterable[Any]) -> Any:
+    return jnp if any(isinstance(array, jax.Array) for array in arrays) else np
+
+
+def positions(space: Space, atom: Atom) -> np.ndarray:
+    """Returns int[n, m]: the positions along the axis that belong to each index of `atom`."""
+    member = _member(space, atom)
+    return np.stack([np.flatnonzero(row) for row in member])
+
+
+def _member(space: Space, atom: Atom) -> np.ndarray:
+    """bool[atom.size, space.size]: which positions use which index of the atom."""
+    space = find(space)
+    if type(space) is Atom:
+        same = space is atom
+        return np.eye(atom.size, dtype=bool) if same else np.zeros((atom.size, space.size), bool)
+    if type(space) is Sum:
+        return np.concatenate([_member(part, atom) for part in space.parts], axis=1)
+    member = np.zeros((atom.size, 1), bool)
+    for item in space.factors:
+        inner = _member(item, atom)
+        member = (member[:, :, None] | inner[:, None, :]).reshape(atom.size, -1)
+    return member

@@ -1,0 +1,37 @@
+"""The exceptions that jaxprune raises; every one is a `ValueError`."""
+
+
+class JaxpruneError(ValueError):
+    """Base of all errors of this library."""
+
+
+class TraceError(JaxpruneError):
+    """A function cannot be analyzed as asked, for example under `strict=True`."""
+
+
+class KeepError(JaxpruneError):
+    """A keep names an unknown group, has the wrong length, or empties a group."""
+
+
+class ScoreError(JaxpruneError):
+    """Scores contain NaN, have the wrong length, or name an unknown group."""
+
+
+class BudgetError(JaxpruneError):
+    """A ratio or a budget lies outside what can be reached."""
+
+
+class PatternError(JaxpruneError):
+    """A pattern matches no name."""
+
+
+class TreeError(JaxpruneError):
+    """A pytree does not mirror the variables that the graph was traced from."""
+
+
+class ResizeError(JaxpruneError):
+    """A network at the kept widths is not the same network."""
+
+
+class CheckpointError(JaxpruneError):
+    """A checkpoint is missing, broken, foreign, or written by a newer version."""

@@ -1,0 +1,17 @@
+"""The rules: primitive name -> how its axes relate, where zeros survive, how its sizes shrink."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from jaxprune.rules import contraction, control, elementwise, indexing, reduction, shape
+from jaxprune.rules.base import Known as Known
+from jaxprune.rules.base import Rule as Rule
+
+RULES: Mapping[str, Rule] = MappingProxyType(
+    elementwise.RULES
+    | shape.RULES
+    | contraction.RULES
+    | reduction.RULES
+    | indexing.RULES
+    | control.RULES
+)

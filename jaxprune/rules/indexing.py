@@ -1,0 +1,202 @@
+"""Gather, scatter and dynamic slices: axes taken whole pass, indexed axes are frozen."""
+
+from typing import Any
+
+from jaxprune import axes as ax
+from jaxprune._jaxpr import Op
+from jaxprune.rules.base import (
+    Axes,
+    Exactness,
+    Known,
+    Rule,
+    Size,
+    freeze,
+    frozen,
+    meet,
+    unify,
+    unknown,
+)
+
+
+def gather(op: Op) -> list[Axes]:
+    """Slices over whole axes pass; batch axes are those of the indices."""
+    operand, indices = op.ins
+    dims, sizes = op.params["dimension_numbers"], op.params["slice_sizes"]
+    batching = dict(
+        zip(dims.operand_batching_dims, dims.start_indices_batching_dims, strict=True)
+    )
+    offsets = iter(dims.offset_dims)
+    out: Axes = [ax.ONE] * len(op.out_shapes[0])
+    for axis, space in enumerate(operand):
+        if axis in batching:
+            ax.unify(space, indices[batching[axis]], op)
+        elif axis in dims.collapsed_slice_dims:
+            freeze([space], "indexed by gather", op)
+        elif sizes[axis] == space.size:
+            out[next(offsets)] = space
+        else:
+            freeze([space], "indexed by gather", op)
+            out[next(offsets)] = ax.frozen(sizes[axis], "indexed by gather", op)
+    rest = iter(indices[:-1])
+    for axis in range(len(out)):
+        if axis not in dims.offset_dims:
+            out[axis] = next(rest)
+    if op.sources[0] is not None:
+        op.record(table=[out[axis] for axis in dims.offset_dims])
+    return [out]
+
+
+def _windows(op: Op) -> dict[int, int]:
+    """Operand axis -> result axis, for the axes that gather takes whole."""
+    dims = op.params["dimension_numbers"]
+    gone = {*dims.collapsed_slice_dims, *dims.operand_batching_dims}
+    kept = [axis for axis in range(len(op.ins[0])) if axis not in gone]
+    return dict(zip(kept, dims.offset_dims, strict=True))
+
+
+def gather_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
+    """Whole axes keep their zeros."""
+    zeros = list(unknown(op.out_shapes[0]).zeros)
+    for axis, result in _windows(op).items():
+        zeros[result] = known[0].zeros[axis] & exact.groups(op.outs[0][result])
+    return [Known(tuple(zeros))]
+
+
+def gather_params(op: Op, size: Size) -> dict[str, Any]:
+    """Whole axes are taken whole at their kept size."""
+    sizes = list(op.params["slice_sizes"])
+    for axis, result in _windows(op).items():
+        sizes[axis] = size(op.outs[0][result])
+    return {"slice_sizes": tuple(sizes)}
+
+
+def dynamic_slice(op: Op) -> list[Axes]:
+    """Axes taken whole pass."""
+    out = []
+    for space, length in zip(op.ins[0], op.params["slice_sizes"], strict=True):
+        if length == space.size:
+            out.append(space)
+        else:
+            freeze([space], "dynamic slice", op)
+            out.append(ax.frozen(length, "dynamic slice", op))
+    return [out]
+
+
+def dynamic_slice_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
+    """Axes taken whole keep their zeros."""
+    pairs = zip(known[0].zeros, op.outs[0], strict=True)
+    return [Known(tuple(zeros & exact.groups(space) for zeros, space in pairs))]
+
+
+def dynamic_slice_params(op: Op, size: Size) -> dict[str, Any]:
+    """The kept sizes."""
+    return {"slice_sizes": tuple(size(space) for space in op.outs[0])}
+
+
+def dynamic_update_slice(op: Op) -> list[Axes]:
+    """Axes written whole are shared; the others are frozen."""
+    operand, update = op.ins[:2]
+    for space, piece in zip(operand, update, strict=True):
+        if space.size == piece.size:
+            ax.unify(space, piece, op)
+        else:
+            freeze([space, piece], "dynamic update slice", op)
+    return [list(operand)]
+
+
+def update_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
+    """Zero where both the operand and the update are."""
+    return [Known(meet(known[0], known[1]).zeros)]
+
+
+def scatter(op: Op) -> list[Axes]:
+    """Window axes written whole are shared; the others are frozen."""
+    operand, indices, updates = op.ins
+    dims = op.params["dimension_numbers"]
+    batching = dict(
+        zip(dims.operand_batching_dims, dims.scatter_indices_batching_dims, strict=True)
+    )
+    windows = iter(dims.update_window_dims)
+    for axis, space in enumerate(operand):
+        if axis in batching:
+            ax.unify(space, indices[batching[axis]], op)
+        elif axis in dims.inserted_window_dims:
+            freeze([space], "indexed by scatter", op)
+        else:
+            piece = updates[next(windows)]
+            if piece.size == space.size:
+                ax.unify(space, piece, op)
+            else:
+                freeze([space, piece], "indexed by scatter", op)
+    rest = [x for i, x in enumerate(updates) if i not in dims.update_window_dims]
+    unify(op, rest, indices[:-1])
+    return [list(operand)]
+
+
+def scatter_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
+    """A window axis is zero where operand and updates are."""
+    dims = op.params["dimension_numbers"]
+    gone = {*dims.inserted_window_dims, *dims.operand_batching_dims}
+    zeros = list(unknown(op.out_shapes[0]).zeros)
+    windows = iter(dims.update_window_dims)
+    for axis in range(len(zeros)):
+        if axis not in gone:
+            zeros[axis] = known[0].zeros[axis] & known[2].zeros[next(windows)]
+    return [Known(tuple(zeros))]
+
+
+def opaque(text: str) -> Any:
+    """Returns a rule function that freezes everything with one reason."""
+
+    def rule(op: Op) -> list[Axes]:
+        for spaces in op.ins:
+            freeze(spaces, text, op)
+        return [frozen(shape, text, op) for shape in op.out_shapes]
+
+    return rule
+
+
+def random_bits(op: Op) -> list[Axes]:
+    """Bits for every key; the drawn axes are new spaces."""
+    keys = op.ins[0]
+    return [[*keys, *(ax.fresh(n) for n in op.out_shapes[0][len(keys) :])]]
+
+
+def random_bits_params(op: Op, size: Size) -> dict[str, Any]:
+    """As many bits as are kept."""
+    drawn = op.outs[0][len(op.ins[0]) :]
+    return {"shape": tuple(size(space) for space in drawn)}
+
+
+def keys(op: Op) -> list[Axes]:
+    """Keys share the leading axes of what they are made from; the rest is frozen."""
+    shared = op.ins[0][: len(op.out_shapes[0])]
+    for other in op.ins[1:]:
+        unify(op, shared, other)
+    freeze(op.ins[0][len(shared) :], "inside a random key", op)
+    rest = op.out_shapes[0][len(shared) :]
+    return [[*shared, *frozen(rest, "inside a random key", op)]]
+
+
+_COLLECTIVES = "all_gather all_gather_invariant reduce_scatter all_to_all psum_scatter".split()
+_SCATTERS = "scatter scatter_add scatter_sub scatter_mul scatter_min scatter_max".split()
+
+RULES = (
+    {name: Rule(opaque(f"collective {name}")) for name in _COLLECTIVES}
+    | {name.replace("_", "-"): Rule(scatter, scatter_zeros) for name in _SCATTERS}
+    | {name: Rule(scatter, scatter_zeros) for name in _SCATTERS}
+    | {
+        name: Rule(keys)
+        for name in (
+            "random_seed random_wrap random_unwrap random_split random_fold_in random_clone".split()
+        )
+    }
+    | {
+        "gather": Rule(gather, gather_zeros, gather_params),
+        "dynamic_slice": Rule(dynamic_slice, dynamic_slice_zeros, dynamic_slice_params),
+        "dynamic_update_slice": Rule(dynamic_update_slice, update_zeros),
+        "random_bits": Rule(random_bits, params=random_bits_params),
+        "axis_index": Rule(opaque("axis index")),
+        "rng_bit_generator": Rule(opaque("random bit generator")),
+    }
+)

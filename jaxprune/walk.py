@@ -1,0 +1,161 @@
+"""Runs the rules over a program: every array gets its axis spaces."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jaxprune import _jaxpr
+from jaxprune import axes as ax
+from jaxprune._jaxpr import Op, Program
+from jaxprune.axes import Atom, Reason, Space
+from jaxprune.errors import TraceError
+from jaxprune.rules import Rule
+
+Axes = list[Space]
+Sources = frozenset[int] | None
+
+
+class Walk(NamedTuple):
+    """A program with its operations, and the axes of its inputs and outputs."""
+
+    program: Program
+    ops: list[Op]
+    ins: list[Axes]
+    outs: list[Axes]
+
+
+class Recorded(NamedTuple):
+    """A contraction as it was met; `branches` holds those of a `cond` instead."""
+
+    op: Op
+    repeats: int
+    coefficient: int = 0
+    spaces: Sequence[Space] = ()
+    output: Sequence[Space] = ()
+    kernels: frozenset[int] = frozenset()
+    branches: Sequence[list["Recorded"]] = ()
+
+
+class Tracer:
+    """Collects what the rules find: contractions, roles of variable axes, unknown primitives."""
+
+    def __init__(self, rules: Mapping[str, Rule], *, strict: bool = False):
+        self.rules = rules
+        self.strict = strict
+        self.repeats = 1
+        self.contractions: list[Recorded] = []
+        self.roles: list[tuple[Atom, str]] = []
+
+    def walk(
+        self, program: Program, ins: list[Axes], sources: Sequence[Sources], scope: str = ""
+    ) -> Walk:
+        """Returns the walk of `program` for operand axes `ins`."""
+        env: dict[Any, tuple[Axes, Sources]] = {}
+        env.update(zip(program.invars, zip(ins, sources, strict=True), strict=True))
+        for var in program.constvars:
+            env[var] = (_constant(var), frozenset())
+        ops = []
+        for eqn in program.eqns:
+            operands = [_read(env, atom) for atom in eqn.invars]
+            op = Op(eqn, scope, [axes for axes, _ in operands], [source for _, source in operands])
+            op.outs = self.apply(op)
+            source = _union(op.sources)
+            env.update(zip(eqn.outvars, ((axes, source) for axes in op.outs), strict=True))
+            ops.append(op)
+        return Walk(program, ops, ins, [_read(env, atom)[0] for atom in program.outvars])
+
+    def apply(self, op: Op) -> list[Axes]:
+        """Returns the axes of the results of `op`."""
+        rule = self.rules.get(op.name)
+        if rule is None:
+            return self._unknown(op)
+        if "program" in op.params or op.name in ("cond", "while"):
+            op.call = lambda *args, **kwargs: self._call(op, *args, **kwargs)
+        op.record = lambda **found: self._record(op, **found)
+        outs = rule.axes(op)
+        del op.call, op.record
+        return outs
+
+    def _unknown(self, op: Op) -> list[Axes]:
+        text = f"unknown primitive {op.name}"
+        if self.strict:
+            raise TraceError(
+                f"{text} at {op.place}: its axes cannot be followed.\n"
+                f"Fix: trace(..., rules=jp.RULES | {{{op.name!r}: rule}}), or strict=False to "
+                "freeze what it touches."
+            )
+        reason = Reason(text, op)
+        for axes in op.ins:
+            for space in axes:
+                ax.freeze(space, reason)
+        return [[ax.frozen(size, text, op) for size in shape] for shape in op.out_shapes]
+
+    def _call(
+        self,
+        op: Op,
+        program: Program | tuple[Program, ...],
+        ins: list[Axes],
+        sources: Sequence[Sources],
+        repeats: int = 1,
+    ) -> Any:
+        """Walks an inner program, or every branch; returns the axes of the results."""
+        scope = _jaxpr.join(op.eqn, op.scope)
+        if isinstance(program, Program):
+            self.repeats *= repeats
+            walk = self.walk(program, ins, sources, scope)
+            self.repeats //= max(repeats, 1)
+            op.inner.append(walk)
+            return walk.outs
+        outside, branches = self.contractions, []
+        for branch in program:
+            self.contractions = []
+            op.inner.append(self.walk(branch, ins, sources, scope))
+            branches.append(self.contractions)
+        self.contractions = outside
+        if any(branches):
+            outside.append(Recorded(op, 1, branches=branches))
+        return [walk.outs for walk in op.inner]
+
+    def _record(
+        self,
+        op: Op,
+        *,
+        out: Sequence[Space] = (),
+        spaces: Sequence[Space] = (),
+        coefficient: int = 1,
+        contracted: Sequence[Sequence[Space]] = (),
+        table: Sequence[Space] = (),
+    ) -> None:
+        self.roles.extend((atom, "out") for space in table for atom in _owned(space))
+        if table:
+            return
+        kernels: frozenset[int] = frozenset()
+        for axes, source, gone in zip(op.ins, op.sources, contracted, strict=False):
+            if not source:
+                continue
+            kernels |= source
+            for space in axes:
+                role = "in" if any(space is other for other in gone) else "out"
+                self.roles.extend((atom, role) for atom in _owned(space))
+        self.contractions.append(Recorded(op, self.repeats, coefficient, spaces, out, kernels))
+
+
+def _read(env: Mapping[Any, tuple[Axes, Sources]], atom: Any) -> tuple[Axes, Sources]:
+    return (_constant(atom), frozenset()) if _jaxpr.is_literal(atom) else env[atom]
+
+
+def _constant(atom: Any) -> Axes:
+    return [ax.frozen(size, "constant of the function") for size in _jaxpr.shape(atom)]
+
+
+def _union(sources: Sequence[Sources]) -> Sources:
+    if any(source is None for source in sources):
+        return None
+    return frozenset().union(*sources)
+
+
+def _owned(space: Space) -> list[Atom]:
+    """The atoms of a space that were made for a variable."""
+    if isinstance(space, Atom):
+        return [space] if space.owner is not None else []
+    items = space.parts if isinstance(space, ax.Sum) else space.factors
+    return [atom for item in items for atom in _owned(item)]
