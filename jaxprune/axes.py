@@ -177,7 +177,7 @@ def unify(a: Space, b: Space, at: Any = None) -> None:
 
 
 def _bind(a: Space, b: Space, at: Any) -> None:
-    if type(a) is not Atom or (a.reason is not None and type(b) is Atom):
+    if type(a) is not Atom or (type(b) is Atom and (a.reason or a.name) is not None):
         a, b = b, a
     assert type(a) is Atom
     if a.reason is not None:

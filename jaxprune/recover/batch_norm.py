@@ -1,0 +1,145 @@
+"""Running statistics of BatchNorm layers, computed afresh from data."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune.batchnorm import batch_norms
+from jaxprune.errors import JaxpruneError, TreeError
+from jaxprune.paths import flatten
+
+_FIX_UPDATE = (
+    "Fix: let update run the model in train mode and return what that changed, for example\n"
+    "  lambda v, x: model.apply(v, x, train=True, mutable=['batch_stats'])[1]['batch_stats']"
+)
+
+
+def recalibrate(update: Callable[[Any, Any], Any], variables: Any, batches: Iterable[Any]) -> Any:
+    """Returns `variables` with the mean and variance of every BatchNorm measured on `batches`.
+
+    The old statistics are forgotten. The new ones are the moments of all the data: the mean of the
+    batches' means, and the mean of their (biased) variances plus the variance of their means. What
+    a later BatchNorm sees has passed the earlier ones in train mode, as during training.
+
+    Args:
+      update: `update(variables, batch)` runs the model in train mode and returns the new batch
+        statistics, as in `mutated["batch_stats"]`. Compiled once, whatever the number of batches.
+      variables: the whole variables, running statistics included.
+      batches: any number of batches of one shape; one or two thousand examples are plenty.
+
+    Returns:
+      A tree like `variables`, in which everything but the statistics is untouched.
+
+    Raises:
+      TreeError: no BatchNorm among the variables, or `update` does not return its statistics.
+      JaxpruneError: no batches, batches of several shapes, statistics that are not finite or that
+        `update` leaves as they are.
+
+    Source: Yu and Huang, "Universally Slimmable Networks and Improved Training Techniques", ICCV
+    2019, section 3.3. Deviation: their running variance averages unbiased batch variances and
+    leaves out the variance between batches.
+    """
+    leaves, _ = flatten(variables)
+    norms = batch_norms(list(leaves))
+    if not norms:
+        raise TreeError(
+            "recalibrate: no BatchNorm among the variables (no module has a running mean and var)."
+            "\nFix: pass the whole variables, {'params': ..., 'batch_stats': ...}."
+        )
+    paths = [path for norm in norms.values() for path in (norm.mean, norm.var)]
+    step = jax.jit(update)
+
+    # A layer tells only `momentum * old + (1 - momentum) * new`. Old statistics of zero leave the
+    # second term; huge ones round it away and tell the momentum. Outputs in train mode depend on
+    # neither.
+    blank = _replace(variables, dict.fromkeys(paths, 0.0))
+    huge = {path: 2.0 ** (jnp.finfo(leaves[path].dtype).maxexp - 2) for path in paths}
+    seen: list[dict[str, np.ndarray]] = []
+    shape = batch = None
+    for batch in batches:
+        shape = shape or _shape(batch)
+        _check_shape(len(seen), _shape(batch), shape)
+        seen.append(_read(step(blank, batch), paths))
+        _check_finite(len(seen) - 1, seen[-1])
+    if not seen:
+        raise JaxpruneError("recalibrate: no batches.\nFix: pass at least one batch of data.")
+    echo = _read(step(_replace(variables, huge), batch), paths)
+    momentum = {
+        path: _shortest((echo[path] - seen[-1][path]).flat[0] / huge[path]) for path in paths
+    }
+    _check_momentum(momentum)
+
+    moments = {}
+    for norm in norms.values():
+        means, variances = (
+            np.stack([statistics[path] for statistics in seen]) / (1 - momentum[path])
+            for path in (norm.mean, norm.var)
+        )
+        moments[norm.mean] = means.mean(axis=0)
+        moments[norm.var] = variances.mean(axis=0) + means.var(axis=0)
+    return _replace(variables, moments)
+
+
+def _replace(variables: Any, values: Mapping[str, Any]) -> Any:
+    """Returns `variables` with new values at some paths, in the old dtype and sharding."""
+    leaves, treedef = flatten(variables)
+
+    def new(leaf: Any, value: Any) -> Any:
+        array = np.broadcast_to(np.asarray(value, leaf.dtype), leaf.shape)
+        return jax.device_put(array, leaf.sharding) if isinstance(leaf, jax.Array) else array
+
+    return jax.tree.unflatten(
+        treedef,
+        [new(leaf, values[path]) if path in values else leaf for path, leaf in leaves.items()],
+    )
+
+
+def _read(statistics: Any, paths: list[str]) -> dict[str, np.ndarray]:
+    """Returns the statistics at `paths`, float64; `update` may leave out the collection's name."""
+    leaves, _ = flatten(statistics)
+    leaves = {f"batch_stats/{path}": leaf for path, leaf in leaves.items()} | leaves
+    if missing := [path for path in paths if path not in leaves]:
+        raise TreeError(f"recalibrate: update returned no {', no '.join(missing)}.\n{_FIX_UPDATE}")
+    return {path: np.asarray(leaves[path], np.float64) for path in paths}
+
+
+def _shortest(momentum: float) -> float:
+    """Returns the shortest decimal that rounds to this float32: 0.999 for 0.99900001287.
+
+    1 - momentum would otherwise be wrong by 1e-5 of itself at a momentum of 0.999.
+    """
+    return float(str(np.float32(momentum)))
+
+
+def _shape(batch: Any) -> list[tuple[int, ...]]:
+    return [np.shape(leaf) for leaf in jax.tree.leaves(batch)]
+
+
+def _check_shape(number: int, got: list[tuple[int, ...]], expected: list[tuple[int, ...]]) -> None:
+    if got != expected:
+        raise JaxpruneError(
+            f"recalibrate: batch {number} has the shapes {got}, batch 0 has {expected}; batches "
+            "weigh the same, so the moments would be wrong.\n"
+            "Fix: drop the rest that does not fill a batch."
+        )
+
+
+def _check_finite(number: int, statistics: Mapping[str, np.ndarray]) -> None:
+    if broken := [path for path, value in statistics.items() if not np.isfinite(value).all()]:
+        raise JaxpruneError(
+            f"recalibrate: batch {number} gives statistics that are not finite at "
+            f"{', '.join(broken)}.\n"
+            "Fix: look for NaN or infinity in the batch and in the parameters of the first layer "
+            "named here."
+        )
+
+
+def _check_momentum(momentum: Mapping[str, float]) -> None:
+    if unmoved := [path for path, value in momentum.items() if not 0 <= value < 1]:
+        raise JaxpruneError(
+            f"recalibrate: update leaves the statistics as they are at {', '.join(unmoved)}.\n"
+            + _FIX_UPDATE
+        )

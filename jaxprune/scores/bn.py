@@ -1,0 +1,32 @@
+"""Scores read from normalization layers."""
+
+from typing import Any
+
+from jaxprune.batchnorm import batch_norms
+from jaxprune.graph import ChannelGraph
+from jaxprune.scores._members import Array, Reduce, collect, total
+
+
+def bn_scale(graph: ChannelGraph, variables: Any, *, reduce: Reduce = total) -> dict[str, Array]:
+    """Returns {group: f32[n]}: |gamma| of the BatchNorm that scales each channel.
+
+    Args:
+      graph: what `jaxprune.trace` returned.
+      variables: the variables that it was traced from, running statistics included.
+      reduce: combines the scales of a group with several BatchNorms (a residual stream), called as
+        `reduce(f32[n, members], axis=1)`; the sum by default, `jnp.mean` and `jnp.max` fit too.
+
+    Returns:
+      Scores, higher means keep; groups without a BatchNorm scale are absent.
+
+    Raises:
+      TreeError: `variables` do not mirror the graph.
+
+    Source: Liu et al., "Learning Efficient Convolutional Networks through Network Slimming",
+    ICCV 2017, section 3. The paper scores each BatchNorm by itself; the sum over coupled ones is
+    that of You et al., "Gate Decorator", NeurIPS 2019, section 3.3.
+    """
+    scales = {norm.scale for norm in batch_norms(variables).values()}
+    return collect(
+        graph, variables, wanted=lambda slot: slot.path in scales, entry=abs, reduce=reduce
+    )

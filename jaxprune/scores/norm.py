@@ -1,0 +1,75 @@
+"""Norms of the weights that each channel owns."""
+
+from collections.abc import Collection
+from typing import Any
+
+from jaxprune.errors import ScoreError
+from jaxprune.graph import ChannelGraph
+from jaxprune.scores._members import Array, Reduce, collect, total
+
+_ROLES = ("out", "in", "vector")
+
+
+def l1(
+    graph: ChannelGraph,
+    variables: Any,
+    *,
+    roles: Collection[str] = ("out",),
+    reduce: Reduce = total,
+) -> dict[str, Array]:
+    """Returns {group: f32[n]}: the sum of |w| over the weights of each channel.
+
+    Args:
+      graph: what `jaxprune.trace` returned.
+      variables: the variables that it was traced from.
+      roles: the slots that count: "out" (the filters that make the channel), "in" (the weights
+        that read it), "vector" (its biases, scales and statistics).
+      reduce: combines the norms of a group with several such slots, called as
+        `reduce(f32[n, members], axis=1)`; the sum by default.
+
+    Returns:
+      Scores, higher means keep; groups without such a slot are absent.
+
+    Raises:
+      ScoreError: an unknown role.
+      TreeError: `variables` do not mirror the graph.
+
+    Source: Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, section 3.1. In a
+    residual stage the paper ranks by the projection shortcut alone; here all filters count.
+    """
+    _check(roles)
+    return collect(
+        graph, variables, wanted=lambda slot: slot.role in roles, entry=abs, reduce=reduce
+    )
+
+
+def l2(
+    graph: ChannelGraph,
+    variables: Any,
+    *,
+    roles: Collection[str] = ("out",),
+    reduce: Reduce = total,
+) -> dict[str, Array]:
+    """Returns {group: f32[n]}: the Euclidean norm of the weights of each channel.
+
+    Arguments, result and errors are those of `l1`. With several slots it is the norms that
+    `reduce` combines, not their squares.
+    """
+    _check(roles)
+    return collect(
+        graph,
+        variables,
+        wanted=lambda slot: slot.role in roles,
+        entry=lambda w: w * w,
+        finish=lambda sums: sums**0.5,
+        reduce=reduce,
+    )
+
+
+def _check(roles: Collection[str]) -> None:
+    unknown = [role for role in roles if role not in _ROLES]
+    if isinstance(roles, str) or unknown or not roles:
+        raise ScoreError(
+            f"roles must be a collection of words among {_ROLES}, got {roles!r}.\n"
+            "Fix: roles=('out', 'in')."
+        )

@@ -1,0 +1,25 @@
+"""The control of every experiment: scores that know nothing."""
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from jaxprune.graph import ChannelGraph
+from jaxprune.scores._members import Array
+
+
+def random(graph: ChannelGraph, key: jax.Array) -> dict[str, Array]:
+    """Returns {group: f32[n]} of independent uniform numbers in [0, 1), for every group.
+
+    Args:
+      graph: what `jaxprune.trace` returned.
+      key: a PRNG key; equal keys give equal scores.
+    """
+    ends = np.cumsum([group.size for group in graph.groups.values()]).tolist()
+    draw = jax.random.uniform(key, (ends[-1] if ends else 0,))
+    if not isinstance(draw, Tracer):
+        draw = np.asarray(draw)
+    return {
+        name: draw[end - group.size : end]
+        for (name, group), end in zip(graph.groups.items(), ends, strict=True)
+    }

@@ -1,0 +1,312 @@
+"""Scores to keep: which channels stay, under floors, rounding and budgets.
+
+Every selector walks the removal order of `_removal.py`, from the lowest score of the network up;
+they differ only in how far they go. The constraints hold at every point of it.
+"""
+
+import bisect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Unpack
+
+import numpy as np
+
+from jaxprune import cost, paths
+from jaxprune._removal import (
+    Constraints,
+    Keep,
+    Order,
+    Scores,
+    down,
+    floor,
+    is_count,
+    is_number,
+    keep_of,
+    removal_order,
+    share,
+    widths_after,
+)
+from jaxprune.errors import BudgetError
+from jaxprune.graph import ChannelGraph
+
+Rule = Callable[[np.ndarray, int], int]
+
+_RELAX = "relax min_channels, min_keep_ratio, max_prune_ratio, multiple_of, protect or only"
+
+
+class _Bound(NamedTuple):
+    label: str
+    cost: cost.Cost
+    limit: int
+    dense: int
+
+
+def exact(scores: np.ndarray, count: int) -> int:
+    """Returns `count`: exactly the asked number of channels goes, whatever the ties.
+
+    With `count` = floor(N * prune_ratio), this is the rule of the authors' Torch code and of the
+    worked example of Network Slimming: 60 % of 2 x 5 channels leaves 4.
+
+    Args:
+      scores: f64[N], of all channels in scope, ascending.
+      count: channels that the ratio asks for.
+
+    >>> exact(np.array([0.1, 0.2, 0.3, 0.3, 0.9]), 2)
+    2
+    """
+    del scores
+    return count
+
+
+def pytorch_author(scores: np.ndarray, count: int) -> int:
+    """Returns how many scores are at or below the threshold `scores[count]`, arguments as `exact`.
+
+    The rule of the authors' PyTorch code: without ties one channel more than `exact`, and all of
+    those that tie at the threshold. A ratio of 0 removes the lowest channel too.
+
+    Source: Liu et al., Network Slimming, ICCV 2017; github.com/Eric-mingjie/network-slimming.
+
+    >>> pytorch_author(np.array([0.1, 0.2, 0.3, 0.3, 0.9]), 2)
+    4
+    """
+    return int(np.searchsorted(scores, scores[count], side="right"))
+
+
+def global_ratio(
+    graph: ChannelGraph,
+    scores: Scores,
+    *,
+    prune_ratio: float,
+    rule: Rule = exact,
+    quota: cost.Cost | None = None,
+    **constraints: Unpack[Constraints],
+) -> Keep:
+    """Returns the keep that removes the lowest scores of the whole network.
+
+    floor(N * prune_ratio) of the N channels in scope (scored, not protected, among `only`) go. Of
+    those that floors hold back, the next lowest go instead; with `multiple_of` the count is the
+    first reachable one at or beyond that along the removal order. Ties: graph order, then channel.
+
+    Args:
+      graph: what `jaxprune.trace` returned.
+      scores: {group: f32[n]}, higher means keep; groups without scores stay whole.
+      prune_ratio: share to remove, in [0, 1).
+      rule: from the sorted scores and the count to the number removed: `exact` or
+        `pytorch_author`.
+      quota: measure the removed share in this cost of the whole network, such as
+        `jaxprune.cost.macs`, not in channels; at least `prune_ratio` of it then goes. The cost
+        must not rise when a channel goes.
+      **constraints: see `Constraints`.
+
+    Returns:
+      {group: bool[n]} for every group in `scores`.
+
+    Raises:
+      BudgetError: a ratio or a constraint makes no sense, or the ratio is out of reach: the
+        message names the largest ratio that can be reached.
+      ScoreError: NaN, a wrong length, an unknown group.
+      PatternError: a pattern matches nothing.
+
+    >>> from jaxprune import trace
+    >>> v = {"first": np.ones((2, 4)), "second": np.ones((4, 3))}
+    >>> graph = trace(lambda v, x: x @ v["first"] @ v["second"], v, np.ones((1, 2)))
+    >>> global_ratio(graph, {"first": [3.0, 1.0, 2.0, 4.0]}, prune_ratio=0.5)
+    {'first': array([ True, False, False,  True])}
+    """
+    _check_ratios({"prune_ratio": prune_ratio})
+    order = removal_order(graph, scores, constraints)
+    gone = np.concatenate([[0], np.cumsum(order.removed)])
+    ascending = np.sort(np.concatenate([order.scores[name] for name in order.ranked]))
+    if quota is None:
+        wanted = share(ascending.size, prune_ratio)
+    else:
+        dense = quota(graph, None)
+        label = f"prune_ratio={prune_ratio} of {getattr(quota, '__name__', 'the quota')}"
+        bound = _Bound(label, quota, dense - share(dense, prune_ratio), dense)
+        wanted = int(gone[_walk(graph, order, [bound])])
+    wanted = rule(ascending, wanted)
+    if wanted > gone[-1]:
+        raise BudgetError(
+            f"prune_ratio={prune_ratio} asks for {wanted} of {ascending.size} channels, but under "
+            f"the constraints at most {gone[-1]} can go: the largest reachable ratio is "
+            f"{down(gone[-1] / ascending.size)}.\nFix: lower prune_ratio, or {_RELAX}."
+        )
+    return keep_of(order, widths_after(order, int(np.searchsorted(gone, wanted))))
+
+
+def per_group(
+    graph: ChannelGraph,
+    scores: Scores,
+    *,
+    prune_ratio: float | Mapping[str, float],
+    **constraints: Unpack[Constraints],
+) -> Keep:
+    """Returns the keep that removes the lowest floor(n * ratio) channels of every group.
+
+    The kept count is the largest reachable one at or below n - floor(n * ratio). A floor wins over
+    the ratio: the group then keeps its floor, the smallest reachable count.
+
+    Args:
+      graph: what `jaxprune.trace` returned.
+      scores: {group: f32[n]}, higher means keep; groups without scores stay whole.
+      prune_ratio: share of each group to remove, in [0, 1); or {pattern: share}, where a later
+        pattern overrides an earlier one, and groups that none matches stay whole.
+      **constraints: see `Constraints`.
+
+    Returns:
+      {group: bool[n]} for every group in `scores`.
+
+    Raises:
+      BudgetError: a ratio or a constraint makes no sense, or `multiple_of` is so large that a
+        group could lose nothing; every such group is named.
+      ScoreError: NaN, a wrong length, an unknown group.
+      PatternError: a pattern matches nothing.
+    """
+    ratios = prune_ratio if isinstance(prune_ratio, Mapping) else {"*": prune_ratio}
+    _check_ratios({f"prune_ratio of {name!r}": ratio for name, ratio in ratios.items()})
+    order = removal_order(graph, scores, constraints)
+    paths.require(ratios, order.scores, what="prune_ratio pattern")
+    widths, failures = {}, []
+    for name, counts in order.counts.items():
+        size = int(counts[0])
+        matching = [ratio for pattern, ratio in ratios.items() if paths.matches(pattern, name)]
+        most = size - share(size, matching[-1]) if matching else size
+        widths[name] = next((int(n) for n in counts if n <= most), int(counts[-1]))
+        if widths[name] == size > max(most, floor(size, order.limits)):
+            failures.append(f"group {name!r}: at most {most} of {size} channels should stay")
+    if failures:
+        raise BudgetError(
+            f"multiple_of={order.limits.multiple_of} leaves no count but the full size:\n"
+            + "\n".join(failures)
+            + "\nFix: a smaller multiple_of, or protect= for these groups."
+        )
+    return keep_of(order, widths)
+
+
+def budget(
+    graph: ChannelGraph,
+    scores: Scores,
+    *,
+    keep_macs: float | None = None,
+    keep_params: float | None = None,
+    keep_weights: float | None = None,
+    keep_bytes: float | None = None,
+    **constraints: Unpack[Constraints],
+) -> Keep:
+    """Returns the keep whose costs are the nearest at or below every bound.
+
+    It is the first point of the removal order, from the lowest score of the whole network up, at
+    which all bounds hold.
+
+    Args:
+      graph: what `jaxprune.trace` returned.
+      scores: {group: f32[n]}, higher means keep; groups without scores stay whole.
+      keep_macs: multiply-accumulates: a float in (0, 1] is a share of dense, an int is a count.
+      keep_params: parameters, likewise.
+      keep_weights: entries of the kernels, likewise.
+      keep_bytes: bytes of activations, likewise.
+      **constraints: see `Constraints`.
+
+    Returns:
+      {group: bool[n]} for every group in `scores`.
+
+    Raises:
+      BudgetError: a bound or a constraint makes no sense, or a bound is out of reach: the message
+        names the smallest cost that can be reached.
+      ScoreError: NaN, a wrong length, an unknown group.
+      PatternError: a pattern matches nothing.
+    """
+    asked = {
+        "keep_macs": (cost.macs, keep_macs),
+        "keep_params": (cost.params, keep_params),
+        "keep_weights": (cost.weights, keep_weights),
+        "keep_bytes": (cost.activation_bytes, keep_bytes),
+    }
+    asked = {name: (price, bound) for name, (price, bound) in asked.items() if bound is not None}
+    _check_bounds({name: bound for name, (_, bound) in asked.items()})
+    order = removal_order(graph, scores, constraints)
+    bounds = []
+    for name, (price, bound) in asked.items():
+        dense = price(graph, None)
+        limit = int(bound) if is_count(bound) else share(dense, bound)
+        bounds.append(_Bound(f"{name}={bound}", price, limit, dense))
+    return keep_of(order, widths_after(order, _walk(graph, order, bounds)))
+
+
+def threshold(
+    graph: ChannelGraph,
+    scores: Scores,
+    *,
+    threshold: float,
+    **constraints: Unpack[Constraints],
+) -> Keep:
+    """Returns the keep of the scores above a threshold.
+
+    A channel stays if its score is higher than `threshold`, or if a floor or `multiple_of` needs
+    it: no channel above the threshold ever goes.
+
+    Args:
+      graph: what `jaxprune.trace` returned.
+      scores: {group: f32[n]}, higher means keep; groups without scores stay whole.
+      threshold: in the units of the scores.
+      **constraints: see `Constraints`.
+
+    Returns:
+      {group: bool[n]} for every group in `scores`.
+
+    Raises:
+      BudgetError: the threshold is not a number, or a constraint makes no sense.
+      ScoreError: NaN, a wrong length, an unknown group.
+      PatternError: a pattern matches nothing.
+    """
+    if not is_number(threshold) or math.isnan(threshold):
+        raise BudgetError(f"threshold must be a number, got {threshold!r}.\nFix: threshold=1e-3.")
+    order = removal_order(graph, scores, constraints)
+    steps = int(np.searchsorted(order.highest, threshold, side="right"))
+    return keep_of(order, widths_after(order, steps))
+
+
+def _walk(graph: ChannelGraph, order: Order, bounds: Sequence[_Bound]) -> int:
+    """Returns the least number of steps after which every bound holds."""
+    end = len(order.owner)
+    least = [bound.cost(graph, widths_after(order, end)) for bound in bounds]
+    failures = [
+        f"{bound.label} allows {bound.limit:,} of {bound.dense:,}, but under the constraints the "
+        f"smallest reachable is {reached:,}: a share of {-down(-reached / bound.dense)} stays, "
+        f"at most {down(1 - reached / bound.dense)} can go"
+        for bound, reached in zip(bounds, least, strict=True)
+        if reached > bound.limit
+    ]
+    if failures:
+        raise BudgetError("\n".join([*failures, f"Fix: a looser bound, or {_RELAX}."]))
+
+    def holds(steps: int) -> bool:
+        widths = widths_after(order, steps)
+        return all(bound.cost(graph, widths) <= bound.limit for bound in bounds)
+
+    return bisect.bisect_left(range(end), True, key=holds)
+
+
+def _check_ratios(ratios: Mapping[str, Any]) -> None:
+    bad = [f"{k} must be in [0, 1), got {v!r}" for k, v in ratios.items() if not _is_ratio(v)]
+    if bad:
+        raise BudgetError("\n".join([*bad, "Fix: prune_ratio=0.7 removes 70 % and keeps 30 %."]))
+
+
+def _is_ratio(value: Any) -> bool:
+    return is_number(value) and 0 <= value < 1
+
+
+def _check_bounds(bounds: Mapping[str, Any]) -> None:
+    def is_share(bound: Any) -> bool:
+        return is_number(bound) and not isinstance(bound, int | np.integer) and 0 < bound <= 1
+
+    bad = [
+        f"{name} must be a float in (0, 1], the share of dense, or an int, a count; got {bound!r}"
+        for name, bound in bounds.items()
+        if not (is_count(bound) or is_share(bound))
+    ]
+    if not bounds:
+        bad = ["budget has no bound: give keep_macs, keep_params, keep_weights or keep_bytes"]
+    if bad:
+        raise BudgetError("\n".join([*bad, "Fix: keep_macs=0.5, or keep_macs=40_000_000."]))
