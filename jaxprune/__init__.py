@@ -1,10 +1,32 @@
 """Structured pruning for JAX: trace, score, cut, and hand back a smaller network."""
 
+from jaxprune import axes as axes
+from jaxprune import cost as cost
 from jaxprune import errors as errors
+from jaxprune import linen as linen
+from jaxprune import recover as recover
+from jaxprune import scores as scores
+from jaxprune import select as select
+from jaxprune import sparsify as sparsify
+from jaxprune.batchnorm import batch_norms as batch_norms
+from jaxprune.batchnorm import scale_mask as scale_mask
+from jaxprune.checkpoint import Restored as Restored
+from jaxprune.checkpoint import restore as restore
+from jaxprune.checkpoint import save as save
+from jaxprune.cost import latency as latency
 from jaxprune.graph import ChannelGraph as ChannelGraph
 from jaxprune.graph import Group as Group
 from jaxprune.graph import Slot as Slot
 from jaxprune.graph import trace as trace
+from jaxprune.masks import keep_from_spec as keep_from_spec
+from jaxprune.masks import mask as mask
+from jaxprune.masks import slice as slice  # noqa: A004
+from jaxprune.masks import spec as spec
+from jaxprune.masks import unslice as unslice
+from jaxprune.masks import widths as widths
+from jaxprune.narrow import narrow as narrow
+from jaxprune.report import compare as compare
+from jaxprune.report import explain as explain
 from jaxprune.rules import RULES as RULES
 from jaxprune.rules import Rule as Rule
 

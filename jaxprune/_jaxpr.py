@@ -40,7 +40,8 @@ _CALL_KEYS = ("policy", "prevent_cse", "mesh", "in_specs", "out_specs", "check_v
 
 def trace(fn: Callable[..., Any], *args: Any) -> tuple[Program, Any]:
     """Returns the program of `fn` at `args`, arrays or shapes, and the tree of output shapes."""
-    closed, shapes = jax.make_jaxpr(fn, return_shape=True)(*args)
+    # A new function each time: JAX would return a cached program, and skip method interceptors.
+    closed, shapes = jax.make_jaxpr(lambda *xs: fn(*xs), return_shape=True)(*args)
     return program(closed), shapes
 
 
@@ -96,6 +97,15 @@ def _scan(found: dict[str, Any]) -> dict[str, Any]:
         consts, carry = found["num_consts"], found["num_carry"]
     same = {key: found[key] for key in ("length", "reverse", "unroll")}
     return same | {"program": program(found["jaxpr"]), "num_consts": consts, "num_carry": carry}
+
+
+def programs(eqn: Any) -> list[Program]:
+    """Returns the programs that an equation calls, in the order in which rules walk them."""
+    found = params(eqn)
+    if "branches" in found:
+        return list(found["branches"])
+    keys = ("program", "cond_jaxpr", "body_jaxpr")
+    return [found[key] for key in keys if isinstance(found.get(key), Program)]
 
 
 def place(eqn: Any, scope: str) -> str:

@@ -73,19 +73,16 @@ def load(checkpoint: Path, name: str, description: dict[str, Any], like: Any) ->
     if like is not None:
         _check_template(name, described, like)
     templates = [None] * len(described) if like is None else jax.tree.leaves(like)
-    targets = [_target(leaf, like) for leaf, like in zip(described, templates, strict=True)]
+    targets = [_target(*both) for both in zip(described, templates, strict=True)]
     stored = {str(i): target for i, target in enumerate(targets) if math.prod(target.shape)}
     try:
-        loaded = ocp.load(str(checkpoint), stored, checkpointable_name=name) if stored else {}
+        loaded: Any = ocp.load(str(checkpoint), stored, checkpointable_name=name) if stored else {}
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"Orbax cannot read the {name} in {str(checkpoint)!r}: {error}\n"
             "Fix: check the shardings of the template; without one the arrays come to the host."
         ) from error
-    leaves = [
-        _leaf(leaf, loaded.get(str(i)), targets[i])  # type: ignore[union-attr]
-        for i, leaf in enumerate(described)
-    ]
+    leaves = [_leaf(leaf, loaded.get(str(i)), targets[i]) for i, leaf in enumerate(described)]
     if like is not None:
         return jax.tree.structure(like).unflatten(leaves)
     return _decode(description["structure"], leaves)

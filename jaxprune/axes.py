@@ -345,20 +345,21 @@ def _numpy_of(arrays: Iterable[Any]) -> Any:
 
 def positions(space: Space, atom: Atom) -> np.ndarray:
     """Returns int[n, m]: the positions along the axis that belong to each index of `atom`."""
-    member = _member(space, atom)
-    return np.stack([np.flatnonzero(row) for row in member])
-
-
-def _member(space: Space, atom: Atom) -> np.ndarray:
-    """bool[atom.size, space.size]: which positions use which index of the atom."""
     space = find(space)
     if type(space) is Atom:
-        same = space is atom
-        return np.eye(atom.size, dtype=bool) if same else np.zeros((atom.size, space.size), bool)
+        return np.arange(atom.size)[:, None] if space is atom else np.empty((atom.size, 0), int)
     if type(space) is Sum:
-        return np.concatenate([_member(part, atom) for part in space.parts], axis=1)
-    member = np.zeros((atom.size, 1), bool)
+        starts = np.cumsum([0, *(part.size for part in space.parts)])
+        found = [start + positions(part, atom) for start, part in zip(starts, space.parts, strict=False)]
+        return np.concatenate(found, axis=1)
+    found, size = np.empty((atom.size, 0), int), 1
     for item in space.factors:
-        inner = _member(item, atom)
-        member = (member[:, :, None] | inner[:, None, :]).reshape(atom.size, -1)
-    return member
+        inner = positions(item, atom)
+        twice = found.size and inner.size  # the atom is on both sides: some positions come twice
+        outer = found[:, :, None] * item.size + np.arange(item.size)
+        inner = np.arange(size)[:, None] * item.size + inner[:, None, :]
+        found = np.concatenate([outer.reshape(atom.size, -1), inner.reshape(atom.size, -1)], axis=1)
+        if twice:
+            found = np.stack([np.unique(row) for row in found])
+        size *= item.size
+    return found

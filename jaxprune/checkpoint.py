@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -33,7 +34,7 @@ _FORMAT = 1
 _SPEC_FORMAT = 1
 _MANIFEST = "jaxprune.json"
 _TEMPORARY = "jaxprune.json.tmp"
-_DATA = "jaxprune-data-"
+_DATA = re.compile(r"jaxprune-data-(\d+)(\.orbax.*)?")  # Orbax adds a suffix while it writes
 
 
 class Restored(NamedTuple):
@@ -99,8 +100,8 @@ def save(
         "keep arrays and numbers in the trees; typed PRNG keys go through jax.random.key_data.",
     )
     directory, stale = _claim(path, overwrite)
-    numbers = [int(name.split(".")[0].removeprefix(_DATA)) for name in stale]
-    data = directory / f"{_DATA}{max(numbers, default=-1) + 1}"
+    numbers = [int(match[1]) for name in stale if (match := _DATA.fullmatch(name))]
+    data = directory / f"jaxprune-data-{max(numbers, default=-1) + 1}"
     multihost_utils.sync_global_devices(f"jaxprune.save claims {directory}")
 
     arrays = {name: stored_tree.arrays(tree) for name, tree in trees.items()}
@@ -207,7 +208,7 @@ def _claim(path: str | os.PathLike[str], overwrite: bool) -> tuple[Path, list[st
         raise CheckpointError(f"{what}: there is a file.\nFix: pass another path.")
     directory.mkdir(parents=True, exist_ok=True)
     names = sorted(os.listdir(directory))
-    stale = [name for name in names if name.startswith(_DATA)]
+    stale = [name for name in names if _DATA.fullmatch(name)]
     if foreign := set(names) - {_MANIFEST, _TEMPORARY, *stale}:
         raise CheckpointError(
             f"{what}: it holds other files: {sorted(foreign)[:5]}.\nFix: pass another path."

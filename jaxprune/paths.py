@@ -45,7 +45,7 @@ def require(patterns: Iterable[str], names: Iterable[str], *, what: str) -> set[
         found.update(hits)
         if not hits:
             near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
-            failures.append(f"{what} {pattern!r} matches none of {len(names)} groups; near: {near}")
+            failures.append(f"{what} {pattern!r} matches none of {len(names)} names; near: {near}")
     if failures:
         raise PatternError("\n".join([*failures, "Fix: list the names with print(graph)."]))
     return found

@@ -1,0 +1,155 @@
+"""Do the scales of BatchNorm say more than chance? Network Slimming against random channels.
+
+Both cut the same trained network down to the same MACs, then recalibrate and fine-tune alike.
+
+Command:   python -m benchmarks.slimming_vs_random
+Device:    CPU, 2 cores
+Wall time: WALL
+Writes:    benchmarks/results/slimming_vs_random.{json,md}
+"""
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+from rich.console import Console
+
+import jaxprune as jp
+from experiments import data, network_slimming, runs, training
+from experiments.data import Dataset
+from experiments.network_slimming import Network
+from jaxprune.masks import Keep
+
+SCORES = ("bn_scale", "random")
+STAGES = ("recalibrated", "finetuned")
+RATIO_COLUMNS = ("pruned", *STAGES, "channels", "macs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Compare |gamma| with random scores at equal MACs."""
+
+    seeds: int = 5
+    """Seeds 0, 1, ...; each trains its own dense network."""
+    keep_macs: tuple[float, ...] = (0.2, 0.1, 0.05)
+    """Shares of the dense MACs that stay."""
+    slimming: network_slimming.Config = field(default_factory=network_slimming.Config)
+    """How to train, prune by ratio, and fine-tune."""
+    out: Path = Path(__file__).parent / "results" / "slimming_vs_random"
+    """Where to write, without the suffix."""
+
+
+def measure(config: Config, seed: int, dataset: Dataset) -> dict[str, Any]:
+    """Returns the accuracies of one seed: dense, at the default ratio, and at every budget."""
+    slimming = replace(config.slimming, seed=seed)
+    dense = network_slimming.train(slimming, dataset)
+    graph = training.channel_graph(dense.model, dataset.image_shape)
+    scores = {
+        "bn_scale": jp.scores.bn_scale(graph, dense.variables),
+        "random": jp.scores.random(graph, jax.random.key(seed)),
+    }
+    ratio = jp.select.global_ratio(graph, scores["bn_scale"], prune_ratio=slimming.prune_ratio)
+
+    def at(keep: Keep) -> dict[str, Any]:
+        return pruned_accuracy(slimming, dataset, dense, graph, keep)
+
+    return {
+        "seed": seed,
+        "dense": network_slimming.accuracy(dense, dataset),
+        "ratio": at(ratio),
+        "budgets": {
+            str(share): {
+                name: at(jp.select.budget(graph, score, keep_macs=share))
+                for name, score in scores.items()
+            }
+            for share in config.keep_macs
+        },
+    }
+
+
+def pruned_accuracy(
+    config: network_slimming.Config,
+    dataset: Dataset,
+    dense: Network,
+    graph: jp.ChannelGraph,
+    keep: Keep,
+) -> dict[str, Any]:
+    """Returns accuracies and shares of one pruned network, straight after pruning and later."""
+    pruned = network_slimming.prune(dense, graph, keep)
+    recalibrated = network_slimming.recalibrate(pruned, config, dataset)
+    finetuned = network_slimming.finetune(recalibrated, config, dataset)
+    comparison = jp.compare(graph, keep)
+    return {
+        "pruned": network_slimming.accuracy(pruned, dataset),
+        "recalibrated": network_slimming.accuracy(recalibrated, dataset),
+        "finetuned": network_slimming.accuracy(finetuned, dataset),
+        "macs": comparison.macs.ratio,
+        "channels": comparison.channels.ratio,
+    }
+
+
+def tables(results: list[Mapping[str, Any]]) -> Iterator[str]:
+    """Yields the lines of the Markdown report; accuracies in percent, mean ± standard deviation."""
+    yield "## Default ratio, |gamma|"
+    yield ""
+    yield "| seed | dense | pruned | recalibrated | fine-tuned | channels kept | MACs kept |"
+    yield "|---|---|---|---|---|---|---|"
+    rows = [[found["dense"], *map(found["ratio"].get, RATIO_COLUMNS)] for found in results]
+    for found, row in zip(results, rows, strict=True):
+        yield f"| {found['seed']} | {' | '.join(map(_percent, row))} |"
+    yield f"| mean | {' | '.join(map(_percent, np.mean(rows, axis=0)))} |"
+    yield ""
+    yield f"## Equal MACs, {len(results)} seeds"
+    yield ""
+    yield f"Dense: {_spread(found['dense'] for found in results)}."
+    yield ""
+    yield "| MACs kept | scores | MACs | recalibrated | fine-tuned | lost to dense |"
+    yield "|---|---|---|---|---|---|"
+    for share in results[0]["budgets"]:
+        for name in SCORES:
+            rows = [found["budgets"][share][name] for found in results]
+            lost = [
+                found["dense"] - row["finetuned"] for found, row in zip(results, rows, strict=True)
+            ]
+            cells = [_spread(row[stage] for row in rows) for stage in ("macs", *STAGES)]
+            yield f"| {share} | {name} | {' | '.join(cells)} | {_spread(lost)} |"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}"
+
+
+def _spread(shares: Iterable[float]) -> str:
+    values = 100 * np.array(list(shares))
+    return f"{values.mean():.2f} ± {values.std():.2f}"
+
+
+def main(config: Config) -> None:
+    """Runs every seed and writes JSON and Markdown after each, so that nothing is lost."""
+    start = time.perf_counter()
+    dataset, console = data.load(config.slimming.dataset), Console()
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    results = []
+    for seed in range(config.seeds):
+        results.append(measure(config, seed, dataset))
+        lines = list(tables(results))
+        record = {
+            "config": json.loads(json.dumps(asdict(config), default=str)),
+            "results": results,
+            "wall_time_s": round(time.perf_counter() - start, 1),
+            **runs.provenance(),
+        }
+        runs.write_json(config.out.with_suffix(".json"), record)
+        head = f"# Network Slimming against random channels on {dataset.name}\n\n"
+        config.out.with_suffix(".md").write_text(head + "\n".join(lines) + "\n")
+        console.print("\n".join(lines), markup=False)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, prog="python -m benchmarks.slimming_vs_random"))

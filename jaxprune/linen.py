@@ -1,0 +1,324 @@
+"""The matching Linen module: behaves as the original, at the kept widths.
+
+The module is not rewritten. While it runs, every layer's `param` gives kept shapes, and the few
+attributes that shapes cannot say (groups, heads) are set from the graph. All of this happens at
+trace time; nothing is left of it in the compiled program.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from jaxprune import _jaxpr, lockstep, paths
+from jaxprune import axes as ax
+from jaxprune.errors import ResizeError
+from jaxprune.graph import ChannelGraph, Variable
+from jaxprune.masks import Keep, Kept, check_keep
+from jaxprune.walk import Walk
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to change at which path: hashable, so that modules stay hashable.
+
+    `shapes`: path of a parameter -> (full shape, kept shape); `attributes`: path of a module ->
+    {attribute: value}; `follows`: the constants of the network that follow a pruned size.
+    """
+
+    shapes: tuple[tuple[str, tuple[Shape, Shape]], ...]
+    attributes: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
+    follows: tuple[str, ...] = field(default=(), compare=False)
+
+    @contextmanager
+    def applied(self, prefix: Shape | tuple[str, ...] = ()) -> Iterator[None]:
+        """Modules called inside, below the scope `prefix`, have the kept widths."""
+        shapes, attributes = dict(self.shapes), dict(self.attributes)
+
+        def intercept(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
+            module = context.module
+            where = _scope(module)
+            if where is not None and where[: len(prefix)] == prefix:
+                path = "/".join(where[len(prefix) :])
+                for name, value in attributes.get(path, ()):
+                    object.__setattr__(module, name, value)
+                object.__setattr__(module, "param", partial(_param, module, path, shapes))
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(intercept):
+            yield
+
+
+def _scope(module: nn.Module) -> tuple[str, ...] | None:
+    return None if module.scope is None else tuple(module.scope.path)
+
+
+def _param(
+    module: nn.Module,
+    path: str,
+    shapes: Mapping[str, tuple[Shape, Shape]],
+    name: str,
+    init_fn: Callable[..., Any],
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """`module.param` with an initializer of the kept shape."""
+    declare = type(module).param
+    key = f"{path}/{name}" if path else name
+    if key not in shapes:
+        return declare(module, name, init_fn, *args, **kwargs)
+    full, kept = shapes[key]
+    if args and isinstance(args[0], tuple | list) and len(args[0]) == len(full):
+        shape = tuple(min(n, k) for n, k in zip(args[0], kept, strict=True))
+        args = (shape, *args[1:])
+
+    def cropped(*init_args: Any, **init_kwargs: Any) -> Any:
+        value = init_fn(*init_args, **init_kwargs)
+        return jax.tree.map(lambda leaf: leaf[_window(leaf.shape, full, kept)], value)
+
+    return declare(module, name, cropped, *args, **kwargs)
+
+
+def _window(shape: Shape, full: Shape, kept: Shape) -> tuple[slice, ...]:
+    """The kept part of an initial value; a scanned layer sees its shape without one axis."""
+    if len(shape) == len(full) - 1:
+        for axis, size in enumerate(full):
+            rest = full[:axis] + full[axis + 1 :]
+            small = kept[:axis] + kept[axis + 1 :]
+            pairs = zip(shape, rest, small, strict=True)
+            if kept[axis] == size and all(n in (f, k) for n, f, k in pairs):
+                return tuple(slice(0, k) for k in small)
+    return tuple(slice(0, k) for k in kept[: len(shape)])
+
+
+class Resized(nn.Module):
+    """`module` at the kept widths of `plan`; made by `resize`."""
+
+    module: nn.Module
+    plan: Plan = field(repr=False)
+
+    def setup(self) -> None:
+        """Uses the scope of the module, so that the tree of variables is the module's own."""
+        nn.share_scope(self, self.module)
+
+    def run(self, *args: Any, method: str | Callable[..., Any] = "__call__", **kwargs: Any) -> Any:
+        """Calls a method of the module, given by name or as a function of the module."""
+        with self.plan.applied(tuple(self.scope.path) if self.scope else ()):
+            if callable(method):
+                return method(self.module, *args, **kwargs)
+            return getattr(self.module, method)(*args, **kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the module."""
+        return self.run(*args, **kwargs)
+
+    def apply(self, variables: Any, *args: Any, method: Any = None, **kwargs: Any) -> Any:
+        """As `nn.Module.apply`, for any `method` of the module."""
+        return super().apply(variables, *args, **_forward(method), **kwargs)
+
+    def init_with_output(self, rngs: Any, *args: Any, method: Any = None, **kwargs: Any) -> Any:
+        """As `nn.Module.init_with_output`, for any `method` of the module."""
+        return super().init_with_output(rngs, *args, **_forward(method), **kwargs)
+
+
+def _forward(method: Any) -> dict[str, Any]:
+    if method is None:
+        return {}
+
+    def run(module: Resized, *args: Any, **kwargs: Any) -> Any:
+        return module.run(*args, method=method, **kwargs)
+
+    return {"method": run}
+
+
+def resize(
+    module: nn.Module,
+    graph: ChannelGraph,
+    keep: Keep,
+    *,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Resized:
+    """Returns the module at the kept widths, for `model2.apply(jp.slice(graph, variables, keep))`.
+
+    The result is re-traced and compared with the original equation by equation, so that it is the
+    same network or an error. Constants that follow a width (the mean over channels, the root of
+    the head size) may differ; `result.plan.follows` lists them.
+
+    Args:
+      module: the module that was traced; its variables are those of the graph, or their params.
+      graph: the channel graph of a function that applies `module`.
+      keep: {group: bool[n]}, concrete; groups that are absent stay whole.
+      overrides: {pattern of module paths: {attribute: value}} for attributes that the module
+        reads and no shape shows; the path of the module itself is "".
+
+    Raises:
+      KeepError: the keep does not fit the graph.
+      PatternError: an override matches no module.
+      ResizeError: the resized module is another network; names the equation.
+    """
+    check_keep(graph, keep)
+    kept = Kept(keep)
+    modules = _modules(graph)
+    plan = Plan(
+        shapes=tuple(_shapes(graph, kept)),
+        attributes=tuple(_attributes(graph, kept, modules, overrides or {})),
+    )
+    small = [jax.ShapeDtypeStruct(kept.shape(v), v.dtype) for v in graph.variables.values()]
+    abstract = jax.tree.unflatten(graph.treedef, small)
+    try:
+        with plan.applied():
+            program, _ = _jaxpr.trace(graph.fn, abstract, *graph.inputs)
+    except Exception as error:
+        raise ResizeError(
+            f"{type(module).__name__} does not run at the kept widths: {error}\n"
+            f"{lockstep.WAY_OUT}"
+        ) from error
+    follows = lockstep.compare(graph, kept, program)
+    return Resized(
+        module=module,
+        plan=Plan(plan.shapes, plan.attributes, follows=tuple(map(str, follows))),
+    )
+
+
+def _modules(graph: ChannelGraph) -> dict[str, nn.Module]:
+    """The modules that the function calls, by their path."""
+    found: dict[str, nn.Module] = {}
+
+    def record(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
+        where = _scope(context.module)
+        if where is not None:
+            found.setdefault("/".join(where), context.module)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        _jaxpr.trace(graph.fn, graph.abstract, *graph.inputs)
+    if not found:
+        raise ResizeError(
+            "the traced function calls no Linen module, or hides it in a cached jit.\nFix: trace "
+            "the plain function, for example lambda v, x: model.apply(v, x)."
+        )
+    return found
+
+
+def _shapes(graph: ChannelGraph, kept: Kept) -> Iterator[tuple[str, tuple[Shape, Shape]]]:
+    for path, variable in graph.variables.items():
+        shape = kept.shape(variable)
+        if shape != variable.shape:
+            yield path.removeprefix("params/"), (variable.shape, shape)
+
+
+def _attributes(
+    graph: ChannelGraph,
+    kept: Kept,
+    modules: Mapping[str, nn.Module],
+    overrides: Mapping[str, Mapping[str, Any]],
+) -> Iterator[tuple[str, tuple[tuple[str, Any], ...]]]:
+    paths.require(overrides, modules, what="override for modules")
+    view = View(graph, kept)
+    for path, module in modules.items():
+        found: dict[str, Any] = {}
+        for kind, attributes in ATTRIBUTES.items():
+            if isinstance(module, kind):
+                found |= attributes(module, path, view)
+        for pattern, values in overrides.items():
+            if paths.matches(pattern, path):
+                found |= values
+        changed = {key: new for key, new in found.items() if getattr(module, key, None) != new}
+        if changed:
+            yield path, tuple(changed.items())
+
+
+class View:
+    """What the graph says of the parameters of a module."""
+
+    def __init__(self, graph: ChannelGraph, kept: Kept):
+        self.graph = graph
+        self.kept = kept
+        self.groups = dict(_feature_groups(graph.walk, list(graph.variables), kept))
+
+    def find(self, path: str, name: str) -> Variable | None:
+        """The parameter `name` of the module at `path`."""
+        key = f"{path}/{name}" if path else name
+        found = self.graph.variables
+        return found.get(f"params/{key}", found.get(key))
+
+    def shape(self, path: str, name: str) -> Shape | None:
+        """The kept shape of a parameter."""
+        variable = self.find(path, name)
+        return None if variable is None else self.kept.shape(variable)
+
+
+def _feature_groups(walk: Walk, names: list[str], kept: Kept) -> Iterator[tuple[str, int]]:
+    """The kept feature_group_count of the convolution that every kernel enters."""
+    for op in walk.ops:
+        if op.name == "conv_general_dilated" and op.sources[1]:
+            spec = op.params["dimension_numbers"]
+            features, inputs = op.ins[0][spec.lhs_spec[1]], op.ins[1][spec.rhs_spec[1]]
+            for leaf in op.sources[1]:
+                yield names[leaf], kept.size(features) // kept.size(inputs)
+        for inner in op.inner:
+            yield from _feature_groups(inner, names, kept)
+
+
+def _convolution(module: Any, path: str, view: View) -> dict[str, Any]:
+    kernel = view.find(path, "kernel")
+    if kernel is None:
+        return {}
+    return {
+        "features": view.kept.shape(kernel)[-1],
+        "feature_group_count": view.groups.get(kernel.path, module.feature_group_count),
+    }
+
+
+def _dense_general(module: nn.DenseGeneral, path: str, view: View) -> dict[str, Any]:
+    shape = view.shape(path, "kernel")
+    if shape is None:
+        return {}
+    several = not isinstance(module.features, int)
+    return {"features": shape[-len(module.features) :] if several else shape[-1]}
+
+
+def _features(name: str) -> Callable[[Any, str, View], dict[str, Any]]:
+    def attributes(module: Any, path: str, view: View) -> dict[str, Any]:
+        shape = view.shape(path, name)
+        return {} if shape is None else {"features": shape[-1]}
+
+    return attributes
+
+
+def _group_norm(module: nn.GroupNorm, path: str, view: View) -> dict[str, Any]:
+    scale = view.find(path, "scale") or view.find(path, "bias")
+    if scale is None:
+        return {}
+    size = module.group_size or scale.shape[0] // (module.num_groups or 1)
+    outer, inner = ax.factor(scale.axes[0], size)
+    if module.num_groups is None:
+        return {"group_size": view.kept.size(inner)}
+    return {"num_groups": view.kept.size(outer)}
+
+
+def _attention(module: nn.MultiHeadDotProductAttention, path: str, view: View) -> dict[str, Any]:
+    query = view.shape(f"{path}/query".lstrip("/"), "kernel")
+    out = view.shape(f"{path}/out".lstrip("/"), "kernel")
+    if query is None or out is None:
+        return {}
+    heads, size = query[-2:]
+    return {"num_heads": heads, "qkv_features": heads * size, "out_features": out[-1]}
+
+
+# What shapes cannot say: layer class -> (module, path, view) -> {attribute: value}.
+ATTRIBUTES: dict[type, Callable[[Any, str, View], dict[str, Any]]] = {
+    nn.Conv: _convolution,
+    nn.ConvTranspose: _features("kernel"),
+    nn.Dense: _features("kernel"),
+    nn.DenseGeneral: _dense_general,
+    nn.Embed: _features("embedding"),
+    nn.GroupNorm: _group_norm,
+    nn.MultiHeadDotProductAttention: _attention,
+}

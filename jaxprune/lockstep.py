@@ -1,0 +1,141 @@
+"""Compares a program with a traced one at the kept sizes, equation by equation.
+
+Shapes that agree prove nothing: a reshape by a hard-coded number of heads, or a shortcut that is
+only taken where widths differ, give the right shapes and another network. So every equation of
+the resized network must be the original's equation at the sizes that its axis spaces have.
+"""
+
+from itertools import zip_longest
+from typing import Any, NoReturn
+
+import numpy as np
+
+from jaxprune import _jaxpr
+from jaxprune._jaxpr import Op, Program
+from jaxprune.axes import Space
+from jaxprune.errors import ResizeError
+from jaxprune.graph import ChannelGraph
+from jaxprune.masks import Kept
+from jaxprune.walk import Walk
+
+WAY_OUT = (
+    "Fix: give the module the right attribute (overrides={'module/path': {'attribute': value}}), "
+    "keep that group whole (protect= in jp.select), or run jp.narrow(fn, graph, keep), which "
+    "needs no module."
+)
+
+
+class Changed(tuple):
+    """(operation, constant before, constant after): a constant that follows a pruned size."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        op, before, after = self
+        return f"{op!r} at {op.place}: {before:.6g} became {after:.6g}"
+
+
+def compare(graph: ChannelGraph, kept: Kept, program: Program) -> list[Changed]:
+    """Returns the constants that follow a size; raises at the first equation that differs.
+
+    Raises:
+      ResizeError: names the equation and its module, what was expected, what came.
+    """
+    found = _Lockstep(graph, kept)
+    found.programs(graph.walk, program, None)
+    return found.changed
+
+
+class _Lockstep:
+    def __init__(self, graph: ChannelGraph, kept: Kept):
+        self.graph = graph
+        self.kept = kept
+        self.changed: list[Changed] = []
+        self.twins: dict[Any, Any] = {}
+
+    def shape(self, axes: list[Space]) -> tuple[int, ...]:
+        return tuple(map(self.kept.size, axes))
+
+    def programs(self, walk: Walk, other: Program, caller: Op | None) -> None:
+        ours = walk.program
+        self.twins.update(zip(ours.invars, other.invars, strict=False))
+        self.constants(ours, other, caller)
+        for op, eqn in zip_longest(walk.ops, other.eqns):
+            if op is None:
+                _refuse(walk.ops[-1] if walk.ops else caller, f"is followed by {_show(eqn)}")
+            if eqn is None:
+                _refuse(op, "is missing")
+            self.equation(op, eqn)
+        for a, b in zip(ours.outvars, other.outvars, strict=True):
+            self.operand(walk.ops[-1] if walk.ops else caller, a, b)
+
+    def constants(self, ours: Program, other: Program, caller: Op | None) -> None:
+        if len(ours.constvars) != len(other.constvars):
+            _refuse(caller, f"has {len(ours.consts)} constants, now {len(other.consts)}")
+        self.twins.update(zip(ours.constvars, other.constvars, strict=True))
+        for a, b in zip(ours.consts, other.consts, strict=True):
+            if a is not b and not np.array_equal(np.asarray(a), np.asarray(b)):
+                text = f"a constant of shape {np.shape(a)} became {np.shape(b)}, or other values"
+                _refuse(caller, text)
+
+    def equation(self, op: Op, eqn: Any) -> None:
+        if op.name != _jaxpr.name(eqn) or len(op.ins) != len(eqn.invars):
+            _refuse(op, f"became {_show(eqn)}")
+        for a, b in zip(op.eqn.invars, eqn.invars, strict=True):
+            self.operand(op, a, b)
+        expected = [self.shape(axes) for axes in op.outs]
+        found = [_jaxpr.shape(var) for var in eqn.outvars]
+        if expected != found:
+            _refuse(op, f"should give {_list(expected)} at the kept widths, gives {_list(found)}")
+        self.parameters(op, eqn)
+        self.twins.update(zip(op.eqn.outvars, eqn.outvars, strict=True))
+        inner = _jaxpr.programs(eqn)
+        if len(inner) != len(op.inner):
+            _refuse(op, f"calls {len(op.inner)} programs, now {len(inner)}")
+        for walk, program in zip(op.inner, inner, strict=True):
+            self.programs(walk, program, op)
+
+    def operand(self, op: Op | None, a: Any, b: Any) -> None:
+        if not _jaxpr.is_literal(a):
+            if self.twins.get(a) is not b:
+                _refuse(op, "reads another value than before")
+            return
+        if not _jaxpr.is_literal(b):
+            _refuse(op, "reads a value where it read a constant")
+        before, after = _jaxpr.literal(a), _jaxpr.literal(b)
+        if np.array_equal(before, after, equal_nan=_is_float(before)):
+            return
+        if not (_is_float(before) and _is_float(after)):
+            _refuse(op, f"reads the constant {after}, it was {before}")
+        self.changed.append(Changed((op, float(before), float(after))))
+
+    def parameters(self, op: Op, eqn: Any) -> None:
+        rule = self.graph.rules.get(op.name)
+        expected = op.eqn.params | (rule.params(op, self.kept.size) if rule else {})
+        for key, value in expected.items():
+            other = eqn.params.get(key)
+            if _plain(value) and _plain(other) and value != other:
+                _refuse(op, f"should have {key}={value} at the kept widths, has {other}")
+
+
+def _refuse(op: Op | None, text: str) -> NoReturn:
+    where = "the function" if op is None else f"{op!r} at {op.place}"
+    raise ResizeError(f"the resized network is not the same network: {where} {text}.\n{WAY_OUT}")
+
+
+def _show(eqn: Any) -> str:
+    return f"{Op(eqn, '', [], [])!r} at {_jaxpr.place(eqn, '')}"
+
+
+def _list(shapes: list[tuple[int, ...]]) -> str:
+    return ", ".join(str(list(shape)) for shape in shapes)
+
+
+def _is_float(value: Any) -> bool:
+    return np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.floating)
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_plain, value))
+    return value is None or isinstance(value, bool | int | float | str | np.integer | np.dtype)

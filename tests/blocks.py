@@ -1,0 +1,212 @@
+"""The blocks that the networks of the tests are built of: plain Linen code in frozen values.
+
+A block is called inside a module's compact method and makes its Linen layers there.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class Block(Protocol):
+    """One step of a network."""
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array: ...
+
+
+Blocks = tuple[Block, ...]
+
+
+def run(blocks: Blocks, x: jax.Array, *, train: bool) -> jax.Array:
+    """Returns `x` after all `blocks`."""
+    for block in blocks:
+        x = block(x, train=train)
+    return x
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conv:
+    """3x3 convolution."""
+
+    features: int
+    bias: bool = True
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        return nn.Conv(self.features, (3, 3), use_bias=self.bias)(x)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Depthwise:
+    """3x3 convolution of each channel by itself, to `multiplier` channels."""
+
+    multiplier: int = 1
+    bias: bool = True
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        channels = x.shape[-1]
+        return nn.Conv(
+            channels * self.multiplier,
+            (3, 3),
+            feature_group_count=channels,
+            use_bias=self.bias,
+        )(x)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grouped:
+    """3x3 convolution in `groups` groups."""
+
+    features: int
+    groups: int = 2
+    bias: bool = True
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        return nn.Conv(self.features, (3, 3), feature_group_count=self.groups, use_bias=self.bias)(
+            x
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dense:
+    """A Dense layer on the channels."""
+
+    features: int
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        return nn.Dense(self.features)(x)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Norm:
+    """BatchNorm."""
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        return nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activation:
+    """An elementwise function that maps zero to zero."""
+
+    function: Callable[[jax.Array], jax.Array]
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        return self.function(x)
+
+    def __repr__(self) -> str:
+        return f"Activation(function=nn.{getattr(self.function, '__name__', '?')})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Residual:
+    """`x + body(x)`, where a 1x1 convolution to `project` channels may stand before the sum."""
+
+    body: Blocks
+    project: int | None = None
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        shortcut = x
+        if self.project is not None:
+            shortcut = nn.Conv(self.project, (1, 1), use_bias=False)(x)
+        return shortcut + run(self.body, x, train=train)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concatenate:
+    """`x` and `body(x)` side by side, as in a DenseNet."""
+
+    body: Blocks
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        return jnp.concatenate([x, run(self.body, x, train=train)], axis=-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """Two halves of the channels, each through its own blocks, side by side again."""
+
+    left: Blocks
+    right: Blocks = ()
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        left, right = jnp.split(x, 2, axis=-1)
+        left, right = run(self.left, left, train=train), run(self.right, right, train=train)
+        return jnp.concatenate([left, right], axis=-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shuffle:
+    """The channel shuffle that follows a convolution in `groups` groups."""
+
+    groups: int = 2
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        grouped = x.reshape(*x.shape[:-1], self.groups, x.shape[-1] // self.groups)
+        return grouped.swapaxes(-1, -2).reshape(x.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """The maximum or the mean of every `window` x `window` pixels, at every `stride`-th."""
+
+    function: Callable[..., jax.Array] = nn.max_pool
+    window: int = 2
+    stride: int = 2
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        window, strides = (self.window, self.window), (self.stride, self.stride)
+        return self.function(x, window, strides=strides, padding="SAME")
+
+    def __repr__(self) -> str:
+        name = f"nn.{getattr(self.function, '__name__', '?')}"
+        return f"Pool(function={name}, window={self.window}, stride={self.stride})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SqueezeExcite:
+    """`x` times a gate per channel, computed from the mean over the pixels."""
+
+    hidden: int
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        gate = nn.relu(nn.Dense(self.hidden)(x.mean(axis=(1, 2), keepdims=True)))
+        return x * nn.sigmoid(nn.Dense(x.shape[-1])(gate))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """Self-attention over the pixels."""
+
+    heads: int
+    head_dim: int
+    features: int
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        batch, height, width, channels = x.shape
+        attend = nn.MultiHeadDotProductAttention(
+            num_heads=self.heads,
+            qkv_features=self.heads * self.head_dim,
+            out_features=self.features,
+        )
+        tokens = attend(x.reshape(batch, height * width, channels))
+        return tokens.reshape(batch, height, width, -1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flatten:
+    """Images to vectors, channels fastest."""
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        return x.reshape(x.shape[0], -1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GlobalPool:
+    """Images to vectors, by the mean over the pixels."""
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        return x.mean(axis=(1, 2))

@@ -1,0 +1,320 @@
+"""The laws of pruning on random networks.
+
+For every network, in eval and in train mode: the masked, the narrowed and the resized network have
+the same outputs, the same updated statistics, and the same gradients of what is kept. The three
+run in double precision, so that what differs is not rounding.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxprune as jp
+import networks
+from blocks import Blocks
+from jaxprune.paths import flatten
+
+NETWORKS = networks.sample(60)
+MANY_NETWORKS = networks.sample(300)
+LISTED = {
+    "Conv",
+    "Depthwise",
+    "Grouped",
+    "Dense",
+    "Norm",
+    "Identity",
+    "Projected",
+    "Concatenate",
+    "Split",
+    "Shuffle",
+    "Flatten",
+    "Pool",
+    "SqueezeExcite",
+    "Attention",
+}
+FIXED_SIZES = {"Split", "Shuffle"}
+"""Blocks whose code divides an axis: uneven halves are not what it makes of a narrow input."""
+
+Keep = Mapping[str, np.ndarray]
+Apply = Callable[[Any, Any], Any]
+FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+"""Compiles five times faster."""
+
+
+class Traced(NamedTuple):
+    """A network in one mode, with its variables and its input, in double precision."""
+
+    spec: Blocks
+    module: networks.Network
+    fn: Apply
+    graph: jp.ChannelGraph
+    variables: Any
+    x: np.ndarray
+
+
+def applied(module: Any, *, train: bool) -> Apply:
+    """Returns `(variables, x) -> (logits, updated statistics)`."""
+    mutable = ["batch_stats"] if train else []
+    return lambda v, x: module.apply(v, x, train=train, mutable=mutable)
+
+
+@functools.cache
+def traced(spec: Blocks, *, train: bool) -> Traced:
+    """Returns the network of `spec`, traced on shapes alone."""
+    module = networks.Network(spec)
+    variables = jax.tree.map(np.float64, networks.weights(module, seed=0))
+    x = np.float64(networks.images(seed=1))
+    fn = applied(module, train=train)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (variables, x))
+    return Traced(spec, module, fn, jp.trace(fn, *shapes), variables, x)
+
+
+def free_keep(graph: jp.ChannelGraph, seed: int) -> Keep:
+    """Returns one to all channels of each group, in no order."""
+    random = np.random.default_rng(seed)
+    return {
+        name: random.permutation(group.size) < random.integers(1, group.size + 1)
+        for name, group in graph.groups.items()
+    }
+
+
+def even_keep(graph: jp.ChannelGraph, seed: int) -> Keep:
+    """Returns the same share of each group, in no order: equal halves stay equal halves."""
+    random = np.random.default_rng(seed)
+    return {
+        name: random.permutation(group.size) < np.ceil(0.6 * group.size)
+        for name, group in graph.groups.items()
+    }
+
+
+def exact(graph: jp.ChannelGraph, keep: Keep) -> Keep:
+    """Returns the part of `keep` that masking stands for."""
+    return {name: value for name, value in keep.items() if graph.groups[name].inexact is None}
+
+
+def measured(apply: Apply, variables: Any, x: Any) -> dict[str, Any]:
+    """Returns the logits, and in the form of the variables the gradients and the statistics."""
+
+    def loss(params: Any) -> tuple[jax.Array, Any]:
+        logits, updates = apply({**variables, "params": params}, x)
+        direction = jnp.cos(jnp.arange(logits.size, dtype=logits.dtype)).reshape(logits.shape)
+        return jnp.vdot(direction, logits), (logits, updates)
+
+    gradients, (logits, updates) = jax.grad(loss, has_aux=True)(variables["params"])
+    return {"logits": logits, "variables": {**variables, "params": gradients, **updates}}
+
+
+def resized(network: Traced, keep: Keep, *, train: bool) -> Apply | None:
+    """Returns the resized network, or None where it is refused as it must be."""
+    try:
+        module = jp.linen.resize(network.module, network.graph, keep)
+    except jp.errors.ResizeError:
+        if networks.blocks(network.spec) & FIXED_SIZES:
+            return None
+        raise
+    return applied(module, train=train)
+
+
+def runs(network: Traced, keep: Keep, *, train: bool) -> dict[str, tuple[Apply, Any]]:
+    """Returns {what runs: (function, variables)}: the full network under masks and small ones."""
+    graph, variables = network.graph, network.variables
+    found: dict[str, tuple[Apply, Any]] = {}
+
+    def add(label: str, kept: Keep) -> None:
+        small = jp.slice(graph, variables, kept)
+        narrow = with_root_of_head_dim(jp.narrow(network.fn, graph, kept), variables, small)
+        found[f"{label} narrow"] = narrow, small
+        if (apply := resized(network, kept, train=train)) is not None:
+            found[f"{label} resized"] = apply, small
+
+    add("exact", exact(graph, keep))
+    found["exact masked"] = network.fn, masked(network, exact(graph, keep))
+    if len(exact(graph, keep)) < len(keep):
+        add("all", keep)
+    return found
+
+
+def with_root_of_head_dim(narrow: Apply, full: Any, small: Any) -> Apply:
+    """Returns `narrow` where attention divides by the root of the kept head size.
+
+    That constant is the one in these networks that a narrower module computes anew; `narrow`
+    keeps the constants of the full network, so here the queries are scaled to make up for it.
+    """
+    full, small = flatten(full)[0], flatten(small)[0]
+    sizes = {
+        path.removesuffix("kernel"): (leaf.shape[-1], small[path].shape[-1])
+        for path, leaf in full.items()
+        if path.endswith("query/kernel")
+    }
+
+    def scaled(path: Any, leaf: jax.Array) -> jax.Array:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        size, kept = sizes.get(name.removesuffix("kernel").removesuffix("bias"), (1, 1))
+        return leaf * np.sqrt(size / kept)
+
+    return lambda v, x: narrow(jax.tree_util.tree_map_with_path(scaled, v) if sizes else v, x)
+
+
+def check_agreement(network: Traced, keep: Keep, *, train: bool) -> set[str]:
+    """Checks that all ways to run the pruned network agree, and returns their names."""
+    functions = runs(network, keep, train=train)
+    compiled = jax.jit(
+        lambda variables, x: {
+            name: measured(apply, variables[name], x) for name, (apply, _) in functions.items()
+        },
+        compiler_options=FAST,
+    )
+    found = jax.device_get(compiled({name: v for name, (_, v) in functions.items()}, network.x))
+    full = found["exact masked"]["variables"]
+    found["exact masked"]["variables"] = jp.slice(network.graph, full, exact(network.graph, keep))
+    for name, result in found.items():
+        other = name.split()[0] + " narrow"
+        assert_close(result, found[other], what=f"{name} against {other}")
+    return set(found)
+
+
+def assert_close(actual: Any, expected: Any, *, what: str) -> None:
+    """Checks two trees to 1e-5, relative to the largest entry of each leaf."""
+    actual, expected = flatten(actual)[0], flatten(expected)[0]
+    assert actual.keys() == expected.keys(), what
+    for path, value in expected.items():
+        scale = max(np.abs(value).max(initial=0.0), 1e-3)
+        np.testing.assert_allclose(
+            actual[path], value, rtol=1e-5, atol=1e-6 * scale, err_msg=f"{what}, {path}"
+        )
+
+
+def check_values(network: Traced, keep: Keep) -> None:
+    """Checks what slicing and masking do to values: no network runs."""
+    graph, variables = network.graph, network.variables
+    small, zeroed = jp.slice(graph, variables, keep), masked(network, keep)
+    poisoned = masked(network, keep, pruned=np.nan)
+    assert_same(jp.slice(graph, poisoned, keep), small)
+    assert_same(jp.mask(graph, poisoned, keep), zeroed)
+    assert_same(jp.unslice(graph, small, keep), zeroed)
+    assert_same(jp.unslice(graph, small, keep, into=poisoned), poisoned)
+
+
+def masked(network: Traced, keep: Keep, *, pruned: float = 0.0) -> Any:
+    """Returns the full variables with `pruned` in the place of every pruned entry."""
+    return jax.tree.map(
+        lambda kept, leaf: np.where(kept, leaf, pruned),
+        entries(network.graph, keep),
+        network.variables,
+    )
+
+
+def entries(graph: jp.ChannelGraph, keep: Keep) -> Any:
+    """Returns what is kept of the variables, from the slots alone: a tree of bool."""
+    kept = {path: np.ones(leaf.shape, bool) for path, leaf in graph.variables.items()}
+    for name, mask in keep.items():
+        for slot in graph.groups[name].slots:
+            axis = np.moveaxis(kept[slot.path], slot.axis, 0)
+            axis[slot.positions[~mask].ravel()] = False
+    tree: dict[str, Any] = {}
+    for path, leaf in kept.items():
+        *parents, last = path.split("/")
+        functools.reduce(lambda node, key: node.setdefault(key, {}), parents, tree)[last] = leaf
+    return tree
+
+
+def assert_same(actual: Any, expected: Any) -> None:
+    """Checks two trees bit for bit."""
+    actual, expected = flatten(actual)[0], flatten(expected)[0]
+    assert actual.keys() == expected.keys()
+    for path, value in expected.items():
+        np.testing.assert_array_equal(actual[path], value, err_msg=path, strict=True)
+
+
+def check_identity(network: Traced, *, train: bool) -> None:
+    """Checks that removing nothing changes no bit of the variables, the outputs, the statistics."""
+    graph, variables = network.graph, network.variables
+    whole = {name: np.ones(group.size, bool) for name, group in graph.groups.items()}
+    assert_same(jp.slice(graph, variables, whole), variables)
+    assert_same(jp.mask(graph, variables, whole), variables)
+    functions = {
+        "full": network.fn,
+        "narrow": jp.narrow(network.fn, graph, whole),
+        "resized": applied(jp.linen.resize(network.module, graph, whole), train=train),
+    }
+    outputs = jax.jit(
+        lambda v, x: {name: fn(v, x) for name, fn in functions.items()}, compiler_options=FAST
+    )(variables, network.x)
+    assert_same(outputs["narrow"], outputs["full"])
+    assert_same(outputs["resized"], outputs["full"])
+
+
+def check_laws(spec: Blocks) -> None:
+    """Checks all laws on one network: uneven keeps in eval mode, even ones in train mode."""
+    with jax.enable_x64(True):
+        for train, draw in ((False, free_keep), (True, even_keep)):
+            network = traced(spec, train=train)
+            keep = draw(network.graph, seed=2)
+            check_values(network, keep)
+            check_identity(network, train=train)
+            check_agreement(network, keep, train=train)
+
+
+@pytest.mark.parametrize("spec", NETWORKS, ids=range(len(NETWORKS)))
+def test_laws_hold_on_random_networks(spec):
+    check_laws(spec)
+
+
+@pytest.mark.parametrize("spec", networks.FIXED.values(), ids=networks.FIXED)
+def test_laws_hold_on_each_block_alone(spec):
+    check_laws(spec)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", MANY_NETWORKS, ids=range(len(MANY_NETWORKS)))
+def test_laws_hold_on_many_random_networks(spec):
+    check_laws(spec)
+
+
+def test_each_block_is_in_a_tenth_of_the_networks():
+    found = [networks.blocks(spec) for spec in NETWORKS]
+    shares = {name: np.mean([name in blocks for blocks in found]) for name in LISTED}
+    assert min(shares.values()) >= 0.1, shares
+
+
+def prunable_share(network: Traced) -> float:
+    """Returns the share of channels that belong to a group.
+
+    Counted are the positions of the axes of all variables that hold channels: all but the window
+    axes of kernels, the input channels of the first layer, and the classes.
+    """
+    held = total = 0
+    owned = {
+        (slot.path, slot.axis, position)
+        for group in network.graph.groups.values()
+        for slot in group.slots
+        for position in slot.positions.ravel().tolist()
+    }
+    for path, leaf in network.graph.variables.items():
+        for axis in channel_axes(path, leaf.shape):
+            total += leaf.shape[axis]
+            held += sum((path, axis, position) in owned for position in range(leaf.shape[axis]))
+    return held / total
+
+
+def channel_axes(path: str, shape: tuple[int, ...]) -> list[int]:
+    """Returns the axes of a variable that hold channels, see `prunable_share`."""
+    axes = list(range(len(shape)))
+    if path.endswith("kernel") and len(shape) == 4:
+        axes = [2, 3]
+    if path == "params/Conv_0/kernel":
+        axes = [3]
+    if path.startswith("params/head/"):
+        axes = axes[:-1]
+    return [axis for axis in axes if shape[axis] > 1]
+
+
+def test_most_channels_of_the_random_networks_are_prunable():
+    with jax.enable_x64(True):
+        shares = [prunable_share(traced(spec, train=False)) for spec in NETWORKS]
+    assert np.mean(shares) >= 0.6, np.mean(shares)

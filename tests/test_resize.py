@@ -1,0 +1,290 @@
+"""`linen.resize`: what it refuses, naming the equation, and what it gets right."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+import jaxprune as jp
+import modules
+import networks
+from jaxprune import masks
+from jaxprune.paths import flatten
+
+Keep = Mapping[str, np.ndarray]
+
+IMAGES = np.random.default_rng(0).normal(size=(2, 4, 4, 3))
+TOKENS = np.random.default_rng(0).normal(size=(2, 5, 6))
+IDS = np.random.default_rng(0).integers(0, 11, size=(2, 5))
+
+
+@pytest.fixture(autouse=True)
+def _double_precision():
+    with jax.enable_x64(True):
+        yield
+
+
+def variables_of(module: nn.Module, x: Any) -> Any:
+    """Returns random variables of `module` in double precision."""
+    return jax.tree.map(np.float64, networks.weights(module, 0, x))
+
+
+def channels(keep: Mapping[str, Any], graph: jp.ChannelGraph) -> Keep:
+    """Returns the keep of `{group: kept indices}`."""
+    return {name: np.isin(np.arange(graph.groups[name].size), kept) for name, kept in keep.items()}
+
+
+def random_keep(graph: jp.ChannelGraph, seed: int = 3) -> Keep:
+    """Returns one to all channels of each group, in no order, and never all of all groups."""
+    random = np.random.default_rng(seed)
+    return {
+        name: random.permutation(group.size) < random.integers(1, max(group.size, 2))
+        for name, group in graph.groups.items()
+    }
+
+
+def run(fn: Callable[..., Any], *arguments: Any) -> Any:
+    """Returns `fn(*arguments)`, compiled."""
+    return jax.device_get(jax.jit(fn)(*arguments))
+
+
+def only(graph: jp.ChannelGraph, *, size: int) -> str:
+    """Returns the name of the one group of `size`."""
+    (name,) = (name for name, group in graph.groups.items() if group.size == size)
+    return name
+
+
+def check_masked_equals_narrow(fn, graph, variables, keep, x):
+    """Checks the pruned network without any module."""
+    masked = run(fn, jp.mask(graph, variables, keep), x)
+    narrow = run(jp.narrow(fn, graph, keep), jp.slice(graph, variables, keep), x)
+    np.testing.assert_allclose(narrow, masked, rtol=1e-9, atol=1e-9)
+
+
+# What must be refused.
+
+
+@pytest.fixture
+def attention():
+    module = modules.HandAttention()
+    variables = variables_of(module, TOKENS)
+    return module, variables, jp.trace(module.apply, variables, TOKENS)
+
+
+def test_heads_and_head_dims_are_groups_of_a_hand_written_attention(attention):
+    _, _, graph = attention
+    assert sorted(group.size for group in graph.groups.values()) == [4, 4, 4]
+    assert all(group.inexact is None for group in graph.groups.values())
+
+
+def heads_of(graph: jp.ChannelGraph) -> str:
+    """Returns the group that all of query, key and value share."""
+    (name,) = (
+        name
+        for name, group in graph.groups.items()
+        if {"params/query/kernel", "params/value/kernel"} <= {slot.path for slot in group.slots}
+    )
+    return name
+
+
+def test_resize_refuses_a_hard_coded_head_count(attention):
+    module, variables, graph = attention
+    keep = channels({heads_of(graph): [0, 3]}, graph)
+    with pytest.raises(jp.errors.ResizeError, match="reshape") as error:
+        jp.linen.resize(module, graph, keep)
+    message = str(error.value)
+    assert "Fix:" in message
+    for way_out in ("overrides", "protect", "narrow"):
+        assert way_out in message
+    check_masked_equals_narrow(module.apply, graph, variables, keep, TOKENS)
+
+
+def test_an_override_resizes_a_hard_coded_head_count(attention):
+    module, variables, graph = attention
+    keep = channels({heads_of(graph): [0, 3]}, graph)
+    resized = jp.linen.resize(module, graph, keep, overrides={"": {"heads": 2}})
+    check_agreement(module, resized, graph, keep, variables, TOKENS)
+
+
+def test_an_override_reaches_an_inner_module_and_the_refusal_names_it():
+    module = modules.Encoder()
+    variables = variables_of(module, TOKENS)
+    graph = jp.trace(module.apply, variables, TOKENS)
+    (name,) = (
+        name
+        for name, group in graph.groups.items()
+        if {"params/attention/query/kernel", "params/attention/value/kernel"}
+        <= {slot.path for slot in group.slots}
+    )
+    keep = channels({name: [1, 2]}, graph)
+    with pytest.raises(jp.errors.ResizeError, match="attention"):
+        jp.linen.resize(module, graph, keep)
+    resized = jp.linen.resize(module, graph, keep, overrides={"attention": {"heads": 2}})
+    check_agreement(module, resized, graph, keep, variables, TOKENS)
+
+
+def test_an_override_that_matches_no_module_or_attribute_is_an_error(attention):
+    module, _, graph = attention
+    keep = channels({heads_of(graph): [0, 3]}, graph)
+    with pytest.raises(jp.errors.JaxpruneError, match="Attention_7"):
+        jp.linen.resize(module, graph, keep, overrides={"Attention_7": {"heads": 2}})
+    with pytest.raises(jp.errors.JaxpruneError, match="haeds"):
+        jp.linen.resize(module, graph, keep, overrides={"": {"haeds": 2}})
+
+
+@pytest.mark.parametrize("module", [modules.VanishingProjection(), modules.AppearingResidual()])
+def test_resize_refuses_a_residual_that_changes_because_widths_coincide(module):
+    variables = variables_of(module, IMAGES)
+    graph = jp.trace(module.apply, variables, IMAGES)
+    body = only(graph, size=12)
+    coincide = channels({"stem/kernel": [0, 2, 4, 5, 7], body: [1, 2, 3, 8, 9]}, graph)
+    with pytest.raises(jp.errors.ResizeError, match="Fix:"):
+        jp.linen.resize(module, graph, coincide)
+    check_masked_equals_narrow(module.apply, graph, variables, coincide, IMAGES)
+    differ = channels({"stem/kernel": [0, 2, 4, 5, 7], body: [1, 3, 8, 9]}, graph)
+    resized = jp.linen.resize(module, graph, differ)
+    check_agreement(module, resized, graph, differ, variables, IMAGES)
+
+
+def test_resize_refuses_a_group_norm_whose_group_count_cannot_follow():
+    module = modules.Normalized(modules.HandGroupNorm())
+    variables = variables_of(module, IMAGES)
+    graph = jp.trace(module.apply, variables, IMAGES)
+    groups, members = only(graph, size=4), only(graph, size=6)
+    keep = channels({groups: [1, 3]}, graph)
+    with pytest.raises(jp.errors.ResizeError, match="norm"):
+        jp.linen.resize(module, graph, keep)
+    assert graph.groups[groups].inexact is None
+    check_masked_equals_narrow(module.apply, graph, variables, keep, IMAGES)
+    assert graph.groups[members].inexact is not None
+    fewer_members = channels({members: [0, 3, 5]}, graph)
+    resized = jp.linen.resize(module, graph, fewer_members)
+    check_agreement(module, resized, graph, fewer_members, variables, IMAGES)
+
+
+# What must be resized.
+
+
+RESIZABLE = {
+    "depthwise": (modules.DepthwiseBlock(), IMAGES),
+    "transpose": (modules.TransposeBlock(), IMAGES),
+    "dense-general": (modules.DenseGeneralBlock(), TOKENS),
+    "embed": (modules.EmbedBlock(), IDS),
+    "setup": (modules.SetupBlock(), TOKENS),
+    "fields": (modules.FieldBlock(nn.Dense(8), nn.Dense(9)), TOKENS),
+    "nested-fields": (
+        modules.FieldBlock(modules.FieldBlock(nn.Dense(8), nn.Dense(9)), modules.SetupBlock()),
+        TOKENS,
+    ),
+    "sequential": (nn.Sequential([nn.Dense(8), nn.relu, nn.Dense(6), nn.Dense(3)]), TOKENS),
+    "remat": (modules.RematBlock(), TOKENS),
+    "scan": (modules.ScanBlock(), TOKENS),
+    "remat-scan": (modules.RematScanBlock(), TOKENS),
+}
+
+
+def check_agreement(module, resized, graph, keep, variables, x):
+    """Checks that the resized module is the narrow network, and the masked one where exact."""
+    small = jp.slice(graph, variables, keep)
+    narrow = run(jp.narrow(module.apply, graph, keep), small, x)
+    np.testing.assert_allclose(run(resized.apply, small, x), narrow, rtol=1e-9, atol=1e-9)
+    exact = {name: kept for name, kept in keep.items() if graph.groups[name].inexact is None}
+    check_masked_equals_narrow(module.apply, graph, variables, exact, x)
+    assert shapes(jax.eval_shape(resized.init, jax.random.key(0), x)) == shapes(small)
+
+
+def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each leaf."""
+    return {path: leaf.shape for path, leaf in flatten(tree)[0].items()}
+
+
+@pytest.mark.parametrize(("module", "x"), RESIZABLE.values(), ids=RESIZABLE)
+def test_layers_are_resized(module, x):
+    variables = variables_of(module, x)
+    graph = jp.trace(module.apply, variables, x)
+    assert graph.groups
+    keep = random_keep(graph)
+    resized = jp.linen.resize(module, graph, keep)
+    assert shapes(jp.slice(graph, variables, keep)) != shapes(variables)
+    check_agreement(module, resized, graph, keep, variables, x)
+
+
+def test_group_norm_follows_in_both_of_its_factors():
+    module = modules.Normalized(nn.GroupNorm(num_groups=4))
+    variables = variables_of(module, IMAGES)
+    graph = jp.trace(module.apply, variables, IMAGES)
+    assert sorted(group.size for group in graph.groups.values()) == [4, 6]
+    fewer_groups = channels({only(graph, size=4): [0, 3]}, graph)
+    fewer_members = channels({only(graph, size=6): [0, 3, 5]}, graph)
+    for keep in (fewer_groups, fewer_members):
+        resized = jp.linen.resize(module, graph, keep)
+        check_agreement(module, resized, graph, keep, variables, IMAGES)
+    same_width = jp.slice(graph, variables, fewer_groups)
+    wrong = jp.linen.resize(module, graph, fewer_members)
+    right = jp.linen.resize(module, graph, fewer_groups)
+    assert not np.allclose(
+        run(right.apply, same_width, IMAGES), run(wrong.apply, same_width, IMAGES)
+    )
+
+
+def test_other_methods_are_forwarded():
+    module = modules.SetupBlock()
+    variables = variables_of(module, TOKENS)
+    graph = jp.trace(module.apply, variables, TOKENS)
+    keep = channels({"first/kernel": [1, 2, 6]}, graph)
+    small = jp.slice(graph, variables, keep)
+    resized = jp.linen.resize(module, graph, keep)
+    first = small["params"]["first"]
+    expected = np.maximum(TOKENS @ first["kernel"] + first["bias"], 0).sum(-1, keepdims=True)
+    for method in ("features", modules.SetupBlock.features):
+        found = resized.apply(small, TOKENS, method=method)
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_a_resized_module_is_a_layer_of_another_module():
+    module = modules.SetupBlock()
+    variables = variables_of(module, TOKENS)
+    graph = jp.trace(module.apply, variables, TOKENS)
+    keep = random_keep(graph)
+    small, resized = jp.slice(graph, variables, keep), jp.linen.resize(module, graph, keep)
+    outer = modules.Outer(resized)
+    outer_variables = variables_of(outer, TOKENS)
+    assert shapes(outer_variables["params"]["inner"]) == shapes(small["params"])
+    outer_variables["params"]["inner"] = small["params"]
+    dense = outer_variables["params"]["Dense_0"]
+    expected = np.tanh(run(resized.apply, small, TOKENS) @ dense["kernel"] + dense["bias"])
+    np.testing.assert_allclose(run(outer.apply, outer_variables, TOKENS), expected, rtol=1e-9)
+
+
+def test_a_resized_module_is_traced_and_resized_again():
+    module = modules.SetupBlock()
+    variables = variables_of(module, TOKENS)
+    graph = jp.trace(module.apply, variables, TOKENS)
+    keep = random_keep(graph)
+    small, resized = jp.slice(graph, variables, keep), jp.linen.resize(module, graph, keep)
+    again = jp.trace(resized.apply, small, TOKENS)
+    assert {name: group.size for name, group in again.groups.items()} == jp.widths(graph, keep)
+    keep_again = random_keep(again, seed=4)
+    check_agreement(
+        resized, jp.linen.resize(resized, again, keep_again), again, keep_again, small, TOKENS
+    )
+
+
+def test_a_keep_from_a_stored_spec_gives_the_same_network():
+    module = modules.SetupBlock()
+    variables = variables_of(module, TOKENS)
+    graph = jp.trace(module.apply, variables, TOKENS)
+    keep = random_keep(graph)
+    stored = masks.keep_from_spec(json.loads(json.dumps(jp.spec(graph, keep))))
+    check_agreement(module, jp.linen.resize(module, graph, stored), graph, keep, variables, TOKENS)
+
+
+def test_resize_with_a_keep_that_does_not_fit_is_an_error():
+    module = modules.SetupBlock()
+    graph = jp.trace(module.apply, variables_of(module, TOKENS), TOKENS)
+    with pytest.raises(jp.errors.KeepError, match="first/kernel"):
+        jp.linen.resize(module, graph, {"first/kernel": np.ones(7, bool)})
