@@ -18,7 +18,6 @@ from typing import Any
 import jax
 import numpy as np
 import tyro
-from rich.console import Console
 
 import jaxprune as jp
 from experiments import data, network_slimming, runs, training
@@ -133,12 +132,11 @@ def _spread(shares: Iterable[float]) -> str:
 def main(config: Config) -> None:
     """Runs every seed and writes JSON and Markdown after each, so that nothing is lost."""
     start = time.perf_counter()
-    dataset, console = data.load(config.slimming.dataset), Console()
+    dataset = data.load(config.slimming.dataset)
     config.out.parent.mkdir(parents=True, exist_ok=True)
     results = []
     for seed in range(config.seeds):
         results.append(measure(config, seed, dataset))
-        lines = list(tables(results))
         record = {
             "config": json.loads(json.dumps(asdict(config), default=str)),
             "results": results,
@@ -147,8 +145,9 @@ def main(config: Config) -> None:
         }
         runs.write_json(config.out.with_suffix(".json"), record)
         head = f"# Network Slimming against random channels on {dataset.name}\n\n"
-        config.out.with_suffix(".md").write_text(head + "\n".join(lines) + "\n")
-        console.print("\n".join(lines), markup=False)
+        config.out.with_suffix(".md").write_text(head + "\n".join(tables(results)) + "\n", "utf-8")
+        print(f"seed {seed} is done after {record['wall_time_s']:.0f} s", flush=True)
+    print("\n".join(tables(results)))
 
 
 if __name__ == "__main__":

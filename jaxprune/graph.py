@@ -133,7 +133,7 @@ def trace(
     fn: Callable[..., Any],
     variables: Any,
     *inputs: Any,
-    rules: Mapping[str, Rule | Callable[..., Any]] = RULES,
+    rules: Mapping[Any, Rule | Callable[..., Any]] = RULES,
     strict: bool = False,
 ) -> ChannelGraph:
     """Returns the channel graph of `fn(variables, *inputs)`, found without running it.
@@ -144,14 +144,17 @@ def trace(
       variables: arrays or `jax.ShapeDtypeStruct`s; what may be pruned.
       *inputs: arrays, shapes or pytrees of them; their axes are frozen. MACs are those of this
         call, so batch 1 gives the usual figure.
-      rules: primitive name -> `Rule`, or the bare function that relates its axes; extend the
-        table with `jp.RULES | {"my_primitive": my_rule}`.
+      rules: primitive, or its name -> `Rule`, or the bare function that relates its axes; extend
+        the table with `jp.RULES | {my_primitive: my_rule}`.
       strict: raise at a primitive without a rule, which otherwise freezes what it touches.
 
     Raises:
       TraceError: `strict` and a primitive has no rule, or a variable is not an array.
     """
-    table = {n: rule if isinstance(rule, Rule) else Rule(rule) for n, rule in rules.items()}
+    table = {
+        getattr(key, "name", key): rule if isinstance(rule, Rule) else Rule(rule)
+        for key, rule in rules.items()
+    }
     leaves, treedef = paths.flatten(variables)
     bad = [path for path, leaf in leaves.items() if not hasattr(leaf, "shape")]
     if bad:

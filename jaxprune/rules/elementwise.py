@@ -11,6 +11,7 @@ from jaxprune.rules.base import (
     is_zero,
     join,
     meet,
+    nothing,
     unknown,
 )
 
@@ -22,12 +23,14 @@ _KEEPS_ZERO = (
     "psum_invariant pmax pmin pvary pcast ppermute pbroadcast layout_constraint mesh_cast reshard"
 ).split()
 _OTHER = (
-    "acos acosh after_all bessel_i0e bessel_i1e cos cosh digamma erfc exp exp2 is_finite lgamma "
-    "log logistic not rsqrt population_count clz nan_to_num random_gamma_grad igamma igammac "
+    "acos acosh after_all bessel_i0e bessel_i1e cos cosh erfc exp exp2 is_finite "
+    "logistic not population_count clz nan_to_num random_gamma_grad igamma igammac "
     "igamma_grad_a regularized_incomplete_beta polygamma zeta complex nextafter atan2 eq ne lt le "
     "gt ge eq_to lt_to le_to shift_left shift_right_arithmetic shift_right_logical xor "
     "threefry2x32"
 ).split()
+# f(0) is not finite
+_POLES = "digamma lgamma log rsqrt".split()
 _BINARY = "add add_any sub mul div rem max min pow and or".split()
 
 
@@ -60,8 +63,9 @@ def each(op: Op) -> list[Axes]:
 
 def keeps_zero(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """Zeros stay where they are, operand by operand."""
-    value = 0 if is_zero(known[0]) else None
-    return [Known(item.zeros, value) for item in known[: len(op.out_shapes)]]
+    return [
+        Known(item.zeros, 0 if is_zero(item) else None) for item in known[: len(op.out_shapes)]
+    ]
 
 
 def converts(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
@@ -114,7 +118,9 @@ def binary(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
         if undefined:
             exact.inexact(undefined, op, "divides by a value that the mask makes zero")
         return [Known(tuple(x - y for x, y in zip(a.zeros, b.zeros, strict=True)))]
-    return [meet(a, b)] if op.name != "pow" else [unknown(shape)]
+    if op.name == "pow":
+        return pole(op, [a], exact) if b.value is None or b.value < 0 else [unknown(shape)]
+    return [meet(a, b)]
 
 
 def _spread(item: Known, shape: tuple[int, ...]) -> Known:
@@ -122,9 +128,18 @@ def _spread(item: Known, shape: tuple[int, ...]) -> Known:
     return Known(unknown(shape).zeros, item.value)
 
 
+def pole(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
+    """No zero survives, and what is infinite at the zeros of the mask cannot be masked."""
+    undefined = frozenset().union(*known[0].zeros)
+    exact.inexact(undefined, op, "is infinite where the mask makes it zero")
+    return nothing(op, known, exact)
+
+
 def integer_power(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
-    """0**y is zero for positive y."""
-    return [Known(known[0].zeros) if op.params["y"] > 0 else unknown(op.out_shapes[0])]
+    """0**y is zero for positive y, infinite for negative y."""
+    if op.params["y"] < 0:
+        return pole(op, known, exact)
+    return [Known(known[0].zeros) if op.params["y"] else unknown(op.out_shapes[0])]
 
 
 def chooses(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
@@ -147,6 +162,7 @@ RULES = (
     {name: Rule(elementwise) for name in _OTHER}
     | {name: Rule(each, keeps_zero) for name in _KEEPS_ZERO}
     | {name: Rule(elementwise, binary) for name in _BINARY}
+    | {name: Rule(elementwise, pole) for name in _POLES}
     | {
         "convert_element_type": Rule(elementwise, converts),
         "integer_pow": Rule(elementwise, integer_power),

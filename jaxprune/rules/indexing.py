@@ -55,7 +55,9 @@ def _windows(op: Op) -> dict[int, int]:
 
 
 def gather_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
-    """Whole axes keep their zeros."""
+    """Whole axes keep their zeros, unless indices outside are filled with another value."""
+    if op.params["fill_value"] not in (None, 0):
+        return [unknown(op.out_shapes[0])]
     zeros = list(unknown(op.out_shapes[0]).zeros)
     for axis, result in _windows(op).items():
         zeros[result] = known[0].zeros[axis] & exact.groups(op.outs[0][result])

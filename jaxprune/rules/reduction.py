@@ -127,6 +127,12 @@ def running_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     return _along(op, known, exact, f"{op.name}: a zero is not neutral in it", trust=False)
 
 
+def logsumexp_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
+    """The logarithm of a sum of ones is not zero."""
+    running_zeros(op, known, exact)
+    return [unknown(op.out_shapes[0])]
+
+
 def sort(op: Op) -> list[Axes]:
     """A sorted axis loses its positions."""
     axis = op.params["dimension"]
@@ -171,7 +177,7 @@ RULES = (
         "reduce": Rule(general_reduce),
         "reduce_window": Rule(general_window),
         "cumsum": Rule(cumulative, cumsum_zeros),
-        "cumlogsumexp": Rule(cumulative, running_zeros),
+        "cumlogsumexp": Rule(cumulative, logsumexp_zeros),
         "sort": Rule(sort, sort_zeros),
         "top_k": Rule(top_k, top_k_zeros),
     }

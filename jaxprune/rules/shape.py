@@ -246,24 +246,35 @@ def pad(op: Op) -> list[Axes]:
 def pad_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """Zeros survive on a padded axis; on the others only if the padding is zero too."""
     item, fill = known
+    config = op.params["padding_config"]
+    padded = [axis for axis, sizes in enumerate(config) if any(sizes)]
     zeros = []
-    for axis, before in enumerate(item.zeros):
-        here = exact.groups(op.ins[0][axis])
-        new = exact.groups(op.outs[0][axis]) - here
-        others = [c for i, c in enumerate(op.params["padding_config"]) if i != axis]
-        clean = is_zero(fill) or all(config == (0, 0, 0) for config in others)
-        zeros.append((before if clean else frozenset()) | (new if is_zero(fill) else frozenset()))
+    for axis, found in enumerate(item.zeros):
+        if is_zero(fill):
+            here = exact.groups(op.ins[0][axis])
+            zeros.append(found | (exact.groups(op.outs[0][axis]) - here))
+        elif any(other != axis for other in padded):
+            zeros.append(frozenset())
+        else:
+            zeros.append(found - frozenset().union(*map(exact.groups, _padding(op, axis))))
     return [Known(tuple(zeros))]
+
+
+def _padding(op: Op, axis: int) -> tuple[Space, Space]:
+    """The spaces before and after the operand on a padded axis."""
+    low, high, interior = op.params["padding_config"][axis]
+    if interior or low < 0 or high < 0:
+        return ax.Sum(()), ax.Sum(())
+    head, rest = ax.split(op.outs[0][axis], low)
+    return head, ax.split(rest, op.ins[0][axis].size)[1]
 
 
 def pad_params(op: Op, size: Size) -> dict[str, Any]:
     """Padding follows the kept size of its own space."""
     config = []
     for axis, (low, high, interior) in enumerate(op.params["padding_config"]):
-        if not interior and low >= 0 and high >= 0 and (low or high):
-            out, before = op.outs[0][axis], op.ins[0][axis].size
-            head, rest = ax.split(out, low)
-            low, high = size(head), size(ax.split(rest, before)[1])
+        if not interior and low >= 0 and high >= 0:
+            low, high = map(size, _padding(op, axis))
         config.append((low, high, interior))
     return {"padding_config": tuple(config)}
 
