@@ -27,6 +27,13 @@ from jaxprune.masks import Keep
 
 SCORES = ("bn_scale", "random")
 STAGES = ("recalibrated", "finetuned")
+HEAD = """# Network Slimming against random channels on {dataset}
+
+Accuracies on the test images and shares of the dense network, in percent; mean ± standard deviation
+over seeds. Both scores cut the same trained networks. Made by `python -m
+benchmarks.slimming_vs_random`.
+
+"""
 RATIO_COLUMNS = ("pruned", *STAGES, "channels", "macs")
 
 
@@ -36,7 +43,7 @@ class Config:
 
     seeds: int = 5
     """Seeds 0, 1, ...; each trains its own dense network."""
-    keep_macs: tuple[float, ...] = (0.2, 0.1, 0.05)
+    keep_macs: tuple[float, ...] = (0.05, 0.02)
     """Shares of the dense MACs that stay."""
     slimming: network_slimming.Config = field(default_factory=network_slimming.Config)
     """How to train, prune by ratio, and fine-tune."""
@@ -144,8 +151,8 @@ def main(config: Config) -> None:
             **runs.provenance(),
         }
         runs.write_json(config.out.with_suffix(".json"), record)
-        head = f"# Network Slimming against random channels on {dataset.name}\n\n"
-        config.out.with_suffix(".md").write_text(head + "\n".join(tables(results)) + "\n", "utf-8")
+        markdown = HEAD.format(dataset=dataset.name) + "\n".join(tables(results)) + "\n"
+        config.out.with_suffix(".md").write_text(markdown, "utf-8")
         print(f"seed {seed} is done after {record['wall_time_s']:.0f} s", flush=True)
     print("\n".join(tables(results)))
 

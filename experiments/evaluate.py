@@ -29,7 +29,7 @@ def main(run: Annotated[Path, tyro.conf.Positional]) -> bool:
     graph = training.channel_graph(model, dataset.image_shape)
     checkpoint = jp.restore(run / "checkpoints" / "pruned")
     pruned = jp.linen.resize(model, graph, jp.keep_from_spec(checkpoint.spec))
-    accuracy = training.evaluator(pruned)(checkpoint.variables, dataset.test).accuracy
+    accuracy = training.evaluate(pruned, checkpoint.variables, dataset.test).accuracy
     expected = summary["accuracy"]["finetuned"]
     print(f"accuracy {accuracy!r} on {len(dataset.test.labels)} test images of {dataset.name}")
     print(f"summary  {expected!r}: {'the same' if accuracy == expected else 'DIFFERENT'}")

@@ -59,7 +59,7 @@ class Config:
     """Of these epochs; a tenth after half of them, a hundredth after three quarters."""
     strength: float = 0.015
     """Of the L1 penalty. Few steps need a high one: the paper takes 1e-4 for 160 CIFAR epochs."""
-    prune_ratio: float = 0.7
+    prune_ratio: float = 0.75
     """Share of all channels to remove."""
     min_channels: int = 1
     """What every group keeps."""
@@ -221,7 +221,7 @@ def main(config: Config) -> Path:
 
 def accuracy(network: Network, dataset: Dataset) -> float:
     """Returns the share of test images that the network gets right."""
-    return training.evaluator(network.model)(network.variables, dataset.test).accuracy
+    return training.evaluate(network.model, network.variables, dataset.test).accuracy
 
 
 def scales(variables: Variables) -> np.ndarray:

@@ -34,5 +34,5 @@ def widths(path: Path, *, before: Mapping[str, int], after: Mapping[str, int]) -
     axes.set_yticks(rows, list(before))
     axes.invert_yaxis()
     axes.set(xlabel="channels", title="Width of every channel group")
-    axes.legend(frameon=False)
+    figure.legend(loc="outside lower right", ncols=2, frameon=False)
     figure.savefig(path, dpi=150)

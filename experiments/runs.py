@@ -37,7 +37,7 @@ def create(root: Path, name: str, *, overwrite: bool = False) -> Path:
     Raises:
       ValueError: `name` is not a plain name, or what would be overwritten is not a run.
     """
-    if not name or Path(name).name != name:
+    if Path(name).name != name or name in ("", ".."):
         raise ValueError(
             f"{name!r} is not a name for a run.\nFix: no slashes; root={root} is apart."
         )
@@ -63,7 +63,7 @@ def create(root: Path, name: str, *, overwrite: bool = False) -> Path:
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file whole or not at all."""
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    temporary.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
     os.replace(temporary, path)
 
 

@@ -71,8 +71,7 @@ def sgd(
       weight_decay: added to the gradient of every parameter, before the momentum.
       extra: a transformation of the gradients, in front of everything else.
 
-    Source: Liu et al., Network Slimming, ICCV 2017, section 4.2 (and so for every CIFAR method
-    since).
+    Source: Liu et al., Network Slimming, ICCV 2017, section 4.
     """
     schedule = optax.piecewise_constant_schedule(
         learning_rate, {steps // 2: 0.1, steps * 3 // 4: 0.1}
@@ -138,7 +137,7 @@ def fit(
             f"{len(dataset.train.labels)} training images do not fill a batch of {batch_size}.\n"
             "Fix: a smaller batch_size."
         )
-    step, evaluate = train_step(model, tx), evaluator(model)
+    step = train_step(model, tx)
     state = TrainState(variables, tx.init(variables["params"]))
     for number in range(1, epochs + 1):
         history = []
@@ -146,24 +145,26 @@ def fit(
             state, metrics = step(state, batch)
             history.append(metrics)
         loss, accuracy = np.mean(jax.device_get(history), axis=0).tolist()
-        validation = evaluate(state.variables, dataset.validation)
+        validation = evaluate(model, state.variables, dataset.validation)
         on_epoch(Epoch(number, Metrics(loss, accuracy), validation))
     return state.variables
 
 
-def evaluator(model: nn.Module, *, batch_size: int = 200) -> Callable[[Variables, Split], Metrics]:
-    """Returns `(variables, split) -> Metrics` with running statistics, compiled once."""
-    apply = jax.jit(lambda variables, images: model.apply(variables, images, train=False))
+def evaluate(
+    model: nn.Module, variables: Variables, split: Split, *, batch_size: int = 200
+) -> Metrics:
+    """Returns loss and accuracy with running statistics; compiled once per model."""
+    starts = range(0, len(split.labels), batch_size)
+    parts = [_logits(model, variables, split.images[i : i + batch_size]) for i in starts]
+    logits = np.concatenate(jax.device_get(parts))
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, split.labels)
+    correct = int(np.sum(logits.argmax(-1) == split.labels))
+    return Metrics(float(losses.mean()), correct / len(split.labels))
 
-    def evaluate(variables: Variables, split: Split) -> Metrics:
-        starts = range(0, len(split.labels), batch_size)
-        parts = [apply(variables, split.images[i : i + batch_size]) for i in starts]
-        logits = np.concatenate(jax.device_get(parts))
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, split.labels)
-        correct = int(np.sum(logits.argmax(-1) == split.labels))
-        return Metrics(float(losses.mean()), correct / len(split.labels))
 
-    return evaluate
+@partial(jax.jit, static_argnums=0)
+def _logits(model: nn.Module, variables: Variables, images: jax.Array) -> Any:
+    return model.apply(variables, images, train=False)
 
 
 def channel_graph(model: nn.Module, image_shape: tuple[int, ...]) -> jp.ChannelGraph:

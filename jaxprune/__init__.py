@@ -20,7 +20,7 @@ from jaxprune.graph import Slot as Slot
 from jaxprune.graph import trace as trace
 from jaxprune.masks import keep_from_spec as keep_from_spec
 from jaxprune.masks import mask as mask
-from jaxprune.masks import slice as slice  # noqa: A004
+from jaxprune.masks import slice as slice
 from jaxprune.masks import spec as spec
 from jaxprune.masks import unslice as unslice
 from jaxprune.masks import widths as widths

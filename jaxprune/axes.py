@@ -9,7 +9,7 @@ What cannot be aligned is frozen on both sides: never an error, and never wrong.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ class Reason(NamedTuple):
         return getattr(self.at, "place", "")
 
 
+@final
 class Atom:
     """One index space; `link` binds it to another space, `reason` freezes it.
 
@@ -47,6 +48,7 @@ class Atom:
         return f"{self.name or '?'}:{self.size}"
 
 
+@final
 class Sum:
     """A concatenation of spaces, in order."""
 
@@ -60,6 +62,7 @@ class Sum:
         return f"({' + '.join(map(repr, self.parts))})"
 
 
+@final
 class Prod:
     """A row-major product of spaces, outermost first; the empty product has size 1."""
 
@@ -350,7 +353,9 @@ def positions(space: Space, atom: Atom) -> np.ndarray:
         return np.arange(atom.size)[:, None] if space is atom else np.empty((atom.size, 0), int)
     if type(space) is Sum:
         starts = np.cumsum([0, *(part.size for part in space.parts)])
-        found = [start + positions(part, atom) for start, part in zip(starts, space.parts, strict=False)]
+        found = [
+            start + positions(part, atom) for start, part in zip(starts, space.parts, strict=False)
+        ]
         return np.concatenate(found, axis=1)
     found, size = np.empty((atom.size, 0), int), 1
     for item in space.factors:

@@ -2,8 +2,8 @@
 
 Masking zeroes the pruned entries of the variables; slicing removes them. Both give the same
 network exactly when every reduction and every contraction over a pruned axis meets values that
-are provably zero there, and nothing divides by the size. This pass propagates "zero at pruned indices" through every operation and
-names the first operation at which a group fails.
+are provably zero there, and nothing divides by the size. This pass propagates "zero at pruned
+indices" through every operation and names the first operation at which a group fails.
 """
 
 from collections.abc import Mapping

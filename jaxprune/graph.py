@@ -167,7 +167,7 @@ def trace(
         [_owned(size, (i, axis)) for axis, size in enumerate(leaf.shape)]
         for i, leaf in enumerate(leaves.values())
     ]
-    _freeze_unused(program, list(leaves), axes)
+    _freeze_unused(program, axes)
     given = program.invars[len(axes) :]
     outside = [[ax.frozen(n, "axis of an input") for n in _jaxpr.shape(var)] for var in given]
     sources = [frozenset({i}) for i in range(len(axes))] + [None] * len(given)
@@ -181,8 +181,8 @@ def trace(
         for (path, leaf), spaces in zip(leaves.items(), axes, strict=True)
     }
     slots = _slots(found, tracer.roles)
-    for atom, members in slots.items():
-        atom.name = _name(members, slots)
+    for atom, name in _names(slots).items():
+        atom.name = name
     why = exactness.inexact(walk, table, len(axes))
     groups = {
         atom.name: Group(
@@ -210,7 +210,7 @@ def _owned(size: int, owner: tuple[int, int]) -> Space:
     return ax.ONE if size == 1 else Atom(size, owner=owner)
 
 
-def _freeze_unused(program: _jaxpr.Program, names: list[str], axes: list[list[Space]]) -> None:
+def _freeze_unused(program: _jaxpr.Program, axes: list[list[Space]]) -> None:
     used = {atom for eqn in program.eqns for atom in eqn.invars if not _jaxpr.is_literal(atom)}
     used.update(atom for atom in program.outvars if not _jaxpr.is_literal(atom))
     for var, spaces in zip(program.invars, axes, strict=False):
@@ -263,21 +263,29 @@ def _slots(
     return found
 
 
-def _name(members: Sequence[Slot], slots: Mapping[Atom, Sequence[Slot]]) -> str:
-    """The path of the first `out` slot, with [axis.factor] where the kernel carries several."""
-    first = next((slot for slot in members if slot.role == "out"), members[0])
-    path = first.path.removeprefix("params/")
-    rivals = {
-        (slot.axis, slot.atom)
-        for others in slots.values()
-        for slot in others
-        if slot.path == first.path and slot.role == "out"
+def _names(slots: Mapping[Atom, Sequence[Slot]]) -> dict[Atom, str]:
+    """The path of the first `out` slot, with [axis.factor] where several groups could claim it."""
+    firsts = {
+        atom: next((slot for slot in members if slot.role == "out"), members[0])
+        for atom, members in slots.items()
     }
-    if len(rivals | {(first.axis, first.atom)}) == 1:
-        return path
-    inside = list(dict.fromkeys(ax.atoms(first.space)))
-    part = f".{inside.index(first.atom)}" if len(inside) > 1 else ""
-    return f"{path}[{first.axis}{part}]"
+    claims: dict[str, set[tuple[int, Atom]]] = {}
+    for atom, first in firsts.items():
+        claims.setdefault(first.path, set()).add((first.axis, atom))
+        for slot in slots[atom]:
+            if slot.role == "out":
+                claims.setdefault(slot.path, set()).add((slot.axis, atom))
+    return {
+        atom: first.path.removeprefix("params/")
+        + (_part(first) if len(claims[first.path]) > 1 else "")
+        for atom, first in firsts.items()
+    }
+
+
+def _part(slot: Slot) -> str:
+    """[axis], or [axis.factor] where the axis holds several groups."""
+    inside = list(dict.fromkeys(ax.atoms(slot.space)))
+    return f"[{slot.axis}.{inside.index(slot.atom)}]" if len(inside) > 1 else f"[{slot.axis}]"
 
 
 def _frozen(variables: Mapping[str, Variable]) -> Iterator[Frozen]:

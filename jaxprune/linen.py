@@ -176,8 +176,7 @@ def resize(
             program, _ = _jaxpr.trace(graph.fn, abstract, *graph.inputs)
     except Exception as error:
         raise ResizeError(
-            f"{type(module).__name__} does not run at the kept widths: {error}\n"
-            f"{lockstep.WAY_OUT}"
+            f"{type(module).__name__} does not run at the kept widths: {error}\n{lockstep.WAY_OUT}"
         ) from error
     follows = lockstep.compare(graph, kept, program)
     return Resized(
@@ -280,12 +279,13 @@ def _dense_general(module: nn.DenseGeneral, path: str, view: View) -> dict[str, 
     shape = view.shape(path, "kernel")
     if shape is None:
         return {}
-    several = not isinstance(module.features, int)
-    return {"features": shape[-len(module.features) :] if several else shape[-1]}
+    if isinstance(module.features, int):
+        return {"features": shape[-1]}
+    return {"features": shape[-len(module.features) :]}
 
 
 def _features(name: str) -> Callable[[Any, str, View], dict[str, Any]]:
-    def attributes(module: Any, path: str, view: View) -> dict[str, Any]:
+    def attributes(_module: Any, path: str, view: View) -> dict[str, Any]:
         shape = view.shape(path, name)
         return {} if shape is None else {"features": shape[-1]}
 
@@ -303,7 +303,7 @@ def _group_norm(module: nn.GroupNorm, path: str, view: View) -> dict[str, Any]:
     return {"num_groups": view.kept.size(outer)}
 
 
-def _attention(module: nn.MultiHeadDotProductAttention, path: str, view: View) -> dict[str, Any]:
+def _attention(_module: nn.MultiHeadDotProductAttention, path: str, view: View) -> dict[str, Any]:
     query = view.shape(f"{path}/query".lstrip("/"), "kernel")
     out = view.shape(f"{path}/out".lstrip("/"), "kernel")
     if query is None or out is None:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxprune import axes as ax
 from jaxprune import paths
@@ -46,7 +47,7 @@ def check_keep(graph: ChannelGraph, keep: Keep) -> None:
                 f"keep for group {name!r} is {jnp.asarray(kept).dtype}, not bool. Fix: select "
                 "with jp.select, or compare the scores with a threshold."
             )
-        elif not isinstance(kept, jax.core.Tracer) and not np.any(kept):
+        elif not isinstance(kept, Tracer) and not np.any(kept):
             failures.append(
                 f"keep for group {name!r} keeps none of {group.size} channels. Fix: keep at "
                 "least one (min_channels=1 in jp.select)."
@@ -90,7 +91,7 @@ def mask(graph: ChannelGraph, variables: Any, keep: Keep) -> Any:
     return _map(graph, variables, {}, apply)
 
 
-def slice(graph: ChannelGraph, variables: Any, keep: Keep) -> Any:  # noqa: A001
+def slice(graph: ChannelGraph, variables: Any, keep: Keep) -> Any:
     """Returns `variables` without the pruned entries: a smaller tree of the same structure.
 
     Host arrays are cut on the host; arrays on devices by one jitted program for the whole tree,
@@ -116,7 +117,7 @@ def slice(graph: ChannelGraph, variables: Any, keep: Keep) -> Any:  # noqa: A001
             return jax.ShapeDtypeStruct(kept.shape(variable), leaf.dtype)
         if isinstance(leaf, np.ndarray):
             return _take(np, leaf, indices)
-        if isinstance(leaf, jax.core.Tracer):
+        if isinstance(leaf, Tracer):
             return _take(jnp, leaf, indices)
         if _on_host(leaf):
             small = _take(np, np.asarray(leaf), indices)
@@ -234,9 +235,7 @@ def unslice(graph: ChannelGraph, small: Any, keep: Keep, into: Any = None) -> An
     return _map(graph, small, kept.counts, scatter)
 
 
-def _map(
-    graph: ChannelGraph, tree: Any, counts: Widths, fn: Callable[[Any, Variable], Any]
-) -> Any:
+def _map(graph: ChannelGraph, tree: Any, counts: Widths, fn: Callable[[Any, Variable], Any]) -> Any:
     """Applies `fn(leaf, variable)` to every leaf that is a variable of the graph."""
     leaves, treedef = paths.flatten(tree)
     check_tree(graph, leaves, counts)

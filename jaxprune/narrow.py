@@ -173,7 +173,7 @@ def _cond(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
     return lax.switch(jnp.asarray(args[0], jnp.int32), branches, *args[1:])
 
 
-def _refuse(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
+def _refuse(_run: Evaluator, op: Op, _args: list[Any]) -> list[Any]:
     raise ResizeError(
         f"{op.name} at {op.place} cannot be evaluated at other sizes.\nFix: call narrow inside "
         "of the shard_map, or resize the module."

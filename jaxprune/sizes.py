@@ -72,7 +72,7 @@ def _scaled(op: Op, operands: Sequence[Known], result: Known, exact: Exactness) 
     if other.value is None and op.name == "mul":
         item, other = other, item
     constant = other.value
-    if constant is None or np.ndim(constant) or constant == 0:
+    if constant is None or np.ndim(constant) or constant == 0 or np.iscomplexobj(constant):
         return result
     for groups, size in item.sums:
         if _is_power(constant, size, (0.5, 1.0)):

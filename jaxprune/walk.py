@@ -148,9 +148,12 @@ def _constant(atom: Any) -> Axes:
 
 
 def _union(sources: Sequence[Sources]) -> Sources:
-    if any(source is None for source in sources):
-        return None
-    return frozenset().union(*sources)
+    union: frozenset[int] = frozenset()
+    for source in sources:
+        if source is None:
+            return None
+        union |= source
+    return union
 
 
 def _owned(space: Space) -> list[Atom]:

@@ -15,16 +15,16 @@ import jax.numpy as jnp
 class Block(Protocol):
     """One step of a network."""
 
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array: ...
+    def __call__(self, x: jax.Array, train: bool, /) -> jax.Array: ...
 
 
 Blocks = tuple[Block, ...]
 
 
-def run(blocks: Blocks, x: jax.Array, *, train: bool) -> jax.Array:
+def run(blocks: Blocks, x: jax.Array, train: bool) -> jax.Array:
     """Returns `x` after all `blocks`."""
     for block in blocks:
-        x = block(x, train=train)
+        x = block(x, train)
     return x
 
 
@@ -35,7 +35,7 @@ class Conv:
     features: int
     bias: bool = True
 
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, _train: bool) -> jax.Array:
         return nn.Conv(self.features, (3, 3), use_bias=self.bias)(x)
 
 
@@ -46,7 +46,7 @@ class Depthwise:
     multiplier: int = 1
     bias: bool = True
 
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, _train: bool) -> jax.Array:
         channels = x.shape[-1]
         return nn.Conv(
             channels * self.multiplier,
@@ -64,7 +64,7 @@ class Grouped:
     groups: int = 2
     bias: bool = True
 
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, _train: bool) -> jax.Array:
         return nn.Conv(self.features, (3, 3), feature_group_count=self.groups, use_bias=self.bias)(
             x
         )
@@ -76,7 +76,7 @@ class Dense:
 
     features: int
 
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, _train: bool) -> jax.Array:
         return nn.Dense(self.features)(x)
 
 
@@ -84,17 +84,17 @@ class Dense:
 class Norm:
     """BatchNorm."""
 
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         return nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activation:
-    """An elementwise function that maps zero to zero."""
+    """An elementwise function."""
 
     function: Callable[[jax.Array], jax.Array]
 
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, _train: bool) -> jax.Array:
         return self.function(x)
 
     def __repr__(self) -> str:
@@ -108,11 +108,11 @@ class Residual:
     body: Blocks
     project: int | None = None
 
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         shortcut = x
         if self.project is not None:
             shortcut = nn.Conv(self.project, (1, 1), use_bias=False)(x)
-        return shortcut + run(self.body, x, train=train)
+        return shortcut + run(self.body, x, train)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,8 +121,8 @@ class Concatenate:
 
     body: Blocks
 
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        return jnp.concatenate([x, run(self.body, x, train=train)], axis=-1)
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        return jnp.concatenate([x, run(self.body, x, train)], axis=-1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,9 +132,9 @@ class Split:
     left: Blocks
     right: Blocks = ()
 
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         left, right = jnp.split(x, 2, axis=-1)
-        left, right = run(self.left, left, train=train), run(self.right, right, train=train)
+        left, right = run(self.left, left, train), run(self.right, right, train)
         return jnp.concatenate([left, right], axis=-1)
 
 
@@ -144,7 +144,7 @@ class Shuffle:
 
     groups: int = 2
 
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, _train: bool) -> jax.Array:
         grouped = x.reshape(*x.shape[:-1], self.groups, x.shape[-1] // self.groups)
         return grouped.swapaxes(-1, -2).reshape(x.shape)
 
@@ -157,7 +157,7 @@ class Pool:
     window: int = 2
     stride: int = 2
 
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, _train: bool) -> jax.Array:
         window, strides = (self.window, self.window), (self.stride, self.stride)
         return self.function(x, window, strides=strides, padding="SAME")
 
@@ -172,9 +172,22 @@ class SqueezeExcite:
 
     hidden: int
 
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, _train: bool) -> jax.Array:
         gate = nn.relu(nn.Dense(self.hidden)(x.mean(axis=(1, 2), keepdims=True)))
         return x * nn.sigmoid(nn.Dense(x.shape[-1])(gate))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpatialGate:
+    """`x` times a gate per pixel, computed from the sum or the maximum over the channels."""
+
+    reduce: Callable[..., jax.Array] = jnp.max
+
+    def __call__(self, x: jax.Array, _train: bool) -> jax.Array:
+        return x * nn.sigmoid(nn.Conv(1, (3, 3))(self.reduce(x, axis=-1, keepdims=True)))
+
+    def __repr__(self) -> str:
+        return f"SpatialGate(reduce=jnp.{getattr(self.reduce, '__name__', '?')})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +198,7 @@ class Attention:
     head_dim: int
     features: int
 
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, _train: bool) -> jax.Array:
         batch, height, width, channels = x.shape
         attend = nn.MultiHeadDotProductAttention(
             num_heads=self.heads,
@@ -200,7 +213,7 @@ class Attention:
 class Flatten:
     """Images to vectors, channels fastest."""
 
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, _train: bool) -> jax.Array:
         return x.reshape(x.shape[0], -1)
 
 
@@ -208,5 +221,5 @@ class Flatten:
 class GlobalPool:
     """Images to vectors, by the mean over the pixels."""
 
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, _train: bool) -> jax.Array:
         return x.mean(axis=(1, 2))

@@ -183,6 +183,27 @@ class RematBlock(nn.Module):
         return nn.Dense(3)(x)
 
 
+class Wide(nn.Module):
+    """Two layers, the first one wider."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.features)(nn.relu(nn.Dense(self.features + 2)(x)))
+
+
+class SwitchBlock(nn.Module):
+    """A layer under the field name that a wrapper of modules likes to use."""
+
+    module: nn.Module
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Dense(8, name="original")(x))
+        return nn.Dense(3)(nn.relu(self.module(x)))
+
+
 class ScanBlock(nn.Module):
     """Three layers as one scan over stacked parameters."""
 

@@ -51,7 +51,9 @@ def test_equals_the_moments_of_the_data(momentum, count):
     got = recalibrate(update, variables, batches)
     dense = variables["params"]["Dense_0"]
     normalized = [(b - moments([b])[0]) / np.sqrt(moments([b])[1] + 1e-5) for b in batches]
-    hidden = [b @ np.asarray(dense["kernel"], np.float64) + dense["bias"] for b in normalized]
+    hidden = [
+        b @ np.asarray(dense["kernel"], np.float64) + np.asarray(dense["bias"]) for b in normalized
+    ]
     for name, data in (("BatchNorm_0", batches), ("BatchNorm_1", hidden)):
         mean, var = moments(data)
         np.testing.assert_allclose(got["batch_stats"][name]["mean"], mean, rtol=1e-5, atol=1e-5)

@@ -1,6 +1,7 @@
 """`linen.resize`: what it refuses, naming the equation, and what it gets right."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -161,9 +162,6 @@ def test_resize_refuses_a_group_norm_whose_group_count_cannot_follow():
     assert graph.groups[groups].inexact is None
     check_masked_equals_narrow(module.apply, graph, variables, keep, IMAGES)
     assert graph.groups[members].inexact is not None
-    fewer_members = channels({members: [0, 3, 5]}, graph)
-    resized = jp.linen.resize(module, graph, fewer_members)
-    check_agreement(module, resized, graph, fewer_members, variables, IMAGES)
 
 
 # What must be resized.
@@ -180,6 +178,8 @@ RESIZABLE = {
         modules.FieldBlock(modules.FieldBlock(nn.Dense(8), nn.Dense(9)), modules.SetupBlock()),
         TOKENS,
     ),
+    "field-called-module": (modules.SwitchBlock(nn.Dense(9)), TOKENS),
+    "remat-fields": (modules.FieldBlock(nn.remat(nn.Dense)(8), nn.remat(modules.Wide)(9)), TOKENS),
     "sequential": (nn.Sequential([nn.Dense(8), nn.relu, nn.Dense(6), nn.Dense(3)]), TOKENS),
     "remat": (modules.RematBlock(), TOKENS),
     "scan": (modules.ScanBlock(), TOKENS),
@@ -188,12 +188,12 @@ RESIZABLE = {
 
 
 def check_agreement(module, resized, graph, keep, variables, x):
-    """Checks that the resized module is the narrow network, and the masked one where exact."""
+    """Checks that the resized, the narrow and the masked network are one."""
     small = jp.slice(graph, variables, keep)
     narrow = run(jp.narrow(module.apply, graph, keep), small, x)
     np.testing.assert_allclose(run(resized.apply, small, x), narrow, rtol=1e-9, atol=1e-9)
-    exact = {name: kept for name, kept in keep.items() if graph.groups[name].inexact is None}
-    check_masked_equals_narrow(module.apply, graph, variables, exact, x)
+    assert not any(graph.groups[name].inexact for name in keep)
+    check_masked_equals_narrow(module.apply, graph, variables, keep, x)
     assert shapes(jax.eval_shape(resized.init, jax.random.key(0), x)) == shapes(small)
 
 
@@ -213,22 +213,67 @@ def test_layers_are_resized(module, x):
     check_agreement(module, resized, graph, keep, variables, x)
 
 
-def test_group_norm_follows_in_both_of_its_factors():
-    module = modules.Normalized(nn.GroupNorm(num_groups=4))
-    variables = variables_of(module, IMAGES)
-    graph = jp.trace(module.apply, variables, IMAGES)
-    assert sorted(group.size for group in graph.groups.values()) == [4, 6]
-    fewer_groups = channels({only(graph, size=4): [0, 3]}, graph)
-    fewer_members = channels({only(graph, size=6): [0, 3, 5]}, graph)
-    for keep in (fewer_groups, fewer_members):
-        resized = jp.linen.resize(module, graph, keep)
-        check_agreement(module, resized, graph, keep, variables, IMAGES)
-    same_width = jp.slice(graph, variables, fewer_groups)
-    wrong = jp.linen.resize(module, graph, fewer_members)
-    right = jp.linen.resize(module, graph, fewer_groups)
-    assert not np.allclose(
-        run(right.apply, same_width, IMAGES), run(wrong.apply, same_width, IMAGES)
+def check_equals_hand_written(module, hand_written, keep_of, x):
+    """Checks the resized module, where constants follow a width, against a narrow definition."""
+    variables = variables_of(module, x)
+    graph = jp.trace(module.apply, variables, x)
+    keep = keep_of(graph)
+    small = jp.slice(graph, variables, keep)
+    resized = jp.linen.resize(module, graph, keep)
+    assert shapes(variables_of(hand_written, x)) == shapes(small)
+    expected = run(hand_written.apply, small, x)
+    np.testing.assert_allclose(run(resized.apply, small, x), expected, rtol=1e-9, atol=1e-9)
+
+
+NORMS = {
+    "layer-norm": (nn.LayerNorm(), nn.LayerNorm(), {24: [1, 5, 7, 20, 22]}),
+    "rms-norm": (nn.RMSNorm(), nn.RMSNorm(), {24: [1, 5, 7, 20, 22]}),
+    "group-norm-groups": (nn.GroupNorm(4), nn.GroupNorm(2), {4: [0, 3]}),
+    "group-norm-members": (nn.GroupNorm(4), nn.GroupNorm(4), {6: [0, 2, 5]}),
+    "group-norm-both": (nn.GroupNorm(4), nn.GroupNorm(3), {4: [0, 1, 3], 6: [2, 3]}),
+    "group-norm-by-size": (
+        nn.GroupNorm(None, group_size=6),
+        nn.GroupNorm(None, group_size=3),
+        {6: [0, 2, 5], 4: [1, 2]},
+    ),
+    "hand-written-group-norm": (
+        modules.HandGroupNorm(),
+        modules.HandGroupNorm(),
+        {6: [0, 2, 5]},
+    ),
+}
+
+
+@pytest.mark.parametrize(("norm", "narrow_norm", "kept"), NORMS.values(), ids=NORMS)
+def test_normalizations_follow_the_width(norm, narrow_norm, kept):
+    sizes = [24] if 24 in kept else [4, 6]
+    width = math.prod(len(kept.get(size, range(size))) for size in sizes)
+    check_equals_hand_written(
+        modules.Normalized(norm),
+        modules.Normalized(narrow_norm, width),
+        lambda graph: channels({only(graph, size=n): kept[n] for n in kept}, graph),
+        IMAGES,
     )
+
+
+def test_attention_follows_heads_and_head_size():
+    module, narrow = modules.AttentionBlock(), modules.AttentionBlock(2, 3, 5)
+    kept = {"key/kernel[1]": [0, 2], "out/kernel": [0, 1, 3, 4, 6]}
+    kept |= {"key/kernel[2]": [1, 2, 3], "value/kernel[2]": [0, 1, 3]}
+    check_equals_hand_written(
+        module,
+        narrow,
+        lambda graph: channels({f"attend/{name}": at for name, at in kept.items()}, graph),
+        TOKENS,
+    )
+
+
+def test_constants_that_follow_a_width_are_listed():
+    module = modules.Normalized(modules.HandGroupNorm())
+    graph = jp.trace(module.apply, variables_of(module, IMAGES), IMAGES)
+    keep = channels({only(graph, size=6): [0, 2]}, graph)
+    resized = jp.linen.resize(module, graph, keep)
+    assert any("96 became 32" in text for text in resized.plan.follows)
 
 
 def test_other_methods_are_forwarded():
@@ -245,8 +290,11 @@ def test_other_methods_are_forwarded():
         np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
-def test_a_resized_module_is_a_layer_of_another_module():
-    module = modules.SetupBlock()
+@pytest.mark.parametrize(
+    "module",
+    [modules.SetupBlock(), modules.FieldBlock(nn.Dense(8), modules.SwitchBlock(nn.Dense(9)))],
+)
+def test_a_resized_module_is_a_layer_of_another_module(module):
     variables = variables_of(module, TOKENS)
     graph = jp.trace(module.apply, variables, TOKENS)
     keep = random_keep(graph)

@@ -39,8 +39,8 @@ def recalibrate(update: Callable[[Any, Any], Any], variables: Any, batches: Iter
         `update` leaves as they are.
 
     Source: Yu and Huang, "Universally Slimmable Networks and Improved Training Techniques", ICCV
-    2019, section 3.3. Deviation: their running variance averages unbiased batch variances and
-    leaves out the variance between batches.
+    2019, "post-statistics of batch normalization". Deviation: their code averages unbiased batch
+    variances and leaves out the variance between batches.
     """
     leaves, _ = flatten(variables)
     norms = batch_norms(list(leaves))

@@ -15,22 +15,25 @@ from jaxprune.rules.base import (
     unknown,
 )
 
-# f(0) == 0
+# Zero at zero.
 _KEEPS_ZERO = (
-    "abs asin asinh atan atanh cbrt ceil conj convert_element_type copy copy_p erf erf_inv expm1 "
-    "floor imag log1p neg optimization_barrier real reduce_precision reducer_identity round "
-    "sharding_constraint sign sin sinh sqrt square stop_gradient tan tanh psum psum2 "
-    "psum_invariant pmax pmin pvary pcast ppermute pbroadcast layout_constraint mesh_cast reshard"
+    "abs asin asinh atan atanh cbrt ceil conj convert_element_type copy erf erf_inv expm1 "
+    "floor imag log1p neg optimization_barrier real reduce_precision round "
+    "sharding_constraint sign sin sinh sqrt square stop_gradient tan tanh psum "
+    "psum_invariant device_put name pmax pmin pvary ppermute pbroadcast layout_constraint reshard"
 ).split()
 _OTHER = (
     "acos acosh after_all bessel_i0e bessel_i1e cos cosh erfc exp exp2 is_finite "
-    "logistic not population_count clz nan_to_num random_gamma_grad igamma igammac "
-    "igamma_grad_a regularized_incomplete_beta polygamma zeta complex nextafter atan2 eq ne lt le "
+    "logistic not population_count clz "
+    "complex nextafter atan2 eq ne lt le "
     "gt ge eq_to lt_to le_to shift_left shift_right_arithmetic shift_right_logical xor "
     "threefry2x32"
 ).split()
-# f(0) is not finite
-_POLES = "digamma lgamma log rsqrt".split()
+# Not finite at zero.
+_POLES = (
+    "digamma igamma igamma_grad_a igammac lgamma log log2 polygamma regularized_incomplete_beta "
+    "rsqrt zeta"
+).split()
 _BINARY = "add add_any sub mul div rem max min pow and or".split()
 
 
@@ -63,9 +66,7 @@ def each(op: Op) -> list[Axes]:
 
 def keeps_zero(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """Zeros stay where they are, operand by operand."""
-    return [
-        Known(item.zeros, 0 if is_zero(item) else None) for item in known[: len(op.out_shapes)]
-    ]
+    return [Known(item.zeros, 0 if is_zero(item) else None) for item in known[: len(op.out_shapes)]]
 
 
 def converts(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
@@ -85,7 +86,7 @@ def _scalar_zero(op: Op, a: Known, b: Known) -> Known | None:
     return None
 
 
-# f(0, c) == 0
+# Right operands c that give zero beside a zero.
 _ZERO_WITH_RIGHT = {
     "add": lambda c: c == 0,
     "add_any": lambda c: c == 0,
@@ -99,8 +100,10 @@ _ZERO_WITH_RIGHT = {
     "and": lambda c: True,
     "or": lambda c: not c,
 }
-# f(c, 0) == 0
-_ZERO_WITH_LEFT = {key: _ZERO_WITH_RIGHT[key] for key in "add add_any sub mul max min and or".split()}
+# Left operands c that give zero beside a zero.
+_ZERO_WITH_LEFT = {
+    key: _ZERO_WITH_RIGHT[key] for key in "add add_any sub mul max min and or".split()
+}
 
 
 def binary(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
@@ -130,7 +133,7 @@ def _spread(item: Known, shape: tuple[int, ...]) -> Known:
 
 def pole(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """No zero survives, and what is infinite at the zeros of the mask cannot be masked."""
-    undefined = frozenset().union(*known[0].zeros)
+    undefined = frozenset().union(*(zeros for item in known for zeros in item.zeros))
     exact.inexact(undefined, op, "is infinite where the mask makes it zero")
     return nothing(op, known, exact)
 

@@ -22,9 +22,7 @@ def gather(op: Op) -> list[Axes]:
     """Slices over whole axes pass; batch axes are those of the indices."""
     operand, indices = op.ins
     dims, sizes = op.params["dimension_numbers"], op.params["slice_sizes"]
-    batching = dict(
-        zip(dims.operand_batching_dims, dims.start_indices_batching_dims, strict=True)
-    )
+    batching = dict(zip(dims.operand_batching_dims, dims.start_indices_batching_dims, strict=True))
     offsets = iter(dims.offset_dims)
     out: Axes = [ax.ONE] * len(op.out_shapes[0])
     for axis, space in enumerate(operand):
@@ -180,12 +178,11 @@ def keys(op: Op) -> list[Axes]:
     return [[*shared, *frozen(rest, "inside a random key", op)]]
 
 
-_COLLECTIVES = "all_gather all_gather_invariant reduce_scatter all_to_all psum_scatter".split()
-_SCATTERS = "scatter scatter_add scatter_sub scatter_mul scatter_min scatter_max".split()
+_COLLECTIVES = "all_gather all_gather_invariant reduce_scatter all_to_all".split()
+_SCATTERS = "scatter scatter-add scatter-sub scatter-mul scatter-min scatter-max".split()
 
 RULES = (
     {name: Rule(opaque(f"collective {name}")) for name in _COLLECTIVES}
-    | {name.replace("_", "-"): Rule(scatter, scatter_zeros) for name in _SCATTERS}
     | {name: Rule(scatter, scatter_zeros) for name in _SCATTERS}
     | {
         name: Rule(keys)

@@ -20,12 +20,17 @@ def reduce(op: Op) -> list[Axes]:
     arrays = op.ins[: len(op.out_shapes)]
     for other in arrays[1:]:
         unify(op, arrays[0], other)
-    gone = op.params.get("axes", op.params.get("dimensions"))
+    gone = _gone(op)
     return [[space for i, space in enumerate(x) if i not in gone] for x in arrays]
 
 
+def _gone(op: Op) -> tuple[int, ...]:
+    """The reduced axes."""
+    return op.params["axes"] if "axes" in op.params else op.params["dimensions"]
+
+
 def _reduced(op: Op, known: list[Known], exact: Exactness, why: str, trust: bool) -> list[Known]:
-    gone = op.params.get("axes", op.params.get("dimensions"))
+    gone = _gone(op)
     results = []
     for i in range(len(op.out_shapes)):
         item, spaces = known[i], op.ins[i]
@@ -85,11 +90,7 @@ def stays(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """A window of zeros gives zero on the axes it does not run over."""
     count = len(op.out_shapes)
     return [
-        Known(
-            tuple(
-                z & exact.groups(s) for z, s in zip(known[i].zeros, op.outs[i], strict=True)
-            )
-        )
+        Known(tuple(z & exact.groups(s) for z, s in zip(known[i].zeros, op.outs[i], strict=True)))
         for i in range(count)
     ]
 
@@ -110,9 +111,7 @@ def cumulative(op: Op) -> list[Axes]:
 def _along(op: Op, known: list[Known], exact: Exactness, why: str, trust: bool) -> list[Known]:
     axis = op.params["axis"]
     zeros = list(known[0].zeros)
-    exact.inexact(
-        exact.groups(op.ins[0][axis]) - (zeros[axis] if trust else frozenset()), op, why
-    )
+    exact.inexact(exact.groups(op.ins[0][axis]) - (zeros[axis] if trust else frozenset()), op, why)
     zeros[axis] = frozenset()
     return [Known(tuple(zeros))]
 

@@ -191,6 +191,24 @@ def unstack_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     return [Known(zeros[:axis] + zeros[axis + 1 :], known[0].value) for _ in op.out_shapes]
 
 
+def stack(op: Op) -> list[Axes]:
+    """The operands share their axes; the new axis is frozen."""
+    first, axis = op.ins[0], op.params["axis"]
+    for other in op.ins[1:]:
+        unify(op, first, other)
+    return [[*first[:axis], *frozen((len(op.ins),), "stacked", op), *first[axis:]]]
+
+
+def stack_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
+    """Zero where every operand is."""
+    result = known[0]
+    for item in known[1:]:
+        result = meet(result, item)
+    axis = op.params["axis"]
+    zeros = (*result.zeros[:axis], frozenset(), *result.zeros[axis:])
+    return [Known(zeros, 0 if all(map(is_zero, known)) else None)]
+
+
 def slice_(op: Op) -> list[Axes]:
     """A run of an axis is a piece of it; a stride picks one index of an inner factor."""
     return [[_sliced(op, axis) for axis in range(len(op.ins[0]))]]
@@ -345,6 +363,7 @@ RULES = {
     "concatenate": Rule(concatenate, concatenate_zeros),
     "split": Rule(split, cut_zeros, split_params),
     "unstack": Rule(unstack, unstack_zeros),
+    "stack": Rule(stack, stack_zeros),
     "slice": Rule(slice_, cut_zeros, slice_params),
     "pad": Rule(pad, pad_zeros, pad_params),
     "rev": Rule(rev, passes),
@@ -353,4 +372,3 @@ RULES = {
     "empty": Rule(empty, nothing, result_shape("shape")),
     "bitcast_convert_type": Rule(bitcast, bitcast_zeros),
 }
-
