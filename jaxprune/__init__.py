@@ -13,7 +13,9 @@ from jaxprune.batchnorm import scale_mask as scale_mask
 from jaxprune.checkpoint import Restored as Restored
 from jaxprune.checkpoint import restore as restore
 from jaxprune.checkpoint import save as save
+from jaxprune.compose import compose as compose
 from jaxprune.cost import latency as latency
+from jaxprune.export import export as export
 from jaxprune.graph import ChannelGraph as ChannelGraph
 from jaxprune.graph import Group as Group
 from jaxprune.graph import Slot as Slot
@@ -25,6 +27,7 @@ from jaxprune.masks import spec as spec
 from jaxprune.masks import unslice as unslice
 from jaxprune.masks import widths as widths
 from jaxprune.narrow import narrow as narrow
+from jaxprune.opt_state import slice_opt_state as slice_opt_state
 from jaxprune.report import compare as compare
 from jaxprune.report import explain as explain
 from jaxprune.rules import RULES as RULES

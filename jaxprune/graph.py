@@ -163,8 +163,8 @@ def trace(
             "it with jnp.asarray."
         )
     program, output = _jaxpr.trace(fn, variables, *inputs)
-    axes = [
-        [_owned(size, (i, axis)) for axis, size in enumerate(leaf.shape)]
+    axes: list[list[Space]] = [
+        [Atom(size, owner=(i, axis)) for axis, size in enumerate(leaf.shape)]
         for i, leaf in enumerate(leaves.values())
     ]
     _freeze_unused(program, axes)
@@ -181,7 +181,7 @@ def trace(
         for (path, leaf), spaces in zip(leaves.items(), axes, strict=True)
     }
     slots = _slots(found, tracer.roles)
-    for atom, name in _names(slots).items():
+    for atom, name in _names(slots, tracer.roles, list(found)).items():
         atom.name = name
     why = exactness.inexact(walk, table, len(axes))
     groups = {
@@ -204,10 +204,6 @@ def trace(
         walk=walk,
         output=output,
     )
-
-
-def _owned(size: int, owner: tuple[int, int]) -> Space:
-    return ax.ONE if size == 1 else Atom(size, owner=owner)
 
 
 def _freeze_unused(program: _jaxpr.Program, axes: list[list[Space]]) -> None:
@@ -256,20 +252,29 @@ def _slots(
     for path, variable in variables.items():
         for axis, space in enumerate(variable.axes):
             for atom in dict.fromkeys(ax.atoms(space)):
-                if atom.reason is None:
+                if atom.reason is None and atom.size > 1:
                     role = known.get((path, axis, atom), "vector")
                     slot = Slot(path=path, axis=axis, role=role, space=space, atom=atom)
                     found.setdefault(atom, []).append(slot)
     return found
 
 
-def _names(slots: Mapping[Atom, Sequence[Slot]]) -> dict[Atom, str]:
-    """The path of the first `out` slot, with [axis.factor] where several groups could claim it."""
+def _names(
+    slots: Mapping[Atom, Sequence[Slot]], roles: Sequence[tuple[Atom, str]], paths: Sequence[str]
+) -> dict[Atom, str]:
+    """The path of the first `out` slot, with [axis.factor] where several groups could claim it.
+
+    An `out` axis that was pruned to one channel still claims, so that the others keep their names.
+    """
     firsts = {
         atom: next((slot for slot in members if slot.role == "out"), members[0])
         for atom, members in slots.items()
     }
     claims: dict[str, set[tuple[int, Atom]]] = {}
+    for atom, role in roles:
+        if role == "out" and atom.size == 1:
+            leaf, axis = atom.owner
+            claims.setdefault(paths[leaf], set()).add((axis, atom))
     for atom, first in firsts.items():
         claims.setdefault(first.path, set()).add((first.axis, atom))
         for slot in slots[atom]:
@@ -292,7 +297,7 @@ def _frozen(variables: Mapping[str, Variable]) -> Iterator[Frozen]:
     for path, variable in variables.items():
         for axis, space in enumerate(variable.axes):
             for atom in dict.fromkeys(ax.atoms(space)):
-                if atom.reason is not None:
+                if atom.reason is not None and atom.size > 1:
                     yield Frozen(
                         path=path,
                         axis=axis,

@@ -54,7 +54,8 @@ def conv_general_dilated(op: Op) -> list[Axes]:
     lhs, rhs = op.ins
     spatial = [lhs[i] for i in dims.lhs_spec[2:]]
     freeze(spatial, "spatial axis of a convolution", op)
-    freeze([rhs[i] for i in dims.rhs_spec[2:]], "window of a convolution", op)
+    kernel_window = [rhs[i] for i in dims.rhs_spec[2:]]
+    freeze(kernel_window, "window of a convolution", op)
     outer, inner = ax.factor(features, features.size // groups, op)
     ax.unify(inner, inputs, op)
     if groups > 1:
@@ -66,13 +67,13 @@ def conv_general_dilated(op: Op) -> list[Axes]:
         batch = ax.frozen(shape[dims.out_spec[0]], "batch groups of a convolution", op)
     out = frozen(shape, "spatial axis of a convolution", op)
     out[dims.out_spec[0]], out[dims.out_spec[1]] = batch, outputs
-    window = prod(rhs[i].size for i in dims.rhs_spec[2:])
+    window = prod(space.size for space in kernel_window)
     places = prod(shape[i] for i in dims.out_spec[2:])
     op.record(
         out=out,
         spaces=[batch, outputs, inputs],
         coefficient=window * places // prod(op.params["lhs_dilation"]),
-        contracted=([features], [inputs]),
+        contracted=([features, *spatial], [inputs, *kernel_window]),
     )
     return [out]
 
