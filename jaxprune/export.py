@@ -6,7 +6,7 @@ Load and run it anywhere JAX and flatbuffers are installed:
 import pathlib
 import jax.export
 
-served = jax.export.deserialize(pathlib.Path("small.jax").read_bytes())
+served = jax.export.deserialize(bytearray(pathlib.Path("small.jax").read_bytes()))
 logits = served.call(x)  # x: the inputs alone, any batch size
 ```
 """

@@ -6,8 +6,8 @@ trace time; nothing is left of it in the compiled program.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -45,14 +45,29 @@ class Plan:
             module = context.module
             where = _scope(module)
             if where is not None and where[: len(prefix)] == prefix:
-                path = "/".join(where[len(prefix) :])
-                for name, value in attributes.get(path, ()):
-                    object.__setattr__(module, name, value)
-                object.__setattr__(module, "param", partial(_param, module, path, shapes))
+                self._change(module, "/".join(where[len(prefix) :]), shapes, attributes)
             return call(*args, **kwargs)
 
         with nn.intercept_methods(intercept):
             yield
+
+    def _change(
+        self,
+        module: nn.Module,
+        path: str,
+        shapes: Mapping[str, tuple[Shape, Shape]],
+        attributes: Mapping[str, tuple[tuple[str, Any], ...]],
+    ) -> None:
+        """Changes an instance once; of the plans of a module resized twice the last one wins."""
+        done = vars(module).setdefault("_resized", set())
+        if id(self) in done:
+            return
+        done.add(id(self))
+        object.__setattr__(module, "param", partial(_param, module.param, path, shapes))
+        for name, value in attributes.get(path, ()):
+            if name not in done:
+                done.add(name)
+                object.__setattr__(module, name, value)
 
 
 def _scope(module: nn.Module) -> tuple[str, ...] | None:
@@ -60,7 +75,7 @@ def _scope(module: nn.Module) -> tuple[str, ...] | None:
 
 
 def _param(
-    module: nn.Module,
+    declare: Callable[..., Any],
     path: str,
     shapes: Mapping[str, tuple[Shape, Shape]],
     name: str,
@@ -68,11 +83,10 @@ def _param(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """`module.param` with an initializer of the kept shape."""
-    declare = type(module).param
+    """Declares a parameter with an initializer of the kept shape."""
     key = f"{path}/{name}" if path else name
     if key not in shapes:
-        return declare(module, name, init_fn, *args, **kwargs)
+        return declare(name, init_fn, *args, **kwargs)
     full, kept = shapes[key]
     if args and isinstance(args[0], tuple | list) and len(args[0]) == len(full):
         shape = tuple(min(n, k) for n, k in zip(args[0], kept, strict=True))
@@ -82,7 +96,7 @@ def _param(
         value = init_fn(*init_args, **init_kwargs)
         return jax.tree.map(lambda leaf: leaf[_window(leaf.shape, full, kept)], value)
 
-    return declare(module, name, cropped, *args, **kwargs)
+    return declare(name, cropped, *args, **kwargs)
 
 
 def _window(shape: Shape, full: Shape, kept: Shape) -> tuple[slice, ...]:
@@ -98,10 +112,15 @@ def _window(shape: Shape, full: Shape, kept: Shape) -> tuple[slice, ...]:
 
 
 class Resized(nn.Module):
-    """`module` at the kept widths of `plan`; made by `resize`."""
+    """`module` at the kept widths of `plans`, one for each time it was resized; see `resize`."""
 
     module: nn.Module
-    plan: Plan = field(repr=False)
+    plans: tuple[Plan, ...] = field(repr=False)
+
+    @property
+    def follows(self) -> tuple[str, ...]:
+        """The constants of the network that follow a pruned size, before and after."""
+        return tuple(text for plan in self.plans for text in plan.follows)
 
     def setup(self) -> None:
         """Uses the scope of the module, so that the tree of variables is the module's own."""
@@ -109,7 +128,10 @@ class Resized(nn.Module):
 
     def run(self, *args: Any, method: str | Callable[..., Any] = "__call__", **kwargs: Any) -> Any:
         """Calls a method of the module, given by name or as a function of the module."""
-        with self.plan.applied(tuple(self.scope.path) if self.scope else ()):
+        prefix = tuple(self.scope.path) if self.scope else ()
+        with ExitStack() as stack:
+            for plan in reversed(self.plans):
+                stack.enter_context(plan.applied(prefix))
             if callable(method):
                 return method(self.module, *args, **kwargs)
             return getattr(self.module, method)(*args, **kwargs)
@@ -148,7 +170,7 @@ def resize(
 
     The result is re-traced and compared with the original equation by equation, so that it is the
     same network or an error. Constants that follow a width (the mean over channels, the root of
-    the head size) may differ; `result.plan.follows` lists them.
+    the head size) may differ; `result.follows` lists them.
 
     Args:
       module: the module that was traced; its variables are those of the graph, or their params.
@@ -179,20 +201,22 @@ def resize(
             f"{type(module).__name__} does not run at the kept widths: {error}\n{lockstep.WAY_OUT}"
         ) from error
     follows = lockstep.compare(graph, kept, program)
-    return Resized(
-        module=module,
-        plan=Plan(plan.shapes, plan.attributes, follows=tuple(map(str, follows))),
-    )
+    plan = replace(plan, follows=tuple(map(str, follows)))
+    if isinstance(module, Resized):
+        return Resized(module=module.module, plans=(*module.plans, plan))
+    return Resized(module=module, plans=(plan,))
 
 
-def _modules(graph: ChannelGraph) -> dict[str, nn.Module]:
-    """The modules that the function calls, by their path."""
-    found: dict[str, nn.Module] = {}
+def _modules(graph: ChannelGraph) -> dict[str, list[nn.Module]]:
+    """The modules that the function calls, by their path; wrappers share that of their module."""
+    found: dict[str, list[nn.Module]] = {}
 
     def record(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
         where = _scope(context.module)
         if where is not None:
-            found.setdefault("/".join(where), context.module)
+            here = found.setdefault("/".join(where), [])
+            if all(module is not context.module for module in here):
+                here.append(context.module)
         return call(*args, **kwargs)
 
     with nn.intercept_methods(record):
@@ -215,22 +239,23 @@ def _shapes(graph: ChannelGraph, kept: Kept) -> Iterator[tuple[str, tuple[Shape,
 def _attributes(
     graph: ChannelGraph,
     kept: Kept,
-    modules: Mapping[str, nn.Module],
+    modules: Mapping[str, list[nn.Module]],
     overrides: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[tuple[str, tuple[tuple[str, Any], ...]]]:
     paths.require(overrides, modules, what="override for modules")
     view = View(graph, kept)
-    for path, module in modules.items():
+    for path, here in modules.items():
         found: dict[str, Any] = {}
-        for kind, attributes in ATTRIBUTES.items():
-            if isinstance(module, kind):
-                found |= attributes(module, path, view)
+        for module in here:
+            for kind, attributes in ATTRIBUTES.items():
+                if isinstance(module, kind):
+                    found |= attributes(module, path, view)
+            found = {key: new for key, new in found.items() if getattr(module, key, None) != new}
         for pattern, values in overrides.items():
             if paths.matches(pattern, path):
                 found |= values
-        changed = {key: new for key, new in found.items() if getattr(module, key, None) != new}
-        if changed:
-            yield path, tuple(changed.items())
+        if found:
+            yield path, tuple(found.items())
 
 
 class View:

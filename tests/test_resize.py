@@ -95,12 +95,11 @@ def heads_of(graph: jp.ChannelGraph) -> str:
 def test_resize_refuses_a_hard_coded_head_count(attention):
     module, variables, graph = attention
     keep = channels({heads_of(graph): [0, 3]}, graph)
-    with pytest.raises(jp.errors.ResizeError, match="reshape") as error:
+    expected = r"reshape.*HandAttention should give \[2, 5, 2, 4\].*\[2, 5, 4, 2\]"
+    with pytest.raises(jp.errors.ResizeError, match=expected) as error:
         jp.linen.resize(module, graph, keep)
-    message = str(error.value)
-    assert "Fix:" in message
-    for way_out in ("overrides", "protect", "narrow"):
-        assert way_out in message
+    for way_out in ("Fix:", "overrides", "protect", "narrow"):
+        assert way_out in str(error.value)
     check_masked_equals_narrow(module.apply, graph, variables, keep, TOKENS)
 
 
@@ -122,7 +121,7 @@ def test_an_override_reaches_an_inner_module_and_the_refusal_names_it():
         <= {slot.path for slot in group.slots}
     )
     keep = channels({name: [1, 2]}, graph)
-    with pytest.raises(jp.errors.ResizeError, match="attention"):
+    with pytest.raises(jp.errors.ResizeError, match=r"reshape.*Encoder/attention should"):
         jp.linen.resize(module, graph, keep)
     resized = jp.linen.resize(module, graph, keep, overrides={"attention": {"heads": 2}})
     check_agreement(module, resized, graph, keep, variables, TOKENS)
@@ -137,13 +136,19 @@ def test_an_override_that_matches_no_module_or_attribute_is_an_error(attention):
         jp.linen.resize(module, graph, keep, overrides={"": {"haeds": 2}})
 
 
-@pytest.mark.parametrize("module", [modules.VanishingProjection(), modules.AppearingResidual()])
-def test_resize_refuses_a_residual_that_changes_because_widths_coincide(module):
+@pytest.mark.parametrize(
+    ("module", "change"),
+    [
+        (modules.VanishingProjection(), r"conv_general_dilated.*/project became add.*\n.*narrow"),
+        (modules.AppearingResidual(), r"reduce_sum.* at AppearingResidual became add.*\n.*narrow"),
+    ],
+)
+def test_resize_refuses_a_residual_that_changes_because_widths_coincide(module, change):
     variables = variables_of(module, IMAGES)
     graph = jp.trace(module.apply, variables, IMAGES)
     body = only(graph, size=12)
     coincide = channels({"stem/kernel": [0, 2, 4, 5, 7], body: [1, 2, 3, 8, 9]}, graph)
-    with pytest.raises(jp.errors.ResizeError, match="Fix:"):
+    with pytest.raises(jp.errors.ResizeError, match=change):
         jp.linen.resize(module, graph, coincide)
     check_masked_equals_narrow(module.apply, graph, variables, coincide, IMAGES)
     differ = channels({"stem/kernel": [0, 2, 4, 5, 7], body: [1, 3, 8, 9]}, graph)
@@ -157,7 +162,7 @@ def test_resize_refuses_a_group_norm_whose_group_count_cannot_follow():
     graph = jp.trace(module.apply, variables, IMAGES)
     groups, members = only(graph, size=4), only(graph, size=6)
     keep = channels({groups: [1, 3]}, graph)
-    with pytest.raises(jp.errors.ResizeError, match="norm"):
+    with pytest.raises(jp.errors.ResizeError, match=r"reshape.*/norm should give .*2, 6\]"):
         jp.linen.resize(module, graph, keep)
     assert graph.groups[groups].inexact is None
     check_masked_equals_narrow(module.apply, graph, variables, keep, IMAGES)
@@ -273,7 +278,7 @@ def test_constants_that_follow_a_width_are_listed():
     graph = jp.trace(module.apply, variables_of(module, IMAGES), IMAGES)
     keep = channels({only(graph, size=6): [0, 2]}, graph)
     resized = jp.linen.resize(module, graph, keep)
-    assert any("96 became 32" in text for text in resized.plan.follows)
+    assert any("96 became 32" in text for text in resized.follows)
 
 
 def test_other_methods_are_forwarded():

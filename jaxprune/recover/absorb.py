@@ -1,0 +1,85 @@
+"""Constant absorption: what pruned channels still add moves into the next bias or running mean.
+
+A channel whose BatchNorm scale is zero is not silent. It emits the BatchNorm's bias, the same at
+every place of every example; an activation makes another constant of it, and the next convolution
+adds that constant, times its kernel, to each of its own channels. Slicing takes the channel away,
+and the constant with it.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxprune import paths
+from jaxprune.batchnorm import batch_norms
+from jaxprune.errors import TreeError
+from jaxprune.graph import ChannelGraph
+from jaxprune.masks import Keep, check_keep, check_tree
+from jaxprune.recover._partial import zero
+from jaxprune.recover._shifts import Outcome as Outcome
+from jaxprune.recover._shifts import Shifts, pruned_entries
+
+
+class Absorbed(NamedTuple):
+    """The variables with the constants in their new places, and what became of each constant."""
+
+    variables: Any
+    outcomes: tuple[Outcome, ...]
+
+
+def absorb_constants(graph: ChannelGraph, variables: Any, keep: Keep) -> Absorbed:
+    """Returns full variables to slice, such that pruned channels take no constant with them.
+
+    The scale of every BatchNorm counts as zero at pruned channels. Where every outcome is exact,
+    `narrow` on `slice(graph, absorbed.variables, keep)` gives what the whole network gives with
+    these scales at zero. An outcome is approximate where zero padding makes the constant another
+    one at the borders; its mean over the places, the least-squares fit, is absorbed then. It is
+    impossible, and the constant dropped as by plain slicing, where the channels are not constant
+    (no BatchNorm, or a shortcut without one), where a nonlinear function comes before any bias or
+    running mean, and where an operation is not followed (`scan`, `while`, `cond`, `gather`).
+
+    Args:
+      graph: the channel graph, traced in evaluation mode; cheapest at batch 1. Outcomes hold for
+        inputs of the traced size, in any batch.
+      variables: all variables, concrete.
+      keep: {group: bool[n]}, concrete; groups that are absent stay whole.
+
+    Returns:
+      The variables, of which only biases and running means differ, and the outcome for every
+      pruned group at every operation that reads it: `print(*absorbed.outcomes, sep=chr(10))`.
+
+    Raises:
+      KeepError, TreeError: before anything is computed.
+
+    Source: Ye et al., "Rethinking the Smaller-Norm-Less-Informative Assumption in Channel Pruning
+    of Convolution Layers", ICLR 2018. Deviation: under zero padding the mean over the places, not
+    the value away from the borders.
+    """
+    check_keep(graph, keep)
+    leaves, treedef = paths.flatten(variables)
+    check_tree(graph, leaves, {})
+    empty = (jax.ShapeDtypeStruct, type(None))
+    if missing := [path for path in graph.variables if isinstance(leaves.get(path), empty)]:
+        raise TreeError(
+            f"variables {missing} are missing or have no values.\n"
+            "Fix: pass all variables that were traced."
+        )
+    pruned = {name: np.asarray(kept) for name, kept in keep.items() if not np.all(kept)}
+    run = Shifts(graph.rules, pruned)
+    run.start(graph.walk, _silenced(graph, leaves, pruned))
+    for path, delta in run.finish().items():
+        leaves[path] = leaves[path] + delta.astype(leaves[path].dtype)
+    return Absorbed(treedef.unflatten(leaves.values()), tuple(dict.fromkeys(run.outcomes)))
+
+
+def _silenced(graph: ChannelGraph, leaves: Mapping[str, Any], pruned: Keep) -> dict[str, Any]:
+    """The leaves in the order of the graph, scales of BatchNorms zero at pruned channels."""
+    scales = {norm.scale for norm in batch_norms(list(leaves)).values()}
+    return {
+        path: zero(leaves[path], pruned_entries(variable.axes, pruned))
+        if path in scales
+        else leaves[path]
+        for path, variable in graph.variables.items()
+    }
