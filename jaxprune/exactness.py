@@ -7,6 +7,7 @@ indices" through every operation and names the first operation at which a group 
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from jaxprune import _jaxpr, sizes
 from jaxprune import axes as ax
@@ -17,11 +18,16 @@ from jaxprune.walk import Walk
 
 
 class Pass:
-    """One run over a traced program; `found` maps a group's atom to the reason it is inexact."""
+    """One run over a traced program.
+
+    `found` maps a group's atom to the reason it is inexact; `poles` holds the (variable, atom)
+    whose zeros met an operation that is not finite there.
+    """
 
     def __init__(self, rules: Mapping[str, Rule]):
         self.rules = rules
         self.found: dict[Atom, str] = {}
+        self.poles: set[tuple[int, Atom]] = set()
         self._silent = 0
         self._groups: dict[int, frozenset[Atom]] = {}
 
@@ -38,6 +44,13 @@ class Pass:
         if groups and not self._silent:
             for atom in groups:
                 self.found.setdefault(atom, f"{op!r} at {op.place}: {why}")
+
+    def undefined(self, groups: frozenset[Atom], op: Op, operand: int, why: str) -> None:
+        """Marks groups whose zeros have no finite result, and the variables they come from."""
+        self.inexact(groups, op, why)
+        if not self._silent:
+            sources = op.sources[operand] or frozenset()
+            self.poles.update((leaf, atom) for leaf in sources for atom in groups)
 
     def run(self, walk: Walk, known: list[Known]) -> list[Known]:
         """Returns what is known of the results of a program."""
@@ -72,12 +85,39 @@ def _read(env: Mapping[object, Known], atom: object) -> Known:
     return Known((frozenset(),) * len(shape), None if shape else _jaxpr.literal(atom))
 
 
-def inexact(walk: Walk, rules: Mapping[str, Rule], variables: int) -> dict[Atom, str]:
-    """Returns {group atom: why}; the first `variables` inputs of the program are the variables."""
+class Verdict(NamedTuple):
+    """Why groups are inexact, and the (variable, group) that masking must not make zero."""
+
+    inexact: dict[Atom, str]
+    spared: frozenset[tuple[int, Atom]]
+
+
+def decide(walk: Walk, rules: Mapping[str, Rule], variables: int) -> Verdict:
+    """Returns the verdict on every group; the program's first inputs are the variables.
+
+    Where zeros of a variable meet a pole (the norm of a filter in weight normalization), the
+    variable keeps its values in the mask if its group is exact then: others silence the channel.
+    """
+    first = _run(walk, rules, variables, frozenset())
+    if not first.poles:
+        return Verdict(first.found, frozenset())
+    second = _run(walk, rules, variables, frozenset(first.poles))
+    spared = frozenset((leaf, atom) for leaf, atom in first.poles if atom not in second.found)
+    return Verdict(_run(walk, rules, variables, spared).found, spared)
+
+
+def _run(
+    walk: Walk, rules: Mapping[str, Rule], variables: int, spared: frozenset[tuple[int, Atom]]
+) -> Pass:
+    """Runs the pass with every variable zero at pruned indices, but for what is spared."""
     run = Pass(rules)
+
+    def zeros(leaf: int, space: Space) -> frozenset[Atom]:
+        groups = run.groups(space) if leaf < variables else frozenset()
+        return groups - {atom for other, atom in spared if other == leaf} if spared else groups
+
     known = [
-        Known(tuple(run.groups(space) if i < variables else frozenset() for space in axes))
-        for i, axes in enumerate(walk.ins)
+        Known(tuple(zeros(leaf, space) for space in axes)) for leaf, axes in enumerate(walk.ins)
     ]
     run.run(walk, known)
-    return run.found
+    return run

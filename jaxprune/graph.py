@@ -1,7 +1,7 @@
 """The channel graph: which axes of which variables must be cut together."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -21,12 +21,15 @@ from jaxprune.walk import Recorded, Tracer, Walk
 class Slot:
     """One place where a group appears: `axis` of the variable at `path`, used as `role`.
 
-    The role is `out` (free axis of a contraction), `in` (contracted axis) or `vector`.
+    The role is `out` (free axis of a contraction), `in` (contracted axis) or `vector`. `masked` is
+    False where zeros would not be finite (the filters of weight normalization): `mask` leaves the
+    values, and the other slots of the group silence the channel.
     """
 
     path: str
     axis: int
     role: str
+    masked: bool = True
     space: Space = field(repr=False)
     atom: Atom = field(repr=False)
 
@@ -183,10 +186,14 @@ def trace(
     slots = _slots(found, tracer.roles)
     for atom, name in _names(slots, tracer.roles, list(found)).items():
         atom.name = name
-    why = exactness.inexact(walk, table, len(axes))
+    verdict = exactness.decide(walk, table, len(axes))
+    spared = {(list(found)[leaf], atom) for leaf, atom in verdict.spared}
     groups = {
         atom.name: Group(
-            name=atom.name, size=atom.size, slots=tuple(members), inexact=why.get(atom)
+            name=atom.name,
+            size=atom.size,
+            slots=tuple(replace(s, masked=(s.path, atom) not in spared) for s in members),
+            inexact=verdict.inexact.get(atom),
         )
         for atom, members in slots.items()
         if atom.name is not None

@@ -78,13 +78,17 @@ def mask(graph: ChannelGraph, variables: Any, keep: Keep) -> Any:
       KeepError, TreeError: before anything is changed.
     """
     check_keep(graph, keep)
+    spared = {
+        (slot.path, name) for name in keep for slot in graph.groups[name].slots if not slot.masked
+    }
 
     def apply(leaf: Any, variable: Variable) -> Any:
+        zeroed = {name: v for name, v in keep.items() if (variable.path, name) not in spared}
         for axis, space in enumerate(variable.axes):
-            if _touched(space, keep):
+            if _touched(space, zeroed):
                 shape = [1] * len(variable.shape)
                 shape[axis] = -1
-                kept = jnp.asarray(ax.select(space, keep)).reshape(shape)
+                kept = jnp.asarray(ax.select(space, zeroed)).reshape(shape)
                 leaf = jnp.where(kept, leaf, jnp.zeros((), leaf.dtype))
         return leaf
 

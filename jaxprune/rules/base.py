@@ -37,6 +37,10 @@ class Exactness(Protocol):
         """Marks groups for which masking and slicing may differ."""
         ...
 
+    def undefined(self, groups: frozenset[Atom], op: Op, operand: int, why: str) -> None:
+        """Marks groups at whose pruned indices the zeros of an operand have no finite result."""
+        ...
+
     def run(self, walk: Any, known: list[Known]) -> list[Known]:
         """Propagates through an inner program; reports what it finds there."""
         ...

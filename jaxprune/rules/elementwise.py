@@ -118,8 +118,7 @@ def binary(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
         return [join(a, b)]
     if op.name in ("div", "rem"):
         undefined = frozenset().union(*b.zeros)
-        if undefined:
-            exact.inexact(undefined, op, "divides by a value that the mask makes zero")
+        exact.undefined(undefined, op, 1, "divides by a value that the mask makes zero")
         return [Known(tuple(x - y for x, y in zip(a.zeros, b.zeros, strict=True)))]
     if op.name == "pow":
         return pole(op, [a], exact) if b.value is None or b.value < 0 else [unknown(shape)]
@@ -134,7 +133,7 @@ def _spread(item: Known, shape: tuple[int, ...]) -> Known:
 def pole(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """No zero survives, and what is infinite at the zeros of the mask cannot be masked."""
     undefined = frozenset().union(*(zeros for item in known for zeros in item.zeros))
-    exact.inexact(undefined, op, "is infinite where the mask makes it zero")
+    exact.undefined(undefined, op, 0, "is infinite where the mask makes it zero")
     return nothing(op, known, exact)
 
 
