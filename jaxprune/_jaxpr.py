@@ -27,6 +27,7 @@ _CALLS = {
     "pjit": ("jit", "jaxpr"),
     "closed_call": ("closed_call", "call_jaxpr"),
     "core_call": ("closed_call", "call_jaxpr"),
+    "eval_jaxpr": ("closed_call", "call_jaxpr"),
     "custom_jvp_call": ("custom_jvp_call", "call_jaxpr"),
     "custom_vjp_call": ("custom_vjp_call", "call_jaxpr"),
     "custom_vjp_call_jaxpr": ("custom_vjp_call", "call_jaxpr"),
@@ -136,12 +137,20 @@ class Op:
     """
 
     __slots__ = (
-        "call", "eqn", "inner", "ins", "literals", "name", "out_shapes", "outs", "params",
+        "call", "caller", "eqn", "inner", "ins", "literals", "name", "out_shapes", "outs", "params",
         "record", "scope", "shapes", "sources",
     )  # fmt: skip
 
-    def __init__(self, eqn: Any, scope: str, ins: list[Any], sources: list[Any]):
+    def __init__(
+        self,
+        eqn: Any,
+        scope: str,
+        ins: list[Any],
+        sources: list[Any],
+        caller: "Op | None" = None,
+    ):
         self.eqn = eqn
+        self.caller = caller
         self.name = name(eqn)
         self.params = params(eqn)
         self.scope = scope
@@ -158,7 +167,7 @@ class Op:
     @property
     def place(self) -> str:
         """The module path of the operation; outside of modules, the file and line."""
-        return place(self.eqn, self.scope)
+        return place(self.eqn, self.scope) or (self.caller.place if self.caller else "")
 
     def __repr__(self) -> str:
         shapes = ", ".join(str(list(s)) for s in self.shapes)

@@ -46,7 +46,12 @@ class Tracer:
         self.roles: list[tuple[Atom, str]] = []
 
     def walk(
-        self, program: Program, ins: list[Axes], sources: Sequence[Sources], scope: str = ""
+        self,
+        program: Program,
+        ins: list[Axes],
+        sources: Sequence[Sources],
+        scope: str = "",
+        caller: Op | None = None,
     ) -> Walk:
         """Returns the walk of `program` for operand axes `ins`."""
         env: dict[Any, tuple[Axes, Sources]] = {}
@@ -56,7 +61,8 @@ class Tracer:
         ops = []
         for eqn in program.eqns:
             operands = [_read(env, atom) for atom in eqn.invars]
-            op = Op(eqn, scope, [axes for axes, _ in operands], [source for _, source in operands])
+            axes, given = [item[0] for item in operands], [item[1] for item in operands]
+            op = Op(eqn, scope, axes, given, caller)
             op.outs = self.apply(op)
             source = _union(op.sources)
             env.update(zip(eqn.outvars, ((axes, source) for axes in op.outs), strict=True))
@@ -101,14 +107,14 @@ class Tracer:
         scope = _jaxpr.join(op.eqn, op.scope)
         if isinstance(program, Program):
             self.repeats *= repeats
-            walk = self.walk(program, ins, sources, scope)
+            walk = self.walk(program, ins, sources, scope, op)
             self.repeats //= max(repeats, 1)
             op.inner.append(walk)
             return walk.outs
         outside, branches = self.contractions, []
         for branch in program:
             self.contractions = []
-            op.inner.append(self.walk(branch, ins, sources, scope))
+            op.inner.append(self.walk(branch, ins, sources, scope, op))
             branches.append(self.contractions)
         self.contractions = outside
         if any(branches):
