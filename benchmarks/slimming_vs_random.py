@@ -4,7 +4,9 @@ Both cut the same trained network down to the same MACs, then recalibrate and fi
 
 Command:   python -m benchmarks.slimming_vs_random
 Device:    CPU, 2 cores
-Wall time: WALL
+Wall time: 30 minutes on a machine that was shared
+Expected:  at 5 % of the MACs |gamma| 98.85 recalibrated and 99.60 fine-tuned, random 12.55 and
+           95.95; dense 99.25
 Writes:    benchmarks/results/slimming_vs_random.{json,md}
 """
 
@@ -138,7 +140,7 @@ def _spread(shares: Iterable[float]) -> str:
 
 def main(config: Config) -> None:
     """Runs every seed and writes JSON and Markdown after each, so that nothing is lost."""
-    start = time.perf_counter()
+    start, provenance = time.perf_counter(), runs.provenance()
     dataset = data.load(config.slimming.dataset)
     config.out.parent.mkdir(parents=True, exist_ok=True)
     results = []
@@ -148,7 +150,7 @@ def main(config: Config) -> None:
             "config": json.loads(json.dumps(asdict(config), default=str)),
             "results": results,
             "wall_time_s": round(time.perf_counter() - start, 1),
-            **runs.provenance(),
+            **provenance,
         }
         runs.write_json(config.out.with_suffix(".json"), record)
         markdown = HEAD.format(dataset=dataset.name) + "\n".join(tables(results)) + "\n"

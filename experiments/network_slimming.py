@@ -4,8 +4,10 @@ Paper:     Liu et al., "Learning Efficient Convolutional Networks through Networ
            ICCV 2017, https://arxiv.org/abs/1708.06519
 Command:   python -m experiments.network_slimming
 Device:    CPU, 2 cores
-Wall time: WALL
-Expected:  EXPECTED
+Wall time: under 3 minutes, with compilation (110 s of CPU time)
+Expected:  a quarter of the channels and 8.1 % of the MACs stay; test accuracy over seeds 0-4, in
+           percent: dense 99.25, pruned 37.80, recalibrated 99.10, fine-tuned 99.55
+           (benchmarks/results/slimming_vs_random.md)
 """
 
 import time
@@ -183,7 +185,7 @@ def measure(
 
 def main(config: Config) -> Path:
     """Runs the experiment and returns the directory of the run."""
-    start = time.perf_counter()
+    start, provenance = time.perf_counter(), runs.provenance()
     dataset = data.load(config.dataset)
     graph = training.channel_graph(build(config, dataset), dataset.image_shape)
     run = runs.create(config.root, config.name, overwrite=config.overwrite)
@@ -207,7 +209,7 @@ def main(config: Config) -> Path:
         "accuracy": dict(zip(STAGES, accuracies, strict=True)),
         **measure(graph, keep, dense, finetuned, dataset),
         "seed": config.seed,
-        **runs.provenance(),
+        **provenance,
     }
     jp.save(run / "checkpoints" / "pruned", finetuned.variables, jp.spec(graph, keep))
     before, after = scales(dense.variables), scales(finetuned.variables)
