@@ -131,38 +131,44 @@ def bind(eqn: Any, args: Sequence[Any], params: dict[str, Any]) -> list[Any]:
 class Op:
     """An equation as the rules see it.
 
-    `ins` and `outs` hold a list of axis spaces per operand and result; `literals` a literal's
-    value or None; `sources` which variables an operand is computed from, None for one that
-    depends on the inputs; `inner` the walks of the programs that the operation calls.
+    `ins` and `outs` hold a list of axis spaces per operand and result; `sources` which variables
+    an operand is computed from, None for one that depends on the inputs; `inner` the walks of the
+    programs that the operation calls; `caller` the operation whose program this one is part of.
     """
 
     __slots__ = (
-        "call", "caller", "eqn", "inner", "ins", "literals", "name", "out_shapes", "outs", "params",
-        "record", "scope", "shapes", "sources",
+        "caller", "eqn", "inner", "ins", "name", "out_shapes", "outs", "params", "scope",
+        "sources", "tracer",
     )  # fmt: skip
 
     def __init__(
         self,
         eqn: Any,
-        scope: str,
-        ins: list[Any],
-        sources: list[Any],
+        scope: str = "",
+        ins: Sequence[Any] = (),
+        sources: Sequence[Any] = (),
         caller: "Op | None" = None,
+        tracer: Any = None,
     ):
         self.eqn = eqn
-        self.caller = caller
         self.name = name(eqn)
         self.params = params(eqn)
         self.scope = scope
         self.ins = ins
         self.sources = sources
-        self.shapes = [shape(atom) for atom in eqn.invars]
         self.out_shapes = [shape(atom) for atom in eqn.outvars]
-        self.literals = [literal(atom) for atom in eqn.invars]
         self.outs: list[Any] = []
         self.inner: list[Any] = []
-        self.call: Callable[..., Any] = lambda *_: None
-        self.record: Callable[..., None] = lambda *_: None
+        self.caller = caller
+        self.tracer = tracer
+
+    def call(self, program: Any, ins: Any, sources: Any, repeats: int = 1) -> Any:
+        """Walks an inner program, or every branch of several; returns the axes of the results."""
+        return self.tracer.call(self, program, ins, sources, repeats)
+
+    def record(self, **found: Any) -> None:
+        """Reports a contraction, or the free axes of a `table` that is indexed."""
+        self.tracer.record(self, **found)
 
     @property
     def place(self) -> str:
@@ -170,5 +176,5 @@ class Op:
         return place(self.eqn, self.scope) or (self.caller.place if self.caller else "")
 
     def __repr__(self) -> str:
-        shapes = ", ".join(str(list(s)) for s in self.shapes)
+        shapes = ", ".join(str(list(shape(atom))) for atom in self.eqn.invars)
         return f"{self.name}({shapes}) -> {', '.join(str(list(s)) for s in self.out_shapes)}"

@@ -124,7 +124,7 @@ def _refuse(op: Op | None, text: str) -> NoReturn:
 
 
 def _show(eqn: Any) -> str:
-    return f"{Op(eqn, '', [], [])!r} at {_jaxpr.place(eqn, '')}"
+    return f"{Op(eqn)!r} at {_jaxpr.place(eqn, '')}"
 
 
 def _list(shapes: list[tuple[int, ...]]) -> str:

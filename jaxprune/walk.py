@@ -62,7 +62,7 @@ class Tracer:
         for eqn in program.eqns:
             operands = [_read(env, atom) for atom in eqn.invars]
             axes, given = [item[0] for item in operands], [item[1] for item in operands]
-            op = Op(eqn, scope, axes, given, caller)
+            op = Op(eqn, scope, axes, given, caller, self)
             op.outs = self.apply(op)
             source = _union(op.sources)
             env.update(zip(eqn.outvars, ((axes, source) for axes in op.outs), strict=True))
@@ -74,12 +74,7 @@ class Tracer:
         rule = self.rules.get(op.name)
         if rule is None:
             return self._unknown(op)
-        if "program" in op.params or op.name in ("cond", "while"):
-            op.call = lambda *args, **kwargs: self._call(op, *args, **kwargs)
-        op.record = lambda **found: self._record(op, **found)
-        outs = rule.axes(op)
-        del op.call, op.record
-        return outs
+        return rule.axes(op)
 
     def _unknown(self, op: Op) -> list[Axes]:
         text = f"unknown primitive {op.name}"
@@ -95,7 +90,7 @@ class Tracer:
                 ax.freeze(space, reason)
         return [[ax.frozen(size, text, op) for size in shape] for shape in op.out_shapes]
 
-    def _call(
+    def call(
         self,
         op: Op,
         program: Program | tuple[Program, ...],
@@ -103,7 +98,7 @@ class Tracer:
         sources: Sequence[Sources],
         repeats: int = 1,
     ) -> Any:
-        """Walks an inner program, or every branch; returns the axes of the results."""
+        """Walks an inner program of `op`, or every branch; returns the axes of the results."""
         scope = _jaxpr.join(op.eqn, op.scope)
         if isinstance(program, Program):
             self.repeats *= repeats
@@ -121,7 +116,7 @@ class Tracer:
             outside.append(Recorded(op, 1, branches=branches))
         return [walk.outs for walk in op.inner]
 
-    def _record(
+    def record(
         self,
         op: Op,
         *,
@@ -131,6 +126,7 @@ class Tracer:
         contracted: Sequence[Sequence[Space]] = (),
         table: Sequence[Space] = (),
     ) -> None:
+        """Notes a contraction of `op` and the roles of the variables that enter it."""
         self.roles.extend((atom, "out") for space in table for atom in _owned(space))
         if table:
             return
