@@ -89,8 +89,7 @@ def _param(
         return declare(name, init_fn, *args, **kwargs)
     full, kept = shapes[key]
     if args and isinstance(args[0], tuple | list) and len(args[0]) == len(full):
-        shape = tuple(min(n, k) for n, k in zip(args[0], kept, strict=True))
-        args = (shape, *args[1:])
+        args = (kept, *args[1:])
 
     def cropped(*init_args: Any, **init_kwargs: Any) -> Any:
         value = init_fn(*init_args, **init_kwargs)
@@ -111,10 +110,17 @@ def _window(shape: Shape, full: Shape, kept: Shape) -> tuple[slice, ...]:
     return tuple(slice(0, k) for k in kept[: len(shape)])
 
 
-class Resized(nn.Module):
-    """`module` at the kept widths of `plans`, one for each time it was resized; see `resize`."""
+@dataclass(frozen=True)
+class Hidden:
+    """A module that Flax does not adopt as a submodule: it is bound to its holder's own scope."""
 
     module: nn.Module
+
+
+class Resized(nn.Module):
+    """A module at the kept widths of `plans`, one for each time it was resized; see `resize`."""
+
+    original: Hidden
     plans: tuple[Plan, ...] = field(repr=False)
 
     @property
@@ -122,19 +128,19 @@ class Resized(nn.Module):
         """The constants of the network that follow a pruned size, before and after."""
         return tuple(text for plan in self.plans for text in plan.follows)
 
-    def setup(self) -> None:
-        """Uses the scope of the module, so that the tree of variables is the module's own."""
-        nn.share_scope(self, self.module)
-
     def run(self, *args: Any, method: str | Callable[..., Any] = "__call__", **kwargs: Any) -> Any:
         """Calls a method of the module, given by name or as a function of the module."""
         prefix = tuple(self.scope.path) if self.scope else ()
+        if "_bound" not in vars(self):
+            bound = self.original.module.clone(parent=self.scope)
+            object.__setattr__(self, "_bound", bound)
+        module = vars(self)["_bound"]
         with ExitStack() as stack:
             for plan in reversed(self.plans):
                 stack.enter_context(plan.applied(prefix))
             if callable(method):
-                return method(self.module, *args, **kwargs)
-            return getattr(self.module, method)(*args, **kwargs)
+                return method(module, *args, **kwargs)
+            return getattr(module, method)(*args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the module."""
@@ -203,8 +209,8 @@ def resize(
     follows = lockstep.compare(graph, kept, program)
     plan = replace(plan, follows=tuple(map(str, follows)))
     if isinstance(module, Resized):
-        return Resized(module=module.module, plans=(*module.plans, plan))
-    return Resized(module=module, plans=(plan,))
+        return Resized(original=module.original, plans=(*module.plans, plan))
+    return Resized(original=Hidden(module), plans=(plan,))
 
 
 def _modules(graph: ChannelGraph) -> dict[str, list[nn.Module]]:
@@ -231,9 +237,7 @@ def _modules(graph: ChannelGraph) -> dict[str, list[nn.Module]]:
 
 def _shapes(graph: ChannelGraph, kept: Kept) -> Iterator[tuple[str, tuple[Shape, Shape]]]:
     for path, variable in graph.variables.items():
-        shape = kept.shape(variable)
-        if shape != variable.shape:
-            yield path.removeprefix("params/"), (variable.shape, shape)
+        yield path.removeprefix("params/"), (variable.shape, kept.shape(variable))
 
 
 def _attributes(
@@ -250,12 +254,22 @@ def _attributes(
             for kind, attributes in ATTRIBUTES.items():
                 if isinstance(module, kind):
                     found |= attributes(module, path, view)
-            found = {key: new for key, new in found.items() if getattr(module, key, None) != new}
         for pattern, values in overrides.items():
             if paths.matches(pattern, path):
+                _check_override(path, here, values)
                 found |= values
         if found:
             yield path, tuple(found.items())
+
+
+def _check_override(path: str, here: list[nn.Module], values: Mapping[str, Any]) -> None:
+    fields = {name for module in here for name in module.__dataclass_fields__}
+    if unknown := [name for name in values if name not in fields]:
+        known = sorted(fields - {"parent", "name"})
+        raise ResizeError(
+            f"overrides give {unknown} to module {path!r} ({type(here[-1]).__name__}), which has "
+            f"the attributes {known}.\nFix: name a dataclass field that the module reads."
+        )
 
 
 class View:

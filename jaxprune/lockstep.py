@@ -114,7 +114,7 @@ class _Lockstep:
         expected = op.eqn.params | (rule.params(op, self.kept.size) if rule else {})
         for key, value in expected.items():
             other = eqn.params.get(key)
-            if _plain(value) and _plain(other) and value != other:
+            if _plain(value) and _plain(other) and not _same(value, other):
                 _refuse(op, f"should have {key}={value} at the kept widths, has {other}")
 
 
@@ -133,6 +133,11 @@ def _list(shapes: list[tuple[int, ...]]) -> str:
 
 def _is_float(value: Any) -> bool:
     return np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.floating)
+
+
+def _same(a: Any, b: Any) -> bool:
+    both = isinstance(a, float) and isinstance(b, float)
+    return a == b or (both and np.isnan(a) and np.isnan(b))
 
 
 def _plain(value: Any) -> bool:

@@ -261,6 +261,25 @@ def test_normalizations_follow_the_width(norm, narrow_norm, kept):
     )
 
 
+@pytest.mark.parametrize("query_key", [1, 3])
+@pytest.mark.parametrize("value", [1, 4])
+def test_attention_has_a_head_size_for_values_and_one_for_queries_and_keys(query_key, value):
+    module = modules.AttentionBlock()
+    variables = variables_of(module, TOKENS)
+    graph = jp.trace(module.apply, variables, TOKENS)
+    kept = {"key/kernel[2]": range(query_key), "value/kernel[2]": range(value)}
+    keep = channels({f"attend/{name}": list(at) for name, at in kept.items()}, graph)
+    small = jp.slice(graph, variables, keep)
+    resized = jp.linen.resize(module, graph, keep)
+    attend = jax.tree.map(np.copy, small["params"]["attend"])
+    for leaf in attend["query"].values():
+        leaf *= np.sqrt(4 / query_key)  # `narrow` still divides by the root of four
+    same = {"params": small["params"] | {"attend": attend}}
+    expected = run(jp.narrow(module.apply, graph, keep), same, TOKENS)
+    np.testing.assert_allclose(run(resized.apply, small, TOKENS), expected, rtol=1e-9, atol=1e-9)
+    assert shapes(jax.eval_shape(resized.init, jax.random.key(0), TOKENS)) == shapes(small)
+
+
 def test_attention_follows_heads_and_head_size():
     module, narrow = modules.AttentionBlock(), modules.AttentionBlock(2, 3, 5)
     kept = {"key/kernel[1]": [0, 2], "out/kernel": [0, 1, 3, 4, 6]}

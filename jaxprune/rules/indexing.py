@@ -54,7 +54,8 @@ def _windows(op: Op) -> dict[int, int]:
 
 def gather_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """Whole axes keep their zeros, unless indices outside are filled with another value."""
-    if op.params["fill_value"] not in (None, 0):
+    fill = op.params["fill_value"]
+    if not (fill is None or fill == 0 or fill != fill):  # NaN is NaN, masked or not
         return [unknown(op.out_shapes[0])]
     zeros = list(unknown(op.out_shapes[0]).zeros)
     for axis, result in _windows(op).items():
