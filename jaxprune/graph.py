@@ -159,12 +159,7 @@ def trace(
         for key, rule in rules.items()
     }
     leaves, treedef = paths.flatten(variables)
-    bad = [path for path, leaf in leaves.items() if not hasattr(leaf, "shape")]
-    if bad:
-        raise TraceError(
-            f"variables {bad} are not arrays.\nFix: close over what is not an array, or wrap "
-            "it with jnp.asarray."
-        )
+    _check_leaves(leaves)
     program, output = _jaxpr.trace(fn, variables, *inputs)
     axes: list[list[Space]] = [
         [Atom(size, owner=(i, axis)) for axis, size in enumerate(leaf.shape)]
@@ -183,24 +178,9 @@ def trace(
         )
         for (path, leaf), spaces in zip(leaves.items(), axes, strict=True)
     }
-    slots = _slots(found, tracer.roles)
-    for atom, name in _names(slots, tracer.roles, list(found)).items():
-        atom.name = name
-    verdict = exactness.decide(walk, table, len(axes))
-    spared = {(list(found)[leaf], atom) for leaf, atom in verdict.spared}
-    groups = {
-        atom.name: Group(
-            name=atom.name,
-            size=atom.size,
-            slots=tuple(replace(s, masked=(s.path, atom) not in spared) for s in members),
-            inexact=verdict.inexact.get(atom),
-        )
-        for atom, members in slots.items()
-        if atom.name is not None
-    }
     names = list(leaves)
     return ChannelGraph(
-        groups=MappingProxyType(groups),
+        groups=MappingProxyType(_groups(found, walk, tracer)),
         frozen=tuple(_frozen(found)),
         variables=MappingProxyType(found),
         contractions=tuple(_contraction(item, names) for item in tracer.contractions),
@@ -211,6 +191,35 @@ def trace(
         walk=walk,
         output=output,
     )
+
+
+def _check_leaves(leaves: Mapping[str, Any]) -> None:
+    bad = [path for path, leaf in leaves.items() if not hasattr(leaf, "shape")]
+    if bad:
+        raise TraceError(
+            f"variables {bad} are not arrays.\nFix: close over what is not an array, or wrap "
+            "it with jnp.asarray."
+        )
+
+
+def _groups(variables: Mapping[str, Variable], walk: Walk, tracer: Tracer) -> dict[str, Group]:
+    """Names the free atoms that reach variables, and decides which groups are exact."""
+    paths = list(variables)
+    slots = _slots(variables, tracer.roles)
+    names = _names(slots, tracer.roles, paths)
+    for atom, name in names.items():
+        atom.name = name
+    verdict = exactness.decide(walk, tracer.rules, len(paths))
+    spared = {(paths[leaf], atom) for leaf, atom in verdict.spared}
+    return {
+        names[atom]: Group(
+            name=names[atom],
+            size=atom.size,
+            slots=tuple(replace(s, masked=(s.path, atom) not in spared) for s in members),
+            inexact=verdict.inexact.get(atom),
+        )
+        for atom, members in slots.items()
+    }
 
 
 def _freeze_unused(program: _jaxpr.Program, axes: list[list[Space]]) -> None:
