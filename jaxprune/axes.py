@@ -41,7 +41,7 @@ class Atom:
         self.size = size
         self.link: Space | None = None
         self.reason = reason
-        self.owner = owner
+        self.owner: tuple[int, int] | None = owner
         self.name: str | None = None
 
     def __repr__(self) -> str:
@@ -171,12 +171,15 @@ def unify(a: Space, b: Space, at: Any = None) -> None:
         raise ValueError(f"spaces {a} and {b} differ in size, at {at}")
     if type(a) is Atom or type(b) is Atom:
         _bind(a, b, at)
-    elif type(a) is Sum and type(b) is Sum:
-        _unify_sums(a, b, at)
-    elif type(a) is Prod and type(b) is Prod:
-        _unify_products(a, b, at)
+    elif type(a) is Prod:
+        if type(b) is Prod:
+            _unify_products(a, b, at)
+        else:
+            _unify_sum_with_product(b, a, at)
+    elif type(b) is Prod:
+        _unify_sum_with_product(a, b, at)
     else:
-        _unify_sum_with_product(*((a, b) if type(a) is Sum else (b, a)), at)
+        _unify_sums(a, b, at)
 
 
 def _bind(a: Space, b: Space, at: Any) -> None:

@@ -260,6 +260,7 @@ def _slots(
     names = list(variables)
     known: dict[tuple[str, int, Atom], str] = {}
     for owned, role in roles:
+        assert owned.owner is not None
         leaf, axis = owned.owner
         for atom in ax.atoms(owned):
             key = (names[leaf], axis, atom)
@@ -288,7 +289,7 @@ def _names(
     }
     claims: dict[str, set[tuple[int, Atom]]] = {}
     for atom, role in roles:
-        if role == "out" and atom.size == 1:
+        if role == "out" and atom.size == 1 and atom.owner:
             leaf, axis = atom.owner
             claims.setdefault(paths[leaf], set()).add((axis, atom))
     for atom, first in firsts.items():

@@ -126,6 +126,18 @@ class Concatenate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Parallel:
+    """Two 1x1 convolutions of `x` side by side, as in an Inception block."""
+
+    left: int
+    right: int
+
+    def __call__(self, x: jax.Array, _train: bool) -> jax.Array:
+        sides = [nn.Conv(features, (1, 1))(x) for features in (self.left, self.right)]
+        return jnp.concatenate(sides, axis=-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
     """Two halves of the channels, each through its own blocks, side by side again."""
 
@@ -177,9 +189,14 @@ class SqueezeExcite:
         return x * nn.sigmoid(nn.Dense(x.shape[-1])(gate))
 
 
+def energy(x: jax.Array, axis: int, keepdims: bool) -> jax.Array:
+    """Returns the inner product of the channels with themselves."""
+    return jnp.expand_dims(jnp.einsum("...c,...c->...", x, x), axis if keepdims else ())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpatialGate:
-    """`x` times a gate per pixel, computed from the sum or the maximum over the channels."""
+    """`x` times a gate per pixel: the sum, the maximum or the energy of its channels."""
 
     reduce: Callable[..., jax.Array] = jnp.max
 
@@ -187,7 +204,7 @@ class SpatialGate:
         return x * nn.sigmoid(nn.Conv(1, (3, 3))(self.reduce(x, axis=-1, keepdims=True)))
 
     def __repr__(self) -> str:
-        return f"SpatialGate(reduce=jnp.{getattr(self.reduce, '__name__', '?')})"
+        return f"SpatialGate(reduce={getattr(self.reduce, '__name__', '?')})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,12 +27,14 @@ from blocks import (
     GlobalPool,
     Grouped,
     Norm,
+    Parallel,
     Pool,
     Residual,
     Shuffle,
     SpatialGate,
     Split,
     SqueezeExcite,
+    energy,
     run,
 )
 
@@ -136,9 +138,10 @@ def _split(draw: st.DrawFn, channels: int) -> Drawn:
 def _body(draw: st.DrawFn, channels: int, features: int) -> Blocks:
     """Returns one or two layers, the last of which has `features` channels."""
     first = _layer(draw, channels)[0] if draw(st.booleans()) else ()
-    conv, dense = Conv(features=features), Dense(features=features)
+    left = draw(st.integers(1, features - 1))
+    conv, parallel = Conv(features=features), Parallel(left=left, right=features - left)
     shuffled = ((conv, Shuffle()),) if features % 2 == 0 else ()
-    last = draw(st.sampled_from([(conv,), (dense,), *shuffled]))
+    last = draw(st.sampled_from([(conv,), (Dense(features=features),), (parallel,), *shuffled]))
     return (*first, *last, *((Norm(),) if draw(st.booleans()) else ()))
 
 
@@ -167,7 +170,7 @@ def _squeeze_excite(draw: st.DrawFn, channels: int) -> Drawn:
 
 
 def _spatial_gate(draw: st.DrawFn, channels: int) -> Drawn:
-    return (SpatialGate(reduce=draw(st.sampled_from([jnp.sum, jnp.max]))),), channels
+    return (SpatialGate(reduce=draw(st.sampled_from([jnp.sum, jnp.max, energy]))),), channels
 
 
 def _attention(draw: st.DrawFn, channels: int) -> Drawn:
@@ -283,6 +286,17 @@ FIXED: dict[str, Blocks] = {
     "identity-residual": _alone(Residual(body=(_RELU, Conv(features=8)))),
     "projected-residual": _alone(Residual(body=(_RELU, Conv(features=6)), project=6)),
     "concatenate": _alone(Concatenate(body=(Conv(features=6),)), Norm()),
+    "two-concatenations": _alone(
+        Concatenate(body=(Conv(features=6),)),
+        Residual(body=(Parallel(left=3, right=11),)),
+        Concatenate(body=(Conv(features=2),)),
+        Residual(body=(Parallel(left=15, right=1),)),
+    ),
+    "concatenation-of-products": _alone(
+        Concatenate(body=(Conv(features=4),)),
+        Residual(body=(Conv(features=12), Shuffle())),
+        Grouped(features=8),
+    ),
     "split": _alone(Split(left=(Conv(features=4),), right=(_RELU,))),
     "shuffle": _alone(Grouped(features=8), Shuffle(), Grouped(features=8)),
     "max-pool": _alone(Pool()),
@@ -291,6 +305,10 @@ FIXED: dict[str, Blocks] = {
     "channel-sum": _alone(SpatialGate(reduce=jnp.sum)),
     "channel-sum-of-sigmoids": _alone(Activation(function=nn.sigmoid), SpatialGate(reduce=jnp.sum)),
     "channel-max": _alone(SpatialGate()),
+    "channel-energy": _alone(SpatialGate(reduce=energy)),
+    "channel-energy-of-sigmoids": _alone(
+        Activation(function=nn.sigmoid), SpatialGate(reduce=energy)
+    ),
     "attention": _alone(Attention(heads=3, head_dim=4, features=6)),
     "flatten": (Conv(features=8), Pool(), Flatten()),
 }

@@ -72,10 +72,15 @@ def applied(module: Any, *, train: bool) -> Apply:
 
 
 @functools.cache
+def variables_of(spec: Blocks) -> Any:
+    """Returns the variables of the network of `spec` in double precision."""
+    return jax.tree.map(np.float64, networks.weights(networks.Network(spec), seed=0))
+
+
+@functools.cache
 def traced(spec: Blocks, *, train: bool) -> Traced:
     """Returns the network of `spec`, traced on shapes alone."""
-    module = networks.Network(spec)
-    variables = jax.tree.map(np.float64, networks.weights(module, seed=0))
+    module, variables = networks.Network(spec), variables_of(spec)
     x = np.float64(networks.images(seed=1))
     fn = applied(module, train=train)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (variables, x))
@@ -260,12 +265,19 @@ def check_identity(network: Traced, *, train: bool) -> None:
 def check_laws(spec: Blocks) -> None:
     """Checks all laws on one network: uneven keeps in eval mode, even ones in train mode."""
     with jax.enable_x64(True):
+        groups = [sizes(traced(spec, train=train).graph) for train in (False, True)]
+        assert groups[0] == groups[1]
         for train, draw in ((False, free_keep), (True, even_keep)):
             network = traced(spec, train=train)
             keep = draw(network.graph, seed=2)
             check_values(network, keep)
             check_identity(network, train=train)
             check_agreement(network, keep, train=train)
+
+
+def sizes(graph: jp.ChannelGraph) -> dict[str, int]:
+    """Returns the size of each group."""
+    return {name: group.size for name, group in graph.groups.items()}
 
 
 @pytest.mark.parametrize("spec", NETWORKS, ids=range(len(NETWORKS)))

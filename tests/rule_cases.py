@@ -1,0 +1,26 @@
+"""The cases of every rule: {primitive: small functions that end in it}."""
+
+import jax
+
+import rule_cases_contraction
+import rule_cases_control
+import rule_cases_elementwise
+import rule_cases_indexing
+import rule_cases_reduction
+import rule_cases_shape
+from rule_networks import Case
+
+CASES: dict[str, tuple[Case, ...]] = (
+    rule_cases_elementwise.CASES
+    | rule_cases_shape.CASES
+    | rule_cases_contraction.CASES
+    | rule_cases_reduction.CASES
+    | rule_cases_indexing.CASES
+    | rule_cases_control.CASES
+)
+
+WITHOUT_CASE = {"after_all": "orders effects; its operands and its result hold no array"}
+"""Rules that no function can produce here, with the reason."""
+
+if jax.__version_info__ < (0, 12):
+    WITHOUT_CASE["log2"] = "a primitive since JAX 0.12"

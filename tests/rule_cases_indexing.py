@@ -1,0 +1,198 @@
+"""Cases of gather, scatter, dynamic slices, random bits and keys."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from rule_networks import Case, F, U
+
+ROWS = np.array([2, 0])
+
+
+def _take(axis: int, indices: Any = ROWS, **options: Any):
+    """One gather, written out: every other axis is taken whole."""
+
+    def take(a: jax.Array) -> jax.Array:
+        other = tuple(i for i in range(a.ndim) if i != axis)
+        dims = lax.GatherDimensionNumbers(
+            offset_dims=tuple(i + (i > axis and np.ndim(indices) - 1) for i in other),
+            collapsed_slice_dims=(axis,),
+            start_index_map=(axis,),
+        )
+        sizes = tuple(1 if i == axis else n for i, n in enumerate(a.shape))
+        starts = np.asarray(indices, np.int32)[..., None]
+        return lax.gather(a, starts, dims, sizes, mode=options.pop("mode", "clip"), **options)
+
+    return take
+
+
+def _gather(dims: lax.GatherDimensionNumbers, sizes: tuple, starts: Any, **options: Any):
+    options = {"mode": "clip", **options}
+    return lambda a: lax.gather(a, np.asarray(starts, np.int32), dims, sizes, **options)
+
+
+BATCHED = lax.GatherDimensionNumbers(
+    offset_dims=(1,),
+    collapsed_slice_dims=(1,),
+    start_index_map=(1,),
+    operand_batching_dims=(0,),
+    start_indices_batching_dims=(0,),
+)
+WINDOW = lax.GatherDimensionNumbers(
+    offset_dims=(0, 1), collapsed_slice_dims=(), start_index_map=(1,)
+)
+ROW = lax.GatherDimensionNumbers(offset_dims=(1,), collapsed_slice_dims=(0,), start_index_map=(0,))
+
+ADD_ROWS = lax.ScatterDimensionNumbers(
+    update_window_dims=(1,), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0,)
+)
+ADD_PIECE = lax.ScatterDimensionNumbers(
+    update_window_dims=(0, 1), inserted_window_dims=(), scatter_dims_to_operand_dims=(1,)
+)
+ADD_BATCHED = lax.ScatterDimensionNumbers(
+    update_window_dims=(1,),
+    inserted_window_dims=(1,),
+    scatter_dims_to_operand_dims=(1,),
+    operand_batching_dims=(0,),
+    scatter_indices_batching_dims=(0,),
+)
+TWO = np.array([[2], [0]], np.int32)
+
+
+def _scatter(fn: Any, dims: lax.ScatterDimensionNumbers = ADD_ROWS, where: Any = TWO):
+    return lambda a, b: fn(a, where, b, dims, mode="clip")
+
+
+GATHER = {
+    "gather": (
+        Case(_take(0), (F(3, 3),), ". a, . 1 -> . a"),
+        Case(_take(1), (F(3, 3),), "a ., . 1 -> a ."),
+        Case(_take(1, [[0, 1, 2], [2, 0, 1]]), (F(3, 3, 3),), "a . b, . . 1 -> a . . b"),
+        Case(_take(0, [2, 0, 7], mode="fill", fill_value=1), (F(3, 3),), ". a, . 1 -> . a"),
+        Case(
+            _take(0, [2, 0, 7], mode="fill", fill_value=0),
+            (F(3, 3),),
+            ". a, . 1 -> . a",
+            forgets="*",
+        ),
+        Case(
+            lambda a: _gather(BATCHED, (1, 1, 4), [[2], [0], [1]])(a),
+            (F(3, 3, 4),),
+            ". . a, . 1 -> . a",
+        ),
+        Case(_gather(WINDOW, (3, 2), [1]), (F(3, 3),), "a ., 1 -> a ."),
+        Case(
+            lambda a, b: lax.gather(
+                a, lax.convert_element_type(b, jnp.int32)[:, None], ROW, (1, 4), mode="clip"
+            ),
+            (F(3, 4), F(3)),
+            ". a, b 1 -> b a",
+        ),
+    ),
+    "dynamic_slice": (
+        Case(lambda a: lax.dynamic_slice(a, (0, 1), (3, 2)), (F(3, 3),), "a ., (), () -> a ."),
+        Case(lambda a: lax.dynamic_slice(a, (1, 0), (1, 4)), (F(3, 4),), ". a, (), () -> 1 a"),
+    ),
+    "dynamic_update_slice": (
+        Case(
+            lambda a, b: lax.dynamic_update_slice(a, b, (0, 1)),
+            (F(3, 3), F(3, 2)),
+            "a ., a ., (), () -> a .",
+        ),
+        Case(
+            lambda a, b: lax.dynamic_update_slice(a, b, (0, 0)),
+            (F(3, 3), F(3, 3)),
+            "a b, a b, (), () -> a b",
+            forgets="*",
+        ),
+    ),
+}
+
+SCATTER = {
+    f"scatter{suffix}": (
+        Case(_scatter(fn), (F(3, 3), F(2, 3)), ". a, . 1, . a -> . a", forgets="*"),
+    )
+    for suffix, fn in (
+        ("", lax.scatter),
+        ("-add", lax.scatter_add),
+        ("-sub", lax.scatter_sub),
+        ("-mul", lax.scatter_mul),
+        ("-min", lax.scatter_min),
+        ("-max", lax.scatter_max),
+    )
+}
+SCATTER["scatter-add"] += (
+    Case(
+        _scatter(lax.scatter_add, ADD_PIECE, np.array([1], np.int32)),
+        (F(3, 3), F(3, 2)),
+        "a ., 1, a . -> a .",
+        forgets="*",
+    ),
+    Case(
+        _scatter(lax.scatter_add, ADD_BATCHED, np.array([[2], [0], [1]], np.int32)),
+        (F(3, 3, 4), F(3, 4)),
+        ". . a, . 1, . a -> . . a",
+        forgets="*",
+    ),
+)
+
+RANDOM = {
+    "random_bits": (
+        Case(
+            lambda a: jax.random.bits(jax.random.wrap_key_data(a), (3, 4)),
+            (U(2),),
+            "() -> a b",
+            draws=True,
+        ),
+        Case(
+            lambda a: jax.vmap(lambda k: jax.random.bits(k, (4,)))(jax.random.wrap_key_data(a)),
+            (U(3, 2),),
+            "a -> a b",
+            draws=True,
+        ),
+    ),
+    "random_seed": (Case(lambda a: jax.vmap(jax.random.key)(a), (U(3),), "a -> a", forgets="a"),),
+    "random_wrap": (Case(jax.random.wrap_key_data, (U(3, 2),), "a . -> a", forgets="a"),),
+    "random_unwrap": (
+        Case(
+            lambda a: jax.random.key_data(jax.vmap(jax.random.key)(a)),
+            (U(3),),
+            "a -> a .",
+            forgets="a",
+        ),
+    ),
+    "random_split": (
+        Case(
+            lambda a: jax.vmap(jax.random.split)(jax.random.wrap_key_data(a)),
+            (U(3, 2),),
+            "a -> a .",
+            forgets="a",
+        ),
+    ),
+    "random_fold_in": (
+        Case(
+            lambda a, b: jax.vmap(jax.random.fold_in)(jax.random.wrap_key_data(a), b),
+            (U(3, 2), U(3)),
+            "a, a -> a",
+            forgets="a",
+        ),
+    ),
+    "random_clone": (
+        Case(
+            lambda a: jax.random.clone(jax.random.wrap_key_data(a)),
+            (U(3, 2),),
+            "a -> a",
+            forgets="a",
+        ),
+    ),
+    "rng_bit_generator": (
+        Case(
+            lambda a: lax.rng_bit_generator(a, (3,)), (U(4),), ". -> ., .", forgets="a", draws=True
+        ),
+    ),
+}
+
+CASES = GATHER | SCATTER | RANDOM
