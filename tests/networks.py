@@ -297,6 +297,9 @@ FIXED: dict[str, Blocks] = {
         Residual(body=(Conv(features=12), Shuffle())),
         Grouped(features=8),
     ),
+    "two-products": _alone(
+        Depthwise(multiplier=2), Residual(body=(Conv(features=8), Depthwise(multiplier=2)))
+    ),
     "split": _alone(Split(left=(Conv(features=4),), right=(_RELU,))),
     "shuffle": _alone(Grouped(features=8), Shuffle(), Grouped(features=8)),
     "max-pool": _alone(Pool()),

@@ -341,7 +341,6 @@ checkpoint.save(sys.argv[1], {"w": np.full(3, 2.0)}, spec, overwrite=True)
 """
 
 
-@pytest.mark.slow
 def test_a_killed_save_leaves_the_old_checkpoint_or_the_new(tmp_path):
     """The process dies before its n-th change of the file system, for n until it survives."""
     old, new = {"w": np.full(3, 1.0)}, {"w": np.full(3, 2.0)}
