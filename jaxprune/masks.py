@@ -78,6 +78,7 @@ def mask(graph: ChannelGraph, variables: Any, keep: Keep) -> Any:
       KeepError, TreeError: before anything is changed.
     """
     check_keep(graph, keep)
+    keep = {n: v if isinstance(v, jax.Array) else np.asarray(v) for n, v in keep.items()}
     spared = {
         (slot.path, name) for name in keep for slot in graph.groups[name].slots if not slot.masked
     }
@@ -88,8 +89,10 @@ def mask(graph: ChannelGraph, variables: Any, keep: Keep) -> Any:
             if _touched(space, zeroed):
                 shape = [1] * len(variable.shape)
                 shape[axis] = -1
-                kept = jnp.asarray(ax.select(space, zeroed)).reshape(shape)
-                leaf = jnp.where(kept, leaf, jnp.zeros((), leaf.dtype))
+                kept = ax.select(space, zeroed).reshape(shape)
+                host = isinstance(leaf, np.ndarray) and isinstance(kept, np.ndarray)
+                xp = np if host else jnp
+                leaf = xp.where(kept, leaf, xp.zeros((), leaf.dtype))
         return leaf
 
     return _map(graph, variables, {}, apply)
