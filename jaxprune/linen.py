@@ -37,7 +37,7 @@ class Plan:
     follows: tuple[str, ...] = field(default=(), compare=False)
 
     @contextmanager
-    def applied(self, prefix: Shape | tuple[str, ...] = ()) -> Iterator[None]:
+    def applied(self, prefix: tuple[str, ...] = ()) -> Iterator[None]:
         """Modules called inside, below the scope `prefix`, have the kept widths."""
         shapes, attributes = dict(self.shapes), dict(self.attributes)
 
