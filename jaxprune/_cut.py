@@ -1,22 +1,44 @@
 """Chosen entries of arrays of every kind, each cut where it lives."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxprune import stacks
+from jaxprune.axes import Space
 from jaxprune.errors import TreeError
 
-Indices = Sequence[np.ndarray | None]
-"""The positions to take along every axis; None takes all."""
+
+class Cut(NamedTuple):
+    """What to take of an array.
+
+    indices: per axis the positions to take, int[k], or int[layers, k] where every layer has its
+      own; None takes all.
+    layers: per axis the axis that counts these layers.
+    """
+
+    indices: tuple[np.ndarray | None, ...]
+    layers: tuple[int | None, ...]
+
+    @classmethod
+    def of(cls, indices: Iterable[np.ndarray | None], axes: Sequence[Space]) -> "Cut":
+        """Returns the cut of an array over `axes`."""
+        return cls(tuple(indices), tuple(stacks.layer_axis(axes, space) for space in axes))
+
+    def parts(self) -> Iterator[tuple[int, np.ndarray, int | None]]:
+        """Yields (axis, positions, layer axis) where something is taken."""
+        for axis, (index, layer) in enumerate(zip(self.indices, self.layers, strict=True)):
+            if index is not None:
+                yield axis, index, layer if index.ndim == 2 else None
 
 
-def take(leaves: Mapping[str, Any], indices: Mapping[str, Indices]) -> dict[str, Any]:
+def take(leaves: Mapping[str, Any], cuts: Mapping[str, Cut]) -> dict[str, Any]:
     """Returns {path: the chosen entries of the leaf}, of the leaf's kind and sharding.
 
     Arrays of one device set are cut by one jitted program, those of a single CPU on the host.
@@ -24,47 +46,66 @@ def take(leaves: Mapping[str, Any], indices: Mapping[str, Indices]) -> dict[str,
     Raises:
       TreeError: the mesh does not divide a new width.
     """
-    shapes = {path: _shape(leaf, indices[path]) for path, leaf in leaves.items()}
+    shapes = {path: _shape(leaf, cuts[path]) for path, leaf in leaves.items()}
     _check_shardings(leaves, shapes)
     found, waiting = {}, {}
     for path, leaf in leaves.items():
         if isinstance(leaf, jax.ShapeDtypeStruct):
             found[path] = leaf.update(shape=shapes[path])
         elif isinstance(leaf, np.ndarray):
-            found[path] = _on_host(leaf, indices[path])
+            found[path] = _on_host(leaf, cuts[path])
         elif isinstance(leaf, Tracer):
-            found[path] = _traced(leaf, indices[path])
+            found[path] = _traced(leaf, cuts[path])
         elif _on_one_cpu(leaf):
-            found[path] = _placed_like(leaf, _on_host(np.asarray(leaf), indices[path]))
+            found[path] = _placed_like(leaf, _on_host(np.asarray(leaf), cuts[path]))
         else:
             waiting.setdefault(frozenset(leaf.devices()), {})[path] = leaf
     for together in waiting.values():
-        found |= _on_devices(together, {path: indices[path] for path in together})
+        found |= _on_devices(together, {path: cuts[path] for path in together})
     return found
 
 
-def _shape(leaf: Any, indices: Indices) -> tuple[int, ...]:
-    return tuple(
-        n if index is None else len(index) for n, index in zip(leaf.shape, indices, strict=True)
-    )
+def _shape(leaf: Any, cut: Cut) -> tuple[int, ...]:
+    shape = list(leaf.shape)
+    for axis, index, _ in cut.parts():
+        shape[axis] = index.shape[-1]
+    return tuple(shape)
 
 
-def _on_host(leaf: np.ndarray, indices: Indices) -> np.ndarray:
-    for axis, index in enumerate(indices):
-        if index is not None:
+def _on_host(leaf: np.ndarray, cut: Cut) -> np.ndarray:
+    for axis, index, layer in cut.parts():
+        if layer is None:
             leaf = np.take(leaf, index, axis=axis)
+        else:
+            along = axis - (layer < axis)
+            layers = zip(np.moveaxis(leaf, layer, 0), index, strict=True)
+            leaf = np.stack([np.take(one, own, axis=along) for one, own in layers], axis=layer)
     return leaf
 
 
-def _traced(leaf: Any, indices: Indices) -> Any:
+def _traced(leaf: Any, cut: Cut) -> Any:
     """Cuts a traced array; along explicit mesh axes JAX wants the sharding of the result."""
     sharding = jax.typeof(leaf).sharding
     out = sharding if any(sharding.spec) else None
-    for axis, index in enumerate(indices):
-        if index is not None:
+    for axis, index, layer in cut.parts():
+        if layer is None:
             where = (slice(None),) * axis + (index,)
             leaf = leaf.at[where].get(mode="clip", out_sharding=out)
+        else:
+            leaf = _each(leaf, index, axis, layer, out)
     return leaf
+
+
+def _each(leaf: Any, index: Any, axis: int, layer: int, out: Any) -> Any:
+    """Takes every layer's own positions."""
+    shape = [1] * leaf.ndim
+    shape[layer], shape[axis] = index.shape
+    own = (index if layer < axis else index.T).reshape(shape)
+    if out is None:
+        return jnp.take_along_axis(leaf, own, axis, mode="clip")
+    where = jnp.ogrid[tuple(slice(n) for n in leaf.shape)]
+    where[axis] = own
+    return leaf.at[tuple(where)].get(mode="clip", out_sharding=out)
 
 
 def _on_one_cpu(leaf: jax.Array) -> bool:
@@ -80,17 +121,20 @@ def _placed_like(leaf: jax.Array, small: np.ndarray) -> jax.Array:
         return jax.device_put(small)
 
 
-def _on_devices(leaves: dict[str, jax.Array], indices: dict[str, Indices]) -> dict[str, Any]:
-    program = _program(tuple(leaf.sharding for leaf in leaves.values()))
-    return dict(zip(leaves, program([*leaves.values()], [*indices.values()]), strict=True))
+def _on_devices(leaves: dict[str, jax.Array], cuts: dict[str, Cut]) -> dict[str, Any]:
+    layers = tuple(cut.layers for cut in cuts.values())
+    program = _program(tuple(leaf.sharding for leaf in leaves.values()), layers)
+    indices = [cut.indices for cut in cuts.values()]
+    return dict(zip(leaves, program([*leaves.values()], indices), strict=True))
 
 
 @lru_cache(maxsize=8)
-def _program(shardings: tuple[Any, ...]) -> Any:
+def _program(shardings: tuple[Any, ...], layers: tuple[tuple[int | None, ...], ...]) -> Any:
     """Returns the program that cuts leaves; indices are arguments, so that it serves others."""
 
     def cut(leaves: Any, indices: Any) -> Any:
-        return [_traced(*both) for both in zip(leaves, indices, strict=True)]
+        cuts = map(Cut, indices, layers)
+        return [_traced(leaf, cut) for leaf, cut in zip(leaves, cuts, strict=True)]
 
     return jax.jit(cut, out_shardings=list(shardings))
 

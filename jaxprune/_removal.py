@@ -6,6 +6,9 @@ count to the next lower one. The steps of all groups are sorted by (highest scor
 group order): the order of a threshold that rises, where a block of channels goes once all of it is
 passed.
 
+In a group of stacked layers every layer loses one channel at a time, its lowest; what they lose
+together is scored by the mean over the layers (`threshold`: the highest).
+
 So floors, rounding and budgets never fight: at every point of the order the constraints hold, and
 every cost falls along it. A channel under a floor is in no step, which is how a quota goes on to
 the next lowest channel elsewhere.
@@ -13,7 +16,7 @@ the next lowest channel elsewhere.
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypedDict
@@ -21,7 +24,7 @@ from typing import Any, NamedTuple, TypedDict
 import jax
 import numpy as np
 
-from jaxprune import paths
+from jaxprune import paths, stacks
 from jaxprune.errors import BudgetError, PatternError, ScoreError
 from jaxprune.graph import ChannelGraph
 from jaxprune.masks import check_keep
@@ -64,17 +67,28 @@ class Order(NamedTuple):
     """The removal order. Groups in scope are those with scores that may lose channels."""
 
     limits: Limits
-    scores: dict[str, np.ndarray]  # every scored group, in graph order: float64[n]
-    present: dict[str, np.ndarray]  # every group that may have lost channels before: bool[n]
-    ranked: dict[str, np.ndarray]  # groups in scope: their channels, lowest score first
+    scores: dict[str, np.ndarray]  # every scored group, in graph order: float64[*layers, n]
+    present: dict[str, np.ndarray]  # which channels are there: bool[*layers, n]
+    ranked: dict[
+        str, np.ndarray
+    ]  # groups in scope: their channels, lowest score first: [*layers, m]
+    joint: dict[str, np.ndarray]  # groups in scope: float64[m], ascending, what goes together
+    layers: dict[str, int]  # groups in scope: how many layers lose channels together
     counts: dict[str, np.ndarray]  # groups in scope: reachable kept counts, from the full size down
     owner: np.ndarray  # int[steps]: index of the group in scope that a step narrows
-    removed: np.ndarray  # int[steps]: how many channels leave
+    removed: np.ndarray  # int[steps]: how many channels leave every layer
     highest: np.ndarray  # float64[steps], ascending: the highest score that leaves
 
 
-def removal_order(graph: ChannelGraph, scores: Scores, constraints: Constraints) -> Order:
+def removal_order(
+    graph: ChannelGraph,
+    scores: Scores,
+    constraints: Constraints,
+    across: Callable[..., np.ndarray] = np.mean,
+) -> Order:
     """Returns the removal order of the groups in scope.
+
+    `across` joins the scores of what stacked layers lose together, called with `axis=0`.
 
     Raises:
       BudgetError: a constraint makes no sense.
@@ -86,11 +100,15 @@ def removal_order(graph: ChannelGraph, scores: Scores, constraints: Constraints)
     check_keep(graph, limits.within)
     checked = _checked_scores(graph, scores, limits)
     scope = _scope(graph, checked, limits)
-    present = {name: np.ones(values.size, bool) for name, values in checked.items()}
-    present |= {name: np.array(kept) for name, kept in limits.within.items()}
+    present = {name: np.ones(values.shape, bool) for name, values in checked.items()}
+    present |= {
+        name: np.broadcast_to(kept, graph.groups[name].shape).copy()
+        for name, kept in limits.within.items()
+    }
     ranked = {name: _ranked(checked[name], present[name]) for name in scope}
-    counts = {name: _reachable(ranked[name].size, limits) for name in scope}
-    highest = [checked[n][ranked[n]][c[0] - c[1:] - 1] for n, c in counts.items()]
+    joint = {name: _joint(checked[name], ranked[name], across) for name in scope}
+    counts = {name: _reachable(joint[name].size, limits) for name in scope}
+    highest = [joint[name][c[0] - c[1:] - 1] for name, c in counts.items()]
     owner = np.repeat(np.arange(len(scope)), [len(steps) for steps in highest])
     removed = np.concatenate([-np.diff(c) for c in counts.values()])
     by_score = np.argsort(np.concatenate(highest), kind="stable")
@@ -99,6 +117,8 @@ def removal_order(graph: ChannelGraph, scores: Scores, constraints: Constraints)
         scores=checked,
         present=present,
         ranked=ranked,
+        joint=joint,
+        layers={name: graph.groups[name].layers or 1 for name in scope},
         counts=counts,
         owner=owner[by_score],
         removed=removed[by_score],
@@ -110,7 +130,7 @@ def widths_after(order: Order, steps: int) -> dict[str, int]:
     """Returns the kept count of each scored group after the first `steps` of the order."""
     gone = np.zeros(len(order.counts), int)
     np.add.at(gone, order.owner[:steps], order.removed[:steps])
-    present = {name: int(kept.sum()) for name, kept in order.present.items()}
+    present = {name: int(kept.sum(axis=-1).flat[0]) for name, kept in order.present.items()}
     return present | {
         name: int(counts[0] - n)
         for (name, counts), n in zip(order.counts.items(), gone, strict=True)
@@ -121,14 +141,22 @@ def keep_of(order: Order, widths: Mapping[str, int]) -> Keep:
     """Returns {group: bool[n]} of what is left at the widths; the highest scores of each stay."""
     keep = {name: kept.copy() for name, kept in order.present.items()}
     for name, ranked in order.ranked.items():
-        keep[name][ranked[: ranked.size - widths[name]]] = False
+        gone = ranked[..., : ranked.shape[-1] - widths[name]]
+        np.put_along_axis(keep[name], gone, False, axis=-1)
     return keep
 
 
 def _ranked(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
     """Returns the channels that are present, the lowest score first."""
-    channels = np.flatnonzero(present)
-    return channels[np.argsort(scores[channels], kind="stable")]
+    channels = stacks.rows(present)
+    by_score = np.argsort(np.take_along_axis(scores, channels, axis=-1), axis=-1, kind="stable")
+    return np.take_along_axis(channels, by_score, axis=-1)
+
+
+def _joint(scores: np.ndarray, ranked: np.ndarray, across: Callable[..., np.ndarray]) -> np.ndarray:
+    """Returns the scores of the channels that are present, of all layers together."""
+    ascending = np.take_along_axis(scores, ranked, axis=-1)
+    return ascending if ascending.ndim == 1 else across(ascending, axis=0)
 
 
 def _reachable(size: int, limits: Limits) -> np.ndarray:
@@ -192,20 +220,26 @@ def _checked_scores(graph: ChannelGraph, scores: Scores, limits: Limits) -> dict
         if name not in values:
             if limits.strict:
                 failures.append(f"group {name!r} has no scores, and strict=True")
-        elif values[name].shape != (group.size,):
+        elif values[name].shape not in {(group.size,), group.shape}:
             shape = values[name].shape
+            layers = f" in each of {group.layers} layers" if group.layers else ""
             failures.append(
-                f"scores for group {name!r} have shape {shape}, the group has {group.size} channels"
+                f"scores for group {name!r} have shape {shape}, the group has {group.size} "
+                f"channels{layers}"
             )
         elif np.isnan(values[name]).any():
-            channels = np.flatnonzero(np.isnan(values[name])).tolist()
+            channels = np.unique(np.nonzero(np.isnan(values[name]))[-1]).tolist()
             failures.append(f"scores for group {name!r} are NaN at channels {_few(channels)}")
     if not values:
         failures.append("scores hold no group, so there is nothing to choose from")
     if failures:
         fix = "Fix: recompute the scores on the variables that this graph was traced from."
         raise ScoreError("\n".join([*failures, fix]))
-    return {name: values[name] for name in graph.groups if name in values}
+    return {
+        name: np.broadcast_to(values[name], group.shape)
+        for name, group in graph.groups.items()
+        if name in values
+    }
 
 
 def _few(items: Sequence[Any]) -> str:

@@ -8,7 +8,8 @@ variable is a channel group; a frozen atom carries the reason why it cannot be p
 What cannot be aligned is frozen on both sides: never an error, and never wrong.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, final
 
 import jax
@@ -32,10 +33,11 @@ class Reason(NamedTuple):
 class Atom:
     """One index space; `link` binds it to another space, `reason` freezes it.
 
-    `owner` is the (variable, axis) that the atom was made for, `name` its channel group.
+    `owner` is the (variable, axis) that the atom was made for, `name` its channel group; `layers`
+    the stack of layers of which each has its own channels.
     """
 
-    __slots__ = ("link", "name", "owner", "reason", "size")
+    __slots__ = ("layers", "link", "name", "owner", "reason", "size")
 
     def __init__(self, size: int, reason: Reason | None = None, owner: Any = None):
         self.size = size
@@ -43,6 +45,7 @@ class Atom:
         self.reason = reason
         self.owner: tuple[int, int] | None = owner
         self.name: str | None = None
+        self.layers: Any = None
 
     def __repr__(self) -> str:
         return f"{self.name or '?'}:{self.size}"
@@ -171,13 +174,8 @@ def unify(a: Space, b: Space, at: Any = None) -> None:
         raise ValueError(f"spaces {a} and {b} differ in size, at {at}")
     if type(a) is Atom or type(b) is Atom:
         _bind(a, b, at)
-    elif type(a) is Prod:
-        if type(b) is Prod:
-            _unify_products(a, b, at)
-        else:
-            _unify_sum_with_product(b, a, at)
-    elif type(b) is Prod:
-        _unify_sum_with_product(a, b, at)
+    elif type(a) is Prod and type(b) is Prod:
+        _unify_products(a, b, at)
     else:
         _unify_sums(a, b, at)
 
@@ -200,7 +198,7 @@ def _mismatch(a: Space, b: Space, at: Any) -> None:
     freeze(b, reason)
 
 
-def _unify_sums(a: Sum, b: Sum, at: Any) -> None:
+def _unify_sums(a: Space, b: Space, at: Any) -> None:
     left, right = list(_parts(a))[::-1], list(_parts(b))[::-1]
     while left:
         x, y = left.pop(), right.pop()
@@ -216,27 +214,12 @@ def _unify_sums(a: Sum, b: Sum, at: Any) -> None:
 def _unify_products(a: Prod, b: Prod, at: Any) -> None:
     *outer_a, x = _factors(a)
     *outer_b, y = _factors(b)
-    if x.size % y.size == 0:
-        rest, x = factor(x, y.size, at)
-        outer_a.append(rest)
-    elif y.size % x.size == 0:
-        rest, y = factor(y, x.size, at)
-        outer_b.append(rest)
-    else:
+    common = math.gcd(x.size, y.size)
+    if common == 1:
         return _mismatch(a, b, at)
+    (rest_a, x), (rest_b, y) = factor(x, common, at), factor(y, common, at)
     unify(x, y, at)
-    unify(product(outer_a), product(outer_b), at)
-
-
-def _unify_sum_with_product(a: Sum, b: Prod, at: Any) -> None:
-    outer, *rest = _factors(b)
-    inner = product(rest)
-    pieces = _pieces(a, inner.size)
-    if pieces is None:
-        return _mismatch(a, b, at)
-    for piece in pieces:
-        head, outer = split(outer, piece.size // inner.size, at)
-        unify(piece, product([head, inner]), at)
+    unify(product([*outer_a, rest_a]), product([*outer_b, rest_b]), at)
 
 
 def _pieces(space: Sum, k: int) -> list[Space] | None:
@@ -274,12 +257,13 @@ def split(space: Space, k: int, at: Any = None) -> tuple[Space, Space]:
         return concat(before), concat(parts)
     outer, *rest = _factors(root)
     inner = product(rest)
-    if k % inner.size == 0:
-        head, tail = split(outer, k // inner.size, at)
+    whole, part = divmod(k, inner.size)
+    head, tail = split(outer, whole, at)
+    if not part:
         return product([head, inner]), product([tail, inner])
-    text = f"split of {resolve(root)} at {k}, inside its inner factors"
-    freeze(root, Reason(text, at))
-    return frozen(k, text, at), frozen(root.size - k, text, at)
+    _, tail = split(tail, 1, at)  # the index that the cut goes through stays: it is one by itself
+    first, last = split(inner, part, at)
+    return concat([product([head, inner]), first]), concat([last, product([tail, inner])])
 
 
 def factor(space: Space, k: int, at: Any = None) -> tuple[Space, Space]:
@@ -296,17 +280,20 @@ def factor(space: Space, k: int, at: Any = None) -> tuple[Space, Space]:
         return outer, inner
     if type(root) is Prod:
         *rest, last = _factors(root)
-        if last.size % k == 0:
-            outer, inner = factor(last, k, at)
-            return product([*rest, outer]), inner
-        if k % last.size == 0 and product(rest).size % (k // last.size) == 0:
-            outer, inner = factor(product(rest), k // last.size, at)
+        common = math.gcd(last.size, k)
+        if common > 1:
+            outer, last = factor(last, common, at)
+            outer, inner = factor(product([*rest, outer]), k // common, at)
             return outer, product([inner, last])
     elif pieces := _pieces(root, k):
         pairs = [factor(piece, k, at) for piece in pieces]
         for _, inner in pairs[1:]:
             unify(inner, pairs[0][1], at)
         return concat(outer for outer, _ in pairs), pairs[0][1]
+    else:
+        outer, inner = fresh(root.size // k), fresh(k)
+        unify(root, product([outer, inner]), at)
+        return outer, inner
     text = f"reshape of {resolve(root)} to {root.size // k} x {k}"
     freeze(root, Reason(text, at))
     return frozen(root.size // k, text, at), frozen(k, text, at)
@@ -331,18 +318,38 @@ def count(space: Space, widths: Mapping[str, int]) -> int:
 
 
 def select(space: Space, keep: Mapping[str, Any]) -> Any:
-    """Returns the mask of an axis, bool[size]: numpy for numpy keeps, traced for traced ones."""
+    """Returns the mask of an axis, bool[size]: numpy for numpy keeps, traced for traced ones.
+
+    It is bool[layers, size] where the keep of one of its groups is.
+    """
     space = find(space)
     if type(space) is Atom:
         whole = np.ones(space.size, bool)
         return whole if space.name is None else keep.get(space.name, whole)
     if type(space) is Sum:
-        masks = [select(part, keep) for part in space.parts]
-        return _numpy_of(masks).concatenate(masks) if masks else np.ones(0, bool)
-    mask = np.ones(1, bool)
-    for item in space.factors:
-        mask = (mask[:, None] & select(item, keep)[None, :]).reshape(-1)
-    return mask
+        return side_by_side([select(part, keep) for part in space.parts], np.ones(0, bool))
+    return outer([select(item, keep) for item in space.factors], np.ones(1, bool))
+
+
+def side_by_side(parts: Sequence[Any], empty: np.ndarray) -> Any:
+    """Returns the concatenation of arrays [n] or [layers, n] along their last axis."""
+    if not parts:
+        return empty
+    xp = _numpy_of(parts)
+    lead = np.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    parts = [xp.broadcast_to(part, (*lead, part.shape[-1])) for part in parts]
+    return xp.concatenate(parts, axis=-1)
+
+
+def outer(factors: Sequence[Any], one: np.ndarray) -> Any:
+    """Returns the row-major outer product of arrays [n] or [layers, n], bools by `and`."""
+    found = one
+    for item in factors:
+        rank = max(found.ndim, item.ndim)
+        left, right = (x if x.ndim == rank else x[None] for x in (found, item))
+        found = left[..., :, None] * right[..., None, :]
+        found = found.reshape(*found.shape[:-2], -1)
+    return found
 
 
 def _numpy_of(arrays: Iterable[Any]) -> Any:

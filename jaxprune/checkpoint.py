@@ -191,6 +191,11 @@ def _spec_problems(spec: Any) -> list[str]:
 
 def _group_problem(group: Any) -> str | None:
     match group:
+        case {"size": int(size), "kept": [[*_], *_] as layers}:
+            whys = [_group_problem({"size": size, "kept": kept}) for kept in layers]
+            if len({len(kept) for kept in layers}) > 1:
+                whys.append("the layers do not keep the same number of channels")
+            return next(filter(None, whys), None)
         case {"size": int(size), "kept": [_, *_] as kept} if all(type(i) is int for i in kept):
             if list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= size:
                 return f"kept is not a list of increasing indices from 0 to {size - 1}"

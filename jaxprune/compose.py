@@ -23,7 +23,8 @@ def compose(first: Keep, second: Keep) -> dict[str, np.ndarray]:
         the original's size; only `graph` knows whether it exists, and says so where it is used.
 
     Returns:
-      {group: bool[n]} of every group that either names.
+      {group: bool[n]} of every group that either names; bool[layers, n] where one of the two has
+      a mask for each layer.
 
     Raises:
       KeepError: a mask is no vector of bools, or is not as long as `first` keeps channels.
@@ -38,23 +39,33 @@ def compose(first: Keep, second: Keep) -> dict[str, np.ndarray]:
     again = {name: np.array(kept) for name, kept in second.items()}
     failures = [
         f"{which} keep for group {name!r} is {kept.dtype}{list(kept.shape)}, not a vector of "
-        "bools. Fix: select with jp.select, or compare the scores with a threshold."
+        "bools or one for each layer. Fix: select with jp.select, or compare the scores with a "
+        "threshold."
         for which, masks in (("first", keep), ("second", again))
         for name, kept in masks.items()
-        if kept.dtype != np.bool_ or kept.ndim != 1
+        if kept.dtype != np.bool_ or kept.ndim not in (1, 2)
     ]
-    failures += [
-        f"second keep for group {name!r} has {len(again[name])} entries, the first keeps "
-        f"{kept.sum()} of {kept.size} channels. Fix: select on the graph of the pruned network, "
-        "jp.trace(resized.apply, small, x)."
+    failures = failures or [
+        f"second keep for group {name!r} has shape {again[name].shape}, the first keeps "
+        f"{kept.sum(axis=-1).tolist()} of {kept.shape[-1]} channels. Fix: select on the graph of "
+        "the pruned network, jp.trace(resized.apply, small, x)."
         for name, kept in keep.items()
-        if name in again and again[name].shape != (kept.sum(),)
+        if name in again and not _follows(kept, again[name])
     ]
     if failures:
         raise KeepError("\n".join(failures))
     for name, kept in again.items():
         if name in keep:
-            keep[name][keep[name]] = kept
+            lead = np.broadcast_shapes(keep[name].shape[:-1], kept.shape[:-1])
+            whole = np.broadcast_to(keep[name], (*lead, keep[name].shape[-1])).copy()
+            whole[whole] = np.broadcast_to(kept, (*lead, kept.shape[-1])).reshape(-1)
+            keep[name] = whole
         else:
             keep[name] = kept
     return keep
+
+
+def _follows(first: np.ndarray, second: np.ndarray) -> bool:
+    """True if `second` masks what every layer of `first` keeps."""
+    layers = {first.shape[:-1], second.shape[:-1]} - {()}
+    return len(layers) < 2 and bool(np.all(first.sum(axis=-1) == second.shape[-1]))

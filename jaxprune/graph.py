@@ -1,5 +1,6 @@
 """The channel graph: which axes of which variables must be cut together."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -9,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune import _jaxpr, exactness, paths, streams
+from jaxprune import _jaxpr, exactness, naming, paths, stacks, streams
 from jaxprune import axes as ax
 from jaxprune.axes import Atom, Reason, Space
 from jaxprune.errors import TraceError
@@ -24,13 +25,15 @@ class Slot:
 
     The role is `out` (free axis of a contraction), `in` (contracted axis) or `vector`. `masked` is
     False where zeros would not be finite (the filters of weight normalization): `mask` leaves the
-    values, and the other slots of the group silence the channel.
+    values, and the other slots of the group silence the channel. `layer` is the axis of the
+    variable that counts the layers which have their own channels, None without such.
     """
 
     path: str
     axis: int
     role: str
     masked: bool = True
+    layer: int | None = None
     space: Space = field(repr=False)
     atom: Atom = field(repr=False)
 
@@ -39,18 +42,39 @@ class Slot:
         """int[n, m]: the m positions along the axis that belong to each of the n channels."""
         return ax.positions(self.space, self.atom)
 
+    def along(self, values: Any) -> Any:
+        """Returns the sums of `values`, of the variable's shape, at every index of the axis.
+
+        They are [m], or [layers, m] where the layers of a stack have their own channels.
+        """
+        kept = {self.axis, self.layer}
+        sums = values.sum(axis=tuple(axis for axis in range(values.ndim) if axis not in kept))
+        return sums.T if self.layer is not None and self.layer > self.axis else sums
+
+    def owned(self, sums: Any) -> Any:
+        """Returns what every channel owns of sums along the axis: [n], or [layers, n]."""
+        return sums if self.space is self.atom else sums[..., self.positions].sum(axis=-1)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
     """A channel group: pruning index i removes index i from every slot.
 
     `inexact` is None if masking equals slicing exactly, else the operation that prevents it.
+    `layers` is None, or the number of stacked layers of which each has its own `size` channels:
+    then scores are f32[layers, n] and keeps bool[layers, n] with the same count in every layer.
     """
 
     name: str
     size: int
     slots: tuple[Slot, ...]
     inexact: str | None = None
+    layers: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of its scores and its keep."""
+        return (self.size,) if self.layers is None else (self.layers, self.size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +144,7 @@ class ChannelGraph:
     inputs: tuple[Any, ...] = field(repr=False)
     treedef: Any = field(repr=False)
     rules: Mapping[str, Rule] = field(repr=False)
+    layers: Mapping[str, int] = field(repr=False)
     walk: Walk = field(repr=False)
     output: Any = field(repr=False)
 
@@ -141,6 +166,7 @@ def trace(
     *inputs: Any,
     rules: Mapping[Any, Rule | Callable[..., Any]] = RULES,
     strict: bool = False,
+    layers: Mapping[str, int] = MappingProxyType({}),
 ) -> ChannelGraph:
     """Returns the channel graph of `fn(variables, *inputs)`, found without running it.
 
@@ -153,9 +179,14 @@ def trace(
       rules: primitive, or its name -> `Rule`, or the bare function that relates its axes; extend
         the table with `jp.RULES | {my_primitive: my_rule}`.
       strict: raise at a primitive without a rule, which otherwise freezes what it touches.
+      layers: {pattern of variable paths: axis} of stacked layers that no scan steps over, such as
+        blocks under `jax.vmap`: their groups are pruned in every layer by itself, as those inside
+        of a scan are, and the axis is not.
 
     Raises:
-      TraceError: `strict` and a primitive has no rule, or a variable is not an array.
+      TraceError: `strict` and a primitive has no rule, a variable is not an array, or has no axis
+        `layers`.
+      PatternError: a pattern of `layers` matches nothing.
     """
     table = {
         getattr(key, "name", key): rule if isinstance(rule, Rule) else Rule(rule)
@@ -168,14 +199,16 @@ def trace(
         [Atom(size, owner=(i, axis)) for axis, size in enumerate(leaf.shape)]
         for i, leaf in enumerate(leaves.values())
     ]
-    _freeze_unused(program, axes)
+    twins = _twins(output, leaves)
+    _freeze_unused(program, axes, twins)
+    _give_layers(dict(zip(leaves, axes, strict=True)), layers)
     given = program.invars[len(axes) :]
     outside = [[ax.frozen(n, "axis of an input") for n in _jaxpr.shape(var)] for var in given]
     sources = [frozenset({i}) for i in range(len(axes))] + [None] * len(given)
     tracer = Tracer(table, strict=strict)
     walk = tracer.walk(program, axes + outside, sources)
     streams.tie(walk)
-    _tie_outputs(output, walk, dict(zip(leaves, axes, strict=True)))
+    _tie_outputs(output, walk, axes, twins)
     streams.tie_immovable(walk, axes)
     found = {
         path: Variable(
@@ -194,6 +227,7 @@ def trace(
         inputs=inputs,
         treedef=treedef,
         rules=table,
+        layers=layers,
         walk=walk,
         output=output,
     )
@@ -203,8 +237,8 @@ def _check_leaves(leaves: Mapping[str, Any]) -> None:
     bad = [path for path, leaf in leaves.items() if not hasattr(leaf, "shape")]
     if bad:
         raise TraceError(
-            f"variables {bad} are not arrays.\nFix: close over what is not an array, or wrap "
-            "it with jnp.asarray."
+            f"variables {bad} are not arrays.\nFix: close over what is not an array (Equinox: "
+            "eqx.partition(model, eqx.is_array)), or wrap it with jnp.asarray."
         )
 
 
@@ -212,37 +246,61 @@ def _groups(variables: Mapping[str, Variable], walk: Walk, tracer: Tracer) -> di
     """Names the free atoms that reach variables, and decides which groups are exact."""
     paths = list(variables)
     slots = _slots(variables, tracer.roles)
-    names = _readers(walk, slots)
-    others = {atom: members for atom, members in slots.items() if atom not in names}
-    names |= _names(others, tracer.roles, paths)
+    names = naming.names(walk, slots, tracer.roles, paths)
     for atom, name in names.items():
         atom.name = name
+    stacks.mark(walk)
     verdict = exactness.decide(walk, tracer.rules, len(paths))
     spared = {(paths[leaf], atom) for leaf, atom in verdict.spared}
+
+    def complete(slot: Slot) -> Slot:
+        layer = stacks.layer_axis(variables[slot.path].axes, slot.atom)
+        return replace(slot, masked=(slot.path, slot.atom) not in spared, layer=layer)
+
     return {
         names[atom]: Group(
             name=names[atom],
             size=atom.size,
-            slots=tuple(replace(s, masked=(s.path, atom) not in spared) for s in members),
+            slots=tuple(map(complete, members)),
             inexact=verdict.inexact.get(atom),
+            layers=atom.layers and stacks.length(atom.layers),
         )
         for atom, members in slots.items()
     }
 
 
-def _freeze_unused(program: _jaxpr.Program, axes: list[list[Space]]) -> None:
+def _freeze_unused(
+    program: _jaxpr.Program, axes: list[list[Space]], twins: Sequence[int | None]
+) -> None:
+    """Freezes the variables that are neither read nor written."""
     used = {atom for eqn in program.eqns for atom in eqn.invars if not _jaxpr.is_literal(atom)}
-    used.update(atom for atom in program.outvars if not _jaxpr.is_literal(atom))
+    for atom, twin in zip(program.outvars, twins, strict=True):
+        if twin is not None and atom is not program.invars[twin]:
+            used.add(program.invars[twin])
+        if twin is None and not _jaxpr.is_literal(atom):
+            used.add(atom)
     for var, spaces in zip(program.invars, axes, strict=False):
         if var not in used:
             for space in spaces:
                 ax.freeze(space, Reason("not used by the function"))
 
 
-def _tie_outputs(output: Any, walk: Walk, variables: Mapping[str, list[Space]]) -> None:
+def _give_layers(variables: Mapping[str, Sequence[Space]], layers: Mapping[str, int]) -> None:
+    for pattern, axis in layers.items():
+        for path in paths.require([pattern], variables, what="layers pattern"):
+            if not -len(variables[path]) <= axis < len(variables[path]):
+                raise TraceError(
+                    f"layers names axis {axis} of {path!r}, which has {len(variables[path])} axes."
+                    "\nFix: layers={'blocks/*': 0} for variables whose leading axis counts layers."
+                )
+            stacks.give(variables[path][axis], pattern)
+
+
+def _tie_outputs(
+    output: Any, walk: Walk, variables: Sequence[Sequence[Space]], twins: Sequence[int | None]
+) -> None:
     """An output that mirrors a variable shares its axes; every other output is frozen."""
-    for path, axes in zip(paths.flatten(output)[0], walk.outs, strict=True):
-        twin = _mirrored(path, [space.size for space in axes], variables)
+    for path, axes, twin in zip(paths.flatten(output)[0], walk.outs, twins, strict=True):
         for i, space in enumerate(axes):
             if twin is None:
                 ax.freeze(space, Reason(f"axis of output {path!r}" if path else "output"))
@@ -250,13 +308,25 @@ def _tie_outputs(output: Any, walk: Walk, variables: Mapping[str, list[Space]]) 
                 ax.unify(space, variables[twin][i])
 
 
-def _mirrored(path: str, shape: list[int], variables: Mapping[str, list[Space]]) -> str | None:
-    """The variable whose path ends `path`, or that ends with `path` of two names or more."""
+def _twins(output: Any, variables: Mapping[str, Any]) -> list[int | None]:
+    """For every output the place of the variable that it mirrors."""
+    places = {path: i for i, path in enumerate(variables)}
+    found = paths.flatten(output)[0].items()
+    twins = (_mirrored(path, leaf.shape, variables) for path, leaf in found)
+    return [None if twin is None else places[twin] for twin in twins]
+
+
+def _mirrored(path: str, shape: tuple[int, ...], variables: Mapping[str, Any]) -> str | None:
+    """The variable whose path ends `path`, or that ends with `path` of two names or more.
+
+    The place of a tree among several outputs, as in `(logits, state)`, is no part of its path.
+    """
+    ends = {end for end in (path, re.sub(r"^(\d+/)+", "", path)) if "/" in end}
     twins = [
         name
-        for name, axes in variables.items()
-        if (f"/{path}".endswith(f"/{name}") or ("/" in path and name.endswith(f"/{path}")))
-        and [space.size for space in axes] == shape
+        for name, leaf in variables.items()
+        if (f"/{path}".endswith(f"/{name}") or any(name.endswith(f"/{end}") for end in ends))
+        and leaf.shape == shape
     ]
     return twins[0] if len(twins) == 1 else None
 
@@ -282,54 +352,6 @@ def _slots(
                     slot = Slot(path=path, axis=axis, role=role, space=space, atom=atom)
                     found.setdefault(atom, []).append(slot)
     return found
-
-
-def _names(
-    slots: Mapping[Atom, Sequence[Slot]], roles: Sequence[tuple[Atom, str]], paths: Sequence[str]
-) -> dict[Atom, str]:
-    """The path of the first `out` slot, with [axis.factor] where several groups could claim it.
-
-    An `out` axis that was pruned to one channel still claims, so that the others keep their names.
-    """
-    firsts = {
-        atom: next((slot for slot in members if slot.role == "out"), members[0])
-        for atom, members in slots.items()
-    }
-    claims: dict[str, set[tuple[int, Atom]]] = {}
-    for atom, role in roles:
-        if role == "out" and atom.size == 1 and atom.owner:
-            leaf, axis = atom.owner
-            claims.setdefault(paths[leaf], set()).add((axis, atom))
-    for atom, first in firsts.items():
-        claims.setdefault(first.path, set()).add((first.axis, atom))
-        for slot in slots[atom]:
-            if slot.role == "out":
-                claims.setdefault(slot.path, set()).add((slot.axis, atom))
-    return {
-        atom: first.path.removeprefix("params/")
-        + (_part(first) if len(claims[first.path]) > 1 else "")
-        for atom, first in firsts.items()
-    }
-
-
-def _readers(walk: Walk, slots: Mapping[Atom, Sequence[Slot]]) -> dict[Atom, str]:
-    """The readers' own groups go by the names of the readers."""
-    spaces = {ax.resolve(reading.reader): reading.name for reading in streams.own(walk)}
-    return {
-        space: name
-        for space, name in spaces.items()
-        if isinstance(space, Atom) and space in slots and _only_read(slots[space]) and name
-    }
-
-
-def _only_read(slots: Sequence[Slot]) -> bool:
-    return all(slot.role != "out" for slot in slots)
-
-
-def _part(slot: Slot) -> str:
-    """[axis], or [axis.factor] where the axis holds several groups."""
-    inside = list(dict.fromkeys(ax.atoms(slot.space)))
-    return f"[{slot.axis}.{inside.index(slot.atom)}]" if len(inside) > 1 else f"[{slot.axis}]"
 
 
 def _frozen(variables: Mapping[str, Variable]) -> Iterator[Frozen]:

@@ -1,5 +1,6 @@
 """Evaluates a traced program anew, equation by equation: what `narrow`, gates and taps share."""
 
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -63,20 +64,24 @@ def retracer(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., Chann
         leaves, treedef = jax.tree.flatten((variables, shapes))
         key = (treedef, *map(str, leaves))
         if key not in traced:
-            traced[key] = trace(fn, variables, *shapes, rules=graph.rules)
+            traced[key] = trace(fn, variables, *shapes, rules=graph.rules, layers=graph.layers)
         return traced[key]
 
     return at
 
 
 def check_groups(graph: ChannelGraph, here: ChannelGraph, names: Collection[str]) -> None:
-    """Raises ResizeError unless the groups `names` are the same groups in a graph of now."""
+    """Raises ResizeError unless the groups `names` are the same groups in a graph of now.
+
+    Variables that the function of now does not use may be missing from them.
+    """
+    used = _used(here)
     failures = []
     for name in names:
         wanted = {(slot.path, slot.axis) for slot in graph.groups[name].slots}
         group = here.groups.get(name)
         found = set() if group is None else {(slot.path, slot.axis) for slot in group.slots}
-        if wanted != found:
+        if found - wanted or any(path in used for path, _ in wanted - found):
             failures.append(f"group {name!r} has slots {sorted(wanted)}, now {sorted(found)}")
     if failures:
         raise ResizeError(
@@ -84,6 +89,15 @@ def check_groups(graph: ChannelGraph, here: ChannelGraph, names: Collection[str]
             + "\n".join(failures)
             + "\nFix: trace the graph with the function and the input ranks that you run."
         )
+
+
+def _used(graph: ChannelGraph) -> set[str]:
+    """The variables that the function reads or returns."""
+    program = graph.walk.program
+    atoms = itertools.chain(program.outvars, *(eqn.invars for eqn in program.eqns))
+    used = {atom for atom in atoms if not _jaxpr.is_literal(atom)}
+    pairs = zip(graph.variables, program.invars, strict=False)
+    return {path for path, var in pairs if var in used}
 
 
 def _call(run: Run, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
@@ -95,17 +109,25 @@ def _remat(run: Run, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
     return jax.checkpoint(lambda *xs: run(op.inner[0], xs), **options)(*args)
 
 
-def _scan(run: Run, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
+def scan(
+    runner: Callable[[Any], Run], op: Op, args: list[Any], each: Any
+) -> tuple[list[Any], Noted]:
+    """Evaluates a scan, every step by `runner(each[step])`; `each` is a tree of stacked arrays."""
     n, m = op.params["num_consts"], op.params["num_carry"]
     consts = args[:n]
 
-    def body(carry: Any, x: Any) -> Any:
-        outs, noted = run(op.inner[0], [*consts, *carry, *x])
+    def body(carry: Any, step: Any) -> Any:
+        x, own = step
+        outs, noted = runner(own)(op.inner[0], [*consts, *carry, *x])
         return outs[:m], (outs[m:], noted)
 
     options = {key: op.params[key] for key in ("length", "reverse", "unroll")}
-    carry, (ys, noted) = lax.scan(body, args[n : n + m], args[n + m :], **options)
+    carry, (ys, noted) = lax.scan(body, args[n : n + m], (args[n + m :], each), **options)
     return [*carry, *ys], noted
+
+
+def _scan(run: Run, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
+    return scan(lambda _: run, op, args, ())
 
 
 def _while(run: Run, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:

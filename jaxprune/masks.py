@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxprune import _cut, paths
+from jaxprune import _cut, paths, stacks
 from jaxprune import axes as ax
 from jaxprune.errors import KeepError, TreeError
 from jaxprune.graph import ChannelGraph, Variable
@@ -21,13 +21,21 @@ FORMAT = 1
 
 
 def widths(graph: ChannelGraph, keep: Keep | Widths | None = None) -> dict[str, int]:
-    """Returns {group: kept count} for every group; `keep` may hold masks or counts."""
+    """Returns {group: kept count} for every group; `keep` may hold masks or counts.
+
+    The count of a group in stacked layers is that of one layer.
+    """
     found = {name: group.size for name, group in graph.groups.items()}
     for name, value in (keep or {}).items():
         if name not in found:
             raise KeepError(_unknown(graph, name))
-        found[name] = int(value) if np.ndim(value) == 0 else int(np.sum(value))
+        found[name] = int(value) if np.ndim(value) == 0 else _count(value)
     return found
+
+
+def _count(kept: Any) -> int:
+    """How many channels a mask keeps, in each layer if it has several."""
+    return int(np.sum(kept, axis=-1).flat[0])
 
 
 def check_keep(graph: ChannelGraph, keep: Keep) -> None:
@@ -37,21 +45,28 @@ def check_keep(graph: ChannelGraph, keep: Keep) -> None:
         group = graph.groups.get(name)
         if group is None:
             failures.append(_unknown(graph, name))
-        elif np.shape(kept) != (group.size,):
+        elif np.shape(kept) not in {(group.size,), group.shape}:
+            layers = f" in each of {group.layers} layers" if group.layers else ""
             failures.append(
                 f"keep for group {name!r} has shape {np.shape(kept)}, the group has {group.size} "
-                "channels. Fix: recompute the scores on the variables that this graph was traced "
-                "from."
+                f"channels{layers}. Fix: recompute the scores on the variables that this graph was "
+                "traced from."
             )
         elif (dtype := _dtype(kept)) != np.bool_:
             failures.append(
                 f"keep for group {name!r} is {dtype}, not bool. Fix: select with jp.select, or "
                 "compare the scores with a threshold."
             )
-        elif not isinstance(kept, Tracer) and not np.any(kept):
+        elif not isinstance(kept, Tracer) and not np.all(np.any(kept, axis=-1)):
             failures.append(
                 f"keep for group {name!r} keeps none of {group.size} channels. Fix: keep at "
                 "least one (min_channels=1 in jp.select)."
+            )
+        elif not isinstance(kept, Tracer) and np.ptp(counts := np.sum(kept, axis=-1)):
+            failures.append(
+                f"keep for group {name!r} keeps {counts.min()} to {counts.max()} channels, but "
+                f"its {group.layers} layers are stacked and must keep the same number. Fix: select "
+                "with jp.select, or take the best k of every layer."
             )
     failures = failures or list(_without_input(graph, keep))
     if failures:
@@ -94,7 +109,8 @@ def mask(graph: ChannelGraph, variables: Any, keep: Keep) -> Any:
       graph: the channel graph of the network.
       variables: the variables, or any tree that mirrors them or a part of them: gradients,
         an average.
-      keep: {group: bool[n]}; groups that are absent stay whole.
+      keep: {group: bool[n]}, or bool[layers, n] where every layer of a stack has its own
+        (`Group.layers`); groups that are absent stay whole.
 
     Raises:
       KeepError, TreeError: before anything is changed.
@@ -110,12 +126,18 @@ def mask(graph: ChannelGraph, variables: Any, keep: Keep) -> Any:
         masks = [
             ax.select(space, zeroed) if _touched(space, zeroed) else None for space in variable.axes
         ]
-        return _where(masks, leaf)
+        return _where(masks, leaf, variable)
 
     return _map(graph, variables, {}, apply)
 
 
-def slice(graph: ChannelGraph, variables: Any, keep: Keep) -> Any:
+def slice(
+    graph: ChannelGraph,
+    variables: Any,
+    keep: Keep,
+    *,
+    rescale: bool | Callable[..., Any] = False,
+) -> Any:
     """Returns `variables` without the pruned entries: a smaller tree of the same structure.
 
     Host arrays are cut on the host; arrays on devices by one jitted program for the whole tree,
@@ -126,14 +148,24 @@ def slice(graph: ChannelGraph, variables: Any, keep: Keep) -> Any:
       graph: the channel graph of the network.
       variables: the variables, or any tree that mirrors them or a part of them.
       keep: {group: bool[n]}, concrete; groups that are absent stay whole.
+      rescale: multiply weights such that the resized network equals the masked one also where it
+        divides by a width (the root of the head size, a mean over channels). Give the resized
+        network `lambda v, x: model2.apply(v, x)` where True does not find it. Not for `narrow`,
+        which keeps such constants whole; see `jaxprune.rescale.factors`.
 
     Raises:
       KeepError: a mask does not fit its group.
       TreeError: `variables` does not mirror the graph, or the mesh does not divide a kept width.
+      ResizeError: no factors on the weights make the networks equal.
     """
     check_keep(graph, keep)
     kept = Kept(keep)
-    return _take(graph, variables, {}, kept.indices)
+    small = _take(graph, variables, {}, kept.indices)
+    if rescale is False:
+        return small
+    from jaxprune import rescale as rescaling
+
+    return rescaling.rescale(graph, small, keep, None if rescale is True else rescale)
 
 
 class Kept:
@@ -147,12 +179,12 @@ class Kept:
                 "outside of jax.jit, or jp.mask, whose masks may be traced."
             )
         self.keep = {name: np.asarray(value) for name, value in keep.items()}
-        self.counts = {name: int(value.sum()) for name, value in self.keep.items()}
+        self.counts = {name: _count(value) for name, value in self.keep.items()}
         self._found: dict[int, np.ndarray | None] = {}
         self._spaces: list[ax.Space] = []  # holds the ids in use
 
     def mask(self, space: ax.Space) -> np.ndarray | None:
-        """bool[n], which positions along an axis stay; None if it stays whole."""
+        """bool[n] or bool[layers, n], which positions stay; None if all do."""
         if id(space) not in self._found:
             chosen = ax.select(space, self.keep) if _touched(space, self.keep) else None
             self._found[id(space)] = None if chosen is None or chosen.all() else chosen
@@ -160,9 +192,9 @@ class Kept:
         return self._found[id(space)]
 
     def indices(self, space: ax.Space) -> np.ndarray | None:
-        """int[k], the kept positions along an axis; None if it stays whole."""
+        """int[k] or int[layers, k], the kept positions along an axis; None if it stays whole."""
         mask = self.mask(space)
-        return None if mask is None else np.flatnonzero(mask)
+        return None if mask is None else stacks.rows(mask)
 
     def size(self, space: ax.Space) -> int:
         """The kept size of an axis."""
@@ -177,10 +209,13 @@ def _touched(space: ax.Space, keep: Keep) -> bool:
     return any(atom.name in keep for atom in ax.atoms(space))
 
 
-def _where(masks: Sequence[Any], leaf: Any, base: Any = None) -> Any:
+def _where(masks: Sequence[Any], leaf: Any, variable: Variable, base: Any = None) -> Any:
     """Returns `leaf` where all masks of its axes hold, elsewhere `base` or zero."""
-    shapes = [[-1 if k == axis else 1 for k in range(len(masks))] for axis in range(len(masks))]
-    found = [m.reshape(shape) for m, shape in zip(masks, shapes, strict=True) if m is not None]
+    found = [
+        stacks.aligned(mask, variable.axes, axis)
+        for axis, mask in enumerate(masks)
+        if mask is not None
+    ]
     if not found or isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf
     kept = reduce(operator.and_, found)
@@ -198,7 +233,8 @@ def _take(graph: ChannelGraph, tree: Any, counts: Widths, find: Callable[[ax.Spa
     check_tree(graph, leaves, counts)
     found = {path: [find(space) for space in graph.variables[path].axes] for path in leaves}
     touched = [path for path in found if any(index is not None for index in found[path])]
-    cut = _cut.take({path: leaves[path] for path in touched}, found)
+    cuts = {path: _cut.Cut.of(found[path], graph.variables[path].axes) for path in touched}
+    cut = _cut.take({path: leaves[path] for path in touched}, cuts)
     return jax.tree.unflatten(treedef, [cut.get(path, leaf) for path, leaf in leaves.items()])
 
 
@@ -223,11 +259,11 @@ def unslice(graph: ChannelGraph, small: Any, keep: Keep, into: Any = None) -> An
     def places(space: ax.Space) -> np.ndarray | None:
         """For every channel the place of the nearest kept one in the small array."""
         mask = kept.mask(space)
-        return None if mask is None else np.maximum(np.cumsum(mask) - 1, 0)
+        return None if mask is None else np.maximum(np.cumsum(mask, axis=-1) - 1, 0)
 
     def fill(leaf: Any, variable: Variable) -> Any:
         base = None if full is None else full[variable.path]
-        return _where([kept.mask(space) for space in variable.axes], leaf, base)
+        return _where([kept.mask(space) for space in variable.axes], leaf, variable, base)
 
     return _map(graph, _take(graph, small, kept.counts, places), {}, fill)
 
@@ -268,7 +304,7 @@ def spec(graph: ChannelGraph, keep: Keep) -> dict[str, Any]:
     groups = {
         name: {
             "size": group.size,
-            "kept": np.flatnonzero(keep.get(name, np.ones(group.size, bool))).tolist(),
+            "kept": stacks.rows(np.asarray(keep.get(name, np.ones(group.size, bool)))).tolist(),
         }
         for name, group in graph.groups.items()
     }
@@ -283,9 +319,10 @@ def _versions() -> dict[str, str]:
 
 
 def keep_from_spec(spec: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Returns {group: bool[n]} of a spec."""
+    """Returns {group: bool[n]} of a spec, bool[layers, n] where layers keep their own."""
     keep = {}
     for name, group in spec["groups"].items():
-        keep[name] = np.zeros(group["size"], bool)
-        keep[name][group["kept"]] = True
+        kept = np.asarray(group["kept"])
+        keep[name] = np.zeros((*kept.shape[:-1], group["size"]), bool)
+        np.put_along_axis(keep[name], kept, True, axis=-1)
     return keep

@@ -115,8 +115,10 @@ def global_ratio(
     """
     _check_ratios({"prune_ratio": prune_ratio})
     order = removal_order(graph, scores, constraints)
-    gone = np.concatenate([[0], np.cumsum(order.removed)])
-    ascending = np.sort(np.concatenate([order.scores[n][i] for n, i in order.ranked.items()]))
+    layers = np.array([*order.layers.values()])
+    gone = np.concatenate([[0], np.cumsum(order.removed * layers[order.owner])])
+    ascending = [np.repeat(joint, order.layers[name]) for name, joint in order.joint.items()]
+    ascending = np.sort(np.concatenate(ascending))
     if quota is None:
         wanted = share(ascending.size, prune_ratio)
     else:
@@ -261,7 +263,7 @@ def threshold(
     """
     if not is_number(threshold) or math.isnan(threshold):
         raise BudgetError(f"threshold must be a number, got {threshold!r}.\nFix: threshold=1e-3.")
-    order = removal_order(graph, scores, constraints)
+    order = removal_order(graph, scores, constraints, across=np.max)
     steps = int(np.searchsorted(order.highest, threshold, side="right"))
     return keep_of(order, widths_after(order, steps))
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import paths
+from jaxprune import _cut, paths
 from jaxprune.graph import ChannelGraph
 from jaxprune.masks import Keep, Kept, check_keep, check_tree, mask, slice
 from jaxprune.narrow import narrow
@@ -90,7 +90,7 @@ def verify(
     def gap(part: Keep) -> float:
         traced = {name: jnp.asarray(part.get(name, np.ones_like(keep[name]))) for name in keep}
         cut = jax.jit(narrow(fn, graph, part))(slice(graph, variables, part), *inputs)
-        return _difference(_cut(masked(variables, traced, *inputs), graph, part), cut)
+        return _difference(_small(masked(variables, traced, *inputs), graph, part), cut)
 
     difference = gap(exact)
     broken = {}
@@ -125,16 +125,14 @@ def _resized(found: float, rtol: float, exact: bool) -> str:
     return f"differs by {found:.1e}, as inexact groups are pruned"
 
 
-def _cut(outputs: Any, graph: ChannelGraph, keep: Keep) -> Any:
+def _small(outputs: Any, graph: ChannelGraph, keep: Keep) -> Any:
     """Outputs at the kept sizes: updated statistics have pruned axes too."""
     kept = Kept(keep)
     leaves, treedef = jax.tree.flatten(outputs)
     small = []
     for leaf, axes in zip(leaves, graph.walk.outs, strict=True):
-        for axis, space in enumerate(axes):
-            index = kept.indices(space)
-            leaf = leaf if index is None else jnp.take(leaf, index, axis, mode="clip")
-        small.append(leaf)
+        cut = _cut.Cut.of(map(kept.indices, axes), axes)
+        small.append(_cut.take({"": leaf}, {"": cut})[""])
     return jax.tree.unflatten(treedef, small)
 
 

@@ -246,7 +246,7 @@ def test_composing_is_associative_and_leaves_its_arguments_alone():
 def test_a_second_keep_of_another_length_is_refused(length):
     with pytest.raises(
         KeepError,
-        match=r"^second keep for group 'g' has \d entries, the first kee"
+        match=r"^second keep for group 'g' has shape \(\d,\), the first kee"
         r"ps 4 of 5 channels\. Fix: select on the graph of the pruned network",
     ):
         compose({"g": bits("11011")}, {"g": np.ones(length, bool)})
@@ -254,13 +254,13 @@ def test_a_second_keep_of_another_length_is_refused(length):
 
 def test_every_failure_is_listed():
     first = {"a": np.array([0, 2]), "b": bits("11"), "c": np.True_}
-    second = {"b": np.ones((1, 2), bool), "c": bits("1")}
+    second = {"b": np.ones((1, 1, 2), bool), "c": bits("1")}
     with pytest.raises(KeepError) as caught:
         compose(first, second)
     text = str(caught.value)
-    assert "first keep for group 'a' is int64[2], not a vector of bools. Fix: " in text
+    assert "first keep for group 'a' is int64[2], not a vector of bools or one for each layer. Fix: " in text
     assert "first keep for group 'c' is bool[], not a vector" in text
-    assert "second keep for group 'b' is bool[1, 2], not a vector" in text
+    assert "second keep for group 'b' is bool[1, 1, 2], not a vector" in text
 
 
 def test_a_name_that_the_graph_lacks_is_found_where_the_keep_is_used():

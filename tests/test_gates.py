@@ -91,13 +91,15 @@ CASES = {
 
 
 def read_weights(group: jp.Group, variables: Any, gradients: Any) -> Any:
-    """Returns f64[n]: the sum of w * dL/dw over the weights that read each channel."""
-    found = np.zeros(group.size)
+    """Returns f64[*layers, n]: the sum of w * dL/dw over the weights that read each channel."""
+    found = np.zeros(group.shape)
     for slot in group.slots:
         if slot.role == "in":
             w, slope = (jp.paths.flatten(tree)[0][slot.path] for tree in (variables, gradients))
-            along = np.moveaxis(np.asarray(w * slope), slot.axis, 0)
-            found += along[slot.positions].sum(axis=tuple(range(1, along.ndim + 1)))
+            front = [axis for axis in (slot.layer, slot.axis) if axis is not None]
+            along = np.moveaxis(np.asarray(w * slope), front, range(len(front)))
+            sums = along.sum(axis=tuple(range(len(front), along.ndim)))
+            found += sums[..., slot.positions].sum(axis=-1)
     return found
 
 
@@ -139,7 +141,9 @@ def test_gates(name: str) -> None:
         np.testing.assert_allclose(np.vdot(weight, ahead - behind) / 2e-6, slope, rtol=1e-6)
 
         exact = [k for k in ones if graph.groups[k].inexact is None]
-        keep = {k: np.arange(ones[k].size) % 3 != 1 for k in exact}
+        keep = {
+            k: np.broadcast_to(np.arange(ones[k].shape[-1]) % 3 != 1, ones[k].shape) for k in exact
+        }
         assert exact
         silent = with_gates(variables, ones | {k: kept * 1.0 for k, kept in keep.items()}, x)
         masked = plain(jp.mask(graph, variables, keep), x)
@@ -288,7 +292,7 @@ def test_gates_that_cannot_be() -> None:
     with pytest.raises(jp.errors.GateError) as caught:
         jp.gated(fn, graph)(v, {"a": np.ones(2), "z": np.ones(2)}, X)
     assert str(caught.value).splitlines()[1:3] == [
-        "group 'a': it has 3 channels, the gate has shape (2,)",
+        "group 'a': its gate must have shape (3,), got (2,)",
         "group 'z': the graph has no such group; it has ['a', 'b', 'c', 'e']...",
     ]
     with pytest.raises(jp.errors.TreeError, match=r"variables \['f'\] are missing.\nFix: pass all"):

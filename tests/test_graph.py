@@ -265,7 +265,8 @@ def test_what_is_no_array_is_an_error() -> None:
         jp.trace(mlp, MLP | {"rate": 0.1, "name": "mlp"}, X)
     assert str(caught.value) == (
         "variables ['name', 'rate'] are not arrays.\n"
-        "Fix: close over what is not an array, or wrap it with jnp.asarray."
+        "Fix: close over what is not an array (Equinox: eqx.partition(model, eqx.is_array)), or "
+        "wrap it with jnp.asarray."
     )
 
 
@@ -317,3 +318,26 @@ def test_the_graph_cannot_be_changed() -> None:
         graph.groups = {}  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(TypeError):
         graph.groups["a"] = None  # pyright: ignore[reportIndexIssue]
+
+
+def test_a_state_beside_the_outputs_mirrors_the_variables():
+    """Haiku's `(logits, state)`, where the statistics are written and never read."""
+    v = {
+        "params": {"w": jnp.ones((3, 8)), "u": jnp.ones((8, 2))},
+        "state": {"norm": {"average": jnp.ones(8), "mean": jnp.ones(5)}},
+    }
+
+    def fn(v, x):
+        y = x @ v["params"]["w"]
+        state = {"norm": {"average": y.mean(0), "mean": v["state"]["norm"]["mean"]}}
+        return y @ v["params"]["u"], state
+
+    graph = jp.trace(fn, v, jnp.ones((2, 3)))
+    (group,) = graph.groups.values()
+    assert group.name == "w"
+    assert [slot.path for slot in group.slots] == [
+        "params/u", "params/w", "state/norm/average",
+    ]  # fmt: skip
+    assert ("state/norm/mean", "not used by the function") in {
+        (frozen.path, frozen.reason) for frozen in graph.frozen
+    }

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import axes as ax
+from jaxprune import stacks
 from jaxprune._jaxpr import Op
 from jaxprune.axes import Space
 from jaxprune.graph import ChannelGraph
@@ -36,9 +37,8 @@ class Site(NamedTuple):
     def scaled(self, x: jax.Array, gates: Mapping[str, Any]) -> jax.Array:
         """Returns the operand `x` times the gates of its channels, in the dtype of `x`."""
         gate = _spread(self.space, {name: gates[name] for name in self.groups & gates.keys()})
-        shape = [1] * x.ndim
-        shape[self.axis] = x.shape[self.axis]
-        return (x * gate.reshape(shape)).astype(x.dtype)
+        gate = stacks.aligned(gate, self.op.ins[self.operand], self.axis)
+        return (x * gate).astype(x.dtype)
 
     def channels(self, x: jax.Array, group: str) -> jax.Array:
         """Returns [..., n] or [..., m, n]: the operand `x`, the channels of a group moved last."""
@@ -56,17 +56,14 @@ class Site(NamedTuple):
 
 
 def _spread(space: Space, gates: Mapping[str, Any]) -> Any:
-    """Returns the gates of an axis, f32[size]; one where there is no gate."""
+    """Returns the gates of an axis, f32[*layers, size]; one where there is no gate."""
     space = ax.find(space)
     if isinstance(space, ax.Atom):
         gate = None if space.name is None else gates.get(space.name)
         return np.ones(space.size, np.float32) if gate is None else gate
     if isinstance(space, ax.Sum):
-        return jnp.concatenate([_spread(part, gates) for part in space.parts])
-    found = np.ones(1, np.float32)
-    for item in space.factors:
-        found = (found[:, None] * _spread(item, gates)[None, :]).reshape(-1)
-    return found
+        return ax.side_by_side([_spread(p, gates) for p in space.parts], np.ones(0, np.float32))
+    return ax.outer([_spread(item, gates) for item in space.factors], np.ones(1, np.float32))
 
 
 def find_sites(walk: Walk, around: tuple[Op, ...] = ()) -> Iterator[Site]:

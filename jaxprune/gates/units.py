@@ -23,10 +23,13 @@ _FIX = {
 
 
 def unit(graph: ChannelGraph) -> dict[str, np.ndarray]:
-    """Returns {group: f32[n] of ones} for every group that can carry a gate; see `refused`."""
+    """Returns {group: f32[n] of ones} for every group that can carry a gate; see `refused`.
+
+    They are f32[layers, n] where every layer of a stack has its own channels.
+    """
     without = refused(graph)
     return {
-        name: np.ones(group.size, np.float32)
+        name: np.ones(group.shape, np.float32)
         for name, group in graph.groups.items()
         if name not in without
     }
@@ -82,10 +85,10 @@ def gated(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., Any]:
         _check(gates, refusals(here, places, CLOSED), "a gate")
         marked = _Marked([site for site in places if site.groups & gates.keys()])
 
-        def note(site: Site, x: Any) -> tuple[Any, Noted]:
+        def note(site: Site, x: Any, gates: Gates) -> tuple[Any, Noted]:
             return site.scaled(x, gates), {}
 
-        return _evaluate(here, marked, note, variables, inputs)[0]
+        return _evaluate(here, marked, note, gates, variables, inputs)[0]
 
     return run
 
@@ -129,10 +132,10 @@ def tap(
         }
         marked = _Marked([site for site in places if keys[id(site)]])
 
-        def note(site: Site, x: Any) -> tuple[Any, Noted]:
+        def note(site: Site, x: Any, _gates: Gates) -> tuple[Any, Noted]:
             return x, {key: site.channels(x, key[0]) for key in keys[id(site)]}
 
-        outs, noted = _evaluate(here, marked, note, variables, inputs)
+        outs, noted = _evaluate(here, marked, note, {}, variables, inputs)
         in_order = sorted(noted)
         return outs, {n: tuple(noted[key] for key in in_order if key[0] == n) for n in wanted}
 
@@ -152,37 +155,46 @@ class _Marked:
 def _evaluate(
     here: ChannelGraph,
     marked: _Marked,
-    note: Callable[[Site, Any], tuple[Any, Noted]],
+    note: Callable[[Site, Any, Gates], tuple[Any, Noted]],
+    gates: Gates,
     variables: Any,
     inputs: Any,
 ) -> tuple[Any, Noted]:
     """Returns the outputs, and what `note` notes as it replaces the operand of every site.
 
-    What holds no site is applied as it is, with its own derivative.
+    What holds no site is applied as it is, with its own derivative. The steps of a scan have the
+    gates of their own layers.
     """
+    stack = {name: here.groups[name].slots[0].atom.layers for name in gates}
 
-    def again(walk: Walk, args: Sequence[Any]) -> tuple[list[Any], Noted]:
-        return interpreter.run(walk, args, apply)
+    def runner(gates: Gates) -> interpreter.Run:
+        def again(walk: Walk, args: Sequence[Any]) -> tuple[list[Any], Noted]:
+            return interpreter.run(walk, args, apply)
 
-    def apply(op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
-        if id(op) in marked.around:
-            return interpreter.CONTROL[op.name](again, op, args)
-        noted = {}
-        for site in marked.at.get(id(op), ()):
-            args[site.operand], found = note(site, args[site.operand])
-            noted |= found
-        return _jaxpr.bind(op.eqn, args, op.eqn.params), noted
+        def apply(op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
+            if id(op) in marked.around:
+                own = {name: gate for name, gate in gates.items() if stack[name] is op}
+                if own:
+                    return interpreter.scan(lambda step: runner({**gates, **step}), op, args, own)
+                return interpreter.CONTROL[op.name](again, op, args)
+            noted = {}
+            for site in marked.at.get(id(op), ()):
+                args[site.operand], found = note(site, args[site.operand], gates)
+                noted |= found
+            return _jaxpr.bind(op.eqn, args, op.eqn.params), noted
+
+        return again
 
     args = [*jax.tree.leaves(variables), *map(jnp.asarray, jax.tree.leaves(inputs))]
-    outs, noted = again(here.walk, args)
+    outs, noted = runner(gates)(here.walk, args)
     return jax.tree.unflatten(jax.tree.structure(here.output), outs), noted
 
 
 def _check_gates(graph: ChannelGraph, gates: Gates) -> None:
     failures = _unknown(graph, gates) | {
-        name: f"it has {graph.groups[name].size} channels, the gate has shape {np.shape(gate)}"
+        name: f"its gate must have shape {graph.groups[name].shape}, got {np.shape(gate)}"
         for name, gate in gates.items()
-        if name in graph.groups and np.shape(gate) != (graph.groups[name].size,)
+        if name in graph.groups and np.shape(gate) != graph.groups[name].shape
     }
     _check(gates, failures, "a gate")
 

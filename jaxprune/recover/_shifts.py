@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxprune import _jaxpr
 from jaxprune import axes as ax
+from jaxprune import stacks
 from jaxprune._jaxpr import Op
 from jaxprune.masks import Keep
 from jaxprune.recover._partial import (
@@ -75,9 +76,7 @@ def pruned_entries(axes: Sequence[ax.Space], pruned: Keep) -> np.ndarray:
     gone = np.zeros((1,) * len(axes), bool)
     for i, space in enumerate(axes):
         if _groups([space], pruned):
-            shape = [1] * len(axes)
-            shape[i] = -1
-            gone = gone | ~ax.select(space, pruned).reshape(shape)
+            gone = gone | ~stacks.aligned(ax.select(space, pruned), axes, i)
     return gone
 
 

@@ -14,6 +14,8 @@ from jaxprune.rules.base import (
     unify,
 )
 
+LAYERS = "layers of a stack"
+
 
 def call(op: Op) -> list[Axes]:
     """A call is its program."""
@@ -29,14 +31,14 @@ def scan(op: Op) -> list[Axes]:
     """The carry is one space for all steps; the leading axis of what is stacked is frozen."""
     n, m = op.params["num_consts"], op.params["num_carry"]
     stacked = op.ins[n + m :]
-    freeze([x[0] for x in stacked], "layers of a scan", op)
+    freeze([x[0] for x in stacked], LAYERS, op)
     length = op.params["length"]
     inner = [*op.ins[: n + m], *(x[1:] for x in stacked)]
     sources = [*op.sources[:n], *[None] * m, *op.sources[n + m :]]
     outs = op.call(op.params["program"], inner, sources, repeats=length)
     for before, after in zip(op.ins[n : n + m], outs[:m], strict=True):
         unify(op, before, after)
-    ys = [[ax.frozen(length, "layers of a scan", op), *y] for y in outs[m:]]
+    ys = [[ax.frozen(length, LAYERS, op), *y] for y in outs[m:]]
     return [*(list(x) for x in op.ins[n : n + m]), *ys]
 
 

@@ -16,7 +16,7 @@ Array = Any  # a numpy array outside `jax.jit`, a traced one inside
 
 
 class Reduce(Protocol):
-    """Combines the members of a group, f32[n, members] -> f32[n]: jnp.sum, jnp.max, ..."""
+    """Combines the members of a group, f32[..., members] -> f32[...]: jnp.sum, jnp.max, ..."""
 
     def __call__(self, members: Array, /, *, axis: int) -> Array: ...
 
@@ -35,7 +35,7 @@ def collect(
     finish: Callable[[Array], Array] = lambda sums: sums,
     reduce: Reduce = total,
 ) -> dict[str, Array]:
-    """Returns {group: f32[n]} for the groups with a wanted slot.
+    """Returns {group: f32[n] or f32[layers, n]} for the groups with a wanted slot.
 
     A wanted slot is a member: it gives every channel `finish(sum of entry(w))` over the entries w
     that the channel owns there; `reduce` then combines the members. Concrete arrays are fetched
@@ -54,15 +54,16 @@ def collect(
     scores = {}
     for name, slots in members.items():
         columns = [finish(owned(leaves[slot.path], slot, entry)) for slot in slots]
-        scores[name] = reduce(_numpy_of(columns).stack(columns, axis=1), axis=1)
+        scores[name] = reduce(_numpy_of(columns).stack(columns, axis=-1), axis=-1)
     return scores
 
 
 def owned(leaf: Array, slot: Slot, entry: Callable[[Array], Array]) -> Array:
-    """Returns f32[n]: the sum of `entry` over the entries of `leaf` that each channel owns."""
-    others = tuple(axis for axis in range(leaf.ndim) if axis != slot.axis)
-    along = entry(leaf.astype(np.float32)).sum(axis=others)
-    return along[slot.positions].sum(axis=1)
+    """Returns the sum of `entry` over the entries of `leaf` that each channel owns.
+
+    It is f32[n], and f32[layers, n] where every layer of a stack has its own channels.
+    """
+    return slot.owned(slot.along(entry(leaf.astype(np.float32))))
 
 
 def _leaves(graph: ChannelGraph, variables: Any, wanted: Iterable[str]) -> dict[str, Array]:

@@ -1,5 +1,7 @@
 """The control of every experiment: scores that know nothing."""
 
+import math
+
 import jax
 import numpy as np
 from jax.core import Tracer
@@ -15,11 +17,11 @@ def random(graph: ChannelGraph, key: jax.Array) -> dict[str, Array]:
       graph: what `jaxprune.trace` returned.
       key: a PRNG key; equal keys give equal scores.
     """
-    ends = np.cumsum([group.size for group in graph.groups.values()]).tolist()
+    ends = np.cumsum([math.prod(group.shape) for group in graph.groups.values()]).tolist()
     draw = jax.random.uniform(key, (ends[-1] if ends else 0,))
     if not isinstance(draw, Tracer):
         draw = np.asarray(draw)
     return {
-        name: draw[end - group.size : end]
+        name: draw[end - math.prod(group.shape) : end].reshape(group.shape)
         for (name, group), end in zip(graph.groups.items(), ends, strict=True)
     }

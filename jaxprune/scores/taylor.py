@@ -127,10 +127,9 @@ def taylor_activation(graph: ChannelGraph, gradients: Mapping[str, Any]) -> dict
         group, shape = graph.groups.get(name), list(np.shape(gradient))
         if group is None:
             failures.append(f"group {name!r}: the graph has no such group")
-        elif shape[1:] != [group.size]:
-            failures.append(
-                f"group {name!r}: expected gradients [examples, {group.size}], got {shape}"
-            )
+        elif tuple(shape[1:]) != group.shape:
+            expected = ", ".join(["examples", *map(str, group.shape)])
+            failures.append(f"group {name!r}: expected gradients [{expected}], got {shape}")
     if failures:
         fix = "Fix: jax.vmap(jax.grad(loss), (None, 0)) by the gates, over the examples."
         raise ScoreError("\n".join(["these are no gradients of gates.", *failures, fix]))

@@ -50,7 +50,7 @@ def members(
 
 
 def norms(slots: Sequence[Slot], kernels: Mapping[str, jax.Array]) -> jax.Array:
-    """Returns f[n]: the Euclidean norm of each channel's weights; its gradient is 0 at 0."""
+    """Returns f[*layers, n]: the norm of each channel's weights; its gradient is 0 at 0."""
     energy = sum((_owned(kernels[slot.path], slot) for slot in slots), jnp.zeros(()))
     positive = energy > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, energy, 1)), 0)
@@ -58,10 +58,13 @@ def norms(slots: Sequence[Slot], kernels: Mapping[str, jax.Array]) -> jax.Array:
 
 def size(graph: ChannelGraph, slots: Sequence[Slot]) -> int:
     """Returns how many weights one channel has."""
-    return sum(
-        math.prod(graph.variables[slot.path].shape) // slot.space.size * slot.positions.shape[1]
-        for slot in slots
-    )
+    return sum(_entries(graph, slot) * slot.positions.shape[1] for slot in slots)
+
+
+def _entries(graph: ChannelGraph, slot: Slot) -> int:
+    """How many entries of the variable stand at one position of the axis, in one layer."""
+    shape = enumerate(graph.variables[slot.path].shape)
+    return math.prod(n for axis, n in shape if axis not in (slot.axis, slot.layer))
 
 
 def located(
@@ -93,10 +96,8 @@ def located(
 
 
 def _owned(kernel: jax.Array, slot: Slot) -> jax.Array:
-    """Returns f[n]: the sum of squares of the entries that each channel owns."""
-    others = tuple(axis for axis in range(kernel.ndim) if axis != slot.axis)
-    along = _replicated(jnp.square(kernel).sum(axis=others))
-    return along if slot.space is slot.atom else along[slot.positions].sum(axis=1)
+    """Returns f[*layers, n]: the sum of squares of the entries that each channel owns."""
+    return slot.owned(_replicated(slot.along(jnp.square(kernel))))
 
 
 def _replicated(vector: jax.Array) -> jax.Array:

@@ -54,7 +54,7 @@ def structured(
     Args:
       graph: what `jaxprune.trace` returned.
       penalty: from the norms of one group, f[n], to a number; differentiable. `jnp.sum` gives
-        `oicsr`, `growl(weights)` an ordered one.
+        `oicsr`, `growl(weights)` an ordered one. Every layer of a stack counts by itself.
       strength: coefficient, at least 0, or a schedule of it.
       roles: the slots whose entries v_c holds: "out", "in" or both.
       **options: see `Options`.
@@ -126,7 +126,8 @@ def lifted(
                 tree = view(jax.tree.unflatten(treedef, seen.values()), variables)
                 seen = paths.flatten(tree)[0]
             weights = {path: seen[place] for path, place in places.items()}
-            terms = [penalty(factors[g] * norms(s, weights)) for g, s in groups.items()]
+            found = (factors[group] * norms(slots, weights) for group, slots in groups.items())
+            terms = (jax.vmap(penalty)(n).sum() if n.ndim == 2 else penalty(n) for n in found)
             return sum(terms, jnp.zeros(()))
 
         weight = strength(state.step) if callable(strength) else strength
