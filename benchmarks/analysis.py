@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +31,9 @@ def timed(fn: Callable[[], Any]) -> tuple[float, Any]:
     return 1e3 * (time.process_time() - start), result
 
 
-def planned(model: ResNet, shapes: Any) -> tuple[float, float, jp.ChannelGraph]:
+def planned(
+    model: nn.Module, shapes: Any, inputs: Any = X
+) -> tuple[float, float, jp.ChannelGraph]:
     """Returns the times of make_jaxpr and of the analysis beyond it, and the graph."""
     original = graphs._jaxpr.trace
     inside = 0.0
@@ -42,7 +45,7 @@ def planned(model: ResNet, shapes: Any) -> tuple[float, float, jp.ChannelGraph]:
 
     graphs._jaxpr.trace = trace
     try:
-        whole, graph = timed(lambda: jp.trace(model.apply, shapes, X))
+        whole, graph = timed(lambda: jp.trace(model.apply, shapes, inputs))
     finally:
         graphs._jaxpr.trace = original
     return inside, whole - inside, graph

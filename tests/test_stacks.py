@@ -391,3 +391,23 @@ def test_linen_scan_resized(remat):
     narrow = jp.narrow(model.apply, graph, keep)
     np.testing.assert_allclose(narrow(small, x), masked, rtol=1e-4, atol=1e-5)
     assert len(exact) == 3
+
+
+@pytest.mark.parametrize("kind", [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit])
+def test_layers_on_a_mesh_are_cut_there(kind):
+    v = variables()
+    graph = jp.trace(chain, v, X)
+    keep = random_keep(graph, share=0.7)
+    mesh = jax.make_mesh((2,), ("model",), axis_types=(kind,))
+    specs = {"up": (None, None, "model"), "bias": (None, "model"), "down": (None, "model", None)}
+    blocks = {
+        name: jax.device_put(leaf, jax.NamedSharding(mesh, jax.P(*specs[name])))
+        for name, leaf in v["blocks"].items()
+    }
+    with jax.set_mesh(mesh):
+        small = jp.slice(graph, {**v, "blocks": blocks}, keep)
+        again = jp.unslice(graph, small, keep)
+    jax.tree.map(np.testing.assert_array_equal, small, jp.slice(graph, v, keep))
+    jax.tree.map(np.testing.assert_array_equal, again, jp.mask(graph, v, keep))
+    for name, leaf in small["blocks"].items():
+        assert leaf.sharding.is_equivalent_to(blocks[name].sharding, leaf.ndim), name
