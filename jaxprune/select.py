@@ -2,6 +2,10 @@
 
 Every selector walks the removal order of `_removal.py`, from the lowest score of the network up;
 they differ only in how far they go. The constraints hold at every point of it.
+
+A group whose stacked layers have their own channels (`Group.layers`) has scores f32[layers, n] and
+a keep bool[layers, n], with the same count in every layer: each loses its own lowest channels. Its
+counts and floors are those of one layer.
 """
 
 import bisect

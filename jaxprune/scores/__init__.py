@@ -1,4 +1,7 @@
-"""Scores of channels: functions that return {group: f32[n]}, where higher means keep."""
+"""Scores of channels: functions that return {group: f32[n]}, where higher means keep.
+
+They are f32[layers, n] for a group whose stacked layers have their own channels.
+"""
 
 from jaxprune.scores.bn import bn_scale as bn_scale
 from jaxprune.scores.energy import channel_energy as channel_energy
