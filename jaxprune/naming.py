@@ -1,17 +1,30 @@
 """The names of channel groups: readable, and the same after pruning."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from jaxprune import axes as ax
 from jaxprune import streams
-from jaxprune.axes import Atom
+from jaxprune.axes import Atom, Space
 from jaxprune.walk import Walk
 
-if TYPE_CHECKING:
-    from jaxprune.graph import Slot
 
-Slots = Mapping[Atom, "Sequence[Slot]"]
+class _Slot(Protocol):
+    """Where an atom stands: in `space`, on an axis of a variable."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def axis(self) -> int: ...
+    @property
+    def role(self) -> str: ...
+    @property
+    def space(self) -> Space: ...
+    @property
+    def atom(self) -> Atom: ...
+
+
+Slots = Mapping[Atom, Sequence[_Slot]]
 
 
 def names(
@@ -61,11 +74,11 @@ def _readers(walk: Walk, slots: Slots) -> dict[Atom, str]:
     }
 
 
-def _only_read(slots: "Sequence[Slot]") -> bool:
+def _only_read(slots: Sequence[_Slot]) -> bool:
     return all(slot.role != "out" for slot in slots)
 
 
-def _part(slot: "Slot") -> str:
+def _part(slot: _Slot) -> str:
     """[axis], or [axis.factor] where the axis holds several groups."""
     inside = list(dict.fromkeys(ax.atoms(slot.space)))
     return f"[{slot.axis}.{inside.index(slot.atom)}]" if len(inside) > 1 else f"[{slot.axis}]"

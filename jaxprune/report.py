@@ -8,8 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprune import axes as ax
-from jaxprune import cost, masks, paths
-from jaxprune.graph import ChannelGraph, Frozen, Group, Slot, Variable
+from jaxprune import cost, flow, masks, paths
+from jaxprune.flow import Node
+from jaxprune.graph import ChannelGraph, Group, Slot, Variable
+from jaxprune.reasons import INEXACT, Explained, explained
+
+_ROLES = ("out", "in", "vector")
 
 
 class Change(NamedTuple):
@@ -60,9 +64,12 @@ def compare(graph: ChannelGraph, keep: Mapping[str, Any]) -> Comparison:
     def change(name: str, price: cost.Cost) -> Change:
         return Change(name, price(graph, dense), price(graph, kept))
 
+    def channels(widths: masks.Widths) -> int:
+        return sum((group.layers or 1) * widths[name] for name, group in graph.groups.items())
+
     return Comparison(
         groups=tuple(Change(name, size, kept[name]) for name, size in dense.items()),
-        channels=Change("channels", sum(dense.values()), sum(kept.values())),
+        channels=Change("channels", channels(dense), channels(kept)),
         macs=change("MACs", cost.macs),
         params=change("parameters", cost.params),
         activation_bytes=change("activation bytes", cost.activation_bytes),
@@ -70,24 +77,23 @@ def compare(graph: ChannelGraph, keep: Mapping[str, Any]) -> Comparison:
 
 
 def explain(graph: ChannelGraph, path: str | None = None) -> str:
-    """Returns in words what is pruned together, and what cannot be pruned and why.
+    """Returns in words what is pruned together and by what it is tied, and what cannot be and why.
 
     Args:
       graph: what `jaxprune.trace` returned.
-      path: a variable or group, or a pattern over them; a leading `params/` may be left out. None
-        explains every group and lists every frozen axis.
+      path: a variable, a group, a module with all below it, or a pattern over them; a leading
+        `params/` may be left out. None explains every group and sums up what is frozen.
 
     Raises:
       PatternError: `path` matches no variable and no group.
     """
     if path is None:
-        frozen = [(f"{f.path} axis {f.axis}", f"{f.size}", _why(f)) for f in graph.frozen]
-        lines = _table([("frozen axis", "size", "why"), *frozen], numbers={1})
         blocks = [_headline(graph), *_blocks(graph, graph.groups)]
-        return "\n\n".join([*blocks, "\n".join(lines)] if frozen else blocks)
+        return "\n\n".join([*blocks, *_frozen(graph)])
     short = {name: name.removeprefix("params/") for name in graph.variables}
-    names = dict.fromkeys([*graph.groups, *short, *short.values()])
-    found = paths.require([path], names, what="path")
+    names = dict.fromkeys([*graph.groups, *short.values(), *short])
+    below = {name for name in names if name.startswith(f"{path.rstrip('/')}/")}
+    found = below or paths.require([path], names, what="path")
     variables = [v for name, v in graph.variables.items() if {name, short[name]} & found]
     shown = {v.path for v in variables}
     groups = [
@@ -106,7 +112,7 @@ def graph_table(graph: ChannelGraph) -> str:
     rows = [
         (
             name,
-            f"{group.size:,}",
+            f"{group.layers} x {group.size:,}" if group.layers else f"{group.size:,}",
             f"{len(group.slots)}",
             f"{per_macs[name]:,}",
             f"{per_params[name]:,}",
@@ -122,7 +128,7 @@ def graph_table(graph: ChannelGraph) -> str:
 
 
 def _headline(graph: ChannelGraph) -> str:
-    channels = sum(group.size for group in graph.groups.values())
+    channels = sum((group.layers or 1) * group.size for group in graph.groups.values())
     return (
         f"{len(graph.groups)} channel groups with {channels:,} channels, "
         f"{len(graph.frozen)} frozen axes; {cost.macs(graph):,} MACs, "
@@ -135,14 +141,63 @@ def _channel_costs(graph: ChannelGraph) -> tuple[dict[str, int], dict[str, int]]
 
 
 def _blocks(graph: ChannelGraph, names: Iterable[str]) -> Iterator[str]:
-    """Yields a paragraph for each group: its costs, and everything that goes together."""
+    """Yields a paragraph for each group: its costs, what ties it, and everything that goes."""
     per_macs, per_params = _channel_costs(graph)
+    nodes = flow.nodes(graph)
     for name in names:
         group = graph.groups[name]
-        head = f"group {name}: {group.size:,} channels, {_exactness(group)}"
+        head = f"group {name}: {_size(group)}, {_exactness(group)}"
         price = f"  one channel is {per_macs[name]:,} MACs and {per_params[name]:,} parameters:"
-        slots = [(f"    {s.role}", f"{s.path} axis {s.axis}", _where(s)) for s in group.slots]
-        yield "\n".join([head, *_streams(graph, name), price, *_table(slots)])
+        ties = _few([*_ties(nodes, name), *_shared(nodes, group)], 8, "    ")
+        lines = [head, *_streams(graph, name), price, *_slots(graph, group)]
+        yield "\n".join([*lines, "  tied by:", *ties] if ties else lines)
+
+
+def _size(group: Group) -> str:
+    each = f" in each of {group.layers} layers" if group.layers else ""
+    return f"{group.size:,} channels{each}"
+
+
+def _slots(graph: ChannelGraph, group: Group) -> list[str]:
+    """What goes together: what makes the channels, what reads them, then vectors by module."""
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for slot in sorted(group.slots, key=lambda slot: _ROLES.index(slot.role)):
+        path = slot.path.removeprefix("params/").removeprefix("batch_stats/")
+        module, _, leaf = path.rpartition("/")
+        vector = slot.role == "vector" and len(graph.variables[slot.path].shape) == 1 and module
+        what = f"{module}: " if vector else f"{slot.path} axis {slot.axis}"
+        rows.setdefault((slot.role, what, _where(slot)), []).extend([leaf] if vector else [])
+    return _table(
+        [(f"    {role}", what + ", ".join(leaves), at) for (role, what, at), leaves in rows.items()]
+    )
+
+
+def _ties(nodes: Sequence[Node], name: str) -> Iterator[str]:
+    """Says which operations make the channels of several layers one group, and of which."""
+    for node in nodes:
+        met = [nodes[i] for i in node.sources if name in nodes[i].groups]
+        if name in node.ties and (node.kernels or len(met) > 1):
+            yield f"{_call(node)}: {', '.join(map(_call, met))}"
+
+
+def _call(node: Node) -> str:
+    if node.kernels:
+        return node.kernels[0].removeprefix("params/")
+    return f"{node.name} at {node.place}" if node.place else node.name
+
+
+def _shared(nodes: Sequence[Node], group: Group) -> Iterator[str]:
+    """Says which kernels of a group are used more than once."""
+    for path in dict.fromkeys(slot.path for slot in group.slots):
+        places = [node.place for node in nodes if path in node.kernels]
+        if len(places) > 1:
+            yield f"{path}, used at {', '.join(places)}"
+
+
+def _few(lines: Sequence[str], limit: int, indent: str = "") -> list[str]:
+    """At most `limit` lines, and how many more there are."""
+    more = [f"... and {len(lines) - limit} more"] if len(lines) > limit else []
+    return [indent + line for line in [*lines[:limit], *more]]
 
 
 def _streams(graph: ChannelGraph, name: str) -> Iterator[str]:
@@ -154,7 +209,10 @@ def _streams(graph: ChannelGraph, name: str) -> Iterator[str]:
 
 
 def _exactness(group: Group) -> str:
-    return f"inexact (masked and sliced differ): {group.inexact}" if group.inexact else "exact"
+    if not group.inexact:
+        return "exact"
+    out = next((out for key, out in INEXACT.items() if key in group.inexact), "")
+    return f"inexact (masked and sliced differ): {group.inexact}{_way_out(out, '  ')}"
 
 
 def _where(slot: Slot) -> str:
@@ -172,7 +230,7 @@ def _where(slot: Slot) -> str:
 def _axes(graph: ChannelGraph, variable: Variable) -> Iterator[str]:
     """Yields a headline, and for each axis of `variable` what it goes with or why it stays."""
     yield f"variable {variable.path}, shape {variable.shape}"
-    for axis, size in enumerate(variable.shape):
+    for axis, (size, space) in enumerate(zip(variable.shape, variable.axes, strict=True)):
         here = (variable.path, axis)
         uses = [
             f"goes with group {group.name} ({slot.role})"
@@ -180,19 +238,39 @@ def _axes(graph: ChannelGraph, variable: Variable) -> Iterator[str]:
             for slot in group.slots
             if (slot.path, slot.axis) == here
         ]
-        uses += [
-            f"cannot be pruned: {_why(frozen)}"
-            if frozen.size == size
-            else f"a part of size {frozen.size} cannot be pruned: {_why(frozen)}"
-            for frozen in graph.frozen
-            if (frozen.path, frozen.axis) == here
-        ]
+        parts: dict[Explained, list[int]] = {}
+        for atom in dict.fromkeys(ax.atoms(space)):
+            if atom.reason is not None and atom.size > 1:
+                parts.setdefault(explained(atom.reason), []).append(atom.size)
+        for why, sizes in parts.items():
+            part = "" if sizes == [size] else f"a part of size {' x '.join(map(str, sizes))} "
+            uses.append(f"{part}cannot be pruned: {why.words}{_way_out(why.way_out, '    ')}")
         uses = uses or ["cannot be pruned: it is a single index"]
         yield f"  axis {axis}, size {size}: " + ";\n    ".join(uses)
 
 
-def _why(frozen: Frozen) -> str:
-    return f"{frozen.reason}, at {frozen.place}" if frozen.place else frozen.reason
+def _way_out(text: str, indent: str) -> str:
+    return f"\n{indent}way out: {text}" if text else ""
+
+
+def _frozen(graph: ChannelGraph) -> list[str]:
+    """What is frozen, summed up by reason; where each axis is named if that is not plain."""
+    found: dict[Explained, list[str]] = {}
+    for variable in graph.variables.values():
+        for axis, space in enumerate(variable.axes):
+            for atom in dict.fromkeys(ax.atoms(space)):
+                if atom.reason is not None and atom.size > 1:
+                    axes = found.setdefault(explained(atom.reason, brief=True), [])
+                    axes.append(f"{variable.path} axis {axis}")
+    lines = []
+    for why, axes in found.items():
+        lines.append(f"  {_axes_of(len(axes))}: {why.words}{_way_out(why.way_out, '    ')}")
+        lines.append("    " + ", ".join(_few(axes, 3)))
+    return ["\n".join(["cannot be pruned:", *lines])] if lines else []
+
+
+def _axes_of(count: int) -> str:
+    return "1 axis" if count == 1 else f"{count} axes"
 
 
 def _change(change: Change) -> tuple[str, ...]:

@@ -2,8 +2,9 @@
 
 A mean divides by the number of channels, attention by the root of the head size. A jaxpr shows
 only the number. It is taken for a size where a sum over a prunable axis, or a contraction of two
-activations over it, is scaled by that size or its root. A chance hit marks a group inexact that is
-exact: the safe side.
+activations over it, is scaled by that size or its root, and where an array is scaled by the root of
+the size of its own axis (an embedding), if that is above 4: two and a half stand in many
+activations. A chance hit marks a group inexact that is exact: the safe side.
 """
 
 import math
@@ -52,7 +53,10 @@ def follow(
         spaces = [op.ins[0][axis] for axis in op.params["axes"]]
         groups = frozenset().union(*map(exact.groups, spaces))
         size = math.prod(space.size for space in spaces)
-        return [result._replace(sums=frozenset({(groups, size)}))] if groups else results
+        return [result._replace(sums=frozenset({(groups, size)}))]
+    if op.name == "reduce_window_sum":
+        size = math.prod(op.params["window_dimensions"])
+        return [result._replace(sums=frozenset({(frozenset(), size)}))]
     if op.name == "dot_general" and all(source is None for source in op.sources):
         return [_contracted(op, operands, result, exact)]
     return results
@@ -77,6 +81,11 @@ def _scaled(op: Op, operands: Sequence[Known], result: Known, exact: Exactness) 
     for groups, size in item.sums:
         if _is_power(constant, size, (0.5, 1.0)):
             exact.inexact(groups, op, f"scales by {constant:.6g}, which follows the size {size}")
+    if not any(_is_power(constant, size, (1.0,)) for _, size in item.sums):
+        for space in op.outs[0]:
+            if space.size > 4 and _is_power(constant, space.size, (0.5,)):
+                why = f"scales by {constant:.6g}, which follows the size {space.size}"
+                exact.inexact(exact.groups(space), op, why)
     return result._replace(sums=item.sums, factors=item.factors | {float(constant)})
 
 

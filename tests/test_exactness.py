@@ -7,6 +7,7 @@ apart, with what they compute.
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -146,6 +147,7 @@ INEXACT = {
     ),
 }  # fmt: skip
 INEXACT_BY_SIZE = {
+    "scaled embedding": (lambda v, x: (hidden(v, x) * jnp.sqrt(8.0)) @ v["u"], "2.82843"),
     "mean": (lambda v, x: hidden(v, x).mean(-1), "8"),
     "division by the size": (lambda v, x: hidden(v, x).sum(-1) / 8.0, "8"),
     "LayerNorm": (lambda v, x: layer_norm(v, hidden(v, x)) @ v["u"], "8"),
@@ -245,3 +247,15 @@ def test_without_a_learned_consumer_weight_normalization_is_inexact() -> None:
 def test_a_constant_that_is_no_size_does_not_matter() -> None:
     graph, _ = traced(lambda v, x: hidden(v, x).sum(-1) / 3.0)
     assert {group.inexact for group in under_test(graph).values()} == {None}
+
+
+def test_a_mean_over_pixels_follows_no_width() -> None:
+    """2 x 2 pixels are averaged, and there are 16 = 4 * 4 channels; so for 16 x 16 and 256."""
+    v = {"a": jnp.ones((3, 16)), "b": jnp.ones((16, 256)), "c": jnp.ones((256, 2))}
+
+    def fn(v: Any, x: Any) -> Any:
+        x = nn.avg_pool(jax.nn.relu(x @ v["a"]), (2, 2), strides=(2, 2))
+        return jax.nn.relu(x @ v["b"]).mean((1, 2)) @ v["c"]
+
+    graph = jp.trace(fn, v, jnp.ones((1, 32, 32, 3)))
+    assert {name: group.inexact for name, group in graph.groups.items()} == {"a": None, "b": None}

@@ -1,12 +1,15 @@
 """Reports: whole texts of small graphs."""
 
+import pathlib
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from chains import chain
-from jaxprune import graph, report
+from jaxprune import graph, reasons, report
 from jaxprune.errors import KeepError, PatternError
 
 A, B = "layer_0/kernel", "layer_1/kernel"
@@ -67,14 +70,15 @@ def test_explanation_of_everything():
         "\n"
         "group layer_0/kernel: 4 channels, exact\n"
         "  one channel is 5 MACs and 6 parameters:\n"
-        "    vector  params/layer_0/bias axis 0\n"
         "    out     params/layer_0/kernel axis 1\n"
         "    in      params/layer_1/kernel axis 0\n"
+        "    vector  layer_0: bias\n"
         "\n"
-        "frozen axis                   size  why\n"
-        "params/layer_0/kernel axis 0     2  axis of an input\n"
-        "params/layer_1/bias axis 0       3  output\n"
-        "params/layer_1/kernel axis 1     3  output"
+        "cannot be pruned:\n"
+        "  1 axis: it meets an axis of an input\n"
+        "    params/layer_0/kernel axis 0\n"
+        "  2 axes: it is an axis of the output\n"
+        "    params/layer_1/bias axis 0, params/layer_1/kernel axis 1"
     )
 
 
@@ -90,7 +94,20 @@ def test_explanation_of_a_variable_with_and_without_its_collection():
     assert "group layer_0/kernel: 4 channels" in groups
     assert "group layer_1/kernel: 5 channels" in groups
     assert report.explain(channels, "layer_1/kernel") == text
-    assert "cannot be pruned: output" in report.explain(channels, "layer_2/b*")
+    assert "cannot be pruned: it is an axis of the output" in report.explain(channels, "layer_2/b*")
+
+
+def test_explanation_of_a_group_and_of_a_module():
+    channels = graph.trace(
+        lambda v, x: jnp.tanh(x @ v["a"]["w"]).reshape(1, 3, 2)[:, 0] @ v["b"]["w"],
+        {"a": {"w": np.ones((2, 6))}, "b": {"w": np.ones((2, 3))}},
+        X,
+    )
+    text = report.explain(channels, "a/w")
+    assert text.startswith("variable a/w, shape (2, 6)")
+    assert report.explain(channels, "a") == report.explain(channels, "a/") == text
+    name = next(iter(channels.groups))
+    assert f"group {name}: " in text
 
 
 def test_explanation_says_where_a_group_sits_in_a_concatenation_and_a_flattening():
@@ -105,8 +122,8 @@ def test_explanation_says_where_a_group_sits_in_a_concatenation_and_a_flattening
         "variable c, shape (9, 2)\n"
         "  axis 0, size 9: goes with group a (in);\n"
         "    goes with group b (in);\n"
-        "    a part of size 2 cannot be pruned: axis of an input\n"
-        "  axis 1, size 2: cannot be pruned: axis of output '0'"
+        "    a part of size 2 cannot be pruned: it meets an axis of an input\n"
+        "  axis 1, size 2: cannot be pruned: it is an axis of output '0'"
     )
 
 
@@ -124,8 +141,99 @@ def test_explanation_of_an_inexact_group_and_of_single_indices():
 def test_a_function_without_groups():
     channels = graph.trace(lambda v, x: x + v["bias"][None], ones(bias=(2,)), X)
     assert report.graph_table(channels).startswith("0 channel groups with 0 channels, 1 frozen")
-    assert "bias axis 0     2  " in report.explain(channels)
+    assert "it meets an axis of an input\n    bias axis 0" in report.explain(channels)
     assert "channels               0" in str(report.compare(channels, {}))
+
+
+def block(v, x):
+    """A residual block, in which `gate` gates the channels."""
+    h = x @ v["stem"]
+    h = h + jax.nn.relu(h @ v["up"]) @ v["down"]
+    return (h * jax.nn.sigmoid(x @ v["gate"])) @ v["head"]
+
+
+def test_explanation_says_by_what_a_group_is_tied():
+    shapes = ones(stem=(2, 4), up=(4, 3), down=(3, 4), gate=(2, 4), head=(4, 2))
+    channels = graph.trace(block, shapes, X)
+    text = report.explain(channels, "gate")
+    (ties,) = re.findall(r"  tied by:\n((?:    .*\n?)+)", text)
+    lines = [
+        re.sub(r" at \S+test_report\.py:\d+:\d+ \(block\)", "", li) for li in ties.splitlines()
+    ]
+    assert lines == ["    add: stem, down", "    mul: add, gate"]
+    assert "tied by" not in report.explain(channels).split("group up:")[1].split("\n\n")[0]
+
+
+def test_explanation_of_weights_that_are_used_twice():
+    def fn(v, x):
+        return jax.nn.relu(jax.nn.relu(x @ v["a"]) @ v["b"]) @ v["b"] @ v["c"]
+
+    channels = graph.trace(fn, ones(a=(2, 3), b=(3, 3), c=(3, 2)), X)
+    line = report.explain(channels, "b").splitlines()[-1]
+    assert line.startswith("    b, used at ")
+    assert line.count("test_report.py:") == 2
+
+
+def table(v, x):
+    return (x @ v["a"] + jnp.arange(6.0)[None]) @ v["b"]
+
+
+def constant(v, x):
+    return (x @ v["a"] + np.ones((1, 6), np.float32)) @ v["b"]
+
+
+def sorts(v, x):
+    return jnp.sort(x @ v["a"], axis=1) @ v["b"]
+
+
+def fft(v, x):
+    return jnp.fft.fft(x @ v["a"]).real @ v["b"]
+
+
+def shuffled(v, x):
+    h = x @ v["a"]
+    return (h + h.reshape(-1, 3, 2).swapaxes(1, 2).reshape(-1, 6)) @ v["b"]
+
+
+VARIABLE = "way out: hand that array to the function as a variable"
+
+
+@pytest.mark.parametrize(
+    ("fn", "words", "way_out"),
+    [
+        (table, "positions are counted along it (jnp.arange), by iota", VARIABLE),
+        (constant, "it meets a constant array of the function", VARIABLE),
+        (sorts, "sorting forgets which channel is which, by sort", None),
+        (fft, "no rule says what fft does to it, by fft", "jp.RULES | {'fft': rule}"),
+        (shuffled, "an operation meets (3 * 2) and (2 * 3), of which the", "the same order"),
+    ],
+)
+def test_explanation_of_what_froze_an_axis_and_the_way_out(fn, words, way_out):
+    channels = graph.trace(fn, ones(a=(2, 6), b=(6, 2)), X)
+    line, *more = report.explain(channels, "a").split("\n\n")[0].splitlines()[2:]
+    assert f"cannot be pruned: {words}" in line
+    assert fn is constant or "test_report.py:" in line
+    assert (way_out in more[0]) if way_out else not more
+    assert words in report.explain(channels)
+
+
+def test_the_way_out_of_a_counted_axis_leads_out():
+    def fn(v, x):
+        return (x @ v["a"] + v["table"]) @ v["b"]
+
+    channels = graph.trace(fn, ones(a=(2, 6), b=(6, 2), table=(1, 6)), X)
+    assert channels.groups["a"].size == 6
+
+
+def test_every_reason_of_the_rules_has_words():
+    """Words that match no reason of the sources would never be shown."""
+    folder = pathlib.Path(report.__file__).parent
+    files = [folder / name for name in ("axes.py", "walk.py", "graph.py", "streams.py")]
+    files += (folder / "rules").glob("*.py")
+    source = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    for pattern in (*reasons._NATURAL, *reasons._WORDS):
+        for text in pattern.split("|") if "(" not in pattern else [pattern.split("(")[0]]:
+            assert text.removesuffix(" .*") in source, pattern
 
 
 def test_a_path_that_matches_nothing():

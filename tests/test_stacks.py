@@ -3,7 +3,6 @@
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -348,49 +347,6 @@ def test_penalties_take_every_layer_by_itself():
         for name in ("up", "down"):
             np.testing.assert_allclose(inside[name][layer], wanted[name][0], rtol=1e-5)
     assert not np.allclose(found["up"], 0)
-
-
-class Block(nn.Module):
-    @nn.compact
-    def __call__(self, x, _):
-        y = nn.LayerNorm()(x)
-        attention = nn.MultiHeadDotProductAttention(num_heads=2, qkv_features=8)
-        x = x + attention(y)
-        y = nn.relu(nn.Dense(12)(x))
-        return x + nn.Dense(x.shape[-1])(y), None
-
-
-class Stacked(nn.Module):
-    remat: bool = False
-
-    @nn.compact
-    def __call__(self, x):
-        x = nn.Dense(8)(x)
-        body = nn.remat(Block, prevent_cse=False) if self.remat else Block
-        stack = nn.scan(
-            body, variable_axes={"params": 0}, split_rngs={"params": True}, length=LAYERS
-        )
-        return nn.Dense(3)(stack()(x, None)[0])
-
-
-@pytest.mark.parametrize("remat", [False, True])
-def test_linen_scan_resized(remat):
-    model = Stacked(remat=remat)
-    x = jax.random.normal(jax.random.key(1), (2, 5, 4))
-    v = model.init(jax.random.key(0), x)
-    graph = jp.trace(model.apply, v, x)
-    shapes = {name: group.shape for name, group in graph.groups.items()}
-    stack = [name for name in shapes if "Scan" in name]
-    assert sorted(shapes[name] for name in stack) == [(3, 2), (3, 4), (3, 4), (3, 12)]
-    exact = {name for name in stack if graph.groups[name].inexact is None}
-    keep = {name: kept for name, kept in random_keep(graph).items() if name in exact}
-    model2 = jp.linen.resize(model, graph, keep)
-    small = jp.slice(graph, v, keep)
-    masked = model.apply(jp.mask(graph, v, keep), x)
-    np.testing.assert_allclose(model2.apply(small, x), masked, rtol=1e-4, atol=1e-5)
-    narrow = jp.narrow(model.apply, graph, keep)
-    np.testing.assert_allclose(narrow(small, x), masked, rtol=1e-4, atol=1e-5)
-    assert len(exact) == 3
 
 
 @pytest.mark.parametrize("kind", [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit])
