@@ -16,6 +16,9 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 
 from jaxprune import cost, paths
+from jaxprune._quota import cost_regularized as cost_regularized
+from jaxprune._quota import members as members
+from jaxprune._quota import share_of_left as share_of_left
 from jaxprune._removal import (
     Constraints,
     Keep,

@@ -2,6 +2,7 @@
 
 from jaxprune.sparsify._penalty import PenaltyState as PenaltyState
 from jaxprune.sparsify.fold import fold_batch_norm as fold_batch_norm
+from jaxprune.sparsify.gates import l1_gates as l1_gates
 from jaxprune.sparsify.growl import growl as growl
 from jaxprune.sparsify.growl import growl_prox as growl_prox
 from jaxprune.sparsify.growl import growl_weights as growl_weights

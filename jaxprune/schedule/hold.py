@@ -1,0 +1,207 @@
+"""What does not train: frozen parts of a network, and the channels that a mask has pruned."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxprune import masks, paths
+from jaxprune.batchnorm import batch_norms
+from jaxprune.errors import JaxpruneError, TreeError
+from jaxprune.graph import ChannelGraph
+from jaxprune.schedule.phases import Part
+
+
+def trained(part: Part, graph: ChannelGraph, variables: Any, *, head: Sequence[str] = ()) -> Any:
+    """Returns a tree of bools like `variables["params"]`: what trains in a phase.
+
+    Args:
+      part: `Part.GATES` is the scale and bias of every BatchNorm and the head, as in a Tick;
+        `ALL` and `NOTHING` are what they say.
+      graph: what `jaxprune.trace` returned.
+      variables: the whole variables, running statistics included. Where there is no `params`, as
+        in an NNX state, the result mirrors the whole tree.
+      head: patterns of paths, such as `params/head/*`. By default the head is what has an axis
+        that is an axis of the network's output.
+
+    Raises:
+      PatternError: a pattern matches nothing.
+      TreeError: no parameter has an axis of the output.
+    """
+    linen = "params" in variables
+    names, treedef = paths.flatten(variables["params"] if linen else variables)
+    names = [f"params/{name}" if linen else name for name in names]
+    if part != Part.GATES:
+        return jax.tree.unflatten(treedef, [part == Part.ALL] * len(names))
+    norms = batch_norms(variables).values()
+    found = {path for norm in norms for path in (norm.scale, norm.bias)}
+    outputs = {
+        frozen.path
+        for frozen in graph.frozen
+        if frozen.reason == "output" or frozen.reason.startswith("axis of output")
+    }
+    found |= paths.require(head, names, what="head pattern") if head else outputs
+    if not head and not outputs.intersection(names):
+        raise TreeError(
+            "no parameter has an axis of the network's output, so nothing says what the head is.\n"
+            "Fix: head=('params/...',), the layers that train with the gates."
+        )
+    return jax.tree.unflatten(treedef, [name in found for name in names])
+
+
+def held(
+    tx: optax.GradientTransformation, graph: ChannelGraph, trained: Any = None
+) -> optax.GradientTransformationExtraArgs:
+    """Returns `tx` for a network in which something does not train.
+
+      tx = jp.schedule.held(tx, graph, jp.schedule.trained(part, graph, variables))
+      updates, state = tx.update(gradients, state, params, keep=keep)
+
+    Neither momentum nor weight decay nor a penalty moves what is frozen or pruned: `tx` sees no
+    gradient of it and its update is zero to the bit. In the state the entries of frozen leaves stay
+    as they are, and those of pruned channels are zero. The masks of `keep` may be traced, so one
+    compiled step serves all of a pruning.
+
+    Args:
+      tx: the optimizer; other keywords of `update` go to it.
+      graph: what `jaxprune.trace` returned.
+      trained: tree of bools like the parameters, False where they are frozen; None is all True.
+
+    Returns:
+      A transformation with the state of `tx`. `update` takes `keep`, {group: bool[n]}. The
+      parameters are variables of the graph, with or without `params`, or gates of `jaxprune.gated`,
+      {group: f32[n]}.
+
+    Raises:
+      TreeError: (from `init` and `update`) `trained` does not mirror the parameters, or (where
+        there is a keep) one of them is neither a variable of the graph nor a gate.
+      KeepError: (from `update`) the keep does not fit the graph.
+
+    >>> import jaxprune as jp
+    >>> params = {"a": jnp.ones((1, 2)), "b": jnp.ones((2, 1))}
+    >>> graph = jp.trace(lambda p, x: x @ p["a"] @ p["b"], params, jnp.ones((1, 1)))
+    >>> tx = held(optax.sgd(0.5, momentum=0.9), graph, {"a": True, "b": False})
+    >>> keep = {"a": np.array([True, False])}
+    >>> updates, state = tx.update(params, tx.init(params), params, keep=keep)
+    >>> updates["a"].tolist(), updates["b"].ravel().tolist()
+    ([[-0.5, 0.0]], [0.0, 0.0])
+    """
+    inner = optax.with_extra_args_support(tx)
+    whole = replace(graph, groups=_unspared(graph))
+
+    def init(params: optax.Params) -> optax.OptState:
+        _flags(params, trained)
+        return inner.init(params)
+
+    def update(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        *,
+        keep: Mapping[str, Any] | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        flags = _flags(updates, trained)
+        allowed = _allowed(whole, updates, keep or {})
+
+        def hold(tree: Any) -> Any:
+            leaves, treedef = jax.tree.flatten(tree)
+            triples = zip(leaves, flags, allowed, strict=True)
+            return jax.tree.unflatten(
+                treedef,
+                [_only(leaf, mask) if on else jnp.zeros_like(leaf) for leaf, on, mask in triples],
+            )
+
+        found, after = inner.update(hold(updates), state, params, **extra)
+        return hold(found), _held_state(updates, flags, allowed, state, after)
+
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def _flags(params: Any, trained: Any) -> list[bool]:
+    """Returns for every parameter whether it trains."""
+    if trained is None:
+        return [True] * len(jax.tree.leaves(params))
+    expected, got = jax.tree.structure(params), jax.tree.structure(trained)
+    if expected != got:
+        raise TreeError(
+            "held: what trains does not mirror the parameters.\n"
+            f"  parameters: {expected}\n"
+            f"  trained:    {got}\n"
+            "Fix: jaxprune.schedule.trained(part, graph, variables), of the same variables."
+        )
+    flags = jax.tree.leaves(trained)
+    if not all(isinstance(flag, bool | np.bool_) for flag in flags):
+        raise JaxpruneError(
+            "held: what trains must be known outside of the compiled step, as bools.\n"
+            "Fix: one step for each part, such as jax.jit(step, static_argnames='training')."
+        )
+    return flags
+
+
+def _allowed(graph: ChannelGraph, params: Any, keep: Mapping[str, Any]) -> list[Any]:
+    """Returns for every parameter which entries belong to no pruned channel; None is all."""
+    leaves, _ = paths.flatten(params)
+    if not keep:
+        return [None] * len(leaves)
+    masks.check_keep(graph, keep)
+    prefix = "" if leaves.keys() & graph.variables.keys() else "params/"
+    found, gates, failures = {}, {}, []
+    for (keys, leaf), name in zip(jax.tree_util.tree_leaves_with_path(params), leaves, strict=True):
+        group = graph.groups.get(getattr(keys[-1], "key", "")) if keys else None
+        if prefix + name in graph.variables and graph.variables[prefix + name].shape == leaf.shape:
+            found[name] = prefix + name
+        elif group is not None and leaf.shape == group.shape:
+            gates[name] = keep.get(group.name)
+        else:
+            failures.append(f"{name!r} of shape {leaf.shape}")
+    if failures:
+        raise TreeError(
+            "held: these parameters are neither variables of the graph nor gates of its groups:\n"
+            + "\n".join(failures[:8])
+            + "\nFix: pass the parameters that were traced; after slicing, trace the small network "
+            "and build the optimizer anew."
+        )
+    ones = {path: jnp.ones(leaves[name].shape, bool) for name, path in found.items()}
+    allowed = masks.mask(graph, ones, keep)
+    return [allowed[found[name]] if name in found else gates[name] for name in leaves]
+
+
+def _held_state(
+    params: Any, flags: Sequence[bool], allowed: Sequence[Any], before: Any, after: Any
+) -> Any:
+    """Returns the new state where the parameters train, else the old one, or zero where pruned.
+
+    A leaf of the state belongs to the parameter whose key path ends its own.
+    """
+    owners = {
+        keys: (np.shape(leaf), on, mask)
+        for (keys, leaf), on, mask in zip(
+            jax.tree_util.tree_leaves_with_path(params), flags, allowed, strict=True
+        )
+    }
+
+    def at(keys: tuple[Any, ...], old: Any, new: Any) -> Any:
+        suffixes = (keys[start:] for start in range(len(keys) + 1))
+        shape, on, mask = next((owners[k] for k in suffixes if k in owners), ((), True, None))
+        if not on:
+            return old
+        return _only(new, mask) if np.shape(new) == shape else new
+
+    return jax.tree_util.tree_map_with_path(at, before, after)
+
+
+def _only(leaf: Any, mask: Any) -> Any:
+    return leaf if mask is None else jnp.where(mask, leaf, jnp.zeros((), leaf.dtype))
+
+
+def _unspared(graph: ChannelGraph) -> dict[str, Any]:
+    """The groups with masks on every slot: nothing of a pruned channel trains."""
+    return {
+        name: replace(group, slots=tuple(replace(slot, masked=True) for slot in group.slots))
+        for name, group in graph.groups.items()
+    }

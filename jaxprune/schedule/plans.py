@@ -1,0 +1,276 @@
+"""Pruning procedures as plans: what is done and what is left -> the next phase.
+
+A plan is a pure function. It keeps nothing between calls, so that a run goes on after a crash by
+being asked for what follows the last finished phase, and it may look at what has been reached.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from jaxprune._removal import is_count, is_number
+from jaxprune.errors import BudgetError, JaxpruneError
+from jaxprune.schedule.phases import Part, Phase, Prune, Quota, Training, constant, triangular
+
+Plan = Callable[[Phase | None, float], Phase | None]
+"""(the last finished phase, the share of the MACs that is left) -> the next phase, None at the end.
+
+The first phase follows None.
+"""
+
+_CURVE = triangular(1e-3, 1e-2)
+
+TICK = Training(epochs=1, rates=constant(1e-3), part=Part.GATES)
+TOCK = Training(epochs=10, rates=_CURVE, strength=1e-3)
+SCORE = Training(epochs=1, rates=constant(0.0), part=Part.NOTHING)
+FINETUNE = (
+    Training(epochs=40, rates=_CURVE, momentum=0.0),
+    Training(epochs=10, rates=constant(1e-3), momentum=0.0),
+)
+"""The settings of Gate Decorator for ResNet-56 on CIFAR-10, from its released code.
+
+There a Tick passes over all of the data; the paper has a subset (`data=`). The batches are of 128
+images, and of 64 in the fine-tuning.
+"""
+
+Targets = float | Sequence[float]
+
+
+def phases(plan: Plan, left: Callable[[], float], *, after: Phase | None = None) -> Iterator[Phase]:
+    """Yields the phases of a plan, one by one as they are asked for.
+
+      for phase in jp.schedule.phases(plan, lambda: progress.left(), after=done):
+
+    Args:
+      plan: what a function of this module returned.
+      left: the share of the MACs that is left, asked for after each phase.
+      after: the last phase that is finished, to go on with a run; None is the beginning.
+    """
+    while (after := plan(after, left())) is not None:
+        yield after
+
+
+def tick_tock(
+    *,
+    keep_macs: Targets,
+    share: float = 0.002,
+    ticks: int = 10,
+    tick: Training = TICK,
+    tock: Training = TOCK,
+    finetune: Sequence[Training] = FINETUNE,
+) -> Plan:
+    """Returns the plan of Gate Decorator.
+
+      Tock, then `ticks` times Tick, then Tock, ... until the last target, then fine-tuning
+
+    A Tick trains gates, biases and head while it gathers scores; then a small share of the channels
+    goes. A Tock trains all with an L1 penalty on the gates. At each target there is a commit.
+
+    Args:
+      keep_macs: the share of the MACs that shall stay, in (0, 1); or several, from large to small,
+        each of which is committed.
+      share: of the channels left, how many go in a Tick; 0.002 is for ResNet-56, 0.005 for VGG-16.
+      ticks: between two Tocks.
+      tick: how the network trains in a Tick.
+      tock: and in a Tock.
+      finetune: the trainings at the end; may be empty.
+
+    Raises:
+      BudgetError: a share is not in (0, 1), or the targets do not fall.
+      JaxpruneError: `ticks` is not a count.
+
+    Source: You et al., "Gate Decorator", NeurIPS 2019; the numbers are those of the released code.
+    There the last Tick goes its whole share; here no further than the target.
+
+    >>> plan = tick_tock(keep_macs=0.5, ticks=2)
+    >>> left = iter([1.0, 1.0, 0.8, 0.6, 0.6, 0.4, 0.4, 0.4, 0.4])
+    >>> [phase.name for phase in phases(plan, lambda: next(left))]
+    ['tock-1', 'tick-1', 'tick-2', 'tock-2', 'tick-3', 'commit-1', 'finetune-1', 'finetune-2']
+    """
+    if not is_count(ticks):
+        raise JaxpruneError(f"ticks must be an int, at least 1, got {ticks!r}.\nFix: ticks=10.")
+    ticked = _rounds("tick", tick)
+
+    def work(kind: str, rounds: int, milestone: int, prune: Prune) -> Phase:
+        if kind == "tock" or rounds % ticks:
+            return ticked(kind, rounds, milestone, prune)
+        number = rounds // ticks + 1
+        return Phase(kind="tock", number=number, rounds=rounds, milestone=milestone, training=tock)
+
+    return _toward(keep_macs, share, work, finetune)
+
+
+def tick_only(
+    *,
+    keep_macs: Targets,
+    share: float = 0.002,
+    tick: Training = TICK,
+    finetune: Sequence[Training] = FINETUNE,
+) -> Plan:
+    """Returns the plan of Gate Decorator without Tocks; arguments and errors as of `tick_tock`."""
+    return _toward(keep_macs, share, _rounds("tick", tick), finetune)
+
+
+def iterative(
+    *,
+    keep_macs: Targets,
+    share: float,
+    training: Training,
+    finetune: Sequence[Training] = (),
+) -> Plan:
+    """Returns the plan of OICSR: train with the penalty, prune, go on so; then fine-tune.
+
+    Args:
+      keep_macs: as of `tick_tock`.
+      share: of the channels left, how many go in a round. The paper gives neither this nor how it
+        trains; it lets no layer lose more than half (`max_prune_ratio`).
+      training: of each round, before its pruning.
+      finetune: the trainings at the end; may be empty.
+
+    Raises:
+      BudgetError: a share is not in (0, 1), or the targets do not fall.
+
+    Source: Li et al., "OICSR", CVPR 2019, figure 2.
+    """
+    return _toward(keep_macs, share, _rounds("train", training), finetune)
+
+
+def one_shot(
+    *, keep_macs: float, score: Training = SCORE, finetune: Sequence[Training] = FINETUNE
+) -> Plan:
+    """Returns the plan that scores once and prunes once, down to `keep_macs`, then fine-tunes.
+
+    Args:
+      keep_macs: the share of the MACs that shall stay, in (0, 1).
+      score: the pass over the data that gathers the scores; by default nothing trains in it.
+      finetune: the trainings at the end; may be empty.
+
+    Raises:
+      BudgetError: `keep_macs` is not in (0, 1).
+    """
+    return _toward(keep_macs, None, _rounds("score", score), finetune)
+
+
+def agp(
+    *,
+    final: float,
+    rounds: int,
+    training: Training,
+    initial: float = 0.0,
+    power: float = 3.0,
+    of: Quota = Quota.CHANNELS,
+    finetune: Sequence[Training] = (),
+) -> Plan:
+    """Returns the plan of automated gradual pruning: fast at first, slower toward the end.
+
+    After round k of `rounds` the share that is gone is
+
+      final + (initial - final) * (1 - k / rounds) ** power
+
+    Args:
+      final: the share that is gone at the end, in (0, 1).
+      rounds: how many prunings.
+      training: of each round, before its pruning.
+      initial: the share that is gone before the first round, in [0, final).
+      power: 3 in the paper; 1 is a straight line.
+      of: what these are shares of; not `LEFT`.
+      finetune: the trainings at the end; may be empty.
+
+    Raises:
+      BudgetError: a share or `of` makes no sense.
+      JaxpruneError: `rounds` is not a count, or `power` not positive.
+
+    Source: Zhu and Gupta, "To prune, or not to prune", 2017, equation 1.
+
+    >>> training = Training(epochs=1, rates=constant(0.01))
+    >>> plan = agp(final=0.8, rounds=4, training=training)
+    >>> [phase.prune and round(phase.prune.share, 4) for phase in phases(plan, lambda: 1.0)]
+    [0.4625, 0.7, 0.7875, 0.8, None]
+    """
+    if not (is_number(final) and is_number(initial) and 0 <= initial < final < 1):
+        raise BudgetError(
+            f"the ramp must rise from initial in [0, 1) to a higher final below 1, got {initial!r} "
+            f"to {final!r}.\nFix: final=0.5 removes half."
+        )
+    if of == Quota.LEFT:
+        raise BudgetError("a ramp is no share of what is left.\nFix: of=Quota.CHANNELS, or MACS.")
+    if not (is_count(rounds) and is_number(power) and power > 0):
+        raise JaxpruneError(
+            f"rounds must be an int, at least 1, and power above 0, got {rounds!r} and {power!r}.\n"
+            "Fix: rounds=10, power=3."
+        )
+
+    def work(kind: str, done: int, milestone: int) -> Phase:
+        gone = final + (initial - final) * (1 - (done + 1) / rounds) ** power
+        return _rounds("ramp", training)(kind, done, milestone, Prune(share=gone, of=of))
+
+    return _plan(lambda done, _: int(done == rounds), 1, work, finetune)
+
+
+Work = Callable[[str, int, int, Prune], Phase]
+"""(kind of the last phase, prunings so far, targets reached, how to prune) -> the next phase."""
+
+
+def _rounds(kind: str, training: Training) -> Work:
+    def work(last: str, rounds: int, milestone: int, prune: Prune) -> Phase:
+        del last
+        return Phase(
+            kind=kind,
+            number=rounds + 1,
+            rounds=rounds + 1,
+            milestone=milestone,
+            training=training,
+            prune=prune,
+        )
+
+    return work
+
+
+def _toward(
+    keep_macs: Targets, share: float | None, work: Work, finetune: Sequence[Training]
+) -> Plan:
+    """Returns the plan that works down to each target."""
+    targets = list(keep_macs) if isinstance(keep_macs, Sequence) else [keep_macs]
+    shares = all(is_number(target) and 0 < target < 1 for target in targets)
+    if not targets or not shares or targets != sorted(set(targets), reverse=True):
+        raise BudgetError(
+            "keep_macs must be a share in (0, 1) of the MACs that stay, or several from large to "
+            f"small, got {keep_macs!r}.\nFix: keep_macs=0.5, or keep_macs=(0.7, 0.5)."
+        )
+    prunes = [Prune(share=share, keep_macs=target) for target in targets]
+
+    def reached(rounds: int, left: float) -> int:
+        del rounds
+        return sum(left < target + 1e-6 for target in targets)  # `budget` rounds so too
+
+    def toward(kind: str, rounds: int, milestone: int) -> Phase:
+        return work(kind, rounds, milestone, prunes[milestone])
+
+    return _plan(reached, len(targets), toward, finetune)
+
+
+def _plan(
+    reached: Callable[[int, float], int],
+    milestones: int,
+    work: Callable[[str, int, int], Phase],
+    finetune: Sequence[Training],
+) -> Plan:
+    """Returns the plan that works, commits at each milestone, and fine-tunes after the last."""
+    finetune = tuple(finetune)
+
+    def plan(done: Phase | None, left: float) -> Phase | None:
+        kind, rounds, milestone = (done.kind, done.rounds, done.milestone) if done else ("", 0, 0)
+        if milestone < (found := reached(rounds, left)):
+            return Phase(kind="commit", number=found, rounds=rounds, milestone=found, commit=True)
+        if milestone < milestones:
+            return work(kind, rounds, milestone)
+        number = done.number + 1 if done and kind == "finetune" else 1
+        if number > len(finetune):
+            return None
+        return Phase(
+            kind="finetune",
+            number=number,
+            rounds=rounds,
+            milestone=milestone,
+            training=finetune[number - 1],
+        )
+
+    return plan

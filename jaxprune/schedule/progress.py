@@ -1,0 +1,217 @@
+"""How far a pruning in rounds has come: what is cut out, what is masked, what is left."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Unpack
+
+import jax
+import numpy as np
+
+from jaxprune import _quota, cost, masks, select
+from jaxprune._removal import Constraints, Keep, Scores, removal_order
+from jaxprune.compose import compose
+from jaxprune.errors import KeepError, ScoreError
+from jaxprune.graph import ChannelGraph
+from jaxprune.schedule.phases import Prune, Quota
+
+_QUOTAS = {Quota.CHANNELS: None, Quota.MACS: cost.macs, Quota.WEIGHTS: cost.weights}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a pruning in rounds stands. Between commits channels are masked, a commit cuts them.
+
+    Attributes:
+      graph: of the network as it is: the original, or what the last commit left.
+      keep: {group: bool[n]} of its channels, every group: the masks of a training step.
+      original: the graph of the network before any pruning.
+      committed: {group: bool[n]} of the original's channels: what the last commit left.
+      constraints: what every pruning obeys, in the sizes of the original.
+      members, rule: as of `jaxprune.select.share_of_left`.
+    """
+
+    graph: ChannelGraph = field(repr=False)
+    keep: Mapping[str, np.ndarray]
+    original: ChannelGraph = field(repr=False)
+    committed: Mapping[str, np.ndarray]
+    constraints: Constraints
+    members: Mapping[str, int] | None = None
+    rule: select.Rule | None = None
+
+    @property
+    def total(self) -> Keep:
+        """{group: bool[n]} of the original's channels: what is left of them in all."""
+        return compose(self.committed, self.keep)
+
+    def left(self, cost: cost.Cost = cost.macs) -> float:
+        """Returns the share of a cost of the original that is left."""
+        return cost(self.original, self.total) / cost(self.original, None)
+
+    def prune(self, prune: Prune, scores: Scores) -> "Progress":
+        """Returns the progress with a round more of masks.
+
+        Args:
+          prune: how far it goes.
+          scores: {group: f32[n]} of `self.graph`, higher means keep.
+
+        Raises:
+          BudgetError: the constraints do not let it go so far.
+          ScoreError: NaN, a wrong length, an unknown group, no score for a group that was pruned.
+        """
+        total = self.total
+        scores = _scattered(self, jax.device_get(dict(scores)))
+        scores = _quota.sunk(self.original, scores, total)
+        _quota.taken(removal_order(self.original, scores, self.constraints), total)
+        found = None
+        if prune.share is not None:
+            found = _by_share(self, prune.share, prune.of, scores)
+        if prune.keep_macs is not None:
+            share = float(prune.keep_macs)
+            bound = select.budget(self.original, scores, keep_macs=share, **self.constraints)
+            found = {name: kept | found[name] for name, kept in bound.items()} if found else bound
+        found = _quota.joined(found or {}, total)
+        return replace(self, keep=_restricted(found, self.committed, self.graph))
+
+    def commit(self, graph: ChannelGraph) -> "Progress":
+        """Returns the progress after what is masked was cut out.
+
+        Args:
+          graph: of the cut network: `jaxprune.trace` of the resized one.
+
+        Raises:
+          KeepError: the graph is not that of the cut network.
+        """
+        total = self.total
+        _check_cut(graph, total)
+        return replace(self, graph=graph, keep=_whole(graph), committed=total)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a JSON value from which `restored` makes this progress again."""
+        return {
+            "committed": masks.spec(self.original, self.committed),
+            "total": masks.spec(self.original, self.total),
+        }
+
+    def restored(self, value: Mapping[str, Any], graph: ChannelGraph | None = None) -> "Progress":
+        """Returns the progress of a JSON value; `self` is what `begin` gave for that run.
+
+        Args:
+          value: what `to_json` returned.
+          graph: that of the network which the last commit left; None if there was no commit.
+
+        Raises:
+          KeepError: the graph is not that of this network.
+        """
+        committed = masks.keep_from_spec(value["committed"])
+        graph = self.original if graph is None else graph
+        _check_cut(graph, committed)
+        keep = _restricted(masks.keep_from_spec(value["total"]), committed, graph)
+        return replace(self, graph=graph, keep=keep, committed=committed)
+
+
+def begin(
+    graph: ChannelGraph,
+    *,
+    keep_macs: float | None = None,
+    members: Mapping[str, int] | None = None,
+    rule: select.Rule | None = None,
+    **constraints: Unpack[Constraints],
+) -> Progress:
+    """Returns the progress before the first round.
+
+    Args:
+      graph: what `jaxprune.trace` returned.
+      keep_macs: the share of the MACs that the procedure aims at; checked here, before anything
+        trains.
+      members: as of `jaxprune.select.share_of_left`.
+      rule: likewise.
+      **constraints: see `Constraints`, without `within`; ratios and floors are of this network.
+        Gate Decorator has `min_keep_ratio=0.1`. `only=` names the groups that will have scores,
+        if these are not all.
+
+    Raises:
+      BudgetError: a constraint makes no sense, or they do not allow `keep_macs`; the message names
+        what can be reached.
+      KeepError: `within` is given.
+      PatternError: a pattern matches nothing.
+    """
+    if constraints.get("within"):
+        raise KeepError("within is what a progress keeps.\nFix: progress.restored(value).")
+    zeros = {name: np.zeros(group.shape) for name, group in graph.groups.items()}
+    removal_order(graph, zeros, constraints)
+    if keep_macs is not None:
+        select.budget(graph, zeros, keep_macs=keep_macs, **constraints)
+    return Progress(
+        graph=graph,
+        keep=_whole(graph),
+        original=graph,
+        committed=_whole(graph),
+        constraints=constraints,
+        members=members,
+        rule=rule,
+    )
+
+
+def _by_share(progress: Progress, share: float, of: Quota, scores: Scores) -> Keep:
+    graph, constraints = progress.original, progress.constraints
+    if of != Quota.LEFT:
+        quota = _QUOTAS[of]
+        return select.global_ratio(graph, scores, prune_ratio=share, quota=quota, **constraints)
+    again: Constraints = {**constraints, "within": progress.total}
+    members, rule = progress.members, progress.rule
+    return _quota.share_of_left(graph, scores, share=share, members=members, rule=rule, **again)
+
+
+def _whole(graph: ChannelGraph) -> Keep:
+    return {name: np.ones(group.shape, bool) for name, group in graph.groups.items()}
+
+
+def _scattered(progress: Progress, scores: Scores) -> dict[str, np.ndarray]:
+    """Returns the scores of the present network in the places of the original's channels."""
+    found, failures = {}, []
+    for name, score in scores.items():
+        score, group = np.asarray(score, np.float64), progress.graph.groups.get(name)
+        if group is None:
+            failures.append(f"scores name {name!r}, which is no group of the present network")
+        elif score.shape != group.shape:
+            failures.append(
+                f"scores for group {name!r} have shape {score.shape}, the group has {group.size} "
+                "channels"
+            )
+        else:
+            kept = progress.committed[name]
+            found[name] = np.zeros(kept.shape)
+            found[name][kept] = score.reshape(-1)
+    if failures:
+        fix = "Fix: compute the scores with progress.graph."
+        raise ScoreError("\n".join([*failures[:8], fix]))
+    return found
+
+
+def _restricted(total: Keep, committed: Mapping[str, Any], graph: ChannelGraph) -> Keep:
+    """Returns the keep of the original's channels as one of those that are committed."""
+    return {
+        name: total[name][committed[name]].reshape(group.shape)
+        for name, group in graph.groups.items()
+    }
+
+
+def _check_cut(graph: ChannelGraph, kept: Mapping[str, np.ndarray]) -> None:
+    """Raises KeepError unless the groups of the graph are what `kept` leaves."""
+    widths = {name: int(mask.sum(axis=-1).flat[0]) for name, mask in kept.items()}
+    failures = [
+        f"group {name!r}: the graph has {group.size} channels, the keep leaves {widths.get(name)}"
+        for name, group in graph.groups.items()
+        if group.size != widths.get(name)
+    ]
+    failures += [
+        f"group {name!r}: the graph has none, the keep leaves {width} channels"
+        for name, width in widths.items()
+        if width > 1 and name not in graph.groups
+    ]
+    if failures:
+        raise KeepError(
+            "\n".join(["this is not the graph of the cut network.", *failures[:8]])
+            + "\nFix: trace the network at jp.linen.resize(model, progress.original, "
+            "progress.total), with the variables of jp.slice."
+        )

@@ -1,0 +1,131 @@
+"""A share of what is left, by hand, and scores that know the cost of a channel."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import jaxprune as jp
+from chains import chain, kept, widths
+from jaxprune import _quota
+from jaxprune.errors import BudgetError, ScoreError
+
+A, B = "layer_0/kernel", "layer_1/kernel"
+SCORES = {A: [4.0, 1.0, 3.0, 2.0], B: [5.0, 6.0, 0.5, 7.0, 8.0]}
+
+
+def test_a_share_of_what_is_left() -> None:
+    """9 channels: a third is 3, of the 6 left 2 (A keeps its last), of the 4 left 1."""
+    graph, _ = chain(4, 5)
+    keep: dict[str, Any] = {}
+    for expected in (
+        {A: [0, 2], B: [0, 1, 3, 4]},
+        {A: [0], B: [1, 3, 4]},
+        {A: [0], B: [3, 4]},
+    ):
+        keep = _quota.share_of_left(graph, SCORES, share=0.34, within=keep)
+        assert kept(keep) == expected
+
+
+def test_floors_are_of_the_dense_network() -> None:
+    """Half of 4 is 2, however often it is asked, and the quota goes on elsewhere."""
+    graph, _ = chain(4, 5)
+    keep: dict[str, Any] = {}
+    left = []
+    for _ in range(3):
+        keep = _quota.share_of_left(graph, SCORES, share=0.25, within=keep, min_keep_ratio=0.5)
+        left.append(widths(keep))
+    assert left == [[3, 4], [2, 4], [2, 3]]
+    with pytest.raises(BudgetError, match=r"no channel can go any more[\s\S]*Fix: stop here"):
+        _quota.share_of_left(graph, SCORES, share=0.25, within=keep, min_keep_ratio=0.5)
+
+
+def test_dead_channels_go_for_free() -> None:
+    graph, _ = chain(4, 5)
+    scores = {A: [4.0, 0.0, 3.0, 0.0], B: SCORES[B]}
+    assert kept(_quota.share_of_left(graph, scores, share=0.1)) == {A: [0, 2], B: [0, 1, 3, 4]}
+
+
+def test_members_count_in_the_quota() -> None:
+    """With A twice there are 13, a quarter is 3: B's one and A's two make it; without, 2 go."""
+    graph, _ = chain(4, 5)
+    once = _quota.share_of_left(graph, SCORES, share=0.25)
+    twice = _quota.share_of_left(graph, SCORES, share=0.25, members={A: 2})
+    assert kept(once) == kept(twice) == {A: [0, 2, 3], B: [0, 1, 3, 4]}
+    more = _quota.share_of_left(graph, SCORES, share=0.34)
+    fewer = _quota.share_of_left(graph, SCORES, share=0.24, members={A: 2})
+    assert kept(more) == {A: [0, 2], B: [0, 1, 3, 4]}
+    assert kept(fewer) == {A: [0, 2, 3], B: [0, 1, 3, 4]}
+
+
+def test_the_rule_of_the_released_code() -> None:
+    """It removes one more, and what ties."""
+    graph, _ = chain(4, 5)
+    keep = _quota.share_of_left(graph, SCORES, share=0.12, rule=jp.select.pytorch_author)
+    assert kept(keep) == {A: [0, 2, 3], B: [0, 1, 3, 4]}
+    tied = {A: [4.0, 1.0, 1.0, 1.0], B: SCORES[B]}
+    keep = _quota.share_of_left(graph, tied, share=0.12, rule=jp.select.pytorch_author)
+    assert kept(keep) == {A: [0], B: [0, 1, 3, 4]}
+
+
+def test_pruned_channels_need_no_score() -> None:
+    graph, _ = chain(4, 5)
+    keep = {A: np.array([True, False, True, True])}
+    found = [
+        _quota.share_of_left(
+            graph, {A: [4.0, gone, 3.0, 2.0], B: SCORES[B]}, share=0.3, within=keep
+        )
+        for gone in (0.0, 99.0, -np.inf)
+    ]
+    assert all(kept(one) == {A: [0, 2], B: [0, 1, 3, 4]} for one in found)
+
+
+def test_cost_regularized_by_hand() -> None:
+    """A channel of A costs 2 + 5 MACs, one of B 4 + 3: both 7. At 2 channels of A, B costs 5."""
+    graph, _ = chain(4, 5)
+    scores = {name: np.array(values) for name, values in SCORES.items()}
+    same = _quota.cost_regularized(graph, scores, strength=0.5)
+    for name, values in scores.items():
+        np.testing.assert_allclose(same[name], values - 0.5)
+    within = {A: np.array([True, True, False, False])}
+    found = _quota.cost_regularized(graph, scores, strength=0.5, within=within)
+    np.testing.assert_allclose(found[A], scores[A] - 0.5 * 7 / 5)
+    np.testing.assert_allclose(found[B], scores[B] - 0.5)
+    with pytest.raises(BudgetError, match=r"strength must be finite[\s\S]*Fix"):
+        _quota.cost_regularized(graph, scores, strength=-1)
+    with pytest.raises(ScoreError, match=r"\['other'\][\s\S]*Fix: recompute"):
+        _quota.cost_regularized(graph, {"other": np.ones(2)}, strength=1)
+
+
+THREE, ONE = {B: np.arange(5) < 3}, {A: np.arange(4) < 1}
+BAD_QUOTAS: dict[str, tuple[Any, dict[str, Any], type, str]] = {
+    "share": (SCORES, {"share": 1.0}, BudgetError, r"in \(0, 1\), got 1.0[\s\S]*Fix"),
+    "members": (SCORES, {"members": {A: 0}}, BudgetError, r"members must[\s\S]*\{.*0\}[\s\S]*Fix"),
+    "bool": (SCORES, {"share": True}, BudgetError, r"in \(0, 1\), got True"),
+    "infinite": ({A: [np.inf] * 4}, {}, ScoreError, r"infinite scores[\s\S]*Fix: finite"),
+    "zero": ({A: [0.0] * 4}, {}, ScoreError, r"all scores are 0[\s\S]*Fix: pass"),
+    "nan": ({A: [np.nan] * 4}, {}, ScoreError, "NaN at channels"),
+    "length": ({A: [1.0] * 3}, {}, ScoreError, "has 4 channels"),
+    "unknown": ({"other": [1.0]}, {}, ScoreError, "'other', which is no group"),
+    "unscored": ({A: SCORES[A]}, {"within": THREE}, ScoreError, "lost channels and has no scores"),
+    "multiple": (
+        SCORES,
+        {"within": THREE, "multiple_of": 2},
+        BudgetError,
+        r"has 3 of 5 channels left[\s\S]*Fix: the same constraints",
+    ),
+    "floor": (
+        SCORES,
+        {"within": ONE, "min_keep_ratio": 0.5},
+        BudgetError,
+        r"has 1 of 4 channels left[\s\S]*Fix: the same constraints",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_QUOTAS)
+def test_errors_of_the_quota(name: str) -> None:
+    graph, _ = chain(4, 5)
+    scores, options, error, text = BAD_QUOTAS[name]
+    with pytest.raises(error, match=text):
+        _quota.share_of_left(graph, scores, **({"share": 0.5} | options))
