@@ -5,9 +5,12 @@ from jaxprune import cost as cost
 from jaxprune import errors as errors
 from jaxprune import gates as gates
 from jaxprune import linen as linen
+from jaxprune import nnx as nnx
 from jaxprune import recover as recover
+from jaxprune import schedule as schedule
 from jaxprune import scores as scores
 from jaxprune import select as select
+from jaxprune import slimmable as slimmable
 from jaxprune import sparsify as sparsify
 from jaxprune.batchnorm import batch_norms as batch_norms
 from jaxprune.batchnorm import scale_mask as scale_mask
@@ -16,6 +19,7 @@ from jaxprune.checkpoint import restore as restore
 from jaxprune.checkpoint import save as save
 from jaxprune.compose import compose as compose
 from jaxprune.cost import latency as latency
+from jaxprune.draw import draw as draw
 from jaxprune.export import export as export
 from jaxprune.gates import gated as gated
 from jaxprune.gates import tap as tap
@@ -34,6 +38,7 @@ from jaxprune.narrow import narrow as narrow
 from jaxprune.opt_state import slice_opt_state as slice_opt_state
 from jaxprune.report import compare as compare
 from jaxprune.report import explain as explain
+from jaxprune.resize import resize as resize
 from jaxprune.rules import RULES as RULES
 from jaxprune.rules import Rule as Rule
 from jaxprune.streams import select_inputs as select_inputs

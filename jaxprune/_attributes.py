@@ -92,6 +92,16 @@ def _attention(_module: nn.MultiHeadDotProductAttention, path: str, view: View) 
     return {"num_heads": heads, "qkv_features": heads * size, "out_features": out[-1]}
 
 
+def _cell(gate: str) -> Callable[[Any, str, View], dict[str, Any]]:
+    """The carry of a recurrent cell is as wide as what the kernel of `gate` makes of it."""
+
+    def attributes(_module: Any, path: str, view: View) -> dict[str, Any]:
+        shape = view.shape(f"{path}/{gate}".lstrip("/"), "kernel")
+        return {} if shape is None else {"features": shape[-1]}
+
+    return attributes
+
+
 # Layer class -> (module, path, view) -> {attribute: value}.
 ATTRIBUTES: dict[type, Callable[[Any, str, View], dict[str, Any]]] = {
     nn.Conv: _convolution,
@@ -101,4 +111,9 @@ ATTRIBUTES: dict[type, Callable[[Any, str, View], dict[str, Any]]] = {
     nn.Embed: _features("embedding"),
     nn.GroupNorm: _group_norm,
     nn.MultiHeadDotProductAttention: _attention,
+    nn.OptimizedLSTMCell: _cell("hf"),
+    nn.LSTMCell: _cell("hf"),
+    nn.GRUCell: _cell("hn"),
+    nn.MGUCell: _cell("hn"),
+    nn.SimpleCell: _cell("h"),
 }

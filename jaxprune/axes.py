@@ -199,6 +199,7 @@ def _mismatch(a: Space, b: Space, at: Any) -> None:
 
 
 def _unify_sums(a: Space, b: Space, at: Any) -> None:
+    """Cuts both at the boundaries of either; a product without parts is cut where the sum is."""
     left, right = list(_parts(a))[::-1], list(_parts(b))[::-1]
     while left:
         x, y = left.pop(), right.pop()
@@ -290,7 +291,7 @@ def factor(space: Space, k: int, at: Any = None) -> tuple[Space, Space]:
         for _, inner in pairs[1:]:
             unify(inner, pairs[0][1], at)
         return concat(outer for outer, _ in pairs), pairs[0][1]
-    else:
+    else:  # no run of parts is whole rows: the rows, each cut as it lies, have one period
         outer, inner = fresh(root.size // k), fresh(k)
         unify(root, product([outer, inner]), at)
         return outer, inner

@@ -1,6 +1,5 @@
 """The channel graph: which axes of which variables must be cut together."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,9 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune import _jaxpr, exactness, naming, paths, stacks, streams
+from jaxprune import _jaxpr, exactness, naming, outputs, paths, stacks, streams, unread
 from jaxprune import axes as ax
-from jaxprune.axes import Atom, Reason, Space
+from jaxprune.axes import Atom, Space
 from jaxprune.errors import TraceError
 from jaxprune.rules import RULES, Rule
 from jaxprune.streams import Reading
@@ -144,7 +143,7 @@ class ChannelGraph:
     inputs: tuple[Any, ...] = field(repr=False)
     treedef: Any = field(repr=False)
     rules: Mapping[str, Rule] = field(repr=False)
-    layers: Mapping[str, int] = field(repr=False)
+    options: Mapping[str, Any] = field(repr=False)  # layers and free_outputs of `trace`
     walk: Walk = field(repr=False)
     output: Any = field(repr=False)
 
@@ -167,6 +166,7 @@ def trace(
     rules: Mapping[Any, Rule | Callable[..., Any]] = RULES,
     strict: bool = False,
     layers: Mapping[str, int] = MappingProxyType({}),
+    free_outputs: Sequence[str] = (),
 ) -> ChannelGraph:
     """Returns the channel graph of `fn(variables, *inputs)`, found without running it.
 
@@ -182,11 +182,14 @@ def trace(
       layers: {pattern of variable paths: axis} of stacked layers that no scan steps over, such as
         blocks under `jax.vmap`: their groups are pruned in every layer by itself, as those inside
         of a scan are, and the axis is not.
+      free_outputs: patterns of the paths of outputs whose channels may be pruned, such as
+        features on the way; the axes of all others are frozen. An output that is no part of a
+        container has the path "".
 
     Raises:
       TraceError: `strict` and a primitive has no rule, a variable is not an array, or has no axis
         `layers`.
-      PatternError: a pattern of `layers` matches nothing.
+      PatternError: a pattern of `layers` or `free_outputs` matches nothing.
     """
     table = {
         getattr(key, "name", key): rule if isinstance(rule, Rule) else Rule(rule)
@@ -199,8 +202,8 @@ def trace(
         [Atom(size, owner=(i, axis)) for axis, size in enumerate(leaf.shape)]
         for i, leaf in enumerate(leaves.values())
     ]
-    twins = _twins(output, leaves)
-    _freeze_unused(program, axes, twins)
+    twins = outputs.twins(output, leaves)
+    unread.freeze_unused(program, axes, twins)
     _give_layers(dict(zip(leaves, axes, strict=True)), layers)
     given = program.invars[len(axes) :]
     outside = [[ax.frozen(n, "axis of an input") for n in _jaxpr.shape(var)] for var in given]
@@ -208,8 +211,9 @@ def trace(
     tracer = Tracer(table, strict=strict)
     walk = tracer.walk(program, axes + outside, sources)
     streams.tie(walk)
-    _tie_outputs(output, walk, axes, twins)
+    outputs.tie(output, walk, axes, twins, free_outputs)
     streams.tie_immovable(walk, axes)
+    unread.freeze_unread(walk, axes)
     found = {
         path: Variable(
             path=path, shape=leaf.shape, dtype=leaf.dtype, axes=tuple(map(ax.resolve, spaces))
@@ -227,7 +231,7 @@ def trace(
         inputs=inputs,
         treedef=treedef,
         rules=table,
-        layers=layers,
+        options={"layers": layers, "free_outputs": free_outputs},
         walk=walk,
         output=output,
     )
@@ -269,22 +273,6 @@ def _groups(variables: Mapping[str, Variable], walk: Walk, tracer: Tracer) -> di
     }
 
 
-def _freeze_unused(
-    program: _jaxpr.Program, axes: list[list[Space]], twins: Sequence[int | None]
-) -> None:
-    """Freezes the variables that are neither read nor written."""
-    used = {atom for eqn in program.eqns for atom in eqn.invars if not _jaxpr.is_literal(atom)}
-    for atom, twin in zip(program.outvars, twins, strict=True):
-        if twin is not None and atom is not program.invars[twin]:
-            used.add(program.invars[twin])
-        if twin is None and not _jaxpr.is_literal(atom):
-            used.add(atom)
-    for var, spaces in zip(program.invars, axes, strict=False):
-        if var not in used:
-            for space in spaces:
-                ax.freeze(space, Reason("not used by the function"))
-
-
 def _give_layers(variables: Mapping[str, Sequence[Space]], layers: Mapping[str, int]) -> None:
     for pattern, axis in layers.items():
         for path in paths.require([pattern], variables, what="layers pattern"):
@@ -294,41 +282,6 @@ def _give_layers(variables: Mapping[str, Sequence[Space]], layers: Mapping[str, 
                     "\nFix: layers={'blocks/*': 0} for variables whose leading axis counts layers."
                 )
             stacks.give(variables[path][axis], pattern)
-
-
-def _tie_outputs(
-    output: Any, walk: Walk, variables: Sequence[Sequence[Space]], twins: Sequence[int | None]
-) -> None:
-    """An output that mirrors a variable shares its axes; every other output is frozen."""
-    for path, axes, twin in zip(paths.flatten(output)[0], walk.outs, twins, strict=True):
-        for i, space in enumerate(axes):
-            if twin is None:
-                ax.freeze(space, Reason(f"axis of output {path!r}" if path else "output"))
-            else:
-                ax.unify(space, variables[twin][i])
-
-
-def _twins(output: Any, variables: Mapping[str, Any]) -> list[int | None]:
-    """For every output the place of the variable that it mirrors."""
-    places = {path: i for i, path in enumerate(variables)}
-    found = paths.flatten(output)[0].items()
-    twins = (_mirrored(path, leaf.shape, variables) for path, leaf in found)
-    return [None if twin is None else places[twin] for twin in twins]
-
-
-def _mirrored(path: str, shape: tuple[int, ...], variables: Mapping[str, Any]) -> str | None:
-    """The variable whose path ends `path`, or that ends with `path` of two names or more.
-
-    The place of a tree among several outputs, as in `(logits, state)`, is no part of its path.
-    """
-    ends = {end for end in (path, re.sub(r"^(\d+/)+", "", path)) if "/" in end}
-    twins = [
-        name
-        for name, leaf in variables.items()
-        if (f"/{path}".endswith(f"/{name}") or any(name.endswith(f"/{end}") for end in ends))
-        and leaf.shape == shape
-    ]
-    return twins[0] if len(twins) == 1 else None
 
 
 def _slots(

@@ -64,7 +64,7 @@ def retracer(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., Chann
         leaves, treedef = jax.tree.flatten((variables, shapes))
         key = (treedef, *map(str, leaves))
         if key not in traced:
-            traced[key] = trace(fn, variables, *shapes, rules=graph.rules, layers=graph.layers)
+            traced[key] = trace(fn, variables, *shapes, rules=graph.rules, **graph.options)
         return traced[key]
 
     return at

@@ -5,10 +5,14 @@ only taken where widths differ, give the right shapes and another network. So ev
 the resized network must be the original's equation at the sizes that its axis spaces have.
 """
 
-from collections.abc import Iterator
+import os
+import traceback
+from collections.abc import Callable, Iterator
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any, NoReturn
 
+import jax
 import numpy as np
 
 from jaxprune import _jaxpr, streams
@@ -25,6 +29,7 @@ WAY_OUT = (
     "keep that group whole (protect= in jp.select), or run jp.narrow(fn, graph, keep), which "
     "needs no module."
 )
+_OURS = tuple(f"{Path(package).parent}{os.sep}" for package in (__file__, jax.__file__))
 
 
 class Changed(tuple):
@@ -37,14 +42,47 @@ class Changed(tuple):
         return f"{op!r} at {op.place}: {before:.6g} became {after:.6g}"
 
 
-def compare(graph: ChannelGraph, kept: Kept, program: Program) -> list[Changed]:
+class _DifferenceError(Exception):
+    """An equation that differs: (operation or None, what differs)."""
+
+
+def check(
+    graph: ChannelGraph, kept: Kept, fn: Callable[..., Any], name: str, way_out: str = WAY_OUT
+) -> list[Changed]:
+    """Returns the constants that follow a size in `fn`, traced at the kept widths.
+
+    Raises:
+      ResizeError: `fn`, which goes by `name`, does not run at the kept widths, or is another
+        network there; ends with the `way_out`.
+    """
+    small = [jax.ShapeDtypeStruct(kept.shape(v), v.dtype) for v in graph.variables.values()]
+    try:
+        program, _ = _jaxpr.trace(fn, jax.tree.unflatten(graph.treedef, small), *graph.inputs)
+    except Exception as error:
+        raise ResizeError(
+            f"{name} does not run at the kept widths: {type(error).__name__}: {error}"
+            f"{_raised_at(error)}\n{way_out}"
+        ) from error
+    return compare(graph, kept, program, way_out)
+
+
+def compare(
+    graph: ChannelGraph, kept: Kept, program: Program, way_out: str = WAY_OUT
+) -> list[Changed]:
     """Returns the constants that follow a size; raises at the first equation that differs.
 
     Raises:
       ResizeError: names the equation and its module, what was expected, what came.
     """
     found = _Lockstep(graph, kept)
-    found.programs(graph.walk, program, None)
+    try:
+        found.programs(graph.walk, program, None)
+    except _DifferenceError as difference:
+        op, text = difference.args
+        where = f"{op!r} at {op.place}" if op else "the function"
+        raise ResizeError(
+            f"the resized network is not the same network: {where} {text}{found.near}.\n{way_out}"
+        ) from None
     return found.changed
 
 
@@ -56,6 +94,8 @@ class _Lockstep:
         self.twins: dict[Any, Any] = {}
         self.readings: dict[Any, Reading] = {}
         self.taken: dict[Any, tuple[Any, np.ndarray | None]] = {}
+        self.paths = list(graph.variables)
+        self.near = ""
 
     def shape(self, axes: list[Space]) -> tuple[int, ...]:
         return tuple(map(self.kept.size, axes))
@@ -65,26 +105,41 @@ class _Lockstep:
         self.twins.update(zip(ours.invars, other.invars, strict=False))
         self.constants(ours, other, caller)
         self.readings.update(streams.readings(walk))
-        ops = [op for op in walk.ops if op.name != streams.MARK]
-        for op, eqn in zip_longest(ops, self.without_marks(other)):
+        ops = self.that_compute(walk)
+        for op, eqn in zip_longest(ops, self.equations_that_compute(other)):
             if op is None:
                 _refuse(walk.ops[-1] if walk.ops else caller, f"is followed by {_show(eqn)}")
             if eqn is None:
                 _refuse(op, "is missing")
             self.equation(op, eqn)
+        if len(ours.outvars) != len(other.outvars):
+            _refuse(caller, f"gave {len(ours.outvars)} results, now {len(other.outvars)}")
         for a, b in zip(ours.outvars, other.outvars, strict=True):
             self.operand(walk.ops[-1] if walk.ops else caller, a, b)
 
-    def without_marks(self, other: Program) -> Iterator[Any]:
+    def that_compute(self, walk: Walk) -> Iterator[Op]:
+        """Yields the operations that compute at the kept widths."""
+        for op in walk.ops:
+            if _repeats_once(op.eqn, *map(self.shape, (*op.ins[:1], *op.outs[:1]))):
+                (a,), (b,) = op.eqn.invars, op.eqn.outvars
+                self.twins[b] = self.twins.get(a)
+                if a in self.readings:
+                    self.readings[b] = self.readings[a]
+            elif op.name != streams.MARK:
+                yield op
+
+    def equations_that_compute(self, other: Program) -> Iterator[Any]:
         """Yields the equations that compute; notes which channels the others take."""
         for eqn in other.eqns:
-            if _jaxpr.name(eqn) != streams.MARK:
+            if _repeats_once(eqn, *map(_jaxpr.shape, (*eqn.invars[:1], *eqn.outvars[:1]))):
+                self.taken[eqn.outvars[0]] = self.taken.get(eqn.invars[0], (eqn.invars[0], None))
+            elif _jaxpr.name(eqn) != streams.MARK:
                 yield eqn
-                continue
-            root, taken = self.taken.get(eqn.invars[0], (eqn.invars[0], None))
-            indices = eqn.params["indices"]
-            indices = None if indices is None else np.asarray(indices)
-            self.taken[eqn.outvars[0]] = root, streams.compose(taken, indices)
+            else:
+                root, taken = self.taken.get(eqn.invars[0], (eqn.invars[0], None))
+                indices = eqn.params["indices"]
+                indices = None if indices is None else np.asarray(indices)
+                self.taken[eqn.outvars[0]] = root, streams.compose(taken, indices)
 
     def constants(self, ours: Program, other: Program, caller: Op | None) -> None:
         if len(ours.constvars) != len(other.constvars):
@@ -96,6 +151,9 @@ class _Lockstep:
                 _refuse(caller, text)
 
     def equation(self, op: Op, eqn: Any) -> None:
+        for source in op.sources:
+            if source is not None and len(source) == 1:
+                self.near = f" (near the variable {self.paths[min(source)]})"
         if op.name != _jaxpr.name(eqn) or len(op.ins) != len(eqn.invars):
             _refuse(op, f"became {_show(eqn)}")
         for a, b in zip(op.eqn.invars, eqn.invars, strict=True):
@@ -143,9 +201,23 @@ class _Lockstep:
                 _refuse(op, f"should have {key}={value} at the kept widths, has {other}")
 
 
+def _raised_at(error: Exception) -> str:
+    """Where the code of the network raised, outside of JAX and of this library."""
+    codes = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    theirs = [(code, line) for code, line in codes if not code.co_filename.startswith(_OURS)]
+    if not theirs:
+        return ""
+    code, line = theirs[-1]
+    return f"\nat {code.co_filename}:{line} ({code.co_qualname})"
+
+
+def _repeats_once(eqn: Any, *shapes: tuple[int, ...]) -> bool:
+    """True for a broadcast that changes nothing: JAX leaves it out where a width is one."""
+    return _jaxpr.name(eqn) == "broadcast_in_dim" and len(shapes) == 2 and shapes[0] == shapes[1]
+
+
 def _refuse(op: Op | None, text: str) -> NoReturn:
-    where = "the function" if op is None else f"{op!r} at {op.place}"
-    raise ResizeError(f"the resized network is not the same network: {where} {text}.\n{WAY_OUT}")
+    raise _DifferenceError(op, text)
 
 
 def _show(eqn: Any) -> str:

@@ -24,6 +24,7 @@ _NATURAL = {  # in the nature of a network: not worth a place
     r"axis of an input": "it meets an axis of an input",
     r"window of a convolution": "it is the window of a convolution",
     r"not used by the function": "the function does not use it",
+    r"not read by the function": "the function does not read this part of it",
 }
 _WORDS = {
     r"spatial axis of a (convolution|window)": ("a {0} runs along it, as along height or time", ""),

@@ -119,7 +119,7 @@ BINARY = (
         "or": (Case(lax.bitwise_or, (I(3, 3), I(3, 3)), BOTH),),
         "xor": (Case(lax.bitwise_xor, (I(3, 3), I(3, 3)), BOTH, forgets="ab"),),
         "atan2": (Case(lax.atan2, (SQUARE, SQUARE), BOTH, forgets="ab"),),
-        "complex": (Case(lax.complex, (SQUARE, SQUARE), BOTH, forgets="ab"),),
+        "complex": (Case(lax.complex, (SQUARE, SQUARE), BOTH),),
         "nextafter": (Case(lax.nextafter, (SQUARE, SQUARE), BOTH, forgets="ab"),),
         "igamma": (Case(lax.igamma, (SQUARE, SQUARE), f"{BOTH} !! ab", forgets="*", eager=True),),
         "igammac": (Case(lax.igammac, (SQUARE, SQUARE), f"{BOTH} !! ab", forgets="*", eager=True),),

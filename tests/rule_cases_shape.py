@@ -48,9 +48,12 @@ MOVES = {
             forgets="*",
         ),
         Case(
-            lambda a, b: lax.reshape(_both(a, b), (2, 2, 4)), (F(2, 3), F(2, 5)), "a .+. -> a . ."
+            lambda a, b: lax.reshape(_both(a, b), (2, 2, 4)),
+            (F(2, 3), F(2, 5)),
+            "a b+1+b+1 -> a 1+1 b+1",
         ),
-        Case(lambda a: lax.reshape(a, (6, 4)), (F(4, 6),), ". . -> . ."),
+        Case(lambda a: lax.reshape(a, (6, 4)), (F(4, 6),), ". .*a -> . .*a"),
+        Case(lambda a: lax.reshape(a, (3, 2)), (F(2, 3),), ". . -> . ."),
     ),
     "rev": (Case(lambda a: lax.rev(a, (1,)), (F(3, 3),), "a . -> a ."),),
     "tile": (
@@ -86,8 +89,8 @@ PIECES = {
         ),
     ),
     "unstack": (
-        Case(lambda a: lax.unstack(a, 1), (F(3, 2, 3),), "a . b -> a b, a b"),
-        Case(lambda a: lax.unstack(a, 0), (F(2, 3),), ". a -> a, a"),
+        Case(lambda a: lax.unstack(a, 1), (F(3, 2, 3),), "a 1+1 b -> a b, a b"),
+        Case(lambda a: lax.unstack(a, 0), (F(2, 3),), "1+1 a -> a, a"),
     ),
     "stack": (
         Case(lambda a, b: jnp.stack([a, b], 1), (F(3, 3), F(3, 3)), "a b, a b -> a . b"),
@@ -105,7 +108,11 @@ PIECES = {
             (F(3, 6, 2),),
             "a (b+c+d)*e -> a c*e",
         ),
-        Case(lambda a: _slice(3, 8)(lax.reshape(a, (3, 12))), (F(3, 6, 2),), "a .*. -> a ."),
+        Case(
+            lambda a: _slice(3, 8)(lax.reshape(a, (3, 12))),
+            (F(3, 6, 2),),
+            "a (1+1+b+c)*(1+1) -> a 1+(b*(1+1))",
+        ),
     ),
     "pad": (
         Case(_pad(3, 0), (F(3, 3),), "a b, () -> a c+b"),

@@ -243,15 +243,19 @@ def threes_of_twos() -> Space:
     return ax.product([Atom(3), Atom(2)])
 
 
-def halves() -> Space:
-    return Sum((Atom(3), Atom(3)))
+def four_of_nines() -> Space:
+    return ax.product([Atom(4), Atom(9)])
+
+
+def nine_of_fours() -> Space:
+    return ax.product([Atom(9), Atom(4)])
 
 
 @pytest.mark.parametrize(
     ("left", "right", "text"),
     [
         (twos_of_threes, threes_of_twos, "cannot align (2 * 3) with (3 * 2)"),
-        (halves, threes_of_twos, "cannot align (3 + 3) with (3 * 2)"),
+        (four_of_nines, nine_of_fours, "cannot align (4 * 9) with (9 * 4)"),
     ],
 )
 def test_what_cannot_align_is_frozen_on_both_sides(
@@ -263,16 +267,38 @@ def test_what_cannot_align_is_frozen_on_both_sides(
     assert {reason and reason.text.replace("?:", "") for reason in reasons} == {text}
 
 
-def test_cuts_inside_factors_freeze() -> None:
-    space = ax.product([Atom(3), Atom(4)])
-    head, tail = ax.split(space, 6)
-    assert (head.size, tail.size) == (6, 6)
-    texts = {atom.reason.text for atom in ax.atoms(space)}
-    assert texts == {"split of (?:3 * ?:4) at 6, inside its inner factors"}
+def test_what_two_products_share_innermost_stays_free() -> None:
+    a, b = ax.product([Atom(3), Atom(4)]), ax.product([Atom(2), Atom(6)])
+    ax.unify(a, b)
+    assert [(atom.size, atom.reason is None) for atom in ax.atoms(a)] == [
+        (3, False),
+        (2, False),
+        (2, True),
+    ]
+    assert list(ax.atoms(a))[-1] is list(ax.atoms(b))[-1]
+
+
+def test_a_cut_inside_a_product_keeps_the_index_it_goes_through() -> None:
+    outer, inner = Atom(5), Atom(4)
+    head, tail = ax.split(ax.product([outer, inner]), 10)
+    assert show(head) == "((2 * (2 + 2)) + 2)"
+    assert show(tail) == "(2 + (2 * (2 + 2)))"
+    assert show(outer) == "(2 + 1 + 2)"
+    assert show(inner) == "(2 + 2)"
+
+
+def test_parts_that_a_factor_does_not_divide_are_one_period() -> None:
+    """As the first grouped convolution of a ShuffleNet reads a stem of 3 beside 27 channels."""
+    stem, body = Atom(24), ax.product([Atom(3), Atom(72)])
+    outer, inner = ax.factor(Sum((stem, body)), 80)
+    assert show(inner) == "(8 + 8 + 8 + 8 + 8 + 8 + 8 + 8 + 8 + 8)"
+    assert len(set(ax.atoms(inner))) == 1  # the greatest common divisor of 24, 72 and 80
+    assert show(stem) == "(8 + 8 + 8)"
+    assert list(ax.atoms(outer)) == []
     space = Sum((Atom(3), Atom(5)))
     outer, inner = ax.factor(space, 4)
-    assert (outer.size, inner.size) == (2, 4)
-    assert {atom.reason.text for atom in ax.atoms(space)} == {"reshape of (?:3 + ?:5) to 2 x 4"}
+    assert (show(outer), show(inner)) == ("(1 + 1)", "(3 + 1)")
+    assert show(space) == "(3 + 1 + 3 + 1)"
 
 
 def test_an_axis_that_meets_a_rearrangement_of_itself_freezes() -> None:

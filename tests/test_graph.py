@@ -320,6 +320,37 @@ def test_the_graph_cannot_be_changed() -> None:
         graph.groups["a"] = None  # pyright: ignore[reportIndexIssue]
 
 
+def test_an_output_mirrors_the_variable_with_the_longer_path() -> None:
+    v = {"a": jnp.ones((3, 8)), "bn": {"mean": jnp.ones(8)}, "block": {"bn": {"mean": jnp.ones(8)}}}
+    v["head"] = jnp.ones((8, 2))
+
+    def fn(v: Any, x: Any) -> Any:
+        y = x @ v["a"]
+        z = jax.nn.relu(y - v["bn"]["mean"][None])
+        updates = {"bn": {"mean": y.mean(0)}, "block": {"bn": {"mean": z.mean(0)}}}
+        return (z - v["block"]["bn"]["mean"][None]) @ v["head"], updates
+
+    graph = jp.trace(fn, v, jnp.ones((2, 3)))
+    assert {name: len(group.slots) for name, group in graph.groups.items()} == {"a": 4}
+
+
+def test_named_outputs_stay_free() -> None:
+    def fn(v: Any, x: Any) -> Any:
+        h = jax.nn.relu(x @ v["a"])
+        return {"features": {"hidden": h}, "logits": h @ v["b"]}
+
+    v, x = {"a": jnp.ones((3, 8)), "b": jnp.ones((8, 2))}, jnp.ones((2, 3))
+    assert not jp.trace(fn, v, x).groups
+    graph = jp.trace(fn, v, x, free_outputs=["features/*"])
+    assert list(graph.groups) == ["a"]
+    keep = {"a": np.arange(8) < 5}
+    small = jp.slice(graph, v, keep)
+    assert jp.narrow(fn, graph, keep)(small, x)["features"]["hidden"].shape == (2, 5)
+    assert "exact" in str(jp.verify(graph, fn, keep, v, x, resized=fn))
+    with pytest.raises(jp.errors.PatternError, match="free_outputs pattern 'featurs' matches none"):
+        jp.trace(fn, v, x, free_outputs=["featurs"])
+
+
 def test_a_state_beside_the_outputs_mirrors_the_variables():
     """Haiku's `(logits, state)`, where the statistics are written and never read."""
     v = {

@@ -25,7 +25,7 @@ _KEEPS_ZERO = (
 _OTHER = (
     "acos acosh after_all bessel_i0e bessel_i1e cos cosh erfc exp exp2 is_finite "
     "logistic not population_count clz "
-    "complex nextafter atan2 eq ne lt le "
+    "nextafter atan2 eq ne lt le "
     "gt ge eq_to lt_to le_to shift_left shift_right_arithmetic shift_right_logical xor "
     "threefry2x32"
 ).split()
@@ -34,7 +34,7 @@ _POLES = (
     "digamma igamma igamma_grad_a igammac lgamma log log2 polygamma regularized_incomplete_beta "
     "rsqrt zeta"
 ).split()
-_BINARY = "add add_any sub mul div rem max min pow and or".split()
+_BINARY = "add add_any sub mul div rem max min pow and or complex".split()
 
 
 def elementwise(op: Op) -> list[Axes]:

@@ -177,10 +177,12 @@ def split_params(op: Op, size: Size) -> dict[str, Any]:
 
 
 def unstack(op: Op) -> list[Axes]:
-    """Every index of the axis becomes a result."""
+    """Every index of the axis becomes a result, as by slices."""
     (x,) = op.ins
     axis = op.params["axis"]
-    freeze([x[axis]], "unstack", op)
+    rest = x[axis]
+    for _ in op.out_shapes:
+        _, rest = ax.split(rest, 1, op)
     return [[*x[:axis], *x[axis + 1 :]] for _ in op.out_shapes]
 
 

@@ -1,0 +1,79 @@
+"""The paths of NNX modules as the names of their operations, as Linen gives them by itself."""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import RLock
+from typing import Any
+
+import jax
+from flax import nnx
+
+_LOCK = RLock()
+_PLACE = "This happened in module"
+
+
+def place_of(error: Exception) -> str:
+    """Returns the note of the innermost `named` module whose call raised, or nothing."""
+    notes = getattr(error, "__notes__", ())
+    return next((note for note in notes if note.startswith(_PLACE)), "")
+
+
+def modules(model: nnx.Module) -> dict[str, nnx.Module]:
+    """Returns the modules of a model by their path; a shared one has its first path."""
+    return {path_name(path): module for path, module in nnx.iter_modules(model)}
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """Returns a path of NNX as it is written everywhere: `layers/0/kernel`."""
+    return "/".join(map(str, path))
+
+
+@contextmanager
+def named(model: nnx.Module) -> Iterator[None]:
+    """Operations of a module of `model` carry its path, and so does an exception from its call.
+
+    Python looks `__call__` up in the class, so it is the classes that are wrapped, and unwrapped
+    at the end; calls of all other instances pass through. Transforms such as `nnx.scan` make their
+    own instances: what they call goes by the path of the module that calls the transform.
+    """
+    names = {id(module): path for path, module in modules(model).items()}
+    kinds = {type(module) for module in modules(model).values()}
+    owners = {owner for kind in kinds if (owner := _owner(kind)) is not None}
+    inside: list[str] = []
+    with _LOCK:
+        originals = {owner: vars(owner)["__call__"] for owner in owners}
+        try:
+            for owner, call in originals.items():
+                owner.__call__ = _scoped(call, names, inside)
+            yield
+        finally:
+            for owner, call in originals.items():
+                owner.__call__ = call
+
+
+def _owner(kind: type) -> Any:
+    """The class that defines the `__call__` of `kind`."""
+    return next((base for base in kind.__mro__ if "__call__" in vars(base)), None)
+
+
+def _scoped(call: Callable[..., Any], names: dict[int, str], inside: list[str]) -> Any:
+    @functools.wraps(call)
+    def scoped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        bound = call.__get__(self, type(self))
+        path = names.get(id(self), "")
+        if not path or (inside and inside[-1] == path):
+            return bound(*args, **kwargs)
+        around = f"{inside[-1]}/" if inside else ""
+        inside.append(path)
+        try:
+            with jax.named_scope(path.removeprefix(around)):
+                return bound(*args, **kwargs)
+        except Exception as error:
+            if not place_of(error):
+                error.add_note(f"{_PLACE} {path!r} ({type(self).__name__}).")
+            raise
+        finally:
+            inside.pop()
+
+    return scoped

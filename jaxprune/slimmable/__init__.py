@@ -1,0 +1,99 @@
+"""Slimmable networks: one set of weights, many widths; any network that can be traced.
+
+A width is a keep, the first channels of every group. Its network is `jp.slice` of the shared
+variables, run through `resize`. Slicing is differentiable, so that the gradients of all widths add
+up on the shared variables, and no layer needs to know. An S-Net, whose widths have BatchNorm of
+their own:
+
+>>> from functools import partial
+>>> import flax.linen as nn, jax, jax.numpy as jnp, optax
+>>> import jaxprune as jp
+>>> from jaxprune import slimmable
+>>> class Net(nn.Module):
+...     @nn.compact
+...     def __call__(self, x, train=False):
+...         x = nn.Conv(16, (3, 3), use_bias=False)(x)
+...         x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
+...         return nn.Dense(4)(x.mean((1, 2)))
+>>> model, x = Net(), jax.random.normal(jax.random.key(0), (32, 6, 6, 2))
+>>> labels = jnp.argmax(x.mean((1, 2)) @ jnp.ones((2, 4)).at[0].set(jnp.arange(4.0) - 2), axis=-1)
+>>> variables = model.init(jax.random.key(1), x)
+>>> graph = jp.trace(lambda v, x: model.apply(v, x), variables, x[:1])
+
+>>> def loss(logits, labels):
+...     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+>>> def network(keep):  # variables at the widths of keep, x -> outputs, new statistics
+...     small = jp.linen.resize(model, graph, keep)
+...     return partial(small.apply, train=True, mutable=["batch_stats"])
+>>> widths = {width: slimmable.prefix(graph, width, divisor=4) for width in (1.0, 0.5, 0.25)}
+>>> params, rest = slimmable.split(graph, variables, widths)
+>>> gradients = slimmable.gradients(network, graph, loss)
+>>> optimizer = optax.sgd(0.1, momentum=0.9)
+>>> state = optimizer.init(params)
+>>> @jax.jit
+... def step(params, rest, state, x, labels):
+...     grads, rest, losses = gradients(params, rest, widths, x, labels)
+...     updates, state = optimizer.update(grads, state, params)
+...     return optax.apply_updates(params, updates), rest, state, losses
+>>> first = slimmable.gradients(network, graph, loss)(params, rest, widths, x, labels).losses
+>>> for _ in range(20):
+...     params, rest, state, losses = step(params, rest, state, x, labels)
+>>> bool((losses < first).all())
+True
+
+Then any of its widths, each compiled once:
+
+>>> net = slimmable.switch(
+...     lambda keep: jp.linen.resize(model, graph, keep).apply, graph, params, rest, widths
+... )
+>>> net.at(0.25)(x).shape
+(32, 4)
+>>> print(slimmable.spectrum(graph, widths))
+width  channels    MACs  parameters
+  1.0        16  10,432         388
+  0.5         8   5,216         196
+ 0.25         4   2,608         100
+
+A US-Net shares scale and bias (`split(..., private=statistics(variables))`), draws the widths of a
+step (`sandwich`), lets the largest teach the others (`distill=distillation()`), and measures the
+statistics of every width after training (`calibrate`). With drawn keeps as arguments of the jitted
+step, one program serves them all. AutoSlim trains that at `nonuniform` widths of a wider network,
+and looks where it can be narrow: `evaluator`, `space`, `greedy`.
+
+Sources: Yu et al., "Slimmable Neural Networks", ICLR 2019; Yu and Huang, "Universally Slimmable
+Networks and Improved Training Techniques", ICCV 2019; Yu and Huang, "AutoSlim: Towards One-Shot
+Architecture Search for Channel Numbers", 2019.
+"""
+
+from jaxprune.slimmable.calibration import calibrate as calibrate
+from jaxprune.slimmable.exploration import evolve as evolve
+from jaxprune.slimmable.exploration import random_search as random_search
+from jaxprune.slimmable.search import Found as Found
+from jaxprune.slimmable.search import descent as descent
+from jaxprune.slimmable.search import evaluator as evaluator
+from jaxprune.slimmable.search import greedy as greedy
+from jaxprune.slimmable.search import measured as measured
+from jaxprune.slimmable.search import space as space
+from jaxprune.slimmable.serving import MOBILE_CORE as MOBILE_CORE
+from jaxprune.slimmable.serving import MOBILE_SOC as MOBILE_SOC
+from jaxprune.slimmable.serving import Device as Device
+from jaxprune.slimmable.serving import Spectrum as Spectrum
+from jaxprune.slimmable.serving import Switch as Switch
+from jaxprune.slimmable.serving import estimate_fps as estimate_fps
+from jaxprune.slimmable.serving import export as export
+from jaxprune.slimmable.serving import spectrum as spectrum
+from jaxprune.slimmable.serving import switch as switch
+from jaxprune.slimmable.state import Split as Split
+from jaxprune.slimmable.state import split as split
+from jaxprune.slimmable.state import statistics as statistics
+from jaxprune.slimmable.state import switchable as switchable
+from jaxprune.slimmable.state import variables as variables
+from jaxprune.slimmable.training import Gradients as Gradients
+from jaxprune.slimmable.training import distillation as distillation
+from jaxprune.slimmable.training import gradients as gradients
+from jaxprune.slimmable.widths import make_divisible as make_divisible
+from jaxprune.slimmable.widths import nonuniform as nonuniform
+from jaxprune.slimmable.widths import outside as outside
+from jaxprune.slimmable.widths import prefix as prefix
+from jaxprune.slimmable.widths import sandwich as sandwich
+from jaxprune.slimmable.widths import uniform as uniform

@@ -1,0 +1,259 @@
+"""AutoSlim: which widths a trained supernet wastes least with, found without training again.
+
+A search asks one question over and over: the error of the supernet at some widths. `evaluator`
+answers it by mask, with one compiled program for all widths, so that every search here is a plain
+loop on the host.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune import cost as costs
+from jaxprune import masks
+from jaxprune._removal import is_count
+from jaxprune.errors import BudgetError, JaxpruneError, KeepError, PatternError, ScoreError
+from jaxprune.graph import ChannelGraph
+from jaxprune.slimmable.training import Network
+from jaxprune.slimmable.widths import Widths, make_divisible, scope
+
+Space = Mapping[str, tuple[int, ...]]
+"""{group: the counts it may keep, descending}; groups that are absent stay whole."""
+Evaluate = Callable[[Sequence[Widths]], np.ndarray]
+"""Widths to their errors, f64[n]; lower is better."""
+Cost = Callable[[ChannelGraph, Mapping[str, Any] | None], float]
+"""What is limited: one of `jp.cost`, `measured(...)`, or any function that falls with widths."""
+
+
+class Found(NamedTuple):
+    """Widths that a search found: `jp.slimmable.prefix(graph, found.widths)` is their keep."""
+
+    widths: dict[str, int]
+    error: float
+    cost: float
+    target: float
+
+
+def space(
+    graph: ChannelGraph,
+    *,
+    parts: int = 12,
+    divisor: int = 8,
+    min_keep_ratio: float = 0.0,
+    protect: Sequence[str] = (),
+) -> dict[str, tuple[int, ...]]:
+    """Returns {group: counts}, from the full size down in equal steps to the last one above 0.
+
+    A step is a `parts`-th of the group, rounded to the divisor, and the divisor at least. Layers
+    that the network ties are one group and move together; `prefix` says which factor of a grouped
+    axis slims.
+
+    Args:
+      graph: what `jaxprune.trace` returned, of the supernet.
+      parts: steps of a group.
+      divisor: what steps are multiples of.
+      min_keep_ratio: no count is below this share of the group; in [0, 1].
+      protect: patterns of groups that stay whole.
+
+    Raises:
+      KeepError: an argument is out of range.
+      PatternError: a pattern matches nothing, or no group can slim.
+
+    Source: Yu and Huang, "AutoSlim", 2019, the authors' configurations ("dynamic 12").
+    """
+    if not (is_count(parts) and is_count(divisor) and 0 <= min_keep_ratio <= 1):
+        raise KeepError(
+            f"space: parts={parts!r} and divisor={divisor!r} must be ints, at least 1, and "
+            f"min_keep_ratio={min_keep_ratio!r} in [0, 1].\nFix: leave them out."
+        )
+    found = {}
+    for name in scope(graph, protect):
+        size = graph.groups[name].size
+        step = make_divisible(size / parts, divisor, divisor)
+        floor = max(1, -int(-size * min_keep_ratio // 1))
+        counts = tuple(range(size, floor - 1, -step))
+        if len(counts) > 1:
+            found[name] = counts
+    if not found:
+        raise PatternError(
+            f"space: no group can slim in steps of {divisor}; protect={protect!r}.\nFix: a "
+            "smaller divisor, or less protection; print(graph) lists the groups."
+        )
+    return found
+
+
+def evaluator(
+    network: Network,
+    graph: ChannelGraph,
+    variables: Any,
+    inputs: Any,
+    targets: Any,
+    error: Callable[[Any, Any], Any],
+    *,
+    at_once: int = 1,
+) -> Evaluate:
+    """Returns `evaluate(candidates) -> errors` of one large batch, by mask and compiled once.
+
+    Args:
+      network: as in `gradients`. In train mode BatchNorm uses the statistics of the batch, as the
+        method needs: no width has running ones.
+      graph: what `jaxprune.trace` returned, of the supernet.
+      variables: the trained variables of the whole supernet.
+      inputs: one batch, held out from training; large, for its statistics and for fine errors.
+      targets: its labels.
+      error: `(outputs, targets) -> scalar`, such as the share of wrong classes.
+      at_once: candidates that are evaluated side by side with `jax.vmap`, as many as memory holds;
+        a remainder is filled up. On a CPU 1 is best.
+
+    Raises:
+      JaxpruneError: `at_once` is no count. ScoreError: when called, an error is not finite.
+    """
+    if not is_count(at_once):
+        raise JaxpruneError(f"at_once must be an int, at least 1, got {at_once!r}.\nFix: 1.")
+    run = network({})
+    sizes = {name: group.size for name, group in graph.groups.items()}
+
+    @jax.jit
+    def program(variables: Any, inputs: Any, targets: Any, counts: Any) -> Any:
+        def one(count: Any) -> Any:
+            keep = {
+                name: jnp.arange(size) < count[i] for i, (name, size) in enumerate(sizes.items())
+            }
+            outputs, _ = run(masks.mask(graph, variables, keep), inputs)
+            return error(outputs, targets)
+
+        return jax.vmap(one)(counts) if at_once > 1 else one(counts[0])[None]
+
+    def evaluate(candidates: Sequence[Widths]) -> np.ndarray:
+        rows = np.array([[*masks.widths(graph, widths).values()] for widths in candidates])
+        errors = []
+        for start in range(0, len(rows), at_once):
+            chunk = rows[start : start + at_once]
+            filled = np.concatenate([chunk, chunk[-1:].repeat(at_once - len(chunk), axis=0)])
+            errors.append(program(variables, inputs, targets, filled)[: len(chunk)])
+        found = np.concatenate(jax.device_get(errors)).astype(np.float64)
+        if not np.isfinite(found).all():
+            raise ScoreError(
+                f"the error of {int((~np.isfinite(found)).sum())} of {len(found)} candidates is "
+                "not finite.\nFix: look for NaN in the supernet and in the batch."
+            )
+        return found
+
+    return evaluate
+
+
+def greedy(
+    evaluate: Evaluate,
+    graph: ChannelGraph,
+    space: Space,
+    targets: Sequence[float],
+    *,
+    cost: Cost = costs.macs,
+) -> list[Found]:
+    """Returns the widths at which each target is first met, in one pass from the largest on.
+
+    Every round shrinks the group whose next step costs the least error, until the cost is at or
+    below the last target; of equal errors the first group in the order of `space` goes. The error
+    is not divided by what the step saves.
+
+    Args:
+      evaluate: errors of candidates; one call for each round.
+      graph: what `jaxprune.trace` returned, of the supernet.
+      space: {group: counts, descending}, such as `space(graph)`.
+      targets: in units of `cost`: `0.5 * jp.cost.macs(graph)`.
+      cost: a cost of the widths: `jp.cost.macs`, `params`, `activation_bytes`, or `measured(...)`.
+
+    Returns:
+      One `Found` for every target, the largest target first.
+
+    Raises:
+      BudgetError: a target is out of reach; the message names the smallest cost.
+      KeepError: the space does not fit the graph.
+
+    Source: Yu and Huang, "AutoSlim: Towards One-Shot Architecture Search for Channel Numbers",
+    2019, and the authors' code.
+    """
+    wanted = sorted(targets, reverse=True)
+    check_targets(graph, space, wanted, cost)
+    path = descent(evaluate, space)
+    widths, error = next(path)
+    found = []
+    for target in wanted:
+        while (price := cost(graph, widths)) > target:
+            widths, error = next(path)
+        found.append(Found(dict(widths), error, price, target))
+    return found
+
+
+def descent(evaluate: Evaluate, space: Space) -> Iterator[tuple[dict[str, int], float]]:
+    """Yields (widths, error) from the whole network down, each one greedy step below the last."""
+    widths = {name: counts[0] for name, counts in space.items()}
+    yield widths, float(evaluate([widths])[0])
+    places = dict.fromkeys(space, 0)
+    while open_ := [name for name, at in places.items() if at + 1 < len(space[name])]:
+        candidates = [{**widths, name: space[name][places[name] + 1]} for name in open_]
+        errors = evaluate(candidates)
+        best = int(np.argmin(errors))
+        places[open_[best]] += 1
+        widths = candidates[best]
+        yield widths, float(errors[best])
+
+
+def measured(
+    network: Network, graph: ChannelGraph, variables: Any, inputs: Any, *, repeats: int = 30
+) -> Cost:
+    """Returns the cost that is the median latency of the resized network, in seconds.
+
+    It is measured on this device, once for all equal widths; each new one is resized and compiled.
+    A clock is not monotone: near a target the result may be one step off.
+
+    Args:
+      network: `keep -> run(variables, inputs)`, in eval mode.
+      graph: what `jaxprune.trace` returned.
+      variables: the variables of the whole network.
+      inputs: inputs of the size that will be served.
+      repeats: timed calls.
+    """
+    known: dict[tuple[int, ...], float] = {}
+
+    def latency(graph_: ChannelGraph, widths: Mapping[str, Any] | None = None) -> float:
+        counts = masks.widths(graph_, widths)
+        key = tuple(counts.values())
+        if key not in known:
+            keep = {n: np.arange(graph.groups[n].size) < count for n, count in counts.items()}
+            small = masks.slice(graph, variables, keep)
+            known[key] = costs.latency(network(keep), small, inputs, repeats=repeats).median
+        return known[key]
+
+    return latency
+
+
+def check_targets(graph: ChannelGraph, space: Space, targets: Sequence[float], cost: Cost) -> None:
+    """Raises unless the space fits the graph and the cost of its narrowest widths every target."""
+    bad = [
+        f"group {name!r} may keep {tuple(counts)}"
+        for name, counts in space.items()
+        if name not in graph.groups
+        or not counts
+        or counts[0] > graph.groups[name].size
+        or counts[-1] < 1
+        or any(a <= b for a, b in pairwise(counts))
+    ]
+    if bad or not space:
+        raise KeepError(
+            "\n".join(["the space does not fit the graph:", *bad])
+            + "\nFix: slimmable.space(graph), or {group: counts} from at most its size down to 1."
+        )
+    if not targets:
+        raise BudgetError("no targets.\nFix: targets=[0.5 * jp.cost.macs(graph)].")
+    least = cost(graph, {name: counts[-1] for name, counts in space.items()})
+    if missed := [target for target in targets if not target >= least]:
+        raise BudgetError(
+            f"targets {missed} are out of reach: the narrowest network of the space costs "
+            f"{least:,}, the whole one {cost(graph, None):,}.\nFix: higher targets, or a space "
+            "that goes further down (parts=, divisor=, min_keep_ratio=, protect=)."
+        )

@@ -1,0 +1,283 @@
+"""Prefix widths: how many leading channels of every group a width keeps."""
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypedDict, Unpack
+
+import numpy as np
+
+from jaxprune import axes as ax
+from jaxprune import masks, paths
+from jaxprune._removal import is_count, is_number
+from jaxprune.axes import Space
+from jaxprune.errors import KeepError
+from jaxprune.graph import ChannelGraph
+
+Keep = Mapping[str, Any]
+Widths = Mapping[str, int]
+
+
+class Rounding(TypedDict, total=False):
+    """How a multiplier becomes channels."""
+
+    divisor: int  # counts are multiples of it, or the full size; default 8
+    min_channels: int  # no group gets fewer, rounded up to the divisor; default 1
+    supernet: float  # the multiplier of the network that was traced; default 1.0
+    expansion: Mapping[str, int]  # {pattern: t}: counts are t times a multiple of the divisor
+    protect: Sequence[str]  # patterns of groups that never slim; default none
+
+
+def make_divisible(value: float, divisor: int = 8, least: int = 1) -> int:
+    """Returns the multiple of `divisor` nearest to `value`, and never less than 90 % of it.
+
+    Source: Yu et al., "Slimmable Neural Networks", ICLR 2019, the authors' code. Below half of a
+    divisor its `least` of 1 is no multiple: 2 channels of 8 become 9.
+
+    >>> [make_divisible(32 * width) for width in (0.25, 0.35, 0.5, 0.75, 1.0)]
+    [8, 16, 16, 24, 32]
+    """
+    count = max(least, int(value + divisor / 2) // divisor * divisor)
+    return count + divisor if count < 0.9 * value else count
+
+
+def prefix(
+    graph: ChannelGraph, width: float | Mapping[str, float], **rounding: Unpack[Rounding]
+) -> dict[str, np.ndarray]:
+    """Returns the keep of the first channels of every group.
+
+    Where a width is a product of groups, as in a grouped convolution, GroupNorm or attention, one
+    factor slims: the innermost that is exact. So a grouped convolution keeps the first channels
+    inside each of its groups, and attention keeps its first heads at their size. The other factors
+    stay whole, unless a pattern names them.
+
+    Args:
+      graph: what `jaxprune.trace` returned.
+      width: a multiplier in (0, supernet], where `supernet` is the whole network; or {pattern of
+        groups: a multiplier, or an int, which is a count}. A later pattern overrides an earlier
+        one, and groups that none matches stay whole.
+      **rounding: see `Rounding`. A count is `make_divisible(size * width / supernet, divisor)`,
+        with the divisor as its least value, which makes it rise with the multiplier.
+
+    Returns:
+      {group: bool[n]} of the groups that may slim.
+
+    Raises:
+      KeepError: a width is out of range, the rounding makes no sense, or a stream loses channels
+        that one of its readers (`jp.select_inputs`) keeps.
+      PatternError: a pattern matches nothing.
+
+    Source: Yu et al., ICLR 2019; Yu and Huang, ICCV 2019 (expansion); the authors' code.
+
+    >>> from jaxprune import trace
+    >>> v = {"first": np.ones((2, 4)), "second": np.ones((4, 3))}
+    >>> graph = trace(lambda v, x: x @ v["first"] @ v["second"], v, np.ones((1, 2)))
+    >>> prefix(graph, 0.5, divisor=1)
+    {'first': array([ True,  True, False, False])}
+    """
+    _check_rounding(rounding)
+    if isinstance(width, Mapping):
+        wanted = _expanded(width, graph, "width pattern")
+    else:
+        wanted = dict.fromkeys(scope(graph, rounding.get("protect", ())), width)
+    _check_widths(graph, width, wanted, rounding.get("supernet", 1.0))
+    times = _expanded(rounding.get("expansion", {}), graph, "expansion pattern")
+    exact = is_count if isinstance(width, Mapping) else lambda _: False
+    keep = {}
+    for name, group in graph.groups.items():
+        if name in wanted:
+            value = wanted[name]
+            count = int(value) if exact(value) else None
+            count = count or _count(value, group.size, times.get(name, 1), rounding)
+            keep[name] = np.arange(group.size) < count
+    masks.check_keep(graph, keep)
+    return keep
+
+
+def uniform(
+    graph: ChannelGraph,
+    rng: np.random.Generator,
+    low: float,
+    high: float,
+    **rounding: Unpack[Rounding],
+) -> dict[str, np.ndarray]:
+    """Returns the `prefix` of one multiplier drawn from [low, high); other arguments as there."""
+    return prefix(graph, rng.uniform(low, high), **rounding)
+
+
+def nonuniform(
+    graph: ChannelGraph,
+    rng: np.random.Generator,
+    low: float,
+    high: float,
+    **rounding: Unpack[Rounding],
+) -> dict[str, np.ndarray]:
+    """Returns the `prefix` of a multiplier drawn from [low, high) for every group by itself.
+
+    Source: Yu and Huang, "AutoSlim", 2019: so its supernet is trained, from 0.15 to 1.5.
+    """
+    drawn = {name: rng.uniform(low, high) for name in scope(graph, rounding.get("protect", ()))}
+    return prefix(graph, drawn, **rounding)
+
+
+def sandwich(
+    widths: Mapping[Hashable, Keep], rng: np.random.Generator, n: int = 4
+) -> dict[Any, Keep]:
+    """Returns the widths of one training step: the largest, the smallest, and n - 2 others.
+
+    Args:
+      widths: {name: keep}, from which the others are drawn without repetition.
+      rng: what draws.
+      n: how many, at least 2; all of `widths` where it has fewer.
+
+    Raises:
+      KeepError: `n` or the number of widths is below 2.
+
+    Source: Yu and Huang, "Universally Slimmable Networks", ICCV 2019, the sandwich rule. They draw
+    from the continuum; a grid bounds the number of programs.
+    """
+    if not is_count(n) or min(n, len(widths)) < 2:
+        raise KeepError(
+            f"sandwich: n={n!r} of {len(widths)} widths; a sandwich is the largest and the "
+            "smallest at least.\nFix: n=4 and a grid of four widths or more."
+        )
+    ranked = sorted(widths, key=lambda name: _channels(widths[name]))
+    smallest, *others, largest = ranked
+    drawn = rng.permutation(len(others))[: n - 2]
+    return {name: widths[name] for name in (largest, smallest, *(others[i] for i in drawn))}
+
+
+def outside(graph: ChannelGraph, keep: Keep, trained: Iterable[Keep]) -> list[str]:
+    """Returns the groups that are narrower, or wider, in `keep` than in any of `trained`."""
+    here = masks.widths(graph, keep)
+    known = [masks.widths(graph, other) for other in trained]
+    return [
+        name
+        for name, count in here.items()
+        if not min(at[name] for at in known) <= count <= max(at[name] for at in known)
+    ]
+
+
+def _channels(keep: Keep) -> int:
+    return sum(int(np.sum(kept)) for kept in keep.values())
+
+
+def _count(width: float, size: int, times: int, rounding: Rounding) -> int:
+    """Returns how many of `size` channels a multiplier keeps."""
+    supernet = rounding.get("supernet", 1.0)
+    if width == supernet:
+        return size
+    divisor = rounding.get("divisor", 8)
+    least = -(-rounding.get("min_channels", 1) // divisor) * divisor
+    return min(size, times * make_divisible(size * width / supernet / times, divisor, least))
+
+
+def _expanded(table: Mapping[str, Any], graph: ChannelGraph, what: str) -> dict[str, Any]:
+    """Returns {group: value} of {pattern: value}; a later pattern overrides an earlier one."""
+    paths.require([name for name in table if name not in graph.groups], graph.groups, what=what)
+    found: dict[str, Any] = {}
+    for pattern, value in table.items():
+        one = pattern in graph.groups
+        names = [pattern] if one else paths.require([pattern], graph.groups, what=what)
+        found |= dict.fromkeys(names, value)
+    return found
+
+
+def scope(graph: ChannelGraph, protect: Sequence[str] = ()) -> list[str]:
+    """Returns the groups that a multiplier slims."""
+    whole = paths.require(protect, graph.groups, what="protect pattern")
+    whole |= held(graph)
+    return [name for name in graph.groups if name not in whole]
+
+
+def held(graph: ChannelGraph) -> set[str]:
+    """Returns the groups that stay whole because another factor of their width slims."""
+    slims: set[str] = set()
+    whole: set[str] = set()
+
+    def rank(place: int, names: set[str]) -> tuple[bool, bool, bool, int]:
+        exact = not any(graph.groups[name].inexact for name in names)
+        return bool(names & slims), not names & whole, exact, place
+
+    for factors in _products(graph):
+        _, chosen = max(enumerate(factors), key=lambda pair: rank(*pair))
+        slims |= chosen - whole
+        whole |= set().union(*factors) - slims
+    return whole
+
+
+def _products(graph: ChannelGraph) -> Iterator[list[set[str]]]:
+    """Yields the groups of each factor, for every width that is a product of several.
+
+    It is one axis, or the axes that one kernel makes: heads and head size.
+    """
+    made = {(s.path, s.axis) for g in graph.groups.values() for s in g.slots if s.role == "out"}
+    for path, variable in graph.variables.items():
+        axes = [space for axis, space in enumerate(variable.axes) if (path, axis) in made]
+        products = [axes, *(p for space in variable.axes for p in _factors(space))]
+        for spaces in products:
+            named = [{a.name for a in ax.atoms(space) if a.name is not None} for space in spaces]
+            if len(factors := [names for names in named if names]) > 1:
+                yield factors
+
+
+def _factors(space: Space) -> Iterator[Sequence[Space]]:
+    """Yields the factors of every product in a space."""
+    space = ax.find(space)
+    if not isinstance(space, ax.Atom):
+        inner = space.parts if isinstance(space, ax.Sum) else space.factors
+        if isinstance(space, ax.Prod):
+            yield inner
+        for item in inner:
+            yield from _factors(item)
+
+
+def _check_rounding(rounding: Rounding) -> None:
+    bad = [
+        f"{name} must be an int, at least 1, got {value!r}"
+        for name, value in (
+            ("divisor", rounding.get("divisor", 8)),
+            ("min_channels", rounding.get("min_channels", 1)),
+            *((f"expansion of {k!r}", v) for k, v in rounding.get("expansion", {}).items()),
+        )
+        if not is_count(value)
+    ]
+    supernet = rounding.get("supernet", 1.0)
+    if not (is_number(supernet) and 0 < supernet < float("inf")):
+        bad.append(f"supernet must be a multiplier above 0, got {supernet!r}")
+    if bad:
+        raise KeepError("\n".join([*bad, "Fix: leave an option out to have its default."]))
+
+
+def _check_widths(
+    graph: ChannelGraph, width: Any, wanted: Mapping[str, Any], supernet: float
+) -> None:
+    failures = []
+    if not isinstance(width, Mapping):
+        if not _is_multiplier(width, supernet):
+            failures = [f"width {width!r}{_why(width, supernet)}"]
+        wanted = {}
+    for name, value in wanted.items():
+        size = graph.groups[name].size
+        if is_count(value) and value > size:
+            failures.append(f"width {value} of {name!r}: the group has {size} channels")
+        elif not is_count(value) and not _is_multiplier(value, supernet):
+            failures.append(f"width {value!r} of {name!r}{_why(value, supernet)}")
+    if failures:
+        raise KeepError(
+            "\n".join(failures[:8])
+            + f"\nFix: multipliers in (0, {supernet}], or counts of at least 1 for single groups."
+        )
+
+
+def _is_multiplier(value: Any, supernet: float) -> bool:
+    return is_number(value) and 0 < value <= supernet
+
+
+def _why(value: Any, supernet: float) -> str:
+    if is_number(value) and value <= 0:
+        return " would empty its groups"
+    if is_number(value) and value > supernet:
+        return (
+            f" is above {supernet}, the network that was traced; for more, trace a wider network "
+            f"and say supernet={value!r}"
+        )
+    return " is no multiplier"
