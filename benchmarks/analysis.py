@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +31,7 @@ def timed(fn: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def planned(
-    model: nn.Module, shapes: Any, inputs: Any = X
+    fn: Callable[..., Any], variables: Any, *inputs: Any
 ) -> tuple[float, float, jp.ChannelGraph]:
     """Returns the times of make_jaxpr and of the analysis beyond it, and the graph."""
     original = graphs._jaxpr.trace
@@ -45,7 +44,7 @@ def planned(
 
     graphs._jaxpr.trace = trace
     try:
-        whole, graph = timed(lambda: jp.trace(model.apply, shapes, inputs))
+        whole, graph = timed(lambda: jp.trace(fn, variables, *inputs))
     finally:
         graphs._jaxpr.trace = original
     return inside, whole - inside, graph
@@ -58,7 +57,7 @@ def by_depth(model: ResNet) -> list[float]:
     variables = jax.tree.map(lambda leaf: random.random(leaf.shape, np.float32), shapes)
     rows = []
     for _ in range(REPEATS):
-        inside, beyond, graph = planned(model, shapes)
+        inside, beyond, graph = planned(model.apply, shapes, X)
         chosen, keep = timed(
             lambda graph=graph: jp.select.global_ratio(
                 graph, jp.scores.bn_scale(graph, variables), prune_ratio=0.5, max_prune_ratio=0.9
@@ -73,7 +72,7 @@ def by_depth(model: ResNet) -> list[float]:
 def by_width(model: ResNet) -> list[float]:
     """Returns channels, parameters in millions, and the least times of make_jaxpr and analysis."""
     shapes = jax.eval_shape(model.init, jax.random.key(0), X)
-    found = [planned(model, shapes) for _ in range(REPEATS)]
+    found = [planned(model.apply, shapes, X) for _ in range(REPEATS)]
     graph = found[0][-1]
     channels = sum(group.size for group in graph.groups.values())
     return [channels, jp.cost.params(graph) / 1e6, *least([item[:2] for item in found])]

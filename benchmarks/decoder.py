@@ -75,7 +75,7 @@ def measured(*, stacked: bool) -> tuple[list[float], jp.ChannelGraph]:
     shapes = jax.eval_shape(model.init, jax.random.key(0), TOKENS)
     rows, graph = [], None
     for _ in range(REPEATS):
-        inside, beyond, graph = planned(model, shapes, TOKENS)
+        inside, beyond, graph = planned(model.apply, shapes, TOKENS)
         scores = jp.scores.random(graph, jax.random.key(0))
         chosen, _ = timed(lambda graph=graph, s=scores: jp.select.budget(graph, s, keep_macs=0.5))
         rows.append((inside / 1e3, beyond / 1e3, chosen / 1e3))

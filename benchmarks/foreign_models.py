@@ -29,7 +29,7 @@ import numpy as np
 import transformers
 
 import jaxprune as jp
-from benchmarks.analysis import timed
+from benchmarks.analysis import least, planned
 
 PRUNED = 0.4
 RESULTS = Path(__file__).parent / "results" / "foreign_models.md"
@@ -38,16 +38,16 @@ TEXT = """# Models of other packages
 
 Written by `python -m benchmarks.foreign_models`: complete models, unmodified, with random weights
 (nothing is downloaded), every channel group pruned at random by 40 %. *Prunable* is the share of
-the parameters that goes where every group keeps one channel; *make_jaxpr* and the whole of
-*jp.trace* are CPU milliseconds, least of three, on a busy machine. *Resizes* says for how many
-groups the package's own code is the same network at the kept widths, by `jp.resize` or
-`jp.linen.resize`; `jp.narrow` runs them all.
+the parameters that goes where every group keeps one channel; *make_jaxpr* and the *analysis* beyond
+it, which `jp.trace` both does, are CPU milliseconds, least of three, on a busy machine. *Resizes*
+says for how many groups the package's own code is the same network at the kept widths, by
+`jp.resize` or `jp.linen.resize`; `jp.narrow` runs them all.
 The last three columns are largest differences relative to the largest output, in single
 precision: of the pruned network to the dense one, so that the others mean something; of masked and
 narrowed network, all exact groups pruned; of resized and narrowed, the exact groups that resize."""
 HEAD = (
     "model", "package", "framework", "parameters", "groups", "inexact", "channels",
-    "prunable", "frozen axes", "MACs", "MACs after", "make_jaxpr", "jp.trace",
+    "prunable", "frozen axes", "MACs", "MACs after", "make_jaxpr", "analysis",
     "resizes", "pruned - dense", "mask - narrow", "resized - narrow",
 )  # fmt: skip
 
@@ -244,12 +244,10 @@ def frozen(graph: jp.ChannelGraph) -> str:
 
 
 def timed_trace(model: Model) -> tuple[float, float, jp.ChannelGraph]:
-    """Returns the least CPU milliseconds of make_jaxpr and of the whole trace."""
-    args = (model.variables, *model.inputs)
-    graph = jp.trace(model.fn, *args)
-    program = [timed(lambda: jax.make_jaxpr(lambda *xs: model.fn(*xs))(*args))[0] for _ in "123"]
-    whole = [timed(lambda: jp.trace(model.fn, *args))[0] for _ in "123"]
-    return min(program), min(whole), graph
+    """Returns the least CPU milliseconds of make_jaxpr and of the analysis beyond it."""
+    found = [planned(model.fn, model.variables, *model.inputs) for _ in range(3)]
+    inside, beyond = least([times for *times, _ in found])
+    return inside, beyond, found[-1][-1]
 
 
 def agreement(
@@ -277,12 +275,12 @@ def agreement(
 
 def row(name: str, package: str, framework: str, model: Model) -> str:
     """Returns the line of a model."""
-    program, whole, graph = timed_trace(model)
+    program, beyond, graph = timed_trace(model)
     keep = chosen(graph)
     resizes = resizable(model, graph, keep)
     away, masked, gap = agreement(model, graph, keep, resizes)
     groups = graph.groups.values()
-    least = dict.fromkeys(graph.groups, 1)
+    one = dict.fromkeys(graph.groups, 1)
     macs, params = jp.cost.macs(graph), jp.cost.params(graph)
     cells = (
         name,
@@ -292,12 +290,12 @@ def row(name: str, package: str, framework: str, model: Model) -> str:
         len(groups),
         sum(group.inexact is not None for group in groups),
         f"{sum(group.size for group in groups):,}",
-        f"{1 - jp.cost.params(graph, least) / params:.1%}",
+        f"{1 - jp.cost.params(graph, one) / params:.1%}",
         frozen(graph),
         f"{macs:,}",
         f"{jp.cost.macs(graph, jp.widths(graph, keep)):,}",
         f"{program:.0f}",
-        f"{whole:.0f}",
+        f"{beyond:.0f}",
         "all" if len(resizes) == len(keep) else f"{len(resizes)} of {len(keep)} groups",
         f"{away:.1e}",
         f"{masked:.1e}",
