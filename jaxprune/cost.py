@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxprune import masks
 from jaxprune.axes import Space, count
+from jaxprune.batchnorm import batch_norms
 from jaxprune.errors import JaxpruneError
 from jaxprune.graph import Branches, ChannelGraph, Contraction
 
@@ -57,12 +58,18 @@ def activation_bytes(graph: ChannelGraph, widths: Mapping[str, Any] | None = Non
 def params(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int:
     """Returns the number of parameters; arguments as for `macs`.
 
-    They are the entries under `params`, or of every floating leaf where there is no such
-    collection.
+    They are the entries under `params`, or where there is no such collection of every floating
+    leaf that is no running statistic of a BatchNorm.
     """
     at = masks.widths(graph, widths)
     named = [leaf for path, leaf in graph.variables.items() if path.startswith("params/")]
-    floating = [v for v in graph.variables.values() if jnp.issubdtype(v.dtype, jnp.floating)]
+    norms = batch_norms(list(graph.variables)).values()
+    statistics = {path for norm in norms for path in (norm.mean, norm.var)}
+    floating = [
+        variable
+        for path, variable in graph.variables.items()
+        if jnp.issubdtype(variable.dtype, jnp.floating) and path not in statistics
+    ]
     return sum(_volume(variable.axes, at) for variable in named or floating)
 
 

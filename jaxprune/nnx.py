@@ -6,8 +6,9 @@ The variables of a model are a nest of dicts, `variables(model)`, and its functi
 variables)` puts variables into a model of their widths.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import jax
@@ -35,6 +36,8 @@ def trace(
     method: Method = "__call__",
     rules: Mapping[Any, Any] = graphs.RULES,
     strict: bool = False,
+    layers: Mapping[str, int] = MappingProxyType({}),
+    free_outputs: Sequence[str] = (),
     **arguments: Any,
 ) -> ChannelGraph:
     """Returns the channel graph of `model(*inputs, **arguments)`, found without running it.
@@ -48,6 +51,8 @@ def trace(
       method: the name of a method, or a function `(model, *inputs, **arguments)`.
       rules: as in `jp.trace`.
       strict: as in `jp.trace`.
+      layers: as in `jp.trace`.
+      free_outputs: as in `jp.trace`; the outputs of the model are `0` or under `0/`.
       **arguments: constant keyword arguments of the method.
 
     Raises:
@@ -70,7 +75,9 @@ def trace(
     fn = function(model, method=method, **arguments)
     abstract = nnx.to_pure_dict(fn.state)
     seen = replace(fn, around=named)
-    return replace(graphs.trace(seen, abstract, *inputs, rules=rules, strict=strict), fn=fn)
+    options: Any = {"layers": layers, "free_outputs": free_outputs}
+    graph = graphs.trace(seen, abstract, *inputs, rules=rules, strict=strict, **options)
+    return replace(graph, fn=fn)
 
 
 def resize(

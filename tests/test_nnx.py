@@ -336,4 +336,5 @@ def test_a_linen_twin_has_the_same_groups_and_macs():
 
     assert groups(graph) == groups(linen)
     assert jp.cost.macs(graph) == jp.cost.macs(linen)
+    assert jp.cost.params(graph) == jp.cost.params(linen)
     assert jp.cost.weights(graph) == jp.cost.weights(linen)

@@ -126,7 +126,7 @@ def evaluator(
             outputs, _ = run(masks.mask(graph, variables, keep), inputs)
             return error(outputs, targets)
 
-        return jax.vmap(one)(counts) if at_once > 1 else one(counts[0])[None]
+        return jax.vmap(one)(counts) if at_once > 1 else jnp.stack([one(counts[0])])
 
     def evaluate(candidates: Sequence[Widths]) -> np.ndarray:
         rows = np.array([[*masks.widths(graph, widths).values()] for widths in candidates])

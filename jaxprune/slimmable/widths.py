@@ -9,8 +9,9 @@ from jaxprune import axes as ax
 from jaxprune import masks, paths
 from jaxprune._removal import is_count, is_number
 from jaxprune.axes import Space
+from jaxprune.cost import _contractions
 from jaxprune.errors import KeepError
-from jaxprune.graph import ChannelGraph
+from jaxprune.graph import ChannelGraph, Contraction
 
 Keep = Mapping[str, Any]
 Widths = Mapping[str, int]
@@ -207,16 +208,23 @@ def held(graph: ChannelGraph) -> set[str]:
 def _products(graph: ChannelGraph) -> Iterator[list[set[str]]]:
     """Yields the groups of each factor, for every width that is a product of several.
 
-    It is one axis, or the axes that one kernel makes: heads and head size.
+    It is one axis, or the axes that a kernel makes at once: heads and head size.
     """
-    made = {(s.path, s.axis) for g in graph.groups.values() for s in g.slots if s.role == "out"}
-    for path, variable in graph.variables.items():
-        axes = [space for axis, space in enumerate(variable.axes) if (path, axis) in made]
-        products = [axes, *(p for space in variable.axes for p in _factors(space))]
-        for spaces in products:
-            named = [{a.name for a in ax.atoms(space) if a.name is not None} for space in spaces]
-            if len(factors := [names for names in named if names]) > 1:
-                yield factors
+    kernels = (tuple(_made(graph, term)) for term in _contractions(graph.contractions))
+    axes = (space for variable in graph.variables.values() for space in variable.axes)
+    for spaces in (*kernels, *(product for space in axes for product in _factors(space))):
+        named = [{a.name for a in ax.atoms(space) if a.name is not None} for space in spaces]
+        if len(factors := [names for names in named if names]) > 1:
+            yield factors
+
+
+def _made(graph: ChannelGraph, term: Contraction) -> Iterator[Space]:
+    """Yields the axes of a result that come from a kernel."""
+    axes = [space for path in term.kernels for space in graph.variables[path].axes]
+    own = {atom for space in axes for atom in ax.atoms(space)}
+    for space in term.output:
+        if own & set(ax.atoms(space)):
+            yield space
 
 
 def _factors(space: Space) -> Iterator[Sequence[Space]]:
