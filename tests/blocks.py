@@ -89,6 +89,32 @@ class Norm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LayerNorm:
+    """LayerNorm of the channels of every pixel."""
+
+    def __call__(self, x: jax.Array, _train: bool) -> jax.Array:
+        return nn.LayerNorm()(x)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RMSNorm:
+    """RMSNorm of the channels of every pixel."""
+
+    def __call__(self, x: jax.Array, _train: bool) -> jax.Array:
+        return nn.RMSNorm()(x)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupNorm:
+    """GroupNorm of the channels in `groups` groups."""
+
+    groups: int = 2
+
+    def __call__(self, x: jax.Array, _train: bool) -> jax.Array:
+        return nn.GroupNorm(num_groups=self.groups)(x)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Activation:
     """An elementwise function."""
 
@@ -135,6 +161,59 @@ class Parallel:
     def __call__(self, x: jax.Array, _train: bool) -> jax.Array:
         sides = [nn.Conv(features, (1, 1))(x) for features in (self.left, self.right)]
         return jnp.concatenate(sides, axis=-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UNet:
+    """`x` beside `body` of a smaller image, enlarged again: a skip over all of `body`."""
+
+    body: Blocks
+
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        small = run(self.body, nn.max_pool(x, (2, 2), strides=(2, 2), padding="SAME"), train)
+        shape = (*x.shape[:-1], small.shape[-1])
+        return jnp.concatenate([x, jax.image.resize(small, shape, "nearest")], axis=-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """One Dense layer or 3x3 convolution, called twice."""
+
+    dense: bool = False
+
+    def __call__(self, x: jax.Array, _train: bool) -> jax.Array:
+        channels = x.shape[-1]
+        layer = nn.Dense(channels) if self.dense else nn.Conv(channels, (3, 3))
+        return layer(nn.relu(layer(x)))
+
+
+class Layer(nn.Module):
+    """One layer of a stack."""
+
+    body: Blocks
+    train: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
+        """Returns the stream after the layer, and nothing else."""
+        return run(self.body, x, self.train), None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stacked:
+    """`layers` times `body`, with weights of their own, under `nn.scan`."""
+
+    body: Blocks
+    layers: int = 2
+
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        stack = nn.scan(
+            Layer,
+            variable_axes={"params": 0, "batch_stats": 0},
+            split_rngs={"params": True},
+            length=self.layers,
+        )
+        return stack(self.body, train)(x, None)[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +268,18 @@ class SqueezeExcite:
         return x * nn.sigmoid(nn.Dense(x.shape[-1])(gate))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwiGLU:
+    """The gated hidden layer of today's transformers."""
+
+    hidden: int
+    features: int
+
+    def __call__(self, x: jax.Array, _train: bool) -> jax.Array:
+        gate, value = nn.Dense(self.hidden)(x), nn.Dense(self.hidden)(x)
+        return nn.Dense(self.features)(nn.silu(gate) * value)
+
+
 def energy(x: jax.Array, axis: int, keepdims: bool) -> jax.Array:
     """Returns the inner product of the channels with themselves."""
     return jnp.expand_dims(jnp.einsum("...c,...c->...", x, x), axis if keepdims else ())
@@ -205,25 +296,6 @@ class SpatialGate:
 
     def __repr__(self) -> str:
         return f"SpatialGate(reduce={getattr(self.reduce, '__name__', '?')})"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attention:
-    """Self-attention over the pixels."""
-
-    heads: int
-    head_dim: int
-    features: int
-
-    def __call__(self, x: jax.Array, _train: bool) -> jax.Array:
-        batch, height, width, channels = x.shape
-        attend = nn.MultiHeadDotProductAttention(
-            num_heads=self.heads,
-            qkv_features=self.heads * self.head_dim,
-            out_features=self.features,
-        )
-        tokens = attend(x.reshape(batch, height * width, channels))
-        return tokens.reshape(batch, height, width, -1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,307 +1,69 @@
-"""The laws of pruning on random networks.
-
-For every network, in eval and in train mode: the masked, the narrowed and the resized network have
-the same outputs, the same updated statistics, and the same gradients of what is kept. The three
-run in double precision, so that what differs is not rounding.
-"""
-
-import functools
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+"""The laws of pruning on random networks, and on each block alone."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxprune as jp
+import laws
 import networks
+import random_networks
 from blocks import Blocks
-from jaxprune.paths import flatten
+from fixed_networks import GROUP_NORMS
+from narrowed import Narrowed, narrowed
 
-NETWORKS = networks.sample(60)
+NETWORKS = [random_networks.network(index) for index in range(60)]
 LISTED = {
     "Conv",
     "Depthwise",
     "Grouped",
     "Dense",
     "Norm",
+    "LayerNorm",
+    "RMSNorm",
+    "GroupNorm",
     "Identity",
     "Projected",
+    "Stacked",
+    "Shared",
     "Concatenate",
+    "UNet",
     "Split",
     "Shuffle",
     "Flatten",
     "Pool",
     "SqueezeExcite",
+    "SwiGLU",
+    "SpatialGate",
     "Attention",
+    "GroupedQuery",
+    "FusedAttention",
 }
-DIVIDING = {"Split", "Shuffle"}
-"""Blocks whose code divides an axis in two: it cannot make uneven halves of a narrow input."""
-
-Keep = Mapping[str, np.ndarray]
-Apply = Callable[[Any, Any], Any]
-
-
-@functools.cache
-def fast(spec: Blocks) -> dict[str, Any]:
-    """Returns the options that compile fastest: without MLIR fusions, where XLA still can.
-
-    Unoptimized, XLA computes the operand of a maximum anew for its gradient, rounded otherwise, so
-    that no entry equals the maximum and the gradient is 0 / 0.
-    """
-    if "reduce=max" in repr(spec):
-        return {}
-    options = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-    try:
-        jax.jit(jnp.negative, compiler_options=options)(1.0)
-    except jax.errors.JaxRuntimeError:
-        del options["xla_cpu_use_fusion_emitters"]
-    return options
-
-
-class Traced(NamedTuple):
-    """A network in one mode, with its variables and its input, in double precision."""
-
-    spec: Blocks
-    module: networks.Network
-    fn: Apply
-    graph: jp.ChannelGraph
-    variables: Any
-    x: np.ndarray
-
-
-def applied(module: Any, *, train: bool) -> Apply:
-    """Returns `(variables, x) -> (logits, updated statistics)`."""
-    mutable = ["batch_stats"] if train else []
-    return lambda v, x: module.apply(v, x, train=train, mutable=mutable)
-
-
-@functools.cache
-def variables_of(spec: Blocks) -> Any:
-    """Returns the variables of the network of `spec` in double precision."""
-    return jax.tree.map(np.float64, networks.weights(networks.Network(spec), seed=0))
-
-
-@functools.cache
-def traced(spec: Blocks, *, train: bool) -> Traced:
-    """Returns the network of `spec`, traced on shapes alone."""
-    module, variables = networks.Network(spec), variables_of(spec)
-    x = np.float64(networks.images(seed=1))
-    fn = applied(module, train=train)
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (variables, x))
-    return Traced(spec, module, fn, jp.trace(fn, *shapes), variables, x)
-
-
-def free_keep(graph: jp.ChannelGraph, seed: int) -> Keep:
-    """Returns one to all channels of each group, in no order."""
-    random = np.random.default_rng(seed)
-    return {
-        name: random.permutation(group.size) < random.integers(1, group.size + 1)
-        for name, group in graph.groups.items()
-    }
-
-
-def even_keep(graph: jp.ChannelGraph, seed: int) -> Keep:
-    """Returns the same share of each group, in no order: equal halves stay equal halves."""
-    random = np.random.default_rng(seed)
-    return {
-        name: random.permutation(group.size) < np.ceil(0.6 * group.size)
-        for name, group in graph.groups.items()
-    }
-
-
-def exact(graph: jp.ChannelGraph, keep: Keep) -> Keep:
-    """Returns the part of `keep` that masking stands for."""
-    return {name: value for name, value in keep.items() if graph.groups[name].inexact is None}
-
-
-def measured(apply: Apply, variables: Any, x: Any) -> dict[str, Any]:
-    """Returns the logits, and in the form of the variables the gradients and the statistics."""
-
-    def loss(params: Any) -> tuple[jax.Array, Any]:
-        logits, updates = apply({**variables, "params": params}, x)
-        direction = jnp.cos(jnp.arange(logits.size, dtype=logits.dtype)).reshape(logits.shape)
-        return jnp.vdot(direction, logits), (logits, updates)
-
-    gradients, (logits, updates) = jax.grad(loss, has_aux=True)(variables["params"])
-    return {"logits": logits, "variables": {**variables, "params": gradients, **updates}}
-
-
-def resized(network: Traced, keep: Keep, *, train: bool) -> Apply | None:
-    """Returns the resized network, or None where an uneven keep is refused as it must be."""
-    try:
-        module = jp.linen.resize(network.module, network.graph, keep)
-    except jp.errors.ResizeError:
-        strict = train and network.spec in {*NETWORKS, *networks.FIXED.values()}
-        if networks.blocks(network.spec) & DIVIDING and not strict:
-            return None
-        raise
-    return applied(module, train=train)
-
-
-def runs(network: Traced, keep: Keep, *, train: bool) -> dict[str, tuple[Apply, Any]]:
-    """Returns {what runs: (function, variables)}: the full network under masks and small ones."""
-    graph, variables = network.graph, network.variables
-    found: dict[str, tuple[Apply, Any]] = {}
-
-    def add(label: str, kept: Keep) -> None:
-        small = jp.slice(graph, variables, kept)
-        narrow = with_root_of_head_dim(jp.narrow(network.fn, graph, kept), variables, small)
-        found[f"{label} narrow"] = narrow, small
-        if (apply := resized(network, kept, train=train)) is not None:
-            found[f"{label} resized"] = apply, small
-
-    add("exact", exact(graph, keep))
-    found["exact masked"] = network.fn, masked(network, exact(graph, keep))
-    if len(exact(graph, keep)) < len(keep):
-        add("all", keep)
-    return found
-
-
-def with_root_of_head_dim(narrow: Apply, full: Any, small: Any) -> Apply:
-    """Returns `narrow` where attention divides by the root of the kept head size.
-
-    That constant is the one in these networks that a narrower module computes anew; `narrow`
-    keeps the constants of the full network, so here the queries are scaled to make up for it.
-    """
-    full, small = flatten(full)[0], flatten(small)[0]
-    sizes = {
-        path.removesuffix("kernel"): (leaf.shape[-1], small[path].shape[-1])
-        for path, leaf in full.items()
-        if path.endswith("query/kernel")
-    }
-
-    def scaled(path: Any, leaf: jax.Array) -> jax.Array:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        size, kept = sizes.get(name.removesuffix("kernel").removesuffix("bias"), (1, 1))
-        return leaf * np.sqrt(size / kept)
-
-    return lambda v, x: narrow(jax.tree_util.tree_map_with_path(scaled, v) if sizes else v, x)
-
-
-def check_agreement(network: Traced, keep: Keep, *, train: bool) -> set[str]:
-    """Checks that all ways to run the pruned network agree, and returns their names."""
-    functions = runs(network, keep, train=train)
-    compiled = jax.jit(
-        lambda variables, x: {
-            name: measured(apply, variables[name], x) for name, (apply, _) in functions.items()
-        },
-        compiler_options=fast(network.spec),
-    )
-    found = jax.device_get(compiled({name: v for name, (_, v) in functions.items()}, network.x))
-    full = found["exact masked"]["variables"]
-    found["exact masked"]["variables"] = jp.slice(network.graph, full, exact(network.graph, keep))
-    for name, result in found.items():
-        other = name.split()[0] + " narrow"
-        assert_close(result, found[other], what=f"{name} against {other}")
-    return set(found)
-
-
-def assert_close(actual: Any, expected: Any, *, what: str) -> None:
-    """Checks two trees to 1e-5, relative to the largest entry of each leaf."""
-    actual, expected = flatten(actual)[0], flatten(expected)[0]
-    assert actual.keys() == expected.keys(), what
-    for path, value in expected.items():
-        scale = max(np.abs(value).max(initial=0.0), 1e-3)
-        np.testing.assert_allclose(
-            actual[path], value, rtol=1e-5, atol=1e-6 * scale, err_msg=f"{what}, {path}"
-        )
-
-
-def check_values(network: Traced, keep: Keep) -> None:
-    """Checks what slicing and masking do to values: no network runs."""
-    graph, variables = network.graph, network.variables
-    small, zeroed = jp.slice(graph, variables, keep), masked(network, keep)
-    poisoned = masked(network, keep, pruned=np.nan)
-    assert_same(jp.slice(graph, poisoned, keep), small)
-    assert_same(jp.mask(graph, poisoned, keep), zeroed)
-    assert_same(jp.unslice(graph, small, keep), zeroed)
-    assert_same(jp.unslice(graph, small, keep, into=poisoned), poisoned)
-
-
-def masked(network: Traced, keep: Keep, *, pruned: float = 0.0) -> Any:
-    """Returns the full variables with `pruned` in the place of every pruned entry."""
-    return jax.tree.map(
-        lambda kept, leaf: np.where(kept, leaf, pruned),
-        entries(network.graph, keep),
-        network.variables,
-    )
-
-
-def entries(graph: jp.ChannelGraph, keep: Keep) -> Any:
-    """Returns what is kept of the variables, from the slots alone: a tree of bool."""
-    kept = {path: np.ones(leaf.shape, bool) for path, leaf in graph.variables.items()}
-    for name, mask in keep.items():
-        for slot in graph.groups[name].slots:
-            axis = np.moveaxis(kept[slot.path], slot.axis, 0)
-            axis[slot.positions[~mask].ravel()] = False
-    tree: dict[str, Any] = {}
-    for path, leaf in kept.items():
-        *parents, last = path.split("/")
-        functools.reduce(lambda node, key: node.setdefault(key, {}), parents, tree)[last] = leaf
-    return tree
-
-
-def assert_same(actual: Any, expected: Any) -> None:
-    """Checks two trees bit for bit."""
-    actual, expected = flatten(actual)[0], flatten(expected)[0]
-    assert actual.keys() == expected.keys()
-    for path, value in expected.items():
-        np.testing.assert_array_equal(actual[path], value, err_msg=path, strict=True)
-
-
-def check_identity(network: Traced, *, train: bool) -> None:
-    """Checks that removing nothing changes no bit of the variables, the outputs, the statistics."""
-    graph, variables = network.graph, network.variables
-    whole = {name: np.ones(group.size, bool) for name, group in graph.groups.items()}
-    assert_same(jp.slice(graph, variables, whole), variables)
-    assert_same(jp.mask(graph, variables, whole), variables)
-    functions = {
-        "full": network.fn,
-        "narrow": jp.narrow(network.fn, graph, whole),
-        "resized": applied(jp.linen.resize(network.module, graph, whole), train=train),
-    }
-    outputs = jax.jit(
-        lambda v, x: {name: fn(v, x) for name, fn in functions.items()},
-        compiler_options=fast(network.spec),
-    )(variables, network.x)
-    assert_same(outputs["narrow"], outputs["full"])
-    assert_same(outputs["resized"], outputs["full"])
-
-
-def check_laws(spec: Blocks) -> None:
-    """Checks all laws on one network: uneven keeps in eval mode, even ones in train mode."""
-    with jax.enable_x64(True):
-        groups = [sizes(traced(spec, train=train).graph) for train in (False, True)]
-        assert groups[0] == groups[1]
-        for train, draw in ((False, free_keep), (True, even_keep)):
-            network = traced(spec, train=train)
-            keep = draw(network.graph, seed=2)
-            check_values(network, keep)
-            check_identity(network, train=train)
-            check_agreement(network, keep, train=train)
-
-
-def sizes(graph: jp.ChannelGraph) -> dict[str, int]:
-    """Returns the size of each group."""
-    return {name: group.size for name, group in graph.groups.items()}
 
 
 @pytest.mark.parametrize("spec", NETWORKS, ids=range(len(NETWORKS)))
 def test_laws_hold_on_random_networks(spec):
-    check_laws(spec)
+    laws.check_laws(spec)
 
 
 @pytest.mark.parametrize("spec", networks.FIXED.values(), ids=networks.FIXED)
 def test_laws_hold_on_each_block_alone(spec):
-    check_laws(spec)
+    laws.check_laws(spec)
+
+
+@pytest.mark.parametrize("cut", GROUP_NORMS.values(), ids=GROUP_NORMS)
+def test_group_norm_resized_is_the_network_written_by_hand(cut):
+    with jax.enable_x64(True):
+        network = laws.traced(cut.spec, train=True)
+        sizes = {name: network.graph.groups[name].size for name in cut.keep}
+        keep = {name: np.isin(np.arange(sizes[name]), kept) for name, kept in cut.keep.items()}
+        laws.check_written(network, keep, cut.written, train=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("index", range(300))
+@pytest.mark.parametrize("index", range(500))
 def test_laws_hold_on_many_random_networks(index):
-    check_laws(networks.sample(300)[index])
+    laws.check_laws(random_networks.network(len(NETWORKS) + index), strict=False)
 
 
 def test_each_block_is_in_a_tenth_of_the_networks():
@@ -310,11 +72,11 @@ def test_each_block_is_in_a_tenth_of_the_networks():
     assert min(shares.values()) >= 0.1, shares
 
 
-def prunable_share(network: Traced) -> float:
+def prunable_share(network: laws.Traced) -> float:
     """Returns the share of channels that belong to a group.
 
-    Counted are the positions of the axes of all variables that hold channels: all but the window
-    axes of kernels, the input channels of the first layer, and the classes.
+    Counted are the positions of the axes of all variables that hold channels: all but those
+    of layers and windows, the input channels of the first layer, and the classes.
     """
     held = total = 0
     owned = {
@@ -333,16 +95,46 @@ def prunable_share(network: Traced) -> float:
 def channel_axes(path: str, shape: tuple[int, ...]) -> list[int]:
     """Returns the axes of a variable that hold channels, see `prunable_share`."""
     axes = list(range(len(shape)))
-    if path.endswith("kernel") and len(shape) == 4:
-        axes = [2, 3]
+    if "ScanLayer" in path:
+        axes = axes[1:]
+    if path.endswith("kernel") and "Conv_" in path:
+        axes = axes[-2:]
     if path == "params/Conv_0/kernel":
-        axes = [3]
+        axes = axes[-1:]
     if path.startswith("params/head/"):
         axes = axes[:-1]
     return [axis for axis in axes if shape[axis] > 1]
 
 
-def test_most_channels_of_the_random_networks_are_prunable():
+def test_all_channels_of_the_random_networks_are_prunable():
+    """Two sides of a concatenation may have one channel, or not divide by two groups, as 6 by 4."""
     with jax.enable_x64(True):
-        shares = [prunable_share(traced(spec, train=False)) for spec in NETWORKS]
-    assert np.mean(shares) >= 0.6, np.mean(shares)
+        shares = {spec: prunable_share(laws.traced(spec, train=False)) for spec in NETWORKS}
+    assert np.mean(list(shares.values())) >= 0.95
+    for spec, share in shares.items():
+        uneven = networks.blocks(spec) & {"Parallel", "Shuffle"}
+        assert share >= 0.3 if uneven else share == 1, spec
+
+
+def written(spec: Blocks) -> Narrowed:
+    """Returns the network written for the keep that the laws draw for the train mode."""
+    network = laws.traced(spec, train=False)
+    keep = laws.even_keep(network.graph, seed=2)
+    small = jp.slice(network.graph, network.variables, keep)
+    return narrowed(spec, small, laws.entries(network.graph, keep))
+
+
+def test_most_networks_with_a_norm_are_compared_with_one_written_by_hand():
+    normed = [spec for spec in NETWORKS if networks.blocks(spec) & laws.NORMS]
+    with jax.enable_x64(True):
+        inexact = [spec for spec in normed if laws.inexact(laws.traced(spec, train=False).graph)]
+        found = [written(spec) for spec in inexact]
+    compared = [item for item in found if item.spec is not None and not item.hard_coded]
+    assert len(compared) >= 0.8 * len(normed) >= 15, (len(compared), len(normed))
+
+
+def test_hard_coded_numbers_are_met_and_spared():
+    hard = [s for s in NETWORKS if networks.blocks(s) & {"GroupedQuery", "FusedAttention"}]
+    with jax.enable_x64(True):
+        met = [bool(written(spec).hard_coded) for spec in hard]
+    assert 0.25 <= np.mean(met) <= 0.75, np.mean(met)

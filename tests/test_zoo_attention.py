@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
+import laws
 import networks
-import test_laws
 from zoo import attention, attention_images, attention_positions, decoder, decoder_experts
 from zoo.zoo import Network, check
 
@@ -45,7 +45,7 @@ def first(graph: jp.ChannelGraph, widths: Mapping[str, int]) -> dict[str, np.nda
 def check_agreement(a: Callable[..., Any], b: Callable[..., Any], small: Any, *x: Any) -> None:
     """Checks that two functions of the small variables give the same."""
     found = jax.device_get(jax.jit(lambda v, *x: (a(v, *x), b(v, *x)))(small, *x))
-    test_laws.assert_close({"y": found[0]}, {"y": found[1]}, what="the small network")
+    laws.assert_close({"y": found[0]}, {"y": found[1]}, what="the small network")
 
 
 def check_narrow(graph: jp.ChannelGraph, variables: Any, keep: Any, *x: Any) -> None:
@@ -62,8 +62,8 @@ def check_narrow(graph: jp.ChannelGraph, variables: Any, keep: Any, *x: Any) -> 
     narrow = jp.narrow(graph.fn, graph, keep)
     run = jax.jit(lambda a, b: (measure(graph.fn, a), measure(narrow, b)))
     (full, y), (cut, z) = jax.device_get(run(masked, small))
-    test_laws.assert_close({"y": z}, {"y": y}, what="narrow")
-    test_laws.assert_close(cut, jp.slice(graph, full, keep), what="gradients of narrow")
+    laws.assert_close({"y": z}, {"y": y}, what="narrow")
+    laws.assert_close(cut, jp.slice(graph, full, keep), what="gradients of narrow")
 
 
 # Rotations.
