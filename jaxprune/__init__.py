@@ -28,6 +28,9 @@ from jaxprune.graph import Group as Group
 from jaxprune.graph import Slot as Slot
 from jaxprune.graph import trace as trace
 from jaxprune.interior import interior as interior
+from jaxprune.kinds import Kind as Kind
+from jaxprune.kinds import kinds as kinds
+from jaxprune.kinds import of_kind as of_kind
 from jaxprune.masks import keep_from_spec as keep_from_spec
 from jaxprune.masks import mask as mask
 from jaxprune.masks import slice as slice
