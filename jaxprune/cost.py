@@ -79,7 +79,7 @@ def weights(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int
     A kernel is a variable that enters a contraction, so biases and scales are left out.
     """
     at = masks.widths(graph, widths)
-    kernels = {path for term in _contractions(graph.contractions) for path in term.kernels}
+    kernels = {path for term in each_contraction(graph.contractions) for path in term.kernels}
     return sum(_volume(graph.variables[path].axes, at) for path in kernels)
 
 
@@ -161,10 +161,11 @@ def _total(terms: Iterable[Contraction | Branches], price: Callable[[Contraction
     return total
 
 
-def _contractions(terms: Iterable[Contraction | Branches]) -> Iterator[Contraction]:
+def each_contraction(terms: Iterable[Contraction | Branches]) -> Iterator[Contraction]:
+    """Yields the contractions, those of every branch of a `cond` too."""
     for term in terms:
         if isinstance(term, Branches):
             for branch in term.alternatives:
-                yield from _contractions(branch)
+                yield from each_contraction(branch)
         else:
             yield term

@@ -220,8 +220,8 @@ def measured(
     """
     known: dict[tuple[int, ...], float] = {}
 
-    def latency(graph_: ChannelGraph, widths: Mapping[str, Any] | None = None) -> float:
-        counts = masks.widths(graph_, widths)
+    def latency(_: ChannelGraph, widths: Mapping[str, Any] | None = None) -> float:
+        counts = masks.widths(graph, widths)
         key = tuple(counts.values())
         if key not in known:
             keep = {n: np.arange(graph.groups[n].size) < count for n, count in counts.items()}

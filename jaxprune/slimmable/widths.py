@@ -1,6 +1,6 @@
 """Prefix widths: how many leading channels of every group a width keeps."""
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
@@ -9,7 +9,7 @@ from jaxprune import axes as ax
 from jaxprune import masks, paths
 from jaxprune._removal import is_count, is_number
 from jaxprune.axes import Space
-from jaxprune.cost import _contractions
+from jaxprune.cost import each_contraction
 from jaxprune.errors import KeepError
 from jaxprune.graph import ChannelGraph, Contraction
 
@@ -48,7 +48,7 @@ def prefix(
     Where a width is a product of groups, as in a grouped convolution, GroupNorm or attention, one
     factor slims: the innermost that is exact. So a grouped convolution keeps the first channels
     inside each of its groups, and attention keeps its first heads at their size. The other factors
-    stay whole, unless a pattern names them.
+    stay whole, unless a pattern matches nothing else.
 
     Args:
       graph: what `jaxprune.trace` returned.
@@ -75,19 +75,17 @@ def prefix(
     {'first': array([ True,  True, False, False])}
     """
     _check_rounding(rounding)
-    if isinstance(width, Mapping):
-        wanted = _expanded(width, graph, "width pattern")
-    else:
-        wanted = dict.fromkeys(scope(graph, rounding.get("protect", ())), width)
+    counted = isinstance(width, Mapping)
+    names = scope(graph, rounding.get("protect", ()))
+    wanted = _wanted(graph, width, rounding) if counted else dict.fromkeys(names, width)
     _check_widths(graph, width, wanted, rounding.get("supernet", 1.0))
     times = _expanded(rounding.get("expansion", {}), graph, "expansion pattern")
-    exact = is_count if isinstance(width, Mapping) else lambda _: False
     keep = {}
     for name, group in graph.groups.items():
         if name in wanted:
-            value = wanted[name]
-            count = int(value) if exact(value) else None
-            count = count or _count(value, group.size, times.get(name, 1), rounding)
+            count = wanted[name]
+            if not (counted and is_count(count)):
+                count = _count(count, group.size, times.get(name, 1), rounding)
             keep[name] = np.arange(group.size) < count
     masks.check_keep(graph, keep)
     return keep
@@ -101,6 +99,7 @@ def uniform(
     **rounding: Unpack[Rounding],
 ) -> dict[str, np.ndarray]:
     """Returns the `prefix` of one multiplier drawn from [low, high); other arguments as there."""
+    _check_range(low, high, rounding)
     return prefix(graph, rng.uniform(low, high), **rounding)
 
 
@@ -115,6 +114,7 @@ def nonuniform(
 
     Source: Yu and Huang, "AutoSlim", 2019: so its supernet is trained, from 0.15 to 1.5.
     """
+    _check_range(low, high, rounding)
     drawn = {name: rng.uniform(low, high) for name in scope(graph, rounding.get("protect", ()))}
     return prefix(graph, drawn, **rounding)
 
@@ -171,14 +171,28 @@ def _count(width: float, size: int, times: int, rounding: Rounding) -> int:
     return min(size, times * make_divisible(size * width / supernet / times, divisor, least))
 
 
-def _expanded(table: Mapping[str, Any], graph: ChannelGraph, what: str) -> dict[str, Any]:
-    """Returns {group: value} of {pattern: value}; a later pattern overrides an earlier one."""
+def _wanted(
+    graph: ChannelGraph, widths: Mapping[str, float], rounding: Rounding
+) -> dict[str, float]:
+    """Returns {group: width} of {pattern: width}, without what is protected."""
+    whole = paths.require(rounding.get("protect", ()), graph.groups, what="protect pattern")
+    found = _expanded(widths, graph, "width pattern", held(graph))
+    return {name: value for name, value in found.items() if name not in whole}
+
+
+def _expanded(
+    table: Mapping[str, Any], graph: ChannelGraph, what: str, last: Set[str] = frozenset()
+) -> dict[str, Any]:
+    """Returns {group: value} of {pattern: value}; a later pattern overrides an earlier one.
+
+    A pattern stands for the groups `last` only where it matches no other.
+    """
     paths.require([name for name in table if name not in graph.groups], graph.groups, what=what)
     found: dict[str, Any] = {}
     for pattern, value in table.items():
         one = pattern in graph.groups
-        names = [pattern] if one else paths.require([pattern], graph.groups, what=what)
-        found |= dict.fromkeys(names, value)
+        names = {pattern} if one else paths.require([pattern], graph.groups, what=what)
+        found |= dict.fromkeys(names - last or names, value)
     return found
 
 
@@ -210,7 +224,7 @@ def _products(graph: ChannelGraph) -> Iterator[list[set[str]]]:
 
     It is one axis, or the axes that a kernel makes at once: heads and head size.
     """
-    kernels = (tuple(_made(graph, term)) for term in _contractions(graph.contractions))
+    kernels = (tuple(_made(graph, term)) for term in each_contraction(graph.contractions))
     axes = (space for variable in graph.variables.values() for space in variable.axes)
     for spaces in (*kernels, *(product for space in axes for product in _factors(space))):
         named = [{a.name for a in ax.atoms(space) if a.name is not None} for space in spaces]
@@ -253,6 +267,15 @@ def _check_rounding(rounding: Rounding) -> None:
         bad.append(f"supernet must be a multiplier above 0, got {supernet!r}")
     if bad:
         raise KeepError("\n".join([*bad, "Fix: leave an option out to have its default."]))
+
+
+def _check_range(low: float, high: float, rounding: Rounding) -> None:
+    supernet = rounding.get("supernet", 1.0)
+    if not (_is_multiplier(low, supernet) and _is_multiplier(high, supernet) and low <= high):
+        raise KeepError(
+            f"widths cannot be drawn from [{low!r}, {high!r}).\nFix: two multipliers in "
+            f"(0, {supernet}], the lower one first."
+        )
 
 
 def _check_widths(
