@@ -1,19 +1,23 @@
-"""What a Network Slimming run can be asked for."""
+"""What every run, and one of Network Slimming, can be asked for."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+from jaxprune.schedule import Part, Training
+
+C = TypeVar("C", bound="Common")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """Train with L1 on the BatchNorm scales, prune, recalibrate, retrain, and write it down."""
+class Common:
+    """What every experiment has: where the run is, its data, its model."""
 
     preset: str = "digits"
-    """Settings to start from, a name in experiments/presets.py; every other flag overrides it."""
-    name: str = "network_slimming"
+    """Settings to start from, a name among the presets; every other flag overrides it."""
+    name: str = "run"
     """Name of the run; a name that is taken gets a number."""
     root: Path = Path("runs")
     """Directory of the runs."""
@@ -43,6 +47,18 @@ class Config:
 
     batch_size: int = 64
     """Images in a step."""
+
+    def scaled(self, epochs: float) -> int:
+        """Returns the number of epochs at this scale."""
+        return max(1, int(self.scale * epochs + 1e-6))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config(Common):
+    """Train with L1 on the BatchNorm scales, prune, recalibrate, retrain, and write it down."""
+
+    name: str = "network_slimming"
+    """Name of the run; a name that is taken gets a number."""
     weight_decay: float = 1e-4
     """L2 penalty on all parameters."""
     epochs: int = 20
@@ -89,44 +105,60 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raises ValueError where values contradict each other."""
-        problems = [
-            f"{name}={getattr(self, name)} must be above 0"
-            for name in ("epochs", "finetune_epochs", "passes", "checkpoint_every", "scale")
-            if not getattr(self, name) > 0
-        ]
+        problems = []
         if self.method == "mask" and self.momentum == "sliced":
             problems.append("momentum=sliced is for sliced networks: with masks the old momentum")
             problems[-1] += " of a pruned channel would bring it back"
-        if self.overwrite and self.resume:
-            problems.append("overwrite replaces a run and resume goes on with it")
-        if problems:
-            raise ValueError("\n".join([*problems, "Fix: see --help for what goes together."]))
-
-    def scaled(self, epochs: float) -> int:
-        """Returns the number of epochs at this scale."""
-        return max(1, int(self.scale * epochs + 1e-6))
+        check(self, problems, positive=("epochs", "finetune_epochs", "passes"))
 
 
-def to_json(config: Config) -> dict[str, Any]:
+def check(config: Common, problems: Iterable[str], *, positive: Iterable[str] = ()) -> None:
+    """Raises ValueError for these problems, and for those that any configuration can have.
+
+    Args:
+      config: what is checked.
+      problems: what was found already.
+      positive: fields that must be above 0, beside those of every experiment.
+    """
+    low = [
+        f"{name}={getattr(config, name)} must be above 0"
+        for name in (*positive, "batch_size", "checkpoint_every", "scale")
+        if not getattr(config, name) > 0
+    ]
+    both = ["overwrite replaces a run and resume goes on with it"]
+    found = [*low, *problems, *(both if config.overwrite and config.resume else [])]
+    if found:
+        raise ValueError("\n".join([*found, "Fix: see --help for what goes together."]))
+
+
+def to_json(config: Common) -> dict[str, Any]:
     """Returns the JSON value of a configuration."""
     return json.loads(json.dumps(asdict(config), default=str))
 
 
-def from_json(value: Mapping[str, Any]) -> Config:
+def from_json(value: Mapping[str, Any], kind: type[C] = Config) -> C:
     """Returns the configuration of a JSON value.
+
+    Args:
+      value: what `to_json` returned.
+      kind: the class of the configuration.
 
     Raises:
       ValueError: it has a field that is none.
     """
-    known = {field.name for field in fields(Config)}
+    known = {field.name for field in fields(kind)}
     if unknown := sorted(value.keys() - known):
         raise ValueError(
             f"the configuration has no field {unknown}.\nFix: use the version that wrote the run."
         )
-    return Config(**{name: _typed(name, entry) for name, entry in value.items()})
+    return kind(**{name: _typed(name, entry) for name, entry in value.items()})
 
 
 def _typed(name: str, entry: Any) -> Any:
     if name in ("root", "data_dir") and entry is not None:
         return Path(entry)
-    return tuple(entry) if isinstance(entry, list) else entry
+    if isinstance(entry, Mapping):
+        return Training(**{key: _typed(key, each) for key, each in entry.items()})
+    if name == "part":
+        return Part(entry)
+    return tuple(_typed("", each) for each in entry) if isinstance(entry, list) else entry

@@ -25,7 +25,7 @@ class Split(NamedTuple):
     """Images and labels of one part of a data set."""
 
     images: np.ndarray  # u8[n, height, width, channels], raw pixels
-    labels: np.ndarray  # i32[n]
+    labels: np.ndarray  # i32[n], or those of all pixels, u8[n, height, width]
 
     @property
     def size(self) -> int:
@@ -147,8 +147,8 @@ def _digits() -> Dataset:
     bunch = load_digits()
     images = np.asarray(bunch.images, np.uint8)[..., None]  # pyright: ignore[reportAttributeAccessIssue]
     labels = np.asarray(bunch.target, np.int32)  # pyright: ignore[reportAttributeAccessIssue]
-    train, validation, test = _shuffled(Split(images, labels), 200, 400)
-    mean, std = _mean_and_std(train.images)
+    train, validation, test = shuffled(Split(images, labels), 200, 400)
+    mean, std = mean_and_std(train.images)
     return Dataset(
         name="digits",
         classes=10,
@@ -166,8 +166,8 @@ def _prepared(name: str, data_dir: Path | None) -> Dataset:
     recipe = PREPARED[name]
     builder = prepared.builder(name, data_dir)
     everything = Split(*prepared.read(builder, recipe.train))
-    train, validation = _shuffled(everything, recipe.validation)
-    mean, std = _mean_and_std(train.images)
+    train, validation = shuffled(everything, recipe.validation)
+    mean, std = mean_and_std(train.images)
     return Dataset(
         name=name,
         classes=builder.info.features["label"].num_classes,
@@ -218,7 +218,7 @@ def _imagenet(data_dir: Path | None, limit: int | None, workers: int) -> Dataset
     )
 
 
-def _shuffled(split: Split, *sizes: int) -> list[Split]:
+def shuffled(split: Split, *sizes: int) -> list[Split]:
     """Returns the split in an order that is always the same, cut: the rest, then the sizes."""
     order = np.random.default_rng(0).permutation(len(split.labels))
     ends = len(order) - np.cumsum(sizes[::-1])[::-1]
@@ -235,7 +235,7 @@ def _balanced(split: Split, limit: int) -> Split:
     return Split(split.images[rows], split.labels[rows])
 
 
-def _mean_and_std(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def mean_and_std(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns both per channel, exactly, from how often each value occurs."""
     values = np.arange(256)
     counts = np.zeros((images.shape[-1], 256), int)

@@ -1,6 +1,6 @@
 """Evaluates the pruned network of a run from its directory alone.
 
-Command:   python -m experiments.evaluate runs/network_slimming
+Command:   python -m experiments.evaluate runs/network_slimming, or any other run
 Expected:  the accuracy of the run, to the last digit; exit status 1 otherwise
 """
 
@@ -12,7 +12,14 @@ from typing import Annotated
 import tyro
 
 from experiments import config as configuration
-from experiments import procedures, results, resume, runs
+from experiments import gate_decorator, oicsr, procedures, results, resume, runs
+
+KINDS = {
+    "network_slimming": configuration.Config,
+    gate_decorator.NAME: gate_decorator.Config,
+    oicsr.NAME: oicsr.Config,
+}
+"""Experiment -> its configuration."""
 
 
 def main(run: Annotated[Path, tyro.conf.Positional], data_dir: Path | None = None) -> bool:
@@ -26,7 +33,8 @@ def main(run: Annotated[Path, tyro.conf.Positional], data_dir: Path | None = Non
       True if both are the same.
     """
     value, summary = runs.read_json(run / runs.CONFIG), runs.read_json(run / runs.SUMMARY)
-    config = configuration.from_json(value)
+    kind = KINDS[value.pop("experiment", "network_slimming")]
+    config = configuration.from_json(value, kind)
     setup = procedures.setup(replace(config, data_dir=data_dir or config.data_dir))
     dataset, name = setup.dataset, summary["final"]
     accuracy = results.accuracy(setup, resume.load(run, setup, name), dataset.test)

@@ -12,7 +12,9 @@ Expected:  a quarter of the channels and 6.5 % of the MACs stay; test accuracy o
 """
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -26,8 +28,7 @@ def main(config: Config) -> Path:
     start, provenance = time.perf_counter(), runs.provenance()
     run = resume.begin(config, configuration.to_json(config))
     if (run / runs.SUMMARY).exists():
-        results.report(run, config, runs.read_json(run / runs.SUMMARY))
-        return run
+        return _reported(run, config, runs.read_json(run / runs.SUMMARY))
     setup = procedures.setup(config)
     phases = procedures.phases(setup)
     networks = resume.run_phases(run, setup, phases, procedures.initial(setup))
@@ -36,7 +37,11 @@ def main(config: Config) -> Path:
     summary["train_s"] = results.train_seconds(run)
     summary["wall_time_s"] = round(time.perf_counter() - start, 1)
     runs.write_json(run / runs.SUMMARY, summary)
-    results.report(run, config, summary)
+    return _reported(run, config, summary)
+
+
+def _reported(run: Path, config: Config, summary: Mapping[str, Any]) -> Path:
+    results.report(run, summary, results.as_in_the_paper(config, summary))
     return run
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure  # not pyplot: no window, no global state
@@ -38,6 +39,32 @@ def curve(path: Path, ratios: Sequence[float], accuracies: Sequence[float]) -> N
         title="Pruned, nothing recalibrated or retrained",
     )
     axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=150)
+
+
+def rounds(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Writes validation accuracy and MACs after every phase; dotted lines where it was cut.
+
+    Args:
+      path: of the picture.
+      records: `accuracy`, `macs` (both 0 to 1) and `kind` of every phase.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    marker = {"marker": "o", "markersize": 3}
+    axes.plot([r["accuracy"] for r in records], color=_AFTER, label="accuracy", **marker)
+    axes.plot([r["macs"] for r in records], color=_COLORS[2], label="MACs", **marker)
+    for place, record in enumerate(records):
+        if record["kind"] == "commit":
+            axes.axvline(place, color=_BEFORE, linestyle=":")
+    axes.set(
+        xlabel="phase",
+        ylabel="validation accuracy, share of the MACs",
+        ylim=(0, 1.02),
+        title="Pruned in rounds",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
 
 

@@ -11,6 +11,7 @@ import os
 import shlex
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ import tyro
 from rich.progress import track
 
 FORMAT = "array_record"
+
+Decode = Callable[[Any, str], tuple[np.ndarray, np.ndarray]]
+"""(builder, split) -> images and labels of all examples."""
 
 
 def builder(name: str, data_dir: Path | None = None) -> Any:
@@ -46,21 +50,25 @@ def builder(name: str, data_dir: Path | None = None) -> Any:
     raise ValueError(f"{name} is {what}.\n{_fix(name, found.data_dir_root, path)}")
 
 
-def read(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
+def read(
+    builder: Any, split: str, *, decode: Decode | None = None, form: str = ""
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns images u8[n, height, width, channels] and labels i32[n] of a prepared data set.
 
     Args:
       builder: what `builder` returns.
       split: whole splits in the words of TFDS, such as `train+extra`.
+      decode: makes the arrays, if they are not the features `image` and `label` as they are.
+      form: names what `decode` makes, in the name of the cache.
 
     Raises:
       ValueError: a file of it is missing or damaged.
     """
     try:
-        cache = _cache_path(builder, split)
+        cache = _cache_path(builder, split, form)
         arrays = _load(cache)
         if arrays is None:
-            arrays = _decode(builder, split)
+            arrays = (decode or _decode)(builder, split)
             _save(cache, *arrays)
     except (OSError, RuntimeError, LookupError, ValueError) as error:  # of TFDS and array_record
         raise ValueError(
@@ -113,14 +121,14 @@ def _fix(name: str, root: Path, path: Path) -> str:
     return f"Fix: remove {path}, then {command}" if Path(path).exists() else f"Fix: {command}"
 
 
-def _cache_path(builder: Any, split: str) -> Path:
+def _cache_path(builder: Any, split: str, form: str) -> Path:
     """Returns where the decoded split is kept; raises OSError where a prepared file is missing."""
     files = [f for part in split.split("+") for f in builder.info.splits[part].filepaths]
     stats = [(file.name, Path(file).stat()) for file in files]
     identity = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     digest = hashlib.sha256(repr((str(builder.version), identity)).encode()).hexdigest()[:16]
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "jaxprune" / f"{builder.name}-{split}-{digest}.npz"
+    return root / "jaxprune" / f"{builder.name}{form}-{split}-{digest}.npz"
 
 
 def _load(cache: Path) -> tuple[np.ndarray, np.ndarray] | None:

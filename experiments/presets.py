@@ -9,7 +9,10 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from experiments.config import Config
+from experiments.config import C, Config
+
+Presets = Mapping[str, Mapping[str, Any]]
+_START = Config()
 
 _PAPER = {
     "widths": (),
@@ -26,7 +29,7 @@ _DENSENET = _PAPER | {"model": "densenet40", "prune_ratio": 0.4}
 _SVHN = {"dataset": "svhn_cropped", "epochs": 20, "finetune_epochs": 20}
 _THIRDS = {"batch_size": 256, "milestones": (1 / 3, 2 / 3)}
 
-PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+PRESETS: Presets = MappingProxyType(
     {
         "digits": {},
         "cifar10-small": {
@@ -114,19 +117,32 @@ PAPER: Mapping[tuple[str, float], Row] = MappingProxyType(
 """(preset, prune_ratio) -> the paper's numbers. Its ImageNet FLOPs are known to be wrong."""
 
 
-def config(name: str) -> Config:
+def config(name: str, presets: Presets = PRESETS, start: C = _START) -> C:
     """Returns the settings of a preset.
+
+    Args:
+      name: of the preset.
+      presets: {name: what differs from `start`}; those of Network Slimming by default.
+      start: the configuration without a preset.
 
     Raises:
       ValueError: there is no such preset.
     """
-    if name not in PRESETS:
-        raise ValueError(f"no preset {name!r}.\nFix: one of {sorted(PRESETS)}.")
-    return replace(Config(), preset=name, **PRESETS[name])
+    if name not in presets:
+        raise ValueError(f"no preset {name!r}.\nFix: one of {sorted(presets)}.")
+    return replace(start, preset=name, **presets[name])
 
 
-def chosen(arguments: Sequence[str] | None = None) -> Config:
-    """Returns the preset that the command line names; its other flags are to override it."""
+def chosen(
+    arguments: Sequence[str] | None = None, presets: Presets = PRESETS, start: C = _START
+) -> C:
+    """Returns the preset that the command line names; its other flags are to override it.
+
+    Args:
+      arguments: those of the command line by default.
+      presets: likewise of `config`.
+      start: likewise.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset", default=Config().preset)
-    return config(parser.parse_known_args(arguments)[0].preset)
+    parser.add_argument("--preset", default=start.preset)
+    return config(parser.parse_known_args(arguments)[0].preset, presets, start)

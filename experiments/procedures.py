@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from flax import linen as nn
 
 import jaxprune as jp
 from experiments import data, models, training
-from experiments.config import Config
+from experiments.config import C, Common, Config
 from experiments.data import Dataset, Split, Stream
 from experiments.training import QUIET, Journal, Variables
 from jaxprune.masks import Keep
@@ -22,10 +22,10 @@ from jaxprune.masks import Keep
 Transform = optax.GradientTransformation
 
 
-class Setup(NamedTuple):
+class Setup(NamedTuple, Generic[C]):
     """What the phases of a run share."""
 
-    config: Config
+    config: C
     dataset: Dataset
     model: nn.Module  # unpruned
     graph: jp.ChannelGraph  # of the unpruned model
@@ -52,7 +52,7 @@ class Phase(NamedTuple):
     run: Callable[[Network, Journal], Network]
 
 
-def setup(config: Config) -> Setup:
+def setup(config: C) -> Setup[C]:
     """Returns the data, the unpruned model and its channel graph."""
     dataset = data.load(
         config.dataset, data_dir=config.data_dir, limit=config.limit, workers=config.workers
@@ -186,7 +186,7 @@ def scratch_epochs(setup: Setup, keep: Keep) -> int:
     return config.scaled(config.epochs * dense / pruned)
 
 
-def key(config: Config, name: str) -> jax.Array:
+def key(config: Common, name: str) -> jax.Array:
     """Returns the key of a phase, from the seed and the name."""
     return jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(name.encode()))
 

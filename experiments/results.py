@@ -26,7 +26,15 @@ def accuracy(setup: Setup, network: Network, split: Split | Stream) -> float:
 
 
 def summarize(setup: Setup, networks: Mapping[str, Network]) -> dict[str, Any]:
-    """Returns all that a run found; the one place where the test images are looked at."""
+    """Returns all that a run found."""
+    return measured(setup, networks) | {"curve": curve(setup, networks["dense"])}
+
+
+def measured(setup: Setup, networks: Mapping[str, Network]) -> dict[str, Any]:
+    """Returns the figures of every experiment, of the networks by name: "dense", ..., the last.
+
+    This is the one place where the test images are looked at.
+    """
     dense, *_, (name, last) = networks["dense"], *networks.items()
     dataset = setup.dataset
     validation = {n: accuracy(setup, each, dataset.validation) for n, each in networks.items()}
@@ -37,7 +45,6 @@ def summarize(setup: Setup, networks: Mapping[str, Network]) -> dict[str, Any]:
         **costs(setup, last),
         **_measured(setup, {"dense": dense, "pruned": last}),
         "widths": _before_after(jp.widths(setup.graph), jp.widths(setup.graph, last.keep)),
-        "curve": curve(setup, dense),
         "seed": setup.config.seed,
     }
 
@@ -87,27 +94,29 @@ def draw(run: Path, summary: Mapping[str, Any], networks: Mapping[str, Network])
     plots.curve(run / "curve.png", found["prune_ratio"], found["accuracy"])
 
 
-def report(run: Path, config: Config, summary: Mapping[str, Any]) -> None:
-    """Prints what came out and what to do next."""
+def report(run: Path, summary: Mapping[str, Any], *tables: Table) -> None:
+    """Prints what came out, the tables of the experiment too, and what to do next."""
     console = Console()
     found = summary["accuracy"]
     table = Table("test accuracy", *found, title=str(run))
     table.add_row("", *(f"{value:.2%}" for value in found.values()))
     console.print(table)
     table = Table("cost", "dense", "pruned", "kept")
-    for name in ("channels", "macs", "parameters", "bytes", "activation_bytes", "latency_ms"):
+    for name in (*COSTS, "bytes", "latency_ms", "images_per_s"):
         dense, pruned = summary[name]["dense"], summary[name]["pruned"]
         row = (
-            f"{value:,.3f}" if name == "latency_ms" else f"{value:,}" for value in (dense, pruned)
+            f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"
+            for value in (dense, pruned)
         )
         table.add_row(name, *row, f"{pruned / dense:.1%}")
     console.print(table)
-    console.print(_as_in_the_paper(config, summary))
+    for table in tables:
+        console.print(table)
     console.print(f"{summary['wall_time_s']:.0f} s; accuracies are on the test images. Next:")
     console.print(f"python -m experiments.evaluate {run}", soft_wrap=True, highlight=False)
 
 
-def _as_in_the_paper(config: Config, summary: Mapping[str, Any]) -> Table:
+def as_in_the_paper(config: Config, summary: Mapping[str, Any]) -> Table:
     """Returns the rows of the run in the form of table 1 of the paper, the paper's beside them."""
     head = ("model", "test error %", "parameters", "pruned", "MACs", "FLOPs", "pruned")
     table = Table(*head, title=f"{config.model} on {config.dataset}")
@@ -128,7 +137,7 @@ def _as_in_the_paper(config: Config, summary: Mapping[str, Any]) -> Table:
 
 
 def _measured(setup: Setup, networks: Mapping[str, Network]) -> dict[str, Any]:
-    """Returns bytes, and times of a batch of 64 images."""
+    """Returns bytes, times of a batch of 64 images, and the images in a second which that makes."""
     shape = (64, *setup.dataset.image_shape)
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     latency = {
@@ -138,6 +147,7 @@ def _measured(setup: Setup, networks: Mapping[str, Network]) -> dict[str, Any]:
     return {
         "bytes": {name: _bytes(network) for name, network in networks.items()},
         "latency_ms": {name: 1e3 * found.median for name, found in latency.items()},
+        "images_per_s": {name: round(64 / found.median, 1) for name, found in latency.items()},
         "latency_spread_ms": {name: 1e3 * found.spread for name, found in latency.items()},
     }
 

@@ -16,16 +16,17 @@ import numpy as np
 
 import jaxprune as jp
 from experiments import runs
-from experiments.config import Config
+from experiments.config import Common
 from experiments.procedures import Network, Phase, Setup
 from experiments.training import Epoch, Journal, TrainState
+from jaxprune.masks import Keep
 
 RUNNING = "running"
 FREE = ("root", "name", "overwrite", "resume", "checkpoint_every", "data_dir", "workers")
 """Fields of a configuration that may differ when a run goes on."""
 
 
-def begin(config: Config, value: Mapping[str, Any]) -> Path:
+def begin(config: Common, value: Mapping[str, Any]) -> Path:
     """Returns the directory of a run, new or to go on with, and writes `value` unless it is done.
 
     Args:
@@ -50,30 +51,44 @@ def run_phases(
     """Returns the network after each phase; those that are finished are read, not run."""
     found: dict[str, Network] = {}
     phases = list(phases)
-    running = _metadata(run, RUNNING)
-    finished = [phase.name for phase in phases if _metadata(run, phase.name)]
-    epochs = {running["phase"]: running["epoch"]} if running else {}
-    runs.drop_metrics(run, epochs | dict.fromkeys(finished, math.inf))
+    finished = [phase.name for phase in phases if metadata(run, phase.name)]
+    rewind(run, finished)
     for phase in phases:
         if phase.name in finished:
             network = load(run, setup, phase.name)
         else:
-            with _journal(run, setup, phase.name, network) as journal:
-                network = phase.run(network, journal)
+            with journal(run, setup, phase.name, network.keep) as hears:
+                network = phase.run(network, hears)
             save(run, setup, phase.name, network)
         found[phase.name] = network
-    shutil.rmtree(_path(run, RUNNING), ignore_errors=True)
+    drop(run, RUNNING)
     return found
+
+
+def rewind(run: Path, finished: Iterable[str]) -> None:
+    """Drops the metrics of what no checkpoint holds: neither finished phases nor the running one.
+
+    Args:
+      run: directory of a run.
+      finished: names of the finished phases.
+    """
+    running = metadata(run, RUNNING)
+    epochs = {running["phase"]: running["epoch"]} if running else {}
+    runs.drop_metrics(run, epochs | dict.fromkeys(finished, math.inf))
 
 
 def save(run: Path, setup: Setup, name: str, network: Network) -> None:
     """Writes the network as the checkpoint of a finished phase."""
     jp.save(
-        _path(run, name),
+        path(run, name),
         network.variables,
         jp.spec(setup.graph, network.keep),
         opt_state=network.momentum,
-        metadata={"pruned": bool(network.keep), "sliced": network.sliced},
+        metadata={
+            "pruned": bool(network.keep),
+            "sliced": network.sliced,
+            "momentum": network.momentum is not None,
+        },
         overwrite=True,
     )
 
@@ -84,28 +99,38 @@ def load(run: Path, setup: Setup, name: str) -> Network:
     Raises:
       CheckpointError: there is none.
     """
-    restored = jp.restore(_path(run, name))
-    metadata = restored.metadata
-    keep = jp.keep_from_spec(restored.spec) if metadata["pruned"] else {}
-    model = jp.linen.resize(setup.model, setup.graph, keep) if metadata["sliced"] else setup.model
+    restored = jp.restore(path(run, name))
+    found = restored.metadata
+    keep = jp.keep_from_spec(restored.spec) if found["pruned"] else {}
+    model = jp.linen.resize(setup.model, setup.graph, keep) if found["sliced"] else setup.model
     momentum = None
-    if setup.config.momentum == "sliced":
+    if found["momentum"]:
         like = restored.variables["params"]
-        momentum = jp.restore(_path(run, name), opt_state=like).opt_state
+        momentum = jp.restore(path(run, name), opt_state=like).opt_state
     return Network(model, restored.variables, keep, momentum)
 
 
 @contextmanager
-def _journal(run: Path, setup: Setup, name: str, network: Network) -> Iterator[Journal]:
-    """Yields what makes a training in the phase go on from its last checkpoint."""
+def journal(run: Path, setup: Setup, name: str, keep: Keep) -> Iterator[Journal]:
+    """Yields what makes a training in the phase go on from its last checkpoint.
+
+    Args:
+      run: directory of a run.
+      setup: of the run.
+      name: of the phase.
+      keep: of the network that trains, of the unpruned model's channels.
+    """
     every = setup.config.checkpoint_every
 
     def restore(state: TrainState) -> TrainState:
-        metadata = _metadata(run, RUNNING)
-        if not metadata or metadata["phase"] != name:
+        running = metadata(run, RUNNING)
+        if not running or running["phase"] != name:
             return state
-        saved = jp.restore(_path(run, RUNNING), like=state.variables, opt_state=state.opt_state)
-        state = TrainState(saved.variables, saved.opt_state, np.int32(metadata["step"]))  # pyright: ignore[reportArgumentType]
+        like = (state.opt_state, state.tally)
+        saved = jp.restore(path(run, RUNNING), like=state.variables, opt_state=like)
+        opt_state, tally = saved.opt_state
+        step: Any = np.int32(running["step"])
+        state = TrainState(saved.variables, opt_state, step, state.keep, tally)
         return jax.device_get(state)  # what is committed to a device compiles the step again
 
     with runs.progress(run, name) as record:
@@ -114,26 +139,31 @@ def _journal(run: Path, setup: Setup, name: str, network: Network) -> Iterator[J
             record(epoch)
             if epoch.number % every == 0 and epoch.number < epoch.total:
                 state = jax.device_get(state)
-                metadata = {"phase": name, "epoch": epoch.number, "step": int(state.step)}
                 jp.save(
-                    _path(run, RUNNING),
+                    path(run, RUNNING),
                     state.variables,
-                    jp.spec(setup.graph, network.keep),
-                    opt_state=state.opt_state,
-                    metadata=metadata,
+                    jp.spec(setup.graph, keep),
+                    opt_state=(state.opt_state, state.tally),
+                    metadata={"phase": name, "epoch": epoch.number, "step": int(state.step)},
                     overwrite=True,
                 )
 
         yield Journal(restore, on_epoch)
 
 
-def _path(run: Path, name: str) -> Path:
+def path(run: Path, name: str) -> Path:
+    """Returns the directory of a checkpoint."""
     return run / "checkpoints" / name
 
 
-def _metadata(run: Path, name: str) -> Any:
+def drop(run: Path, name: str) -> None:
+    """Deletes a checkpoint, if there is one."""
+    shutil.rmtree(path(run, name), ignore_errors=True)
+
+
+def metadata(run: Path, name: str) -> Any:
     """Returns the metadata of a checkpoint; None where none is complete."""
     try:
-        return jp.restore(_path(run, name)).metadata
+        return jp.restore(path(run, name)).metadata
     except jp.errors.CheckpointError:
         return None

@@ -1,9 +1,12 @@
-"""Training and evaluation of an image classifier, with the images on the device or streamed."""
+"""Training and evaluation of a classifier of images, or of their pixels.
 
-from collections.abc import Callable, Iterator, Sequence
+The images are on the device or streamed.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import repeat
-from typing import Any, NamedTuple
+from itertools import islice, repeat
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +20,30 @@ from experiments.data import Dataset, Split, Stream
 
 Variables = Any  # {'params': ..., 'batch_stats': ...}
 
+Gather = Callable[[Variables, Any, jax.Array, jax.Array], Mapping[str, jax.Array]]
+"""(variables, gradients like them, images, labels) of a batch -> scores, {group: f32[n]}."""
+
+
+class Model(Protocol):
+    """What can be trained: a Flax module, or what is called like one."""
+
+    def apply(self, variables: Variables, *args: Any, **kwargs: Any) -> Any:
+        """As `nn.Module.apply`."""
+        ...
+
+
+class DivergedError(ArithmeticError):
+    """A loss was not finite."""
+
 
 class TrainState(NamedTuple):
-    """What a training step changes."""
+    """What a training step changes, and the masks of what it must not move."""
 
     variables: Variables
     opt_state: optax.OptState
     step: jax.Array  # i32[], steps so far
+    keep: Mapping[str, Any] | None = None  # for an optimizer of `jaxprune.schedule.held`
+    tally: jp.schedule.Tally | None = None  # of the scores that the step gathers
 
 
 class Metrics(NamedTuple):
@@ -67,15 +87,17 @@ def sgd(
     *,
     momentum: float = 0.9,
     weight_decay: float = 1e-4,
+    nesterov: bool = True,
     before: optax.GradientTransformation | None = None,
     after: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformation:
-    """Returns Nesterov SGD with weight decay.
+    """Returns SGD with momentum and weight decay.
 
     Args:
       learning_rate: a number, or a schedule from step to number.
-      momentum: that of Nesterov.
+      momentum: how much of the last update each update has.
       weight_decay: added to the gradient of every parameter, before the momentum.
+      nesterov: whether the momentum is that of Nesterov.
       before: a transformation of the gradients, in front of everything else.
       after: a transformation of the finished updates.
 
@@ -84,19 +106,26 @@ def sgd(
     return optax.chain(
         before or optax.identity(),
         optax.add_decayed_weights(weight_decay),
-        optax.sgd(learning_rate, momentum=momentum, nesterov=True),
+        optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov),
         after or optax.identity(),
     )
 
 
 def train_step(
-    model: nn.Module, tx: optax.GradientTransformation, dataset: Dataset, batch_size: int
+    model: Model,
+    tx: optax.GradientTransformation,
+    dataset: Dataset,
+    batch_size: int,
+    *,
+    gather: Gather | None = None,
 ) -> Step:
     """Returns the compiled step `(state, train, order, key) -> (state, metrics)`.
 
     The step takes its batch from the training images on the device, augments and normalizes it.
-    Which batch, and which random numbers, follow from `state.step`; the state is donated.
+    Which batch, and which random numbers, follow from `state.step`; the state is donated. With
+    `gather` the scores of every batch are added to `state.tally`.
     """
+    tx = optax.with_extra_args_support(tx)
 
     @partial(jax.jit, donate_argnums=0)
     def step(
@@ -117,10 +146,15 @@ def train_step(
 
         gradient = jax.value_and_grad(loss_and_rest, has_aux=True)
         (loss, (logits, mutated)), gradients = gradient(params)
-        updates, opt_state = tx.update(gradients, state.opt_state, params)
+        held = {"keep": state.keep, "variables": state.variables}
+        updates, opt_state = tx.update(gradients, state.opt_state, params, **held)
+        tally = state.tally
+        if gather is not None and tally is not None:
+            tally = tally.add(gather(state.variables, {"params": gradients}, images, labels))
         variables = {"params": optax.apply_updates(params, updates), **mutated}
         accuracy = jnp.mean(logits.argmax(-1) == labels)
-        return TrainState(variables, opt_state, state.step + 1), Metrics(loss, accuracy)  # pyright: ignore[reportArgumentType]
+        state = TrainState(variables, opt_state, state.step + 1, state.keep, tally)
+        return state, Metrics(loss, accuracy)  # pyright: ignore[reportArgumentType]
 
     return step
 
@@ -138,33 +172,40 @@ def train_epoch(
     keys: Sequence[jax.Array],
     *,
     batch_size: int,
+    steps: int | None = None,
 ) -> tuple[TrainState, list[Metrics]]:
     """Returns the state after one epoch and the metrics of its steps; all of it on the device.
+
+    An epoch has as many steps as the images fill batches, or only `steps`.
 
     A loop over compiled steps and not a `lax.scan`: XLA for CPU runs convolutions inside a loop
     about eight times slower.
     """
     order_key, step_key = keys
     history = []
-    for part, order in _parts(train, order_key, state.step, batch_size):
+    steps = train.size // batch_size if steps is None else steps
+    for part, order in _parts(train, order_key, state.step, batch_size, steps):
         state, metrics = step(state, part, order, step_key)
         history.append(metrics)
     return state, history
 
 
 def _parts(
-    train: Split | Stream, key: jax.Array, step: jax.Array, batch_size: int
+    train: Split | Stream, key: jax.Array, step: jax.Array, batch_size: int, steps: int
 ) -> Iterator[tuple[Split, jax.Array]]:
     """Returns for each step of an epoch what it takes its batch from: all images, or that batch."""
-    steps = train.size // batch_size
     if isinstance(train, Split):
-        return repeat((train, shuffled(key, step, train.size, steps)), steps)
+        order = shuffled(key, step, train.size, steps)
+        if steps < train.size // batch_size:
+            order = order[: steps * batch_size]
+        return repeat((train, order), steps)
     seed, order = jax.random.bits(jax.random.fold_in(key, step // steps)), jnp.arange(batch_size)
-    return ((jax.device_put(batch), order) for batch in train.batches(batch_size, int(seed)))
+    batches = islice(train.batches(batch_size, int(seed)), steps)
+    return ((jax.device_put(batch), order) for batch in batches)
 
 
 def fit(
-    model: nn.Module,
+    model: Model,
     variables: Variables,
     dataset: Dataset,
     *,
@@ -173,6 +214,10 @@ def fit(
     batch_size: int,
     key: jax.Array,
     opt_state: optax.OptState | None = None,
+    keep: Mapping[str, Any] | None = None,
+    tally: jp.schedule.Tally | None = None,
+    share: float = 1.0,
+    step: Step | None = None,
     journal: Journal = QUIET,
 ) -> TrainState:
     """Returns the state after `epochs` passes over the training images.
@@ -186,35 +231,55 @@ def fit(
       batch_size: images in a step.
       key: of all random numbers.
       opt_state: that of `tx.init` by default.
+      keep: the masks that the optimizer asks for, if it is one of `jaxprune.schedule.held`.
+      tally: where the step adds its scores, if it gathers some.
+      share: of the batches, how many an epoch takes; another part in every epoch.
+      step: that of an earlier training, which is not compiled again; `train_step` by default.
       journal: gives the state to begin with, and hears of every epoch.
 
     Raises:
       ValueError: the training images do not fill one batch.
+      DivergedError: a loss is not finite; of that epoch the journal does not hear.
     """
-    steps = dataset.train.size // batch_size
-    if steps == 0:
+    batches = dataset.train.size // batch_size
+    if batches == 0:
         raise ValueError(
             f"{dataset.train.size} training images do not fill a batch of {batch_size}.\n"
             "Fix: a smaller batch_size."
         )
     opt_state = tx.init(variables["params"]) if opt_state is None else opt_state
-    state = journal.restore(TrainState(variables, opt_state, np.int32(0)))  # pyright: ignore[reportArgumentType]
+    start = TrainState(variables, opt_state, np.int32(0), keep, tally)  # pyright: ignore[reportArgumentType]
+    state, steps = journal.restore(start), max(1, int(share * batches))
     first = int(state.step) // steps
     state = jax.tree.map(partial(jnp.array, copy=True), state)  # the steps donate it
-    step, train = train_step(model, tx, dataset, batch_size), dataset.train
+    step, train = step or train_step(model, tx, dataset, batch_size), dataset.train
     if isinstance(train, Split):
         train = jax.device_put(train)
     keys = tuple(jax.random.split(key))
     for number in range(first + 1, epochs + 1):
-        state, history = train_epoch(step, state, train, keys, batch_size=batch_size)
-        loss, accuracy = np.mean(jax.device_get(history), axis=0).tolist()
+        state, history = train_epoch(step, state, train, keys, batch_size=batch_size, steps=steps)
+        history = np.array(jax.device_get(history))
+        loss, accuracy = np.mean(history, axis=0).tolist()
         validation = evaluate(model, state.variables, dataset, dataset.validation)
+        _check_losses(number, [*history[:, 0], validation.loss])
         journal.on_epoch(Epoch(number, epochs, Metrics(loss, accuracy), validation), state)
     return state
 
 
+def _check_losses(epoch: int, losses: Sequence[float]) -> None:
+    """Raises DivergedError unless all are finite: one for each batch, then that of validation."""
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if bad.size:
+        first, steps = int(bad[0]), len(losses) - 1
+        where = f"batch {first + 1} of {steps}" if first < steps else "the validation after it"
+        raise DivergedError(
+            f"the loss is {losses[first]} in epoch {epoch}, {where}.\n"
+            "Fix: a lower learning rate or a weaker penalty, in a run of another --name."
+        )
+
+
 def evaluate(
-    model: nn.Module,
+    model: Model,
     variables: Variables,
     dataset: Dataset,
     split: Split | Stream,
@@ -236,7 +301,7 @@ def evaluate(
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _score(
-    model: nn.Module,
+    model: Model,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     size: int,
@@ -244,14 +309,15 @@ def _score(
     split: Split,
     start: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the sum of the losses and the number of right answers of a batch."""
+    """Returns the sums over a batch: the loss, and the share that is right of each image."""
     rows = start + jnp.arange(size)
     inside = rows < len(split.labels)
     images, labels = jax.tree.map(lambda part: part.at[rows].get(mode="clip"), split)
     logits: Any = model.apply(variables, normalized(mean, std, images), train=False)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     right = logits.argmax(-1) == labels
-    return jnp.sum(losses, where=inside), jnp.sum(right, where=inside)
+    loss, right = (jnp.mean(each.reshape(size, -1), axis=1) for each in (losses, right))
+    return jnp.sum(loss, where=inside), jnp.sum(right, where=inside)
 
 
 def channel_graph(model: nn.Module, image_shape: tuple[int, ...]) -> jp.ChannelGraph:
