@@ -1,11 +1,17 @@
-"""The strict world that every test runs in: several CPU devices, no silent broadcast of ranks."""
+"""The strict world that every test runs in: several CPU devices, no silent broadcast of ranks.
+
+Programs are compiled as fast as XLA can, not as fast as they could run: networks here are small,
+and what they compute is tested, not XLA's optimization of it.
+"""
 
 import os
+from importlib.metadata import version
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-)
+FLAGS = ["--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
+if version("jaxlib").startswith("0.10."):  # later ones have no such flag
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # a test must not depend on an earlier run
 
 import hypothesis

@@ -1,0 +1,257 @@
+"""Do the orders of the papers hold? Every method at equal MACs, by likelihood out of fold.
+
+Tick-Tock against Tick-Only and One-Shot; GBN against Slim, PCNN and random scores; OICSR against
+the separated group lasso. All digits are test images once: in each fold one dense network is
+trained on the others, and every method prunes and fine-tunes that. A difference of two methods is
+the mean over all images of the difference of their log-likelihoods, with a bootstrap over images;
+it does not cover what other initial weights would give, for which there are `--seeds`.
+
+Command:   python -m benchmarks.orders
+Device:    CPU, 2 cores
+Wall time: 200 to 260 s a fold on a machine that was shared, with JAX_COMPILATION_CACHE_DIR set
+Writes:    benchmarks/results/orders.{json,md}
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+import jaxprune as jp
+from experiments import config as configuration
+from experiments import data, gate_decorator, gradual, models, oicsr, presets, runs
+from experiments import training as trainings
+from experiments.augment import Augment, normalized
+from experiments.data import Dataset, Split
+from experiments.gradual import Method, State
+from experiments.procedures import Network, Setup
+from experiments.training import Variables
+from jaxprune.schedule import Phase, Training, triangular
+
+TRAIN = 1400
+"""Images of a fold that train; those left over are looked at while it trains, and not used."""
+CLAIMS = (
+    ("tick-tock gbn", "tick-only gbn"),
+    ("tick-only gbn", "one-shot gbn"),
+    ("tick-tock gbn", "tick-tock slim"),
+    ("tick-tock gbn", "tick-tock pcnn"),
+    ("tick-tock slim", "tick-tock random"),
+    ("tick-tock pcnn", "tick-tock random"),
+    ("oicsr", "separated"),
+)
+"""(the method that the paper says is at least as good, the other)."""
+_SHORT = (Training(epochs=2, rates=triangular(1e-3, 1e-2)),)
+
+
+def _gates() -> gate_decorator.Config:
+    start = presets.config("digits", gate_decorator.PRESETS, gate_decorator.Config())
+    return replace(start, widths=(8, 16, 32), keep_macs=(0.1,), finetune=_SHORT)
+
+
+def _oicsr() -> oicsr.Config:
+    start = presets.config("digits", oicsr.PRESETS, oicsr.Config())
+    changes: Any = {"channels": "all", "max_prune_ratio": 0.9, "finetune": _SHORT}
+    return replace(start, widths=(8, 16, 32), keep_macs=(0.1,), **changes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Compare the methods of the two papers at equal MACs."""
+
+    folds: int = 5
+    """Parts of the digits, each of which is tested on once."""
+    seeds: int = 1
+    """Of initial weights, order and random scores; log-likelihoods are averaged over them."""
+    only: tuple[str, ...] = ()
+    """Methods to run; all by default."""
+    draws: int = 10_000
+    """Of the bootstrap."""
+    gates: gate_decorator.Config = field(default_factory=_gates)
+    """How Gate Decorator trains and prunes; the dense training is for all methods."""
+    lasso: oicsr.Config = field(default_factory=_oicsr)
+    """And OICSR."""
+    out: Path = Path(__file__).parent / "results" / "orders"
+    """Where to write, without the suffix."""
+
+
+def methods(config: Config, seed: int) -> dict[str, tuple[Any, Method]]:
+    """Returns {name: (configuration, procedure)}."""
+    gates, lasso = replace(config.gates, seed=seed), replace(config.lasso, seed=seed)
+    pairs = [("tick-tock", score) for score in gate_decorator.SCORES]
+    pairs += [("tick-only", "gbn"), ("one-shot", "gbn")]
+    configs: dict[str, Any] = {
+        f"{framework} {score}": replace(gates, framework=framework, score=score)
+        for framework, score in pairs
+    }
+    configs |= {name: replace(lasso, regularizer=name) for name in ("oicsr", "separated")}
+    if unknown := set(config.only) - set(configs):
+        raise ValueError(f"no method {sorted(unknown)}.\nFix: some of {list(configs)}.")
+    make = {gate_decorator.Config: gate_decorator.method, oicsr.Config: oicsr.method}
+    wanted = config.only or tuple(configs)
+    return {n: (each, make[type(each)](each)) for n, each in configs.items() if n in wanted}
+
+
+def fold(number: int, folds: int) -> tuple[Dataset, np.ndarray]:
+    """Returns the digits with one fold as test images, and the places of these among all.
+
+    Mean and deviation are those of all images, so that the folds share their programs.
+    """
+    whole = data.load("digits")
+    parts: Any = (whole.train, whole.validation, whole.test)
+    images, labels = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+    places = np.array_split(np.random.default_rng(0).permutation(len(labels)), folds)
+    test = places[number]
+    rest = np.concatenate([places[n] for n in range(folds) if n != number])
+
+    def split(rows: np.ndarray) -> Split:
+        return Split(images[rows], labels[rows])
+
+    found = replace(
+        whole,
+        train=split(rest[:TRAIN]),
+        validation=split(rest[TRAIN : TRAIN + 32]),
+        test=split(test),
+        mean=(float(images.mean()),),
+        std=(float(images.std()),),
+        augment=Augment(),
+    )
+    return found, test
+
+
+def log_likelihoods(setup: Setup, network: Network) -> tuple[np.ndarray, np.ndarray]:
+    """Returns for every test image the log-probability of its label, and whether it is right."""
+    test: Any = setup.dataset.test
+    images = normalized(setup.dataset.mean, setup.dataset.std, test.images)
+    logits = jax.jit(partial(network.model.apply, train=False))(network.variables, images)
+    scores = np.asarray(jax.nn.log_softmax(logits), np.float64)
+    return scores[np.arange(test.size), test.labels], scores.argmax(-1) == test.labels
+
+
+def pruned(setup: Setup, method: Method, dense: Variables) -> State:
+    """Returns the state at the end of a procedure that begins with a dense network."""
+    start = gradual.initial(setup, method)
+    variables = jp.gates.decorate(dense).variables if method.decorated else dense
+    done = Phase(kind="dense", number=1, rounds=0, milestone=0, training=method.dense)
+    state = start._replace(variables=variables, done=done)
+    *_, last = gradual.rounds(setup, method, state)
+    return last
+
+
+def measure(config: Config, seed: int, number: int) -> Iterator[dict[str, Any]]:
+    """Yields for every method, the dense network first, what it gives on a fold."""
+    dataset, places = fold(number, config.folds)
+    base = replace(config.gates, seed=seed)
+    model = models.build(base.model, classes=10, widths=base.widths)
+    graph = trainings.channel_graph(model, dataset.image_shape)
+
+    def row(name: str, setup: Setup, network: Network, macs: float, start: float) -> dict[str, Any]:
+        found, right = log_likelihoods(setup, network)
+        return {
+            "method": name,
+            "seed": seed,
+            "places": places.tolist(),
+            "log_likelihood": found.tolist(),
+            "right": right.tolist(),
+            "macs": macs,
+            "seconds": round(time.perf_counter() - start, 1),
+        }
+
+    start = time.perf_counter()
+    setup = Setup(base, dataset, model, graph)
+    plain = gate_decorator.method(base)._replace(decorated=False)
+    dense = next(gradual.rounds(setup, plain, gradual.initial(setup, plain)))
+    network = gradual.network(plain, dense)
+    yield row("dense", setup, network, 1.0, start)
+    for name, (each, method) in methods(config, seed).items():
+        start, setup = time.perf_counter(), Setup(each, dataset, model, graph)
+        last = pruned(setup, method, network.variables)
+        yield row(name, setup, gradual.network(method, last), last.progress.left(), start)
+
+
+def by_image(rows: Sequence[Mapping[str, Any]], method: str, what: str) -> np.ndarray:
+    """Returns the mean over seeds of a number of every image; NaN where it was not tested on."""
+    total, count = np.zeros(1797), np.zeros(1797)
+    for row in rows:
+        if row["method"] == method:
+            total[row["places"]] += row[what]
+            count[row["places"]] += 1
+    with np.errstate(invalid="ignore"):
+        return total / count
+
+
+def interval(differences: np.ndarray, draws: int) -> tuple[float, float, float]:
+    """Returns the mean, and the ends of the 95 % interval of a bootstrap over the images."""
+    random, n = np.random.default_rng(0), differences.size
+    means = [differences[random.integers(0, n, n)].mean() for _ in range(draws)]
+    low, high = np.percentile(means, (2.5, 97.5))
+    return float(differences.mean()), float(low), float(high)
+
+
+def tables(rows: Sequence[Mapping[str, Any]], draws: int) -> Iterator[str]:
+    """Yields the lines of the Markdown report."""
+    names = list(dict.fromkeys(row["method"] for row in rows))
+    yield "| method | log-likelihood, nats | accuracy, % | MACs kept, % | seconds |"
+    yield "|---|---|---|---|---|"
+    for name in names:
+        likelihood, right = (by_image(rows, name, what) for what in ("log_likelihood", "right"))
+        mine = [row for row in rows if row["method"] == name]
+        macs, seconds = (np.mean([row[what] for row in mine]) for what in ("macs", "seconds"))
+        cells = (
+            f"{np.nanmean(likelihood):.4f}",
+            f"{100 * np.nanmean(right):.2f}",
+            f"{100 * macs:.2f}",
+            f"{seconds:.0f}",
+        )
+        yield f"| {name} | {' | '.join(cells)} |"
+    yield ""
+    yield "| at least as good, says the paper | as | difference, nats | 95 % interval | holds |"
+    yield "|---|---|---|---|---|"
+    for better, worse in CLAIMS:
+        if {better, worse} <= set(names):
+            pair = (by_image(rows, name, "log_likelihood") for name in (better, worse))
+            difference = np.subtract(*pair)
+            mean, low, high = interval(difference[np.isfinite(difference)], draws)
+            verdict = "yes" if low > 0 else "no" if high < 0 else "open"
+            yield f"| {better} | {worse} | {mean:+.4f} | {low:+.4f} to {high:+.4f} | {verdict} |"
+
+
+def main(config: Config) -> None:
+    """Runs every fold and writes JSON and Markdown after each, so that nothing is lost."""
+    start, provenance = time.perf_counter(), runs.provenance()
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    for seed in range(config.seeds):
+        for number in range(config.folds):
+            for row in measure(config, seed, number):
+                rows.append(row)
+                mean = np.mean(row["log_likelihood"])
+                print(f"fold {number} {row['method']}: {mean:.4f}, {row['seconds']} s", flush=True)
+            lines = list(tables(rows, config.draws))
+            record = {
+                "gates": configuration.to_json(config.gates),
+                "lasso": configuration.to_json(config.lasso),
+                "results": rows,
+                "wall_time_s": round(time.perf_counter() - start, 1),
+                **provenance,
+            }
+            runs.write_json(config.out.with_suffix(".json"), record)
+            done = f"{number + 1} of {config.folds} folds, seed {seed} of {config.seeds} seeds"
+            text = [
+                "# The orders of the papers on digits",
+                "",
+                f"Made by `{provenance['command']}` at commit {provenance['commit']}; {done}.",
+                "",
+                *lines,
+            ]
+            config.out.with_suffix(".md").write_text("\n".join(text) + "\n", "utf-8")
+    print("\n".join(tables(rows, config.draws)))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, prog="python -m benchmarks.orders"))

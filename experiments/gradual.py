@@ -1,0 +1,257 @@
+"""Pruning in rounds, as a plan of `jaxprune.schedule` says: the loop of Gate Decorator and OICSR.
+
+Pure functions from state to state; `experiments.rounds` keeps them on the disk.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+import jaxprune as jp
+from experiments import procedures, results, training
+from experiments.config import Common
+from experiments.procedures import Network, Setup
+from experiments.training import QUIET, Gather, Journal, Step, Variables
+from jaxprune.schedule import Part, Phase, Plan, Progress, Tally, Training
+
+Record = dict[str, Any]
+
+
+class Score(NamedTuple):
+    """Where the scores of a pruning come from."""
+
+    read: Callable[[jp.ChannelGraph, Variables, Tally | None, jax.Array], Mapping[str, Any]]
+    """(graph, variables that train, tally, key) -> {group: f32[n]}."""
+    gather: Callable[[Any, jp.ChannelGraph], Gather] | None = None
+    """(model, graph) -> what a step adds to the tally; None for scores that need no batch."""
+    groups: Callable[[jp.ChannelGraph], Iterable[str]] = lambda graph: graph.groups
+    """Those that are gathered."""
+
+
+class Method(NamedTuple):
+    """What tells one procedure from another."""
+
+    plan: Plan
+    dense: Training
+    begin: Callable[[jp.ChannelGraph], Progress]
+    penalty: Callable[[Training, jp.ChannelGraph, Variables], optax.GradientTransformation]
+    score: Score
+    decorated: bool = False  # whether gates stand for the BatchNorms, until the fine-tuning
+    finetune_batch_size: int | None = None
+
+
+class Use(NamedTuple):
+    """What a training depends on besides the network; equal ones share a program."""
+
+    training: Training
+    gathers: bool  # scores
+    gated: bool  # whether the variables are in the Gate Decorator's form
+    batch_size: int
+
+
+Programs = Callable[[Use], tuple[Any, Step]]
+
+
+class State(NamedTuple):
+    """Where a run stands after a phase, on the host."""
+
+    model: Any  # what the last commit left
+    variables: Variables  # those that train; pruned channels are zero
+    progress: Progress
+    records: tuple[Record, ...] = ()  # one for every finished phase
+    done: Phase | None = None
+
+
+During = Callable[[State, Phase], AbstractContextManager[Journal]]
+
+
+class Decorated(NamedTuple):
+    """A model that runs on variables in the Gate Decorator's form."""
+
+    model: Any
+
+    def apply(self, variables: Variables, *args: Any, **kwargs: Any) -> Any:
+        """As `nn.Module.apply`."""
+        return self.model.apply(jp.gates.melt(variables), *args, **kwargs)
+
+
+def scaled(config: Common, *trainings: Training) -> tuple[Training, ...]:
+    """Returns the trainings with their epochs at the scale of the configuration."""
+    return tuple(replace(each, epochs=config.scaled(each.epochs)) for each in trainings)
+
+
+def after_dense(dense: Training, plan: Plan) -> Plan:
+    """Returns the plan that trains the dense network before it follows `plan`."""
+
+    def whole(done: Phase | None, left: float) -> Phase | None:
+        if done is None:
+            return Phase(kind="dense", number=1, rounds=0, milestone=0, training=dense)
+        return plan(None if done.kind == "dense" else done, left)
+
+    return whole
+
+
+def label(phase: Phase) -> str:
+    """Returns the name of a phase in the run: `dense`, `tick-12`, `commit-1`."""
+    return phase.kind if phase.kind == "dense" else phase.name
+
+
+def initial(setup: Setup, method: Method) -> State:
+    """Returns the state before any training; what cannot be reached is an error here."""
+    progress = method.begin(setup.graph)
+    return State(setup.model, procedures.initial(setup).variables, progress)
+
+
+def rounds(
+    setup: Setup, method: Method, state: State, during: During = lambda *_: nullcontext(QUIET)
+) -> Iterator[State]:
+    """Yields the state after each phase that follows `state`.
+
+    Args:
+      setup: of the run.
+      method: the procedure.
+      state: where to begin.
+      during: (state, phase) -> a context of the phase, with the journal of its training.
+    """
+    plan, programs = after_dense(method.dense, method.plan), _programs(setup, method, state)
+    while phase := plan(state.done, state.progress.left()):
+        if state.done and state.done.commit:
+            programs = _programs(setup, method, state)
+        with during(state, phase) as journal:
+            state = advanced(setup, method, programs, state, phase, journal)
+        yield state
+
+
+def advanced(
+    setup: Setup, method: Method, programs: Programs, state: State, phase: Phase, journal: Journal
+) -> State:
+    """Returns the state after one phase more."""
+    if phase.kind == "finetune":
+        state = state._replace(variables=_closed(method, state))
+    if method.decorated and state.done and state.done.kind == "dense":
+        decorated = jp.gates.decorate(state.variables)
+        print(decorated)
+        state = state._replace(variables=decorated.variables)
+    variables, progress, tally = state.variables, state.progress, None
+    if phase.training:
+        variables, tally = _trained(setup, method, programs, state, phase, journal)
+    if phase.prune:
+        key = procedures.key(setup.config, label(phase))
+        scores = method.score.read(progress.graph, variables, tally, key)
+        progress = progress.prune(phase.prune, scores)
+        variables = jp.mask(progress.graph, variables, progress.keep)
+    model = state.model
+    if phase.commit:
+        variables = jp.slice(progress.graph, variables, progress.keep)
+        model = jp.linen.resize(setup.model, progress.original, progress.total)
+        progress = progress.commit(training.channel_graph(model, setup.dataset.image_shape))
+    state = State(model, jax.device_get(variables), progress, state.records, phase)
+    return state._replace(records=(*state.records, _record(setup, method, state)))
+
+
+def network(method: Method, state: State) -> Network:
+    """Returns the network of a state, in the model's own form."""
+    cut = state.done is not None and state.done.milestone > 0
+    return Network(state.model, _closed(method, state), state.progress.total if cut else {})
+
+
+def _trained(
+    setup: Setup, method: Method, programs: Programs, state: State, phase: Phase, journal: Journal
+) -> tuple[Variables, Tally | None]:
+    """Returns the variables after the training of a phase, and the scores that it gathered."""
+    use, graph, scored = _use(setup, method, phase), state.progress.graph, method.score.groups
+    if use.training.part == Part.NOTHING and not use.gathers:
+        return state.variables, None
+    tx, step = programs(use)
+    found = training.fit(
+        Decorated(state.model) if use.gated else state.model,
+        state.variables,
+        setup.dataset,
+        tx=tx,
+        epochs=use.training.epochs,
+        batch_size=use.batch_size,
+        key=procedures.key(setup.config, label(phase)),
+        keep=state.progress.keep,
+        tally=jp.schedule.tally(graph, list(scored(graph))) if use.gathers else None,
+        share=use.training.data,
+        step=step,
+        journal=journal,
+    )
+    variables, tally = jax.device_get((found.variables, found.tally))
+    return state.variables if use.training.part == Part.NOTHING else variables, tally
+
+
+def _use(setup: Setup, method: Method, phase: Phase) -> Use:
+    assert phase.training is not None
+    config = setup.config
+    finetune = phase.kind == "finetune" and method.finetune_batch_size
+    return Use(
+        phase.training,
+        phase.prune is not None and method.score.gather is not None,
+        _opens(method, phase),
+        finetune or config.batch_size,
+    )
+
+
+def _programs(setup: Setup, method: Method, state: State) -> Programs:
+    """Returns (how a network is trained) -> (optimizer, compiled step), until the next commit."""
+    model, graph, variables = state.model, state.progress.graph, state.variables
+
+    @cache
+    def program(use: Use) -> tuple[Any, Step]:
+        how = use.training
+        steps = max(1, int(how.data * (setup.dataset.train.size // use.batch_size)))
+        tx = training.sgd(
+            how.learning_rate(how.epochs * steps),
+            momentum=how.momentum,
+            weight_decay=how.weight_decay,
+            nesterov=False,
+            before=method.penalty(how, graph, variables) if how.strength else None,
+        )
+        trains = jp.schedule.trained(how.part, graph, variables)
+        tx = jp.schedule.held(tx, graph, trains)
+        gather = method.score.gather if use.gathers else None
+        step = training.train_step(
+            Decorated(model) if use.gated else model,
+            tx,
+            setup.dataset,
+            use.batch_size,
+            gather=gather and gather(model, graph),
+        )
+        return tx, step
+
+    return program
+
+
+def _opens(method: Method, phase: Phase) -> bool:
+    """Whether the gates stand for the BatchNorms while the phase trains."""
+    return method.decorated and phase.kind not in ("dense", "finetune")
+
+
+def _closed(method: Method, state: State) -> Variables:
+    """Returns the variables in the model's own form."""
+    done = state.done
+    open_ = method.decorated and done is not None and done.kind not in ("dense", "finetune")
+    return jp.gates.melt(state.variables) if open_ else state.variables
+
+
+def _record(setup: Setup, method: Method, state: State) -> Record:
+    """Returns what the latest phase left: shares of the dense network, and the accuracy."""
+    phase, total = state.done, state.progress.total
+    assert phase is not None
+    kept, sizes = (
+        sum(each) for each in zip(*((k.sum(), k.size) for k in total.values()), strict=True)
+    )
+    return {
+        "phase": label(phase),
+        "kind": phase.kind,
+        "rounds": phase.rounds,
+        "macs": state.progress.left(),
+        "channels": int(kept) / sizes,
+        "accuracy": results.accuracy(setup, network(method, state), setup.dataset.validation),
+    }
