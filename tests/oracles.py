@@ -34,11 +34,6 @@ from rule_networks import (
     values_of,
 )
 
-FAST: dict[str, Any] = {"xla_backend_optimization_level": 0}
-"""Compiles five times faster."""
-if jax.__version_info__ < (0, 12):
-    FAST["xla_cpu_use_fusion_emitters"] = False
-
 
 def written(seen: Seen) -> str:
     """Returns the axes of the operation in the notation of `Case.spec`."""
@@ -171,7 +166,7 @@ def compiled(case: Case, seen: Mapping[Feed, Seen]) -> Callable[..., Any]:
     if case.eager:
         return lambda operands: program(given, operands)
     run = jax.jit(program).lower(given, operands_of(case, values_of(case)))
-    run = run.compile(compiler_options=FAST)
+    run = run.compile()
     return lambda operands: run(given, operands)
 
 

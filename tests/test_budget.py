@@ -15,7 +15,9 @@ LIBRARY = {
     for path in FILES
     if path.is_relative_to(ROOT / "jaxprune")
 }
-LAYERS = "errors paths _jaxpr axes rules walk streams stacks outputs unread sizes exactness naming graph".split()
+LAYERS = (
+    "errors paths _jaxpr axes rules walk streams stacks outputs unread sizes exactness naming graph"
+).split()
 """The core from the bottom up; a module imports none that stands above it."""
 
 

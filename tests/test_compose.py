@@ -23,8 +23,6 @@ from jaxprune.paths import flatten
 
 Keep = Mapping[str, np.ndarray]
 IMAGES = np.random.default_rng(0).normal(size=(2, 4, 4, 3))
-FAST = {"xla_backend_optimization_level": 0}
-"""Compiles faster."""
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +132,7 @@ def restricted(graph: jp.ChannelGraph, keep: Keep) -> dict[str, Any]:
 
 def run(fn: Callable[..., Any], variables: Any) -> Any:
     """Returns the outputs for the images."""
-    return jax.jit(fn, compiler_options=FAST)(variables, IMAGES)
+    return jax.jit(fn)(variables, IMAGES)
 
 
 def check_equal(a: Any, b: Any) -> None:
@@ -258,7 +256,10 @@ def test_every_failure_is_listed():
     with pytest.raises(KeepError) as caught:
         compose(first, second)
     text = str(caught.value)
-    assert "first keep for group 'a' is int64[2], not a vector of bools or one for each layer. Fix: " in text
+    assert (
+        "first keep for group 'a' is int64[2], not a vector of bools or one for each layer. Fix: "
+        in text
+    )
     assert "first keep for group 'c' is bool[], not a vector" in text
     assert "second keep for group 'b' is bool[1, 1, 2], not a vector" in text
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from oracles import FAST
 
 KEY = jax.random.key(0)
 X = np.random.default_rng(0).normal(size=(2, 3, 10, 10)).astype(np.float32)
@@ -50,7 +49,7 @@ def fn(v, x):
 
 
 def run(fn, *args):
-    return jax.jit(fn, compiler_options=FAST)(*args)
+    return jax.jit(fn)(*args)
 
 
 @pytest.fixture(scope="module")

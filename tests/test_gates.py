@@ -15,7 +15,6 @@ import jaxprune as jp
 from blocks import Activation, Concatenate, Conv, Depthwise, Flatten, Grouped, Norm, Residual
 from modules import AttentionBlock, RematScanBlock
 from networks import Network, weights
-from oracles import FAST
 
 RANDOM = np.random.default_rng(0)
 RELU, TANH = Activation(function=nn.relu), Activation(function=nn.tanh)
@@ -107,7 +106,7 @@ def read_weights(group: jp.Group, variables: Any, gradients: Any) -> Any:
 def test_gates(name: str) -> None:
     """Traced at one example, run at three: values to the bit, derivatives, masks."""
     fn, variables, x, gated = CASES[name]
-    jit = partial(jax.jit, compiler_options=FAST)
+    jit = jax.jit
     with jax.enable_x64(True):
         variables = jax.tree.map(np.float64, variables)
         graph = jp.trace(fn, variables, x[:1])

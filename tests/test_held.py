@@ -14,7 +14,6 @@ from jaxprune import schedule
 from jaxprune.errors import JaxpruneError, KeepError, ScoreError, TreeError
 from jaxprune.schedule import Part, Training
 from jaxprune.sparsify.gates import l1_gates
-from oracles import FAST
 
 GRAPH, VARIABLES = chain(4, 5)
 A, B = "layer_0/kernel", "layer_1/kernel"
@@ -34,7 +33,7 @@ def noise(tree: Any, seed: int) -> Any:
 
 
 def steps(tx: Any, params: Any, state: Any, count: int, **extra: Any) -> tuple[Any, Any]:
-    update = jax.jit(tx.update, compiler_options=FAST)
+    update = jax.jit(tx.update)
     for seed in range(count):
         g = noise(params, seed)
         updates, state = update(g, state, params, **extra)

@@ -17,7 +17,6 @@ CIFAR = (1, 32, 32, 3)
 MNIST = (1, 28, 28, 1)
 IMAGENET = (1, 224, 224, 3)
 PIXELS = (32 * 32, 16 * 16, 8 * 8)
-FAST = {"xla_backend_optimization_level": 0}
 
 TINY = {
     "convnet": {"widths": (4, 6)},
@@ -238,7 +237,7 @@ def test_one_step_of_training_is_finite(name):
         )
         return -jax.nn.log_softmax(logits)[labels, labels].mean(), (logits, updates)
 
-    step = jax.jit(loss, compiler_options=FAST)
+    step = jax.jit(loss)
     (value, (logits, updates)), gradients = step(variables["params"])
     assert logits.shape == (4, 7)
     assert jnp.isfinite(value)
@@ -254,7 +253,7 @@ def test_one_step_of_training_is_finite(name):
 
 def test_initial_weights_are_those_of_the_authors():
     model = models.build("vgg11", layers=(1, 1), widths=(64, 128))
-    init = jax.jit(partial(model.init, train=False), compiler_options=FAST)
+    init = jax.jit(partial(model.init, train=False))
     params = init(jax.random.key(0), jnp.zeros((1, 2, 2, 3)))["params"]
     assert set(params) == {"Conv_0", "BatchNorm_0", "Conv_1", "BatchNorm_1", "Dense_0"}
     for name, layer in params.items():

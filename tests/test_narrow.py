@@ -1,6 +1,5 @@
 """Any function at the kept sizes: values, derivatives, other inputs, refusals."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +8,6 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from oracles import FAST
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(3, 5)).astype(np.float32)
@@ -92,7 +90,7 @@ def test_gradients_are_those_of_the_masked_function(name: str) -> None:
         out = apply(v, X)
         return jnp.vdot(jnp.cos(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape), out)
 
-    @partial(jax.jit, compiler_options=FAST)
+    @jax.jit
     def both(masked: Any, small: Any) -> Any:
         return jax.value_and_grad(lambda v: loss(fn, v))(masked), jax.value_and_grad(
             lambda v: loss(narrowed, v)

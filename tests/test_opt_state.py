@@ -27,8 +27,6 @@ KEEP = {
     "second/kernel": np.array([1, 0, 1, 1, 0, 1], bool),
 }
 ADAM = optax.adam(0.1)
-FAST = {"xla_backend_optimization_level": 0}
-"""Compiles faster."""
 
 
 @pytest.fixture(autouse=True)
@@ -145,7 +143,7 @@ def test_the_next_update_is_the_masked_one_of_the_full_network(name):
     tx = (ENTRYWISE | MIXING)[name]
     before = masked if name in MIXING else lambda tree: tree
     params = before(PARAMS)
-    state, update = tx.init(params), jax.jit(tx.update, compiler_options=FAST)
+    state, update = tx.init(params), jax.jit(tx.update)
     for seed in range(3):
         updates, state = update(before(draw(SHAPES["params"], seed)), state, params)
         params = optax.apply_updates(params, updates)

@@ -228,7 +228,10 @@ def test_the_way_out_of_a_counted_axis_leads_out():
 def test_every_reason_of_the_rules_has_words():
     """Words that match no reason of the sources would never be shown."""
     folder = pathlib.Path(report.__file__).parent
-    files = [folder / name for name in ("axes.py", "walk.py", "graph.py", "streams.py")]
+    files = [
+        folder / name
+        for name in ("axes.py", "walk.py", "graph.py", "outputs.py", "unread.py", "streams.py")
+    ]
     files += (folder / "rules").glob("*.py")
     source = "\n".join(path.read_text(encoding="utf-8") for path in files)
     for pattern in (*reasons._NATURAL, *reasons._WORDS):

@@ -26,7 +26,6 @@ class Attention(nn.Module):
         return nn.Dense(3)(attend(x))
 
 
-FAST = {"xla_backend_optimization_level": 0}  # compiles faster
 QUERY = ("params/attend/query/kernel", "params/attend/query/bias")
 SOFTMAX = {"a": (6, 8), "c": (8, 4)}
 
@@ -164,12 +163,12 @@ def check(graph: jp.ChannelGraph, v: Any, keep: Any, resized: Any, given: Any = 
     """Checks resized = masked, and that it is not so without the factors; returns the factors."""
     small = jp.slice(graph, v, keep, rescale=given)
 
-    @partial(jax.jit, compiler_options=FAST)
+    @jax.jit
     def run(small: Any) -> tuple[jax.Array, Any]:
         squares = lambda s: jnp.square(resized(s, X)).sum()  # noqa: E731
         return resized(small, X), jax.grad(squares)(small)
 
-    masked = jax.jit(graph.fn, compiler_options=FAST)(jp.mask(graph, v, keep), X)
+    masked = jax.jit(graph.fn)(jp.mask(graph, v, keep), X)
     out, gradients = run(small)
     np.testing.assert_allclose(out, masked, rtol=1e-5, atol=1e-9)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))

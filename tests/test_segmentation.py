@@ -29,7 +29,6 @@ from experiments import (
 from experiments.models.fcn import Fcn
 from experiments.segmentation import Config, confusion, intersection_over_union
 from jaxprune.schedule import Training, constant
-from oracles import FAST
 
 SIZE = 8
 MODEL = Fcn(layers=(1, 2, 1), widths=(5, 6, 7), classes=3, hidden=(6, 5), stride=2)
@@ -41,7 +40,7 @@ WIDTHS = {"train": 10, "test": 7}
 
 
 def apply(model: nn.Module, variables, x) -> np.ndarray:
-    run = jax.jit(partial(model.apply, train=False), compiler_options=FAST)
+    run = jax.jit(partial(model.apply, train=False))
     return np.asarray(run(variables, x))
 
 
@@ -94,9 +93,7 @@ def test_the_fcn_32s_and_8s_of_vgg_16() -> None:
 
 
 def test_scores_start_at_zero_and_have_the_size_of_the_images() -> None:
-    variables = jax.jit(partial(MODEL.init, train=False), compiler_options=FAST)(
-        jax.random.key(0), images()
-    )
+    variables = jax.jit(partial(MODEL.init, train=False))(jax.random.key(0), images())
     logits = apply(MODEL, variables, np.ones((2, 8, 16, 3), np.float32))
     assert logits.shape == (2, 8, 16, 3)
     assert not logits.any()

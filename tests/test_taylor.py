@@ -1,6 +1,5 @@
 """First-order Taylor scores: by hand, against the gates themselves, under jit, and errors."""
 
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +13,6 @@ from blocks import Activation, Conv, Flatten, Norm, Residual
 from chains import chain
 from modules import EmbedBlock, HandAttention
 from networks import Network, weights
-from oracles import FAST
 
 RANDOM = np.random.default_rng(0)
 A, B = "layer_0/kernel", "layer_1/kernel"
@@ -43,7 +41,7 @@ def network() -> tuple[jp.ChannelGraph, Any, Any]:
     """Returns a graph, variables, and the gradients of a batch."""
     variables = weights(MODULE, 1)
     graph = jp.trace(MODULE.apply, variables, IMAGES[:1])
-    return graph, variables, jax.jit(jax.grad(loss), compiler_options=FAST)(variables)
+    return graph, variables, jax.jit(jax.grad(loss))(variables)
 
 
 def close(found: Any, expected: Any) -> None:
@@ -66,7 +64,7 @@ def test_taylor_is_the_derivative_by_the_gate(network: Any) -> None:
     graph, variables, gradients = network
     apply = jp.gated(MODULE.apply, graph)
 
-    @partial(jax.jit, compiler_options=FAST)
+    @jax.jit
     def by_gate(gates: Any, gradients: Any) -> Any:
         slopes = jax.grad(lambda m: cross_entropy(apply(variables, m, IMAGES), LABELS))(gates)
         return slopes, jp.scores.taylor(graph, variables, gradients)
@@ -81,7 +79,7 @@ def test_taylor_gate_is_one_number_in_both_forms(network: Any) -> None:
     """|phi * dL/dphi| = |gamma * dL/dgamma + beta * dL/dbeta|, summed over tied BatchNorms."""
     graph, variables, gradients = network
     decorated = jp.gates.decorate(variables).variables
-    slopes = jax.jit(jax.grad(lambda d: loss(jp.gates.melt(d))), compiler_options=FAST)(decorated)
+    slopes = jax.jit(jax.grad(lambda d: loss(jp.gates.melt(d))))(decorated)
     phi, slope = (
         [tree["params"][f"BatchNorm_{i}"]["scale"] for i in range(3)]
         for tree in (decorated, slopes)

@@ -15,7 +15,6 @@ import jaxprune as jp
 from jaxprune import _quota, schedule
 from jaxprune.schedule import Part, Phase, Progress, Training
 from jaxprune.sparsify.gates import l1_gates
-from oracles import FAST
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 16, 6, 6, 1)).astype(np.float32)
 LABELS = np.random.default_rng(1).integers(0, 4, (4, 16))
@@ -59,7 +58,7 @@ class Run(NamedTuple):
 
 def start() -> Run:
     x = IMAGES[0, :1]
-    variables = jax.jit(MODEL.init, compiler_options=FAST)(jax.random.key(0), x)
+    variables = jax.jit(MODEL.init)(jax.random.key(0), x)
     graph = jp.trace(MODEL.apply, variables, x)
     progress = schedule.begin(
         graph, keep_macs=TARGETS[-1], members=_quota.members(graph), min_keep_ratio=FLOOR
@@ -77,7 +76,7 @@ def optimizer(training: Training, graph: jp.ChannelGraph, variables: Any) -> Any
 
 
 def make_step(model: nn.Module, graph: jp.ChannelGraph, traced: list[str]) -> Any:
-    @partial(jax.jit, static_argnames="training", compiler_options=FAST)
+    @partial(jax.jit, static_argnames="training")
     def step(training: Training, state: Any, tally: Any, keep: Any, x: Any, y: Any) -> Any:
         traced.append(training.part)
         variables, opt_state = state
@@ -194,7 +193,7 @@ def _apply(model: nn.Module, train: bool) -> Any:
             return model.apply(variables, x, train=True, mutable=["batch_stats"])[0]
         return model.apply(variables, x)
 
-    return jax.jit(run, compiler_options=FAST)
+    return jax.jit(run)
 
 
 def test_commits_compose(runs: Any) -> None:

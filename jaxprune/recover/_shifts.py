@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import _jaxpr
+from jaxprune import _jaxpr, stacks
 from jaxprune import axes as ax
-from jaxprune import stacks
 from jaxprune._jaxpr import Op
 from jaxprune.masks import Keep
 from jaxprune.recover._partial import (

@@ -185,51 +185,31 @@ NETWORKS: tuple[Network, ...] = (
         },
         frozen=ends("Conv_0/kernel 2", "head/kernel 3"),
     ),
-    linen(
-        "FPN of nearest",
-        Pyramid("nearest"),
-        IMAGES,
-        elsewhere=LARGER,
-        groups={
-            "Conv_0/kernel": 8,
-            "Conv_1/kernel": 10,
-            "Conv_2/kernel": 12,
-            "lateral_0/kernel": 8,
-        },
-        frozen={
-            "axis of an input": ["Conv_0/kernel 2"],
-            "axis of output": [
-                "out_0/bias 0",
-                "out_0/kernel 3",
-                "out_1/bias 0",
-                "out_1/kernel 3",
-                "out_2/bias 0",
-                "out_2/kernel 3",
-            ],
-        },
-    ),
-    linen(
-        "FPN bilinear",
-        Pyramid("bilinear"),
-        IMAGES,
-        elsewhere=LARGER,
-        groups={
-            "Conv_0/kernel": 8,
-            "Conv_1/kernel": 10,
-            "Conv_2/kernel": 12,
-            "lateral_0/kernel": 8,
-        },
-        frozen={
-            "axis of an input": ["Conv_0/kernel 2"],
-            "axis of output": [
-                "out_0/bias 0",
-                "out_0/kernel 3",
-                "out_1/bias 0",
-                "out_1/kernel 3",
-                "out_2/bias 0",
-                "out_2/kernel 3",
-            ],
-        },
+    *(
+        linen(
+            f"FPN of {method}",
+            Pyramid(method),
+            IMAGES,
+            elsewhere=LARGER,
+            groups={
+                "Conv_0/kernel": 8,
+                "Conv_1/kernel": 10,
+                "Conv_2/kernel": 12,
+                "lateral_0/kernel": 8,
+            },
+            frozen={
+                "axis of an input": ["Conv_0/kernel 2"],
+                "axis of output": [
+                    "out_0/bias 0",
+                    "out_0/kernel 3",
+                    "out_1/bias 0",
+                    "out_1/kernel 3",
+                    "out_2/bias 0",
+                    "out_2/kernel 3",
+                ],
+            },
+        )
+        for method in ("nearest", "bilinear")
     ),
     linen(
         "pixel shuffle",

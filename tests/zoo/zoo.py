@@ -20,7 +20,6 @@ import numpy as np
 import jaxprune as jp
 import laws
 import networks
-from oracles import FAST
 
 Apply = Callable[[Any, Any], Any]
 """`(variables, inputs) -> (outputs, updated variables)`, the inputs a tuple."""
@@ -271,7 +270,7 @@ def measured(runs: Mapping[str, tuple[Apply, Any]], inputs: Any) -> dict[str, An
             for name, (apply, _) in runs.items()
         }
 
-    compiled = jax.jit(every, compiler_options=FAST)
+    compiled = jax.jit(every)
     return jax.device_get(compiled({name: v for name, (_, v) in runs.items()}, inputs))
 
 

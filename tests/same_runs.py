@@ -1,0 +1,29 @@
+"""Two runs of an experiment that must have ended alike."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxprune as jp
+from experiments import runs
+
+
+def check_same(one: Path, other: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
+    """Checks checkpoints to the bit, `fields` of the summaries and all metrics; returns these."""
+    names = {path.name for path in (one / "checkpoints").iterdir()}
+    assert names == {path.name for path in (other / "checkpoints").iterdir()}
+    for name in names:
+        trees = [jp.restore(run / "checkpoints" / name).variables for run in (one, other)]
+        assert all(jax.tree.leaves(jax.tree.map(np.array_equal, *trees))), name
+    summaries = [runs.read_json(run / "summary.json") for run in (one, other)]
+    for field in ("accuracy", "validation_accuracy", "widths", "macs", *fields):
+        assert summaries[0][field] == summaries[1][field]
+    records = [
+        [{k: v for k, v in record.items() if k != "seconds"} for record in runs.read_metrics(run)]
+        for run in (one, other)
+    ]
+    assert records[0] == records[1]
+    return records[0]
