@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from blocks import (
@@ -90,9 +91,10 @@ class _Reader:
         kept = self.kept[self.next(kind)][leaf]
         return kept.reshape(-1, kept.shape[-1]).any(axis=0)
 
-    def inside(self, name: str, body: Blocks) -> Blocks:
-        """Returns `body`, the blocks of a module of its own."""
-        reader = _Reader(self.small[name], self.kept[name])
+    def inside(self, name: str, body: Blocks, *, stacked: bool = False) -> Blocks:
+        """Returns `body`, the blocks of a module of its own; of a stack the first layer tells."""
+        kept = jax.tree.map(lambda leaf: leaf[0], self.kept[name]) if stacked else self.kept[name]
+        reader = _Reader(self.small[name], kept)
         body = reader.blocks(body)
         self.hard_coded |= reader.hard_coded
         self.unwritten |= reader.unwritten
@@ -169,7 +171,7 @@ def _shared(reader: _Reader, block: Shared) -> Block:
 
 
 def _stacked(reader: _Reader, block: Stacked) -> Block:
-    return replace(block, body=reader.inside(reader.next("ScanLayer"), block.body))
+    return replace(block, body=reader.inside(reader.next("ScanLayer"), block.body, stacked=True))
 
 
 def _attention(reader: _Reader, block: Attention) -> Block:
