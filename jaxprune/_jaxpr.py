@@ -44,9 +44,19 @@ _CALL_KEYS = ("policy", "prevent_cse", "mesh", "in_specs", "out_specs", "check_v
 
 def trace(fn: Callable[..., Any], *args: Any) -> tuple[Program, Any]:
     """Returns the program of `fn` at `args`, arrays or shapes, and the tree of output shapes."""
+    args = jax.tree.map(_in_use, args)
     # A new function each time: JAX would return a cached program, and skip method interceptors.
     closed, shapes = jax.make_jaxpr(lambda *xs: fn(*xs), return_shape=True)(*args)
     return program(closed), shapes
+
+
+def _in_use(leaf: Any) -> Any:
+    """A shape of 64-bit host arrays where JAX works in 32 bits: as it would convert the arrays."""
+    shape = isinstance(leaf, jax.ShapeDtypeStruct)
+    if not shape or jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+        return leaf
+    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+    return leaf if dtype == leaf.dtype else leaf.update(dtype=dtype)
 
 
 def program(jaxpr: Any) -> Program:
