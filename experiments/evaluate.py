@@ -11,13 +11,26 @@ from typing import Annotated
 
 import tyro
 
+from experiments import (
+    autoslim,
+    gate_decorator,
+    oicsr,
+    procedures,
+    results,
+    resume,
+    runs,
+    slimmable,
+    us_slimmable,
+)
 from experiments import config as configuration
-from experiments import gate_decorator, oicsr, procedures, results, resume, runs
 
 KINDS = {
     "network_slimming": configuration.Config,
     gate_decorator.NAME: gate_decorator.Config,
     oicsr.NAME: oicsr.Config,
+    slimmable.NAME: slimmable.Config,
+    us_slimmable.NAME: us_slimmable.Config,
+    autoslim.NAME: autoslim.Config,
 }
 """Experiment -> its configuration."""
 

@@ -43,22 +43,25 @@ def curve(path: Path, ratios: Sequence[float], accuracies: Sequence[float]) -> N
 
 
 def rounds(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Writes validation accuracy and MACs after every phase; dotted lines where it was cut.
+    """Writes validation accuracy and MACs against the prunings, the Ticks of a Gate Decorator.
+
+    What trains between two of them is a step up or down; dotted lines are where it was cut.
 
     Args:
       path: of the picture.
-      records: `accuracy`, `macs` (both 0 to 1) and `kind` of every phase.
+      records: `accuracy`, `macs` (both 0 to 1), `kind` and `rounds` of every phase.
     """
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     marker = {"marker": "o", "markersize": 3}
-    axes.plot([r["accuracy"] for r in records], color=_AFTER, label="accuracy", **marker)
-    axes.plot([r["macs"] for r in records], color=_COLORS[2], label="MACs", **marker)
-    for place, record in enumerate(records):
+    ticks = [r["rounds"] for r in records]
+    axes.plot(ticks, [r["accuracy"] for r in records], color=_AFTER, label="accuracy", **marker)
+    axes.plot(ticks, [r["macs"] for r in records], color=_COLORS[2], label="MACs", **marker)
+    for record in records:
         if record["kind"] == "commit":
-            axes.axvline(place, color=_BEFORE, linestyle=":")
+            axes.axvline(record["rounds"], color=_BEFORE, linestyle=":")
     axes.set(
-        xlabel="phase",
+        xlabel="prunings",
         ylabel="validation accuracy, share of the MACs",
         ylim=(0, 1.02),
         title="Pruned in rounds",
@@ -80,4 +83,28 @@ def widths(path: Path, *, before: Mapping[str, int], after: Mapping[str, int]) -
     axes.invert_yaxis()
     axes.set(xlabel="channels", title="Width of every channel group")
     figure.legend(loc="outside lower right", ncols=2, frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def spectrum(
+    path: Path,
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    measure: str = "test accuracy",
+) -> None:
+    """Writes accuracy against MACs, a line for each kind of network.
+
+    Args:
+      path: of the picture.
+      curves: {label: (MACs, accuracy) of its networks}.
+      measure: what stands for accuracy.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for color, (label, points) in zip(_COLORS[1:], curves.items(), strict=False):
+        macs, accuracies = zip(*sorted(points), strict=True)
+        axes.plot(macs, accuracies, color=color, marker="o", markersize=3, label=label)
+    axes.set(xlabel="MACs", ylabel=measure, xscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
     figure.savefig(path, dpi=150)

@@ -149,7 +149,7 @@ def recalibrate(setup: Setup, network: Network) -> Network:
     config, train = setup.config, setup.dataset.train
     size = min(256, train.size)
     count = min(config.recalibration_batches, train.size // size)
-    batches = _some(train, size=size, count=count, seed=config.seed)
+    batches = some(train, size=size, count=count, seed=config.seed)
     update = training.batch_statistics(network.model, setup.dataset)
     variables = jp.recover.recalibrate(update, network.variables, batches)
     return network._replace(variables=variables)
@@ -258,7 +258,7 @@ def _fit(
     return network._replace(variables=variables, momentum=momentum)
 
 
-def _some(train: Split | Stream, *, size: int, count: int, seed: int) -> Iterator[np.ndarray]:
+def some(train: Split | Stream, *, size: int, count: int, seed: int) -> Iterator[np.ndarray]:
     """Yields `count` batches of training images as they are: of a stream the first ones."""
     if isinstance(train, Stream):
         yield from (batch.images for batch in islice(train.batches(size, None), count))

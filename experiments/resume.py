@@ -50,19 +50,27 @@ def run_phases(
 ) -> dict[str, Network]:
     """Returns the network after each phase; those that are finished are read, not run."""
     found: dict[str, Network] = {}
-    phases = list(phases)
-    finished = [phase.name for phase in phases if metadata(run, phase.name)]
-    rewind(run, finished)
+    rewind(run, finished(run))
     for phase in phases:
-        if phase.name in finished:
-            network = load(run, setup, phase.name)
-        else:
-            with journal(run, setup, phase.name, network.keep) as hears:
-                network = phase.run(network, hears)
-            save(run, setup, phase.name, network)
-        found[phase.name] = network
+        found[phase.name] = network = carried_out(run, setup, phase, network)
     drop(run, RUNNING)
     return found
+
+
+def finished(run: Path) -> list[str]:
+    """Returns the names of the phases that are checkpoints."""
+    names = [found.name for found in sorted(path(run, "").glob("*")) if found.name != RUNNING]
+    return [name for name in names if metadata(run, name)]
+
+
+def carried_out(run: Path, setup: Setup, phase: Phase, network: Network) -> Network:
+    """Returns the network after a phase that begins with `network`; read, if it is finished."""
+    if metadata(run, phase.name):
+        return load(run, setup, phase.name)
+    with journal(run, setup, phase.name, network.keep) as hears:
+        network = phase.run(network, hears)
+    save(run, setup, phase.name, network)
+    return network
 
 
 def rewind(run: Path, finished: Iterable[str]) -> None:

@@ -88,6 +88,7 @@ def sgd(
     momentum: float = 0.9,
     weight_decay: float = 1e-4,
     nesterov: bool = True,
+    decays: Callable[[Any], Any] | None = None,
     before: optax.GradientTransformation | None = None,
     after: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformation:
@@ -98,6 +99,7 @@ def sgd(
       momentum: how much of the last update each update has.
       weight_decay: added to the gradient of every parameter, before the momentum.
       nesterov: whether the momentum is that of Nesterov.
+      decays: params -> True where the weight decay acts; everywhere by default.
       before: a transformation of the gradients, in front of everything else.
       after: a transformation of the finished updates.
 
@@ -105,7 +107,7 @@ def sgd(
     """
     return optax.chain(
         before or optax.identity(),
-        optax.add_decayed_weights(weight_decay),
+        optax.add_decayed_weights(weight_decay, mask=decays),
         optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov),
         after or optax.identity(),
     )
@@ -132,10 +134,7 @@ def train_step(
         state: TrainState, train: Split, order: jax.Array, key: jax.Array
     ) -> tuple[TrainState, Metrics]:
         params = state.variables["params"]
-        start = state.step % (len(order) // batch_size) * batch_size
-        rows = jax.lax.dynamic_slice_in_dim(order, start, batch_size)
-        images = augmented(dataset.augment, jax.random.fold_in(key, state.step), train.images[rows])
-        images, labels = normalized(dataset.mean, dataset.std, images), train.labels[rows]
+        images, labels = batch(dataset, train, order, state.step, key, batch_size)
 
         def loss_and_rest(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
             logits, mutated = model.apply(
@@ -157,6 +156,15 @@ def train_step(
         return state, Metrics(loss, accuracy)  # pyright: ignore[reportArgumentType]
 
     return step
+
+
+def batch(
+    dataset: Dataset, train: Split, order: jax.Array, step: jax.Array, key: jax.Array, size: int
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the images, augmented and normalized, and the labels of a step; for use in jit."""
+    rows = jax.lax.dynamic_slice_in_dim(order, step % (len(order) // size) * size, size)
+    images = augmented(dataset.augment, jax.random.fold_in(key, step), train.images[rows])
+    return normalized(dataset.mean, dataset.std, images), train.labels[rows]
 
 
 @partial(jax.jit, static_argnums=(2, 3))

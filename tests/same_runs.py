@@ -19,7 +19,7 @@ def check_same(one: Path, other: Path, fields: Sequence[str]) -> list[dict[str, 
         trees = [jp.restore(run / "checkpoints" / name).variables for run in (one, other)]
         assert all(jax.tree.leaves(jax.tree.map(np.array_equal, *trees))), name
     summaries = [runs.read_json(run / "summary.json") for run in (one, other)]
-    for field in ("accuracy", "validation_accuracy", "widths", "macs", *fields):
+    for field in ("accuracy", "validation_accuracy", *fields):
         assert summaries[0][field] == summaries[1][field]
     records = [
         [{k: v for k, v in record.items() if k != "seconds"} for record in runs.read_metrics(run)]

@@ -113,7 +113,7 @@ def whole(tmp_path_factory) -> Path:
 
 def check_same(one: Path, other: Path) -> None:
     """Both runs have the same parameters to the bit, accuracies and epochs."""
-    records = same_runs.check_same(one, other, ["curve"])
+    records = same_runs.check_same(one, other, ["curve", "widths", "macs"])
     assert [(r["phase"], r["epoch"]) for r in records] == [
         *(("dense", epoch) for epoch in (1, 2, 3)),
         *(("finetuned", epoch) for epoch in (1, 2)),

@@ -68,7 +68,10 @@ Architecture Search for Channel Numbers", 2019.
 from jaxprune.slimmable.calibration import calibrate as calibrate
 from jaxprune.slimmable.exploration import evolve as evolve
 from jaxprune.slimmable.exploration import random_search as random_search
+from jaxprune.slimmable.search import Evaluate as Evaluate
 from jaxprune.slimmable.search import Found as Found
+from jaxprune.slimmable.search import Space as Space
+from jaxprune.slimmable.search import check_targets as check_targets
 from jaxprune.slimmable.search import descent as descent
 from jaxprune.slimmable.search import evaluator as evaluator
 from jaxprune.slimmable.search import greedy as greedy
@@ -88,7 +91,9 @@ from jaxprune.slimmable.state import split as split
 from jaxprune.slimmable.state import statistics as statistics
 from jaxprune.slimmable.state import switchable as switchable
 from jaxprune.slimmable.state import variables as variables
+from jaxprune.slimmable.training import Distillation as Distillation
 from jaxprune.slimmable.training import Gradients as Gradients
+from jaxprune.slimmable.training import Network as Network
 from jaxprune.slimmable.training import distillation as distillation
 from jaxprune.slimmable.training import gradients as gradients
 from jaxprune.slimmable.widths import make_divisible as make_divisible

@@ -27,11 +27,13 @@ class Gradients(NamedTuple):
     params: the sum of the gradients of all widths, in the form of the params.
     rest: the rest, with the statistics that the passes wrote.
     losses: f32[widths], in their order.
+    outputs: those of the first width, such as logits.
     """
 
     params: Split
     rest: Split
     losses: jax.Array
+    outputs: Any
 
 
 class _Execution(NamedTuple):
@@ -80,7 +82,7 @@ def gradients(
     compiled: dict[Any, Callable[..., Any]] = {}
 
     def program(name: Hashable, keep: Keep, taught: bool) -> Callable[..., Any]:
-        objective = _plain(loss) if distill is None or not taught else distill
+        objective = distill if taught and distill else _plain(loss)
         if is_traced(keep):
             return _pass(_masked(network, graph, keep), name, objective)
         key = name, taught, tuple(sorted((n, np.asarray(k).tobytes()) for n, k in keep.items()))
@@ -93,14 +95,16 @@ def gradients(
     ) -> Gradients:
         _check_widths(graph, params, rest, widths, distill is not None)
         total = jax.tree.map(jnp.zeros_like, params)
-        teacher, losses = None, []
-        for name, keep in widths.items():
-            one = program(name, keep, taught=teacher is not None)
+        first, losses = None, []
+        for number, (name, keep) in enumerate(widths.items()):
+            taught = number > 0 and distill is not None
+            one = program(name, keep, taught)
+            teacher = first if taught else None
             total, rest, value, outputs = one(total, params, rest, inputs, teacher, targets)
             losses.append(value)
-            if distill is not None and teacher is None:
-                teacher = jax.lax.stop_gradient(outputs)
-        return Gradients(total, rest, jnp.stack(losses))
+            if number == 0:
+                first = jax.lax.stop_gradient(outputs)
+        return Gradients(total, rest, jnp.stack(losses), first)
 
     return step
 

@@ -1,0 +1,255 @@
+"""AutoSlim: a slimmable supernet shows, without further training, where a network can be narrow.
+
+Paper:     Yu and Huang, "AutoSlim: Towards One-Shot Architecture Search for Channel Numbers",
+           2019, https://arxiv.org/abs/1903.11728
+Command:   python -m experiments.autoslim
+           python -m experiments.autoslim --retrain jointly
+           python -m experiments.autoslim --preset resnet20-cifar10 --data-dir DIR
+Device:    CPU, 2 cores
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+import jaxprune as jp
+from experiments import config as configuration
+from experiments import data, presets, spectrum, supernet
+from experiments.augment import normalized
+from experiments.config import Common
+from experiments.data import Dataset, Split, Stream
+from experiments.gradual import scaled
+from experiments.procedures import Network, Setup
+from experiments.spectrum import Curves, Run
+from experiments.supernet import Keeps, Method
+from jaxprune import slimmable
+from jaxprune.schedule import Training, stepped
+from jaxprune.slimmable import Found
+
+NAME = "autoslim"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config(Common):
+    """Train a supernet, search widths with it, and train what was found from new weights."""
+
+    name: str = NAME
+    """Name of the run; a name that is taken gets a number."""
+    batch_size: int = 128
+    """Images in a step."""
+    widest: float = 1.5
+    """Multiplier of the model that is the supernet; targets are of the model at 1."""
+    low: float = 0.15
+    """Multiplier of the narrowest width of a layer."""
+    divisor: int = 8
+    """What numbers of channels are multiples of."""
+    number: int = 4
+    """Widths of a step, the narrowest and the widest among them; layers draw theirs apart."""
+    parts: int = 12
+    """Steps in which the search can narrow a layer."""
+    keep_macs: tuple[float, ...] = (1.0, 0.5, 0.25)
+    """Targets, falling: shares of the MACs of the model at multiplier 1."""
+    searches: tuple[Literal["greedy", "uniform", "random", "evolution"], ...] = (
+        "greedy",
+        "uniform",
+        "random",
+    )
+    """How widths are found; uniform is one multiplier for all layers."""
+    samples: int = 100
+    """Candidates of a random search; an evolution has as many in ten generations."""
+    held_out: int = 2000
+    """Training images that the supernet does not see, the batch of the search."""
+    retrain: Literal["alone", "jointly"] = "alone"
+    """Whether the networks of a search train by themselves, or as one slimmable network."""
+    supernet: Training = Training(epochs=50, rates=stepped(0.1), weight_decay=1e-4)  # noqa: RUF009
+    """Of the supernet."""
+    training: Training = Training(epochs=160, rates=stepped(0.1), weight_decay=1e-4)  # noqa: RUF009
+    """Of the networks that were found."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where values contradict each other."""
+        problems = []
+        if sorted(set(self.keep_macs), reverse=True) != list(self.keep_macs) or not self.keep_macs:
+            problems.append(f"keep_macs={self.keep_macs} must fall")
+        if not 0 < self.low < self.widest:
+            problems.append(f"low={self.low} must lie between 0 and widest={self.widest}")
+        if self.number < 3:
+            problems.append(f"number={self.number} draws no width")
+        configuration.check(self, problems, positive=("parts", "samples", "held_out"))
+
+
+PRESETS: presets.Presets = MappingProxyType(
+    {
+        "digits": {
+            "widths": (12, 24, 48),
+            "batch_size": 64,
+            "divisor": 2,
+            "held_out": 400,
+            "supernet": Training(epochs=20, rates=stepped(0.1), weight_decay=1e-4),
+            "training": Training(epochs=20, rates=stepped(0.1), weight_decay=1e-4),
+        },
+        "cifar10-small": {
+            "dataset": "cifar10",
+            "limit": 10_000,
+            "widths": (24, 48, 96),
+            "batch_size": 64,
+            "divisor": 4,
+            "held_out": 1000,
+            "keep_macs": (0.5,),
+            "searches": ("greedy", "uniform"),
+            "supernet": Training(epochs=5, rates=stepped(0.1), weight_decay=1e-4),
+            "training": Training(epochs=15, rates=stepped(0.1), weight_decay=1e-4),
+        },
+        **{
+            f"resnet20-{dataset}": {
+                "dataset": dataset,
+                "model": "resnet20",
+                "widths": (24, 48, 96),
+                "divisor": 4,
+            }
+            for dataset in ("cifar10", "cifar100")
+        },
+    }
+)
+"""Name -> what differs from the defaults of `Config`. Their widths are those of the supernet."""
+
+
+def procedure(config: Config, run: Run) -> Curves:
+    """Returns the networks of the run."""
+    whole = run.setup
+    train, batch = apart(config, whole.dataset)
+    run = run._replace(setup=whole._replace(dataset=replace(whole.dataset, train=train)))
+    (first, second), setup = scaled(config, config.supernet, config.training), run.setup
+    aims(config, setup)  # out of reach, they are an error before any training
+    trains = method(config, setup)
+    trained = run.supernet(trains, first)
+    variables = supernet.cut(setup, trained, *next(iter(trains.fixed.items()))).variables
+    found = run.value("search", partial(search, config, setup, variables, batch))
+    again = run._replace(setup=whole)
+    curves: dict[str, dict[str, Network]] = {}
+    for label, each in found.items():
+        widths = {
+            str(share): slimmable.prefix(setup.graph, one["widths"])
+            for share, one in zip(config.keep_macs, each, strict=True)
+        }
+        curves[label] = retrained(config, again, label, widths, second)
+    return curves
+
+
+def apart(config: Config, dataset: Dataset) -> tuple[Split | Stream, Split]:
+    """Returns the training images that the supernet sees, and the batch of the search.
+
+    Of a stream that batch is from the validation images, which the supernet does not see either.
+    """
+    train, validation = dataset.train, dataset.validation
+    if isinstance(train, Split):
+        rest, batch = data.shuffled(train, config.held_out)
+        return rest, batch
+    assert isinstance(validation, Stream)
+    return train, next(validation.batches(config.held_out, None))
+
+
+def method(config: Config, setup: Setup) -> Method:
+    """Returns how the supernet trains."""
+    multipliers = np.linspace(config.low, config.widest, 28)
+    prefix = partial(slimmable.prefix, setup.graph, divisor=config.divisor, supernet=config.widest)
+    grid = [prefix(float(width)) for width in multipliers]
+    fixed = {str(config.widest): grid[-1], str(config.low): grid[0]}
+    draw = supernet.draws(grid, config.number - 2, nonuniform=True)
+    distill = slimmable.distillation()
+    return Method(fixed, slimmable.statistics, draw=draw, distill=distill)
+
+
+def aims(config: Config, setup: Setup) -> tuple[slimmable.Space, list[float]]:
+    """Returns the widths that layers may have, and the targets in MACs.
+
+    Raises:
+      BudgetError: a target is out of reach.
+    """
+    space = slimmable.space(setup.graph, parts=config.parts, divisor=config.divisor)
+    base = jp.cost.macs(setup.graph, uniform(config, setup)(1.0))
+    targets = [share * base for share in config.keep_macs]
+    slimmable.check_targets(setup.graph, space, targets, jp.cost.macs)
+    return space, targets
+
+
+def search(config: Config, setup: Setup, variables: Any, batch: Split) -> dict[str, Any]:
+    """Returns the widths for each target, largest first: {search: [{"widths", "error", "cost"}]}.
+
+    The candidates of all searches are judged by the wrong answers of the supernet on one batch.
+    """
+    graph, rng = setup.graph, np.random.default_rng(config.seed)
+    space, targets = aims(config, setup)
+    images = normalized(setup.dataset.mean, setup.dataset.std, jnp.asarray(batch.images))
+    evaluate = slimmable.evaluator(
+        supernet.at(setup), graph, variables, images, jnp.asarray(batch.labels), wrong
+    )
+    people: Any = {"population": max(2, config.samples // 10), "generations": 10}
+    ways: dict[str, Callable[[], list[Found]]] = {
+        "greedy": lambda: slimmable.greedy(evaluate, graph, space, targets),
+        "uniform": lambda: [_widest_within(config, setup, evaluate, t) for t in targets],
+        "random": lambda: [
+            slimmable.random_search(evaluate, graph, space, t, rng, samples=config.samples)
+            for t in targets
+        ],
+        "evolution": lambda: [
+            slimmable.evolve(evaluate, graph, space, t, rng, **people) for t in targets
+        ],
+    }
+    return {way: [found._asdict() for found in ways[way]()] for way in config.searches}
+
+
+def wrong(logits: Any, labels: Any) -> Any:
+    """Returns the share of wrong answers."""
+    return jnp.mean(logits.argmax(-1) != labels)
+
+
+def uniform(config: Config, setup: Setup) -> Callable[[float], dict[str, int]]:
+    """Returns multiplier -> widths, the same share of every group."""
+
+    def widths(multiplier: float) -> dict[str, int]:
+        rounding: Any = {"divisor": config.divisor, "supernet": config.widest}
+        return jp.widths(setup.graph, slimmable.prefix(setup.graph, multiplier, **rounding))
+
+    return widths
+
+
+def retrained(
+    config: Config, run: Run, label: str, widths: Keeps, how: Training
+) -> dict[str, Network]:
+    """Returns networks of these widths, trained from new weights."""
+    if config.retrain == "alone":
+        return run.alone(label, widths, how)
+    joint = Method(widths, slimmable.switchable)
+    return run.cut(label, run.supernet(joint, how, f"{label}-jointly"), widths)
+
+
+def _widest_within(
+    config: Config, setup: Setup, evaluate: slimmable.Evaluate, target: float
+) -> Found:
+    """Returns the widths of the largest multiplier whose cost is within the target."""
+    shares = np.linspace(config.low, config.widest, 200)
+    for multiplier in shares[::-1]:
+        widths = uniform(config, setup)(float(multiplier))
+        if (cost := jp.cost.macs(setup.graph, widths)) <= target:
+            return Found(widths, float(evaluate([widths])[0]), cost, target)
+    raise jp.errors.BudgetError(
+        f"no multiplier from {config.low} costs at most {target:,.0f} MACs.\nFix: higher keep_macs."
+    )
+
+
+def main(config: Config) -> Path:
+    """Runs the experiment and returns the directory of the run."""
+    return spectrum.execute(NAME, config, partial(procedure, config))
+
+
+if __name__ == "__main__":
+    start = presets.chosen(presets=PRESETS, start=Config())
+    main(tyro.cli(Config, prog=f"python -m experiments.{NAME}", default=start))

@@ -1,0 +1,107 @@
+"""S-Net: one set of weights that runs at several widths, each with BatchNorm of its own.
+
+Paper:     Yu et al., "Slimmable Neural Networks", ICLR 2019, https://arxiv.org/abs/1812.08928
+Command:   python -m experiments.slimmable
+           python -m experiments.slimmable --batch-norm shared
+           python -m experiments.slimmable --preset resnet20-cifar10 --data-dir DIR
+Device:    CPU, 2 cores
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+import tyro
+
+from experiments import config as configuration
+from experiments import presets, spectrum
+from experiments.config import Common
+from experiments.gradual import scaled
+from experiments.spectrum import Curves, Run
+from experiments.supernet import Method
+from jaxprune import slimmable
+from jaxprune.schedule import Training, stepped
+
+NAME = "slimmable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config(Common):
+    """Train a network at several widths at once, compare each with one trained by itself."""
+
+    name: str = NAME
+    """Name of the run; a name that is taken gets a number."""
+    batch_size: int = 128
+    """Images in a step."""
+    multipliers: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
+    """Of the channels of every layer, falling; 1 is the model itself."""
+    divisor: int = 8
+    """What numbers of channels are multiples of."""
+    batch_norm: Literal["switchable", "shared"] = "switchable"
+    """One for each width, or one for all, which the paper shows to fail."""
+    alone: bool = True
+    """Whether to train a network of each width by itself too."""
+    training: Training = Training(epochs=160, rates=stepped(0.1), weight_decay=1e-4)  # noqa: RUF009
+    """Of the slimmable network, and of each by itself."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where values contradict each other."""
+        falling = sorted(set(self.multipliers), reverse=True) == list(self.multipliers)
+        wrong = f"multipliers={self.multipliers} must fall, from 1"
+        first = bool(self.multipliers) and self.multipliers[0] == 1
+        configuration.check(self, [] if falling and first else [wrong])
+
+
+PRESETS: presets.Presets = MappingProxyType(
+    {
+        "digits": {
+            "widths": (16, 32, 64),
+            "batch_size": 64,
+            "divisor": 4,
+            "training": Training(epochs=20, rates=stepped(0.1), weight_decay=1e-4),
+        },
+        "cifar10-small": {
+            "dataset": "cifar10",
+            "limit": 10_000,
+            "widths": (16, 32, 64),
+            "batch_size": 64,
+            "divisor": 4,
+            "training": Training(epochs=15, rates=stepped(0.1), weight_decay=1e-4),
+        },
+        **{
+            f"{model}-{dataset}": {"dataset": dataset, "model": model, "widths": (), **fields}
+            for dataset in ("cifar10", "cifar100")
+            for model, fields in (
+                ("resnet20", {"divisor": 4}),
+                ("resnet56", {"divisor": 4}),
+                ("vgg16", {}),
+            )
+        },
+    }
+)
+"""Name -> what differs from the defaults of `Config`. The paper has none for CIFAR: these train
+for 160 epochs, the learning rate falling from 0.1 to a tenth after a half and three quarters."""
+
+
+def procedure(config: Config, run: Run) -> Curves:
+    """Returns the networks of the run."""
+    setup, (how,) = run.setup, scaled(config, config.training)
+    prefix = partial(slimmable.prefix, setup.graph, divisor=config.divisor)
+    widths = {str(width): prefix(width) for width in config.multipliers}
+    own = config.batch_norm == "switchable"
+    method = Method(widths, slimmable.switchable if own else lambda _: ())
+    trained = run.supernet(method, how)
+    alone = {"alone": run.alone("alone", widths, how)} if config.alone else {}
+    return {"slimmable": run.cut("slimmable", trained, widths)} | alone
+
+
+def main(config: Config) -> Path:
+    """Runs the experiment and returns the directory of the run."""
+    return spectrum.execute(NAME, config, partial(procedure, config))
+
+
+if __name__ == "__main__":
+    first = presets.chosen(presets=PRESETS, start=Config())
+    main(tyro.cli(Config, prog=f"python -m experiments.{NAME}", default=first))

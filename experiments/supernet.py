@@ -1,0 +1,275 @@
+"""One network trained at many widths at once: the training of S-Net, US-Net and AutoSlim.
+
+Pure functions; `experiments.spectrum` keeps what they give on the disk.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxprune as jp
+from experiments import procedures, training
+from experiments.augment import normalized
+from experiments.procedures import Network, Setup
+from experiments.training import QUIET, Journal, Metrics, Step, TrainState, Variables
+from jaxprune import slimmable
+from jaxprune.masks import Keep
+from jaxprune.schedule import Training
+from jaxprune.slimmable import Split
+
+Keeps = Mapping[str, Keep]
+"""{name of a width: its keep}."""
+
+
+class Method(NamedTuple):
+    """What tells one supernet from another.
+
+    fixed: the widths of every step, the largest first; each has private leaves.
+    private: variables of the network -> paths of what each of these widths has for itself.
+    draw: key -> further widths of a step, for use in jit; their keeps are traced, so that they are
+      executed by mask, in one program.
+    grid: widths out of which further ones are drawn that are sliced, each with its own program.
+    number: how many of the grid a step draws.
+    distill: what the largest width teaches the others, if it does.
+    """
+
+    fixed: Keeps
+    private: Callable[[Variables], Iterable[str]]
+    draw: Callable[[jax.Array], Mapping[str, Any]] | None = None
+    grid: Keeps | None = None
+    number: int = 0
+    distill: slimmable.Distillation | None = None
+
+
+class Widest:
+    """The largest width of a supernet, called like a model; it is looked at while it trains."""
+
+    def __init__(self, setup: Setup, method: Method):
+        self._graph = setup.graph
+        self._name, self._keep = next(iter(method.fixed.items()))
+        self._model = jp.linen.resize(setup.model, setup.graph, self._keep)
+
+    def apply(self, variables: Variables, *args: Any, **kwargs: Any) -> Any:
+        """As `nn.Module.apply`, on the variables of the supernet."""
+        params, rest = _parts(variables)
+        small = slimmable.variables(self._graph, params, rest, self._name, self._keep)
+        return self._model.apply(small, *args, **kwargs)
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns the mean over the examples, in nats."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def draws(
+    grid: Sequence[Keep], number: int, *, nonuniform: bool = False
+) -> Callable[[jax.Array], dict[str, Keep]]:
+    """Returns key -> so many keeps, each one of the grid, or of its own for every group.
+
+    Drawn inside of jit, they are traced. Source: Yu and Huang, "AutoSlim", 2019 (nonuniform).
+    """
+    tables = {group: np.stack([keep[group] for keep in grid]) for group in grid[0]}
+
+    def draw(key: jax.Array) -> dict[str, Keep]:
+        shape = (number, len(tables) if nonuniform else 1)
+        rows = jnp.broadcast_to(jax.random.randint(key, shape, 0, len(grid)), (number, len(tables)))
+        return {
+            f"drawn-{i}": {
+                group: jnp.asarray(table)[row]
+                for row, (group, table) in zip(rows[i], tables.items(), strict=True)
+            }
+            for i in range(number)
+        }
+
+    return draw
+
+
+def at(setup: Setup) -> slimmable.Network:
+    """Returns the network that trains at a width, as `jaxprune.slimmable` asks for it."""
+
+    def network(keep: Keep) -> Any:
+        model = jp.linen.resize(setup.model, setup.graph, keep)
+        return partial(model.apply, train=True, mutable=["batch_stats"])
+
+    return network
+
+
+def initial(setup: Setup, method: Method, variables: Variables | None = None) -> Network:
+    """Returns the supernet before any training, or with these variables of the whole network.
+
+    Its variables are {"params": ..., "rest": ...}, the two parts of `slimmable.split`.
+    """
+    variables = procedures.initial(setup).variables if variables is None else variables
+    private = list(method.private(variables))
+    parts = slimmable.split(setup.graph, variables, method.fixed, private=private)
+    params, rest = (jax.device_get(part._asdict()) for part in parts)
+    return Network(setup.model, {"params": params, "rest": rest}, {})
+
+
+def train(
+    setup: Setup,
+    method: Method,
+    how: Training,
+    name: str,
+    network: Network,
+    journal: Journal = QUIET,
+) -> Network:
+    """Returns the supernet after a training of all its widths.
+
+    Args:
+      setup: of the run.
+      method: what is trained.
+      how: epochs, learning rate, momentum, weight decay.
+      name: of the phase, which its random numbers follow from.
+      network: the supernet to begin with.
+      journal: of the training.
+    """
+    tx = optimizer(setup, how)
+    step = (_sliced_step if method.grid else _step)(setup, method, tx)
+    model: Any = Widest(setup, method)
+    return _fit(setup, how, name, model, network, tx=tx, journal=journal, step=step)
+
+
+def alone(setup: Setup, how: Training, name: str, keep: Keep, journal: Journal = QUIET) -> Network:
+    """Returns a network of these widths, trained from new weights by itself."""
+    model = jp.linen.resize(setup.model, setup.graph, keep)
+    image = jnp.zeros((1, *setup.dataset.image_shape))
+    init = jax.jit(partial(model.init, train=False))
+    fresh = jax.device_get(init(procedures.key(setup.config, name), image))
+    network = Network(model, fresh, keep)
+    return _fit(setup, how, name, model, network, tx=optimizer(setup, how), journal=journal)
+
+
+def cut(setup: Setup, supernet: Network, name: str, keep: Keep) -> Network:
+    """Returns one width of a supernet, as a network of its own."""
+    params, rest = _parts(supernet.variables)
+    small = slimmable.variables(setup.graph, params, rest, name, keep)
+    return Network(jp.linen.resize(setup.model, setup.graph, keep), jax.device_get(small), keep)
+
+
+def calibrated(
+    setup: Setup, supernet: Network, widths: Keeps, *, trained: Keeps, batches: int, size: int
+) -> Network:
+    """Returns the supernet in which all of these widths have statistics, of training images."""
+    params, rest = _parts(supernet.variables)
+    size = min(size, setup.dataset.train.size)
+    batches = min(batches, setup.dataset.train.size // size)
+    images = procedures.some(setup.dataset.train, size=size, count=batches, seed=setup.config.seed)
+    rest = slimmable.calibrate(
+        at(setup),
+        setup.graph,
+        params,
+        rest,
+        widths,
+        [normalized(setup.dataset.mean, setup.dataset.std, jnp.asarray(each)) for each in images],
+        trained=trained,
+    )
+    rest = jax.device_get(rest._asdict())
+    return supernet._replace(variables=supernet.variables | {"rest": rest})
+
+
+def optimizer(setup: Setup, how: Training) -> optax.GradientTransformation:
+    """Returns SGD with Nesterov's momentum; only dense and convolution kernels decay.
+
+    Source: Yu et al., "Slimmable Neural Networks", ICLR 2019, the authors' code.
+    """
+    steps = how.epochs * (setup.dataset.train.size // setup.config.batch_size)
+    return training.sgd(
+        how.learning_rate(steps),
+        momentum=how.momentum,
+        weight_decay=how.weight_decay,
+        decays=partial(jax.tree.map, _decays),
+    )
+
+
+def _decays(leaf: Any) -> bool:
+    depthwise = np.ndim(leaf) == 4 and leaf.shape[2] == 1 and leaf.shape[0] > 1
+    return np.ndim(leaf) > 1 and not depthwise
+
+
+def _parts(variables: Variables) -> tuple[Split, Split]:
+    return Split(**variables["params"]), Split(**variables["rest"])
+
+
+def _gradients(setup: Setup, method: Method) -> Callable[..., slimmable.Gradients]:
+    return slimmable.gradients(at(setup), setup.graph, cross_entropy, distill=method.distill)
+
+
+def _moved(
+    tx: optax.GradientTransformation,
+    state: TrainState,
+    found: slimmable.Gradients,
+    labels: jax.Array,
+) -> tuple[TrainState, Metrics]:
+    """Returns the state after an update, and the metrics of the largest width."""
+    params = state.variables["params"]
+    updates, opt_state = tx.update(found.params._asdict(), state.opt_state, params)
+    params = optax.apply_updates(params, updates)
+    variables = {"params": params, "rest": found.rest._asdict()}
+    accuracy = jnp.mean(found.outputs.argmax(-1) == labels)
+    state = state._replace(variables=variables, opt_state=opt_state, step=state.step + 1)
+    return state, Metrics(found.losses[0], accuracy)  # pyright: ignore[reportArgumentType]
+
+
+def _step(setup: Setup, method: Method, tx: optax.GradientTransformation) -> Step:
+    """Returns the step that is one program; what it draws is executed by mask."""
+    gradients, size = _gradients(setup, method), setup.config.batch_size
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(state: TrainState, part: Any, order: jax.Array, key: jax.Array) -> Any:
+        batch_key, width_key = jax.random.split(key)
+        batch = training.batch(setup.dataset, part, order, state.step, batch_key, size)
+        drawn = method.draw(jax.random.fold_in(width_key, state.step)) if method.draw else {}
+        found = gradients(*_parts(state.variables), {**method.fixed, **drawn}, *batch)
+        return _moved(tx, state, found, batch[1])
+
+    return step
+
+
+def _sliced_step(setup: Setup, method: Method, tx: optax.GradientTransformation) -> Step:
+    """Returns the step whose widths are drawn on the host, and run as the small networks."""
+    gradients, size = _gradients(setup, method), setup.config.batch_size
+    batch = jax.jit(partial(training.batch, setup.dataset), static_argnums=4)
+    moved = jax.jit(partial(_moved, tx))
+    grid = method.grid or {}
+    others = {name: keep for name, keep in grid.items() if name not in method.fixed}
+
+    def step(state: TrainState, part: Any, order: jax.Array, key: jax.Array) -> Any:
+        rng = np.random.default_rng((setup.config.seed, int(state.step)))
+        names = rng.permutation(list(others))[: method.number]
+        widths = {**method.fixed, **{str(name): others[name] for name in names}}
+        images, labels = batch(part, order, state.step, key, size)
+        found = gradients(*_parts(state.variables), widths, images, labels)
+        return moved(state, found, labels)
+
+    return step
+
+
+def _fit(
+    setup: Setup,
+    how: Training,
+    name: str,
+    model: Any,
+    network: Network,
+    *,
+    tx: optax.GradientTransformation,
+    journal: Journal,
+    step: Step | None = None,
+) -> Network:
+    state = training.fit(
+        model,
+        network.variables,
+        setup.dataset,
+        tx=tx,
+        epochs=how.epochs,
+        batch_size=setup.config.batch_size,
+        key=procedures.key(setup.config, name),
+        step=step,
+        journal=journal,
+    )
+    return network._replace(variables=jax.device_get(state.variables))

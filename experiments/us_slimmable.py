@@ -1,0 +1,151 @@
+"""US-Net: one set of weights that runs at any width between the narrowest and the widest.
+
+Paper:     Yu and Huang, "Universally Slimmable Networks and Improved Training Techniques",
+           ICCV 2019, https://arxiv.org/abs/1903.05134
+Command:   python -m experiments.us_slimmable
+           python -m experiments.us_slimmable --no-distill
+           python -m experiments.us_slimmable --preset resnet20-cifar10 --data-dir DIR
+Device:    CPU, 2 cores
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+import tyro
+
+from experiments import config as configuration
+from experiments import presets, spectrum, supernet
+from experiments.config import Common
+from experiments.gradual import scaled
+from experiments.procedures import Setup
+from experiments.spectrum import Curves, Run
+from experiments.supernet import Method
+from jaxprune import slimmable
+from jaxprune.schedule import Training, stepped
+
+NAME = "us_slimmable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config(Common):
+    """Train a network at all widths of a range, and evaluate it at some, trained or not."""
+
+    name: str = NAME
+    """Name of the run; a name that is taken gets a number."""
+    batch_size: int = 128
+    """Images in a step."""
+    low: float = 0.25
+    """Multiplier of the narrowest width."""
+    grid: float = 0.025
+    """Between two multipliers that are drawn."""
+    evaluated: tuple[float, ...] = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.35, 0.25)
+    """Multipliers that are calibrated and evaluated."""
+    unseen: tuple[float, ...] = ()
+    """Multipliers that no step draws, to see that a width needs no training of its own."""
+    divisor: int = 8
+    """What numbers of channels are multiples of."""
+    number: int = 4
+    """Widths of a step, the narrowest and the widest among them."""
+    sandwich: bool = True
+    """Whether every step has the narrowest and the widest width; else all but one are drawn."""
+    distill: bool = True
+    """Whether the widest teaches the others, in place of the labels."""
+    execution: Literal["mask", "slice"] = "mask"
+    """Drawn widths run at full cost in one program, or as small networks, one program for each."""
+    calibration_batches: int = 1
+    """Batches that give each width its statistics."""
+    calibration_size: int = 1024
+    """Training images in such a batch."""
+    alone: bool = True
+    """Whether to train the evaluated widths by themselves too."""
+    training: Training = Training(epochs=160, rates=stepped(0.1), weight_decay=1e-4)  # noqa: RUF009
+    """Of the slimmable network, and of each by itself."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where values contradict each other."""
+        problems = []
+        if not all(0 < self.low <= width <= 1 for width in self.evaluated):
+            problems.append(f"evaluated={self.evaluated} must lie in [low={self.low}, 1]")
+        if self.number < 2 + self.sandwich:
+            problems.append(f"number={self.number} draws no width")
+        configuration.check(self, problems, positive=("grid", "calibration_batches"))
+
+
+PRESETS: presets.Presets = MappingProxyType(
+    {
+        "digits": {
+            "widths": (16, 32, 64),
+            "batch_size": 64,
+            "divisor": 1,
+            "unseen": (0.9, 0.8, 0.7, 0.6, 0.45, 0.35),
+            "training": Training(epochs=20, rates=stepped(0.1), weight_decay=1e-4),
+        },
+        "cifar10-small": {
+            "dataset": "cifar10",
+            "limit": 10_000,
+            "widths": (16, 32, 64),
+            "batch_size": 64,
+            "divisor": 4,
+            "execution": "slice",
+            "training": Training(epochs=15, rates=stepped(0.1), weight_decay=1e-4),
+        },
+        **{
+            f"{model}-{dataset}": {"dataset": dataset, "model": model, "widths": (), **fields}
+            for dataset in ("cifar10", "cifar100")
+            for model, fields in (("resnet20", {"divisor": 4}), ("vgg16", {}))
+        },
+    }
+)
+"""Name -> what differs from the defaults of `Config`."""
+
+
+def multipliers(config: Config) -> list[float]:
+    """Returns those that steps draw, rising from the lowest to 1."""
+    count = round((1 - config.low) / config.grid)
+    found = [round(float(width), 6) for width in np.linspace(config.low, 1, count + 1)]
+    return [width for width in found if width not in config.unseen]
+
+
+def method(config: Config, setup: Setup) -> Method:
+    """Returns how the network trains."""
+    prefix = partial(slimmable.prefix, setup.graph, divisor=config.divisor)
+    grid = {str(width): prefix(width) for width in multipliers(config)}
+    ends = ["1.0", str(config.low)] if config.sandwich else ["1.0"]
+    fixed = {name: grid[name] for name in ends}
+    distill = slimmable.distillation() if config.distill else None
+    drawn = config.number - len(fixed)
+    how = Method(fixed, slimmable.statistics, distill=distill)
+    if config.execution == "slice":
+        return how._replace(grid=grid, number=drawn)
+    return how._replace(draw=supernet.draws(list(grid.values()), drawn))
+
+
+def procedure(config: Config, run: Run) -> Curves:
+    """Returns the networks of the run."""
+    setup, (how,) = run.setup, scaled(config, config.training)
+    prefix = partial(slimmable.prefix, setup.graph, divisor=config.divisor)
+    widths = {str(width): prefix(width) for width in config.evaluated}
+    ready = supernet.calibrated(
+        setup,
+        run.supernet(method(config, setup), how),
+        widths,
+        trained={str(width): prefix(width) for width in (1.0, config.low)},
+        batches=config.calibration_batches,
+        size=config.calibration_size,
+    )
+    alone = {"alone": run.alone("alone", widths, how)} if config.alone else {}
+    return {"universally slimmable": run.cut("us", ready, widths)} | alone
+
+
+def main(config: Config) -> Path:
+    """Runs the experiment and returns the directory of the run."""
+    return spectrum.execute(NAME, config, partial(procedure, config))
+
+
+if __name__ == "__main__":
+    first = presets.chosen(presets=PRESETS, start=Config())
+    main(tyro.cli(Config, prog=f"python -m experiments.{NAME}", default=first))
