@@ -103,6 +103,24 @@ PRESETS: presets.Presets = MappingProxyType(
                 Training(epochs=8, rates=((0.0, 1e-3), (0.5, 2e-2), (1.0, 1e-3)), momentum=0.9),
             ),
         },
+        "cifar10-small": {
+            "dataset": "cifar10",
+            "limit": 10_000,
+            "model": "resnet20",
+            "widths": (8, 16, 32),
+            "batch_size": 64,
+            "keep_macs": (0.7, 0.5),
+            "share": 0.04,
+            "ticks": 5,
+            "dense": Training(epochs=12, rates=stepped(0.1)),
+            "tick": Training(epochs=1, rates=constant(1e-3), part=Part.GATES, data=0.25),
+            "tock": Training(
+                epochs=2, rates=((0.0, 1e-3), (0.5, 1e-2), (1.0, 1e-3)), strength=1e-4
+            ),
+            "finetune": (
+                Training(epochs=8, rates=((0.0, 1e-3), (0.5, 2e-2), (1.0, 1e-3)), momentum=0.9),
+            ),
+        },
         **{
             f"{name}-{dataset}": fields | {"dataset": dataset}
             for dataset in ("cifar10", "cifar100")
@@ -112,7 +130,7 @@ PRESETS: presets.Presets = MappingProxyType(
 )
 """Name -> what differs from the defaults of `Config`.
 
-Those of CIFAR have the settings of the released code, whose fine-tuning of VGG-16 is without the
+Those of CIFAR that name a model have the settings of the released code, whose fine-tuning of VGG-16 is without the
 last 10 epochs and whose Ticks pass over all images.
 """
 
@@ -135,6 +153,7 @@ def _begin(config: Config, graph: jp.ChannelGraph) -> jp.schedule.Progress:
         graph,
         keep_macs=config.keep_macs[-1],
         min_keep_ratio=config.min_keep_ratio,
+        only=tuple(SCORES[config.score].groups(graph)),  # others stay whole: no target below them
         members=jp.select.members(graph),
         rule=jp.select.pytorch_author,
     )
@@ -187,7 +206,10 @@ def _activation_scores(model: Any, graph: jp.ChannelGraph) -> Gather:
 SCORES: Mapping[str, Score] = MappingProxyType(
     {
         "gbn": Score(lambda _g, _v, tally, _k: tally.scores(), _gate_scores, jp.select.members),
-        "slim": Score(lambda graph, variables, *_: jp.scores.bn_scale(graph, variables)),
+        "slim": Score(
+            lambda graph, variables, *_: jp.scores.bn_scale(graph, variables),
+            groups=jp.select.members,
+        ),
         "pcnn": Score(
             lambda _g, _v, tally, _k: jp.scores.normalized(tally.scores()),
             _activation_scores,

@@ -30,7 +30,7 @@ class Score(NamedTuple):
     gather: Callable[[Any, jp.ChannelGraph], Gather] | None = None
     """(model, graph) -> what a step adds to the tally; None for scores that need no batch."""
     groups: Callable[[jp.ChannelGraph], Iterable[str]] = lambda graph: graph.groups
-    """Those that are gathered."""
+    """Those that have scores."""
 
 
 class Method(NamedTuple):

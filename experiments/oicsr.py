@@ -79,6 +79,17 @@ PRESETS: presets.Presets = MappingProxyType(
             "train": Training(epochs=3, rates=triangular(1e-3, 5e-2), strength=1e-3),
             "finetune": (Training(epochs=8, rates=triangular(1e-3, 2e-2)),),
         },
+        "cifar10-small": {
+            "dataset": "cifar10",
+            "limit": 10_000,
+            "model": "resnet20",
+            "widths": (8, 16, 32),
+            "batch_size": 64,
+            "share": 0.15,
+            "dense": Training(epochs=12, rates=stepped(0.1)),
+            "train": Training(epochs=2, rates=triangular(1e-3, 5e-2), strength=1e-3),
+            "finetune": (Training(epochs=8, rates=triangular(1e-3, 2e-2)),),
+        },
         **{
             f"{name}-{dataset}": fields | {"dataset": dataset}
             for dataset in ("cifar10", "cifar100")
