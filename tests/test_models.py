@@ -2,7 +2,6 @@
 
 import re
 from functools import partial
-from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +10,17 @@ import pytest
 from flax import linen as nn
 
 import jaxprune as jp
+from by_hand import REFERENCES, densenet, mlp
 from experiments import models
+from experiments.models.mobilenet import Stage
 
 CIFAR = (1, 32, 32, 3)
 MNIST = (1, 28, 28, 1)
 IMAGENET = (1, 224, 224, 3)
-PIXELS = (32 * 32, 16 * 16, 8 * 8)
+FOR_IMAGENET = {
+    *("vgga", "mobilenet_v1", "mobilenet_v2", "mnasnet"),
+    *("resnet50", "shufflenet", "shufflenet_aligned"),
+}
 
 TINY = {
     "convnet": {"widths": (4, 6)},
@@ -27,6 +31,15 @@ TINY = {
     "resnet20_padded": {"depth": 8, "widths": (4, 6, 8)},
     "preresnet164": {"depth": 11, "widths": (2, 3, 4)},
     "densenet40": {"depth": 7, "growth": 3, "stem": 5},
+    "mobilenet_v1": {"stages": (Stage(2),), "widths": (4, 5), "strides": (2, 2)},
+    "mobilenet_v2": {
+        "stages": (Stage(1, 1), Stage(2, 3, 5)),
+        "widths": (4, 3, 5),
+        "strides": (2, 1, 2),
+        "last": 7,
+    },
+    "resnet50": {"blocks": (2, 1), "widths": (4, 5)},
+    "shufflenet_aligned": {"blocks": (2,), "widths": (6, 36)},
 }
 
 
@@ -44,113 +57,13 @@ def size(tree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-# (kernels and biases, scales and biases of BatchNorm, MACs at 32x32 or 28x28) of each network.
-
-
-def mlp(*widths: int) -> tuple[int, int, int]:
-    """The biases are those of the classifier: BatchNorm follows the hidden layers."""
-    macs = sum(a * b for a, b in pairwise((784, *widths, 10)))
-    return macs + 10, 2 * sum(widths), macs
-
-
-def convolutions(pixels: int, *stages: tuple[int, int]) -> tuple[int, int, int]:
-    """Each stage is (convolutions, channels); `pixels` is the height of the image."""
-    before, weights, norms, macs = 3, 0, 0, 0
-    for stage, (count, width) in enumerate(stages):
-        for _ in range(count):
-            weights += 9 * before * width
-            macs += 9 * before * width * (pixels >> stage) ** 2
-            norms += 2 * width
-            before = width
-    return weights, norms, macs
-
-
-def vgg(*stages: tuple[int, int]) -> tuple[int, int, int]:
-    weights, norms, macs = convolutions(32, *stages)
-    return weights + 512 * 10 + 10, norms, macs + 512 * 10
-
-
-def vgga(*stages: tuple[int, int]) -> tuple[int, int, int]:
-    """Five poolings leave a map of 7x7, which two hidden layers of 4096 units read."""
-    weights, norms, macs = convolutions(224, *stages)
-    dense = 7 * 7 * 512 * 4096 + 4096 * 4096 + 4096 * 1000
-    return weights + dense + 1000, norms + 2 * (4096 + 4096), macs + dense
-
-
-def resnet(depth: int, *, projection: bool) -> tuple[int, int, int]:
-    n = (depth - 2) // 6
-    stem = 9 * 3 * 16
-    inner = [9 * (2 * n) * 16**2, 9 * (16 * 32 + (2 * n - 1) * 32**2)]
-    inner.append(9 * (32 * 64 + (2 * n - 1) * 64**2))
-    shortcuts = [0, 16 * 32, 32 * 64] if projection else [0, 0, 0]
-    channels = 16 + 2 * n * (16 + 32 + 64) + (32 + 64 if projection else 0)
-    per_stage = [stem + inner[0], inner[1] + shortcuts[1], inner[2] + shortcuts[2]]
-    macs = sum(weights * pixels for weights, pixels in zip(per_stage, PIXELS, strict=True))
-    return sum(per_stage) + 64 * 10 + 10, 2 * channels, macs + 64 * 10
-
-
-def preresnet(depth: int) -> tuple[int, int, int]:
-    n = (depth - 2) // 9
-    stream, weights, channels, macs = 16, 9 * 3 * 16, 0, 9 * 3 * 16 * PIXELS[0]
-    for stage, width in enumerate((16, 32, 64)):
-        for block in range(n):
-            first, rest = stream * width, 9 * width**2 + width * 4 * width
-            if block == 0:
-                rest += stream * 4 * width  # the shortcut
-            read_at = PIXELS[max(stage - 1, 0)] if block == 0 else PIXELS[stage]
-            weights += first + rest
-            macs += first * read_at + rest * PIXELS[stage]
-            channels += stream + 2 * width
-            stream = 4 * width
-    return weights + stream * 10 + 10, 2 * (channels + stream), macs + stream * 10
-
-
-def densenet(depth: int, growth: int, stem: int) -> tuple[int, int, int]:
-    n = (depth - 4) // 3
-    stream, weights, channels, macs = stem, 9 * 3 * stem, 0, 9 * 3 * stem * PIXELS[0]
-    for block in range(3):
-        if block > 0:
-            weights += stream**2
-            macs += stream**2 * PIXELS[block - 1]
-            channels += stream
-        for _ in range(n):
-            weights += 9 * stream * growth
-            macs += 9 * stream * growth * PIXELS[block]
-            channels += stream
-            stream += growth
-    return weights + stream * 10 + 10, 2 * (channels + stream), macs + stream * 10
-
-
-A = ((1, 64), (1, 128), (2, 256), (2, 512), (2, 512))
-VGG_11 = vgg(*A)
-VGG_16 = vgg((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
-VGG_19 = vgg((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
-
-REFERENCES = {
-    "mlp": (mlp(500, 300), 546_610, 545_000),
-    "vgg11": (VGG_11, 9_228_362, 152_769_536),
-    "vgga": (vgga(*A), 132_874_280, 7_609_090_048),
-    "vgg16": (VGG_16, 14_724_042, 313_201_664),
-    "vgg19": (VGG_19, 20_035_018, 398_136_320),
-    "resnet20": (resnet(20, projection=True), 272_474, 40_813_184),
-    "resnet32": (resnet(32, projection=True), 466_906, 69_124_736),
-    "resnet56": (resnet(56, projection=True), 855_770, 125_747_840),
-    "resnet110": (resnet(110, projection=True), 1_730_714, 253_149_824),
-    "resnet20_padded": (resnet(20, projection=False), 269_722, 40_551_040),
-    "resnet32_padded": (resnet(32, projection=False), 464_154, 68_862_592),
-    "resnet56_padded": (resnet(56, projection=False), 853_018, 125_485_696),
-    "resnet110_padded": (resnet(110, projection=False), 1_727_962, 252_887_680),
-    "preresnet164": (preresnet(164), 1_703_258, 247_646_720),
-    "densenet40": (densenet(40, 12, 24), 1_059_298, 282_917_328),
-}
-
-
 @pytest.mark.parametrize(("counted", "params", "macs"), REFERENCES.values(), ids=REFERENCES)
 def test_sizes_are_those_counted_by_hand(request, counted, params, macs):
     name = request.node.callspec.id
     weights, norms, by_hand = counted
-    model = models.build(name, classes=1000) if name == "vgga" else models.build(name)
-    graph = traced(model, {"mlp": MNIST, "vgga": IMAGENET}.get(name, CIFAR))
+    large = name in FOR_IMAGENET
+    model = models.build(name, classes=1000) if large else models.build(name)
+    graph = traced(model, MNIST if name == "mlp" else IMAGENET if large else CIFAR)
     assert jp.cost.params(graph) == weights + norms == params
     assert jp.cost.macs(graph) == by_hand == macs
 

@@ -7,13 +7,23 @@ from types import MappingProxyType
 
 from flax import linen as nn
 
+from experiments.models.bottleneck_resnet import BottleneckResNet as BottleneckResNet
 from experiments.models.convnet import ConvNet as ConvNet
 from experiments.models.densenet import DenseNet as DenseNet
 from experiments.models.mlp import Mlp as Mlp
+from experiments.models.mobilenet import MobileNet as MobileNet
+from experiments.models.mobilenet import mnasnet as mnasnet
+from experiments.models.mobilenet import mobilenet_v1 as mobilenet_v1
+from experiments.models.mobilenet import mobilenet_v1_cifar as mobilenet_v1_cifar
+from experiments.models.mobilenet import mobilenet_v2 as mobilenet_v2
+from experiments.models.mobilenet import mobilenet_v2_cifar as mobilenet_v2_cifar
 from experiments.models.preresnet import PreResNet as PreResNet
 from experiments.models.resnet import ResNet as ResNet
 from experiments.models.resnet import projection as projection
 from experiments.models.resnet import zero_padding as zero_padding
+from experiments.models.shufflenet import ShuffleNet as ShuffleNet
+from experiments.models.shufflenet import appended as appended
+from experiments.models.shufflenet import appended_in_groups as appended_in_groups
 from experiments.models.vgg import Vgg as Vgg
 
 _RESNETS = (20, 32, 56, 110)
@@ -33,6 +43,16 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
         },
         "preresnet164": partial(PreResNet, depth=164),
         "densenet40": partial(DenseNet, depth=40),
+        "mobilenet_v1": mobilenet_v1,
+        "mobilenet_v1_cifar": mobilenet_v1_cifar,
+        "mobilenet_v2": mobilenet_v2,
+        "mobilenet_v2_cifar": mobilenet_v2_cifar,
+        "mnasnet": mnasnet,
+        "resnet50": partial(BottleneckResNet, blocks=(3, 4, 6, 3)),
+        "shufflenet": ShuffleNet,
+        "shufflenet_aligned": partial(
+            ShuffleNet, widths=(24, 252, 504, 1008), join=appended_in_groups
+        ),
     }
 )
 

@@ -2,8 +2,11 @@
 
 Source: the authors' code, https://github.com/Eric-mingjie/network-slimming, `models/`. Its ResNet
 and DenseNet leave the classifier at the default of PyTorch; here every classifier starts as the one
-of its VGG does.
+of its VGG does. Slimmable networks start their scales of BatchNorm at 1 and all else as these do:
+https://github.com/JiahuiYu/slimmable_networks, `models/`.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,25 +16,44 @@ HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 """N(0, 2 / (height * width * features)), not truncated."""
 
 
-def conv(features: int, size: int, *, stride: int = 1) -> nn.Conv:
+def conv(features: int, size: int, *, stride: int = 1, groups: int = 1) -> nn.Conv:
     """Returns a square convolution without bias, padded by half its size on every side."""
     return nn.Conv(
         features,
         (size, size),
         strides=stride,
         padding=size // 2,
+        feature_group_count=groups,
         use_bias=False,
         kernel_init=HE_NORMAL,
     )
 
 
-def norm(train: bool) -> nn.BatchNorm:
-    """Returns a BatchNorm with scale 0.5, which uses its running statistics unless `train`."""
+def norm(train: bool, *, scale: float = 0.5) -> nn.BatchNorm:
+    """Returns a BatchNorm of that initial scale; it uses its running statistics unless `train`."""
     return nn.BatchNorm(
         use_running_average=not train,
         momentum=0.9,
-        scale_init=nn.initializers.constant(0.5),
+        scale_init=nn.initializers.constant(scale),
     )
+
+
+def normed(
+    x: jax.Array, features: int, size: int, *, train: bool, stride: int = 1, groups: int = 1
+) -> jax.Array:
+    """Returns f32[n, h / stride, w / stride, features]: BatchNorm, scale 1, of a convolution."""
+    return norm(train, scale=1.0)(conv(features, size, stride=stride, groups=groups)(x))
+
+
+def depthwise(x: jax.Array, size: int, *, train: bool, stride: int = 1) -> jax.Array:
+    """Returns f32[n, h / stride, w / stride, channels], of every channel by itself; as `normed`."""
+    channels = x.shape[-1]
+    return normed(x, channels, size, train=train, stride=stride, groups=channels)
+
+
+def halved(x: jax.Array, pool: Callable[..., jax.Array]) -> jax.Array:
+    """Returns f32[n, h / 2, w / 2, channels], `nn.max_pool` or `nn.avg_pool` of 3x3 pixels."""
+    return pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
 def dense(features: int, *, use_bias: bool = True) -> nn.Dense:
