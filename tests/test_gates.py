@@ -139,6 +139,10 @@ def test_gates(name: str) -> None:
         slope = sum(np.vdot(step[k], by_gate[k]) for k in ones)
         np.testing.assert_allclose(np.vdot(weight, ahead - behind) / 2e-6, slope, rtol=1e-6)
 
+        other = {k: ones[k] + step[k] for k in jp.scores.taylor(graph, variables, slopes)}
+        folded = plain(jp.gates.fold(graph, variables, other), x)
+        np.testing.assert_allclose(folded, with_gates(variables, ones | other, x), rtol=1e-9)
+
         exact = [k for k in ones if graph.groups[k].inexact is None]
         keep = {
             k: np.broadcast_to(np.arange(ones[k].shape[-1]) % 3 != 1, ones[k].shape) for k in exact
@@ -155,7 +159,9 @@ X = RANDOM.normal(size=(3, 6)).astype(np.float32)
 
 def half(v: Any, x: Any) -> Any:
     a, b, x = (jnp.asarray(value, jnp.bfloat16) for value in (v["a"], v["b"], x))
-    return jnp.tanh(x @ a) @ b
+    layout = ("NWC", "WIO", "NWC")
+    h = jnp.tanh(x @ a)[:, None]
+    return lax.conv_general_dilated(h, b[None], (1,), "SAME", dimension_numbers=layout)
 
 
 def test_half_precision_stays_half_precision() -> None:

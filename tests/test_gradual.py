@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from experiments import (
     gradual,
     models,
     oicsr,
+    plots,
     presets,
     procedures,
     resume,
@@ -102,6 +104,11 @@ def phases(run: Path) -> list[str]:
     return [record["phase"] for record in runs.read_json(run / "summary.json")["rounds"]]
 
 
+def states(module: Any, config: Any) -> Iterator[gradual.State]:
+    setup, method = procedures.setup(config), module.method(config)
+    return gradual.rounds(setup, method, gradual.initial(setup, method))
+
+
 def test_the_run_tells_the_whole_story(whole: Any) -> None:
     run, _ = whole
     names = {path.name for path in run.iterdir()}
@@ -128,6 +135,21 @@ def test_the_run_tells_the_whole_story(whole: Any) -> None:
     assert {"commit", "command", "device", "train_s", "wall_time_s"} < set(summary)
 
 
+def test_the_figure_is_against_the_ticks(whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, _ = whole
+    figures: list[plots.Figure] = []
+    monkeypatch.setattr(plots.Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    summary = runs.read_json(run / "summary.json")
+    rounds.draw(run, summary)
+    accuracy, macs, *cuts = figures[0].axes[0].lines
+    shown = [record for record in summary["rounds"] if record["kind"] != "finetune"]
+    for line, name in ((accuracy, "accuracy"), (macs, "macs")):
+        assert list(line.get_xdata()) == [record["rounds"] for record in shown]
+        assert list(line.get_ydata()) == [record[name] for record in shown]
+    ends = [record["rounds"] for record in shown if record["kind"] == "commit"]
+    assert [cut.get_xdata()[0] for cut in cuts] == ends
+
+
 def test_all_ticks_are_one_program(whole: Any) -> None:
     """And all Tocks are, until a commit changes the shapes."""
     run, steps = whole
@@ -145,15 +167,20 @@ def test_the_network_can_be_read_again(whole: Any, capsys: pytest.CaptureFixture
     assert "the same" in capsys.readouterr().out
 
 
-def test_masked_and_cut_are_one_network_at_a_commit(whole: Any) -> None:
-    """What the last Tick left, masked, and what the commit after it left."""
-    run, _ = whole
-    rounds = runs.read_json(run / "summary.json")["rounds"]
-    for before, record in itertools.pairwise(rounds):
-        if record["kind"] == "commit":
-            assert record["accuracy"] == before["accuracy"]
-            assert record["macs"] == before["macs"]
-            assert record["channels"] == before["channels"]
+def test_masked_and_cut_are_one_network_at_a_commit() -> None:
+    """What the last Tick left, masked and melted, and what the commit after it left."""
+    *_, before, after = itertools.islice(states(gate_decorator, GATES), 5)
+    assert after.done is not None
+    assert after.done.name == "commit-1"
+    networks = [gradual.network(gate_decorator.method(GATES), state) for state in (before, after)]
+    images: Any = procedures.setup(GATES).dataset.validation.images
+    masked, cut = (
+        jax.jit(partial(network.model.apply, train=False))(network.variables, images / 255)
+        for network in networks
+    )
+    np.testing.assert_allclose(cut, masked, rtol=1e-4, atol=1e-5)
+    one, other = (record | {"phase": "", "kind": ""} for record in after.records[-2:])
+    assert one == other
 
 
 class Interrupted(BaseException):
@@ -238,11 +265,6 @@ def test_nothing_trains_in_the_scoring_of_one_shot(tmp_path: Path) -> None:
         jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(cut.variables), strict=True
     ):
         np.testing.assert_allclose(one, other, rtol=1e-6, err_msg=str(path))
-
-
-def states(module: Any, config: Any) -> Iterator[gradual.State]:
-    setup, method = procedures.setup(config), module.method(config)
-    return gradual.rounds(setup, method, gradual.initial(setup, method))
 
 
 def test_what_is_frozen_or_pruned_does_not_move() -> None:

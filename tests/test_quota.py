@@ -47,15 +47,18 @@ def test_dead_channels_go_for_free() -> None:
 
 
 def test_members_count_in_the_quota() -> None:
-    """With A twice there are 13, a quarter is 3: B's one and A's two make it; without, 2 go."""
+    """Of 9 channels a third is 3. With B four times there are 24, and 8 are B's lowest, 4, the 3
+    that A can lose, and B's next. A tenth of 21, with A four times, is 2: B's 1, and A's 4.
+    """
     graph, _ = chain(4, 5)
-    once = _quota.share_of_left(graph, SCORES, share=0.25)
-    twice = _quota.share_of_left(graph, SCORES, share=0.25, members={A: 2})
-    assert kept(once) == kept(twice) == {A: [0, 2, 3], B: [0, 1, 3, 4]}
-    more = _quota.share_of_left(graph, SCORES, share=0.34)
-    fewer = _quota.share_of_left(graph, SCORES, share=0.24, members={A: 2})
-    assert kept(more) == {A: [0, 2], B: [0, 1, 3, 4]}
-    assert kept(fewer) == {A: [0, 2, 3], B: [0, 1, 3, 4]}
+    for share, members, expected in (
+        (0.34, {}, {A: [0, 2], B: [0, 1, 3, 4]}),
+        (0.34, {B: 4}, {A: [0], B: [1, 3, 4]}),
+        (0.1, {}, {A: [0, 1, 2, 3], B: [0, 1, 3, 4]}),
+        (0.1, {A: 4}, {A: [0, 2, 3], B: [0, 1, 3, 4]}),
+    ):
+        found = _quota.share_of_left(graph, SCORES, share=share, members=members)
+        assert kept(found) == expected
 
 
 def test_the_rule_of_the_released_code() -> None:

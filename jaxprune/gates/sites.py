@@ -11,7 +11,7 @@ from jaxprune import axes as ax
 from jaxprune import stacks
 from jaxprune._jaxpr import Op
 from jaxprune.axes import Space
-from jaxprune.graph import ChannelGraph
+from jaxprune.graph import ChannelGraph, Slot
 from jaxprune.rules import contraction
 from jaxprune.walk import Walk
 
@@ -133,3 +133,18 @@ def _refusal(site: Site, closed: Mapping[str, str]) -> str | None:
         if op.name in closed:
             return f"its channels are summed inside of a {op.name} at {op.place}, {closed[op.name]}"
     return None
+
+
+def read_once(graph: ChannelGraph) -> set[Slot]:
+    """Returns the in slots of the groups of which every contraction reads one in slot."""
+    names = list(graph.variables)
+    found = {
+        name: {slot for slot in group.slots if slot.role == "in"}
+        for name, group in graph.groups.items()
+    }
+    for site in find_sites(graph.walk):
+        variables = {names[i] for i in site.variables}
+        for name in site.groups:
+            if len({slot.path for slot in found.get(name, ())} & variables) != 1:
+                found.pop(name, None)
+    return {slot for slots in found.values() for slot in slots}

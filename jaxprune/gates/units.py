@@ -7,17 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import _jaxpr, interpreter
+from jaxprune import _jaxpr, interpreter, paths
 from jaxprune._jaxpr import Op
 from jaxprune.errors import GateError
-from jaxprune.gates.sites import CLOSED, UNTAPPED, Site, find_sites, refusals
+from jaxprune.gates.sites import CLOSED, UNTAPPED, Site, find_sites, read_once, refusals
 from jaxprune.graph import ChannelGraph
 from jaxprune.interpreter import Noted
+from jaxprune.sparsify._channels import located, spread
 from jaxprune.walk import Walk
 
 Gates = Mapping[str, Any]
 _FIX = {
     "a gate": "Fix: leave them out; jp.gates.unit(graph) has all groups that can carry a gate.",
+    "a folded gate": "Fix: leave them out; jp.gated goes on to apply the gates of these.",
     "a tap": "Fix: leave them out; without groups= jp.tap hands out all that can be tapped.",
 }
 
@@ -91,6 +93,47 @@ def gated(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., Any]:
         return _evaluate(here, marked, note, gates, variables, inputs)[0]
 
     return run
+
+
+def fold(graph: ChannelGraph, variables: Any, gates: Gates) -> Any:
+    """Returns the variables with gates multiplied into the weights that read each channel.
+
+    `fn(fold(graph, variables, gates), *inputs)` is `gated(fn, graph)(variables, gates, *inputs)` up
+    to rounding. For a network without BatchNorm, whose gates are a tree of their own, it is what
+    `melt` is for decorated variables: the last step before `jp.slice`. A kernel that is normalized
+    along its inputs before it is used undoes it.
+
+    Args:
+      graph: the channel graph.
+      variables: the variables; they may be traced, as the gates may.
+      gates: {group: f32[n]}; groups that are absent stay as they are.
+
+    Raises:
+      GateError: a group is unknown, its gate has the wrong length, or its weights do not tell: no
+        weight reads it (queries and keys), one contraction is of two of its variables or of none,
+        or the weights that read it also make it (a tied embedding).
+      TreeError: a kernel is absent or has another shape.
+
+    >>> import jaxprune as jp
+    >>> v = {"a": jnp.ones((2, 3)), "b": jnp.ones((3, 1))}
+    >>> graph = jp.trace(lambda v, x: x @ v["a"] @ v["b"], v, jnp.ones((4, 2)))
+    >>> fold(graph, v, {"a": jnp.array([1.0, 0.5, 0.0])})["b"].ravel().tolist()
+    [1.0, 0.5, 0.0]
+    """
+    _check_gates(graph, gates)
+    read, why = read_once(graph), "no single weight reads its channels at every contraction"
+    slots = {n: [slot for slot in graph.groups[n].slots if slot in read] for n in gates}
+    _check(gates, {name: why for name, own in slots.items() if not own}, "a folded gate")
+    leaves, treedef = paths.flatten(variables)
+    kernels = [slot.path for own in slots.values() for slot in own]
+    places = located("fold", graph, kernels, leaves)
+    for name, own in slots.items():
+        for slot in own:
+            kernel = jnp.asarray(leaves[places[slot.path]])
+            wide = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
+            factors = spread(jnp.asarray(gates[name], wide.dtype), slot, wide)
+            leaves[places[slot.path]] = (wide * factors).astype(kernel.dtype)
+    return jax.tree.unflatten(treedef, list(leaves.values()))
 
 
 def tap(

@@ -14,8 +14,8 @@ from jax.core import Tracer
 from jaxprune import paths
 from jaxprune.batchnorm import batch_norms
 from jaxprune.errors import ScoreError, TreeError
-from jaxprune.gates.sites import find_sites
-from jaxprune.graph import ChannelGraph, Slot
+from jaxprune.gates.sites import read_once
+from jaxprune.graph import ChannelGraph
 from jaxprune.scores._members import Array, Reduce, collect, total
 
 
@@ -44,7 +44,7 @@ def taylor(graph: ChannelGraph, variables: Any, gradients: Any) -> dict[str, Arr
     Source: the gate is that of Molchanov et al., "Importance Estimation for Neural Network
     Pruning", CVPR 2019, who square its gradient.
     """
-    read = _read_once(graph)
+    read = read_once(graph)
     products = _products(graph, variables, gradients, [slot.path for slot in read])
     sums = collect(graph, products, wanted=lambda slot: slot in read, entry=_same)
     return {name: abs(score) for name, score in sums.items()}
@@ -147,21 +147,6 @@ def normalized(scores: Mapping[str, Any]) -> dict[str, Array]:
 def _unit(score: Array) -> Array:
     norm = (score * score).sum() ** 0.5
     return score / (norm + (norm == 0))
-
-
-def _read_once(graph: ChannelGraph) -> set[Slot]:
-    """The in slots of the groups of which every contraction reads one in slot."""
-    names = list(graph.variables)
-    found = {
-        name: {slot for slot in group.slots if slot.role == "in"}
-        for name, group in graph.groups.items()
-    }
-    for site in find_sites(graph.walk):
-        variables = {names[i] for i in site.variables}
-        for name in site.groups:
-            if len({slot.path for slot in found.get(name, ())} & variables) != 1:
-                found.pop(name, None)
-    return {slot for slots in found.values() for slot in slots}
 
 
 def _products(

@@ -10,5 +10,6 @@ from jaxprune.sparsify.l1 import l1_bn_scale as l1_bn_scale
 from jaxprune.sparsify.oicsr import group_lasso as group_lasso
 from jaxprune.sparsify.oicsr import oicsr as oicsr
 from jaxprune.sparsify.proximal import proximal_l1_bn_scale as proximal_l1_bn_scale
+from jaxprune.sparsify.proximal_structured import proximal_structured as proximal_structured
 from jaxprune.sparsify.smooth_l1 import smooth_l1_bn_scale as smooth_l1_bn_scale
 from jaxprune.sparsify.structured import structured as structured

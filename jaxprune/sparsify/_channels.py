@@ -56,6 +56,12 @@ def norms(slots: Sequence[Slot], kernels: Mapping[str, jax.Array]) -> jax.Array:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, energy, 1)), 0)
 
 
+def spread(values: jax.Array, slot: Slot, kernel: jax.Array) -> jax.Array:
+    """Returns f[*shape of the kernel]: each channel's value at the entries that it owns, else 1."""
+    back = jax.linear_transpose(lambda w: slot.owned(_replicated(slot.along(w))), kernel)
+    return back(values)[0] + (1 - back(jnp.ones_like(values))[0])
+
+
 def size(graph: ChannelGraph, slots: Sequence[Slot]) -> int:
     """Returns how many weights one channel has."""
     return sum(_entries(graph, slot) * slot.positions.shape[1] for slot in slots)

@@ -64,9 +64,9 @@ def growl_prox(norms: jax.Array, weights: jax.Array) -> jax.Array:
     """Returns f[n]: the norms after the proximal step of GrOWL.
 
     They minimize |s - norms|^2 / 2 + sum weights[i] * (the i-th largest of s): sort, subtract the
-    weights, project onto falling sequences, cut at zero, and sort back. A channel's weights are
-    then scaled by s / norm. That is exact for channels that share no entry: `roles=("out",)`.
-    Takes memory of order n^2, and is exact to about the rounding of the sum of all norms.
+    weights, project onto falling sequences, cut at zero, and sort back. `proximal_structured` does
+    so after every step of an optimizer. Takes memory of order n^2, and is exact to about the
+    rounding of the sum of all norms.
 
     Args:
       norms: f[n], at least 0.
