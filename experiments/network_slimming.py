@@ -11,8 +11,6 @@ Expected:  a quarter of the channels and 6.5 % of the MACs stay; test accuracy o
            percent: dense 99.50, pruned 14.75, recalibrated 99.25, fine-tuned 99.75
 """
 
-import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +23,17 @@ from experiments.config import Config
 
 def main(config: Config) -> Path:
     """Runs the experiment and returns the directory of the run."""
-    start, provenance = time.perf_counter(), runs.provenance()
     run = resume.begin(config, configuration.to_json(config))
-    if (run / runs.SUMMARY).exists():
-        return _reported(run, config, runs.read_json(run / runs.SUMMARY))
-    setup = procedures.setup(config)
-    phases = procedures.phases(setup)
-    networks = resume.run_phases(run, setup, phases, procedures.initial(setup))
-    summary = results.summarize(setup, networks) | provenance
-    results.draw(run, summary, networks)
-    summary["train_s"] = results.train_seconds(run)
-    summary["wall_time_s"] = round(time.perf_counter() - start, 1)
-    runs.write_json(run / runs.SUMMARY, summary)
-    return _reported(run, config, summary)
 
+    def found() -> dict[str, Any]:
+        setup = procedures.setup(config)
+        phases = procedures.phases(setup)
+        networks = resume.run_phases(run, setup, phases, procedures.initial(setup))
+        summary = results.summarize(setup, networks)
+        results.draw(run, summary, networks)
+        return summary
 
-def _reported(run: Path, config: Config, summary: Mapping[str, Any]) -> Path:
+    summary = runs.summarized(run, found)
     results.report(run, summary, results.as_in_the_paper(config, summary))
     return run
 

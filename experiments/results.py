@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxprune as jp
-from experiments import plots, presets, procedures, runs, training
+from experiments import plots, presets, procedures, training
 from experiments.config import Config
 from experiments.data import Split, Stream
 from experiments.procedures import Network, Setup
@@ -31,21 +31,25 @@ def summarize(setup: Setup, networks: Mapping[str, Network]) -> dict[str, Any]:
 
 
 def measured(setup: Setup, networks: Mapping[str, Network]) -> dict[str, Any]:
-    """Returns the figures of every experiment, of the networks by name: "dense", ..., the last.
-
-    This is the one place where the test images are looked at.
-    """
+    """Returns the figures of a pruning, of the networks by name: "dense", ..., the last."""
     dense, *_, (name, last) = networks["dense"], *networks.items()
-    dataset = setup.dataset
-    validation = {n: accuracy(setup, each, dataset.validation) for n, each in networks.items()}
     return {
         "final": name,
-        "accuracy": {n: accuracy(setup, each, dataset.test) for n, each in networks.items()},
-        "validation_accuracy": validation,
+        **accuracies(setup, networks),
         **costs(setup, last),
         **_measured(setup, {"dense": dense, "pruned": last}),
         "widths": _before_after(jp.widths(setup.graph), jp.widths(setup.graph, last.keep)),
         "seed": setup.config.seed,
+    }
+
+
+def accuracies(setup: Setup, networks: Mapping[str, Network]) -> dict[str, Any]:
+    """Returns those of all networks; the one place where the test images are looked at."""
+    dataset = setup.dataset
+    splits = {"accuracy": dataset.test, "validation_accuracy": dataset.validation}
+    return {
+        field: {name: accuracy(setup, each, split) for name, each in networks.items()}
+        for field, split in splits.items()
     }
 
 
@@ -158,8 +162,3 @@ def _bytes(network: Network) -> int:
 
 def _before_after(before: Any, after: Any) -> dict[str, Any]:
     return {"dense": before, "pruned": after}
-
-
-def train_seconds(run: Path) -> float:
-    """Returns the seconds of all epochs, also of those before an interruption."""
-    return round(sum(record["seconds"] for record in runs.read_metrics(run)), 1)

@@ -4,7 +4,6 @@ The dense network and what every commit and fine-tuning leaves are checkpoints o
 them `last` holds the latest phase, so that hundreds of rounds take the space of one.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -42,18 +41,16 @@ def execute(
       method: from the configuration to the procedure.
       table: from the summary to what is printed beside the common tables.
     """
-    start, provenance = time.perf_counter(), runs.provenance()
     procedure = method(config)
     run = resume.begin(config, configuration.to_json(config) | {"experiment": experiment})
-    if not (run / runs.SUMMARY).exists():
+
+    def found() -> dict[str, Any]:
         setup = procedures.setup(config)
-        state = follow(run, setup, procedure)
-        summary = summarize(run, setup, state) | provenance
+        summary = summarize(run, setup, follow(run, setup, procedure))
         draw(run, summary)
-        summary["train_s"] = results.train_seconds(run)
-        summary["wall_time_s"] = round(time.perf_counter() - start, 1)
-        runs.write_json(run / runs.SUMMARY, summary)
-    summary = runs.read_json(run / runs.SUMMARY)
+        return summary
+
+    summary = runs.summarized(run, found)
     results.report(run, summary, table(summary))
     return run
 

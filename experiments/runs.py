@@ -64,7 +64,8 @@ def resume(root: Path, name: str, config: Mapping[str, Any], *, free: Collection
       root: where the runs are.
       name: that of the run.
       config: its configuration, a JSON value.
-      free: fields of it that may differ from those that the run began with.
+      free: fields of it that may differ from those that the run began with; all may, before
+        anything is trained.
 
     Raises:
       ValueError: `name` is not a plain name, the run began with another configuration, or there is
@@ -82,7 +83,7 @@ def resume(root: Path, name: str, config: Mapping[str, Any], *, free: Collection
         for field in sorted((before.keys() | config.keys()) - set(free))
         if before.get(field) != config.get(field)
     ]
-    if other:
+    if other and (read_metrics(path) or (path / "checkpoints").exists()):
         raise ValueError(
             f"{path} cannot go on, it began with another configuration:\n"
             + "\n".join(other)
@@ -151,6 +152,21 @@ def drop_metrics(run: Path, epochs: Mapping[str, float]) -> None:
         return
     records = (r for r in read_metrics(run) if r["epoch"] <= epochs.get(r["phase"], 0))
     _replace(path, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def summarized(run: Path, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the summary of a run: what `make` finds, and how it was done; written at the end.
+
+    That of a finished run is read, and nothing is made.
+    """
+    if not (run / SUMMARY).exists():
+        start, before = time.perf_counter(), provenance()
+        found = {**make(), **before}
+        seconds = sum(record["seconds"] for record in read_metrics(run))
+        found["train_s"] = round(seconds, 1)  # also of the epochs before an interruption
+        found["wall_time_s"] = round(time.perf_counter() - start, 1)
+        write_json(run / SUMMARY, found)
+    return read_json(run / SUMMARY)
 
 
 @contextmanager

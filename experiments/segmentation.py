@@ -18,7 +18,6 @@ Expected:  36 % of the channels, 49 % of the MACs and 12 % of the parameters sta
            MACs           6,982,612     3,443,058
 """
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +34,7 @@ from rich.table import Table
 
 import jaxprune as jp
 from experiments import config as configuration
-from experiments import gate_decorator, presets, results, resume, rounds, runs, scenes, training
+from experiments import gate_decorator, presets, resume, rounds, runs, scenes, training
 from experiments.augment import normalized
 from experiments.data import Dataset, Split
 from experiments.models.fcn import Fcn
@@ -182,20 +181,17 @@ def measured(setup: Setup[Config], network: Network) -> dict[str, Any]:
 
 def main(config: Config) -> Path:
     """Runs the experiment and returns the directory of the run."""
-    start, provenance = time.perf_counter(), runs.provenance()
     method = gate_decorator.method(config)
     run = resume.begin(config, configuration.to_json(config) | {"experiment": NAME})
-    if not (run / runs.SUMMARY).exists():
+
+    def found() -> dict[str, Any]:
         data = setup(config)
-        state = rounds.follow(run, data, method)
-        summary = rounds.summarize(run, data, state) | provenance
-        names = summary["accuracy"]
-        summary["networks"] = {n: measured(data, resume.load(run, data, n)) for n in names}
+        summary = rounds.summarize(run, data, rounds.follow(run, data, method))
+        networks = {n: measured(data, resume.load(run, data, n)) for n in summary["accuracy"]}
         rounds.draw(run, summary)
-        summary["train_s"] = results.train_seconds(run)
-        summary["wall_time_s"] = round(time.perf_counter() - start, 1)
-        runs.write_json(run / runs.SUMMARY, summary)
-    report(run, runs.read_json(run / runs.SUMMARY))
+        return summary | {"networks": networks}
+
+    report(run, runs.summarized(run, found))
     return run
 
 

@@ -3,7 +3,6 @@
 Every network of a run, a width of the supernet or one that was trained by itself, is a checkpoint.
 """
 
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -77,34 +76,27 @@ def execute(experiment: str, config: Common, procedure: Callable[[Run], Curves])
       config: of the run.
       procedure: makes the networks; it is called again when an interrupted run goes on.
     """
-    start, provenance = time.perf_counter(), runs.provenance()
     path = resume.begin(config, configuration.to_json(config) | {"experiment": experiment})
-    if not (path / runs.SUMMARY).exists():
+
+    def found() -> dict[str, Any]:
         setup = procedures.setup(config)
         resume.rewind(path, resume.finished(path))
         curves = procedure(Run(path, setup))
         resume.drop(path, resume.RUNNING)
-        summary = summarize(setup, curves) | provenance
+        summary = summarize(setup, curves)
         plots.spectrum(path / "spectrum.png", points(summary))
-        summary["train_s"] = results.train_seconds(path)
-        summary["wall_time_s"] = round(time.perf_counter() - start, 1)
-        runs.write_json(path / runs.SUMMARY, summary)
-    report(path, runs.read_json(path / runs.SUMMARY))
+        return summary
+
+    report(path, runs.summarized(path, found))
     return path
 
 
 def summarize(setup: Setup, curves: Curves) -> dict[str, Any]:
-    """Returns all that a run found. The one place where the test images are looked at."""
+    """Returns all that a run found."""
     networks = {name: each for curve in curves.values() for name, each in curve.items()}
     return {
         "final": next(iter(networks)),
-        "accuracy": {
-            n: results.accuracy(setup, e, setup.dataset.test) for n, e in networks.items()
-        },
-        "validation_accuracy": {
-            name: results.accuracy(setup, each, setup.dataset.validation)
-            for name, each in networks.items()
-        },
+        **results.accuracies(setup, networks),
         "curves": {label: list(curve) for label, curve in curves.items()},
         "networks": {name: _costs(setup, each) for name, each in networks.items()},
         "seed": setup.config.seed,

@@ -19,7 +19,7 @@ from jax.experimental.compilation_cache import compilation_cache
 import jaxprune as jp
 import same_runs
 from experiments import config as configuration
-from experiments import network_slimming, results, runs
+from experiments import network_slimming, results, resume, runs
 from experiments.config import Config
 
 ROOT = Path(__file__).parents[1]
@@ -198,6 +198,16 @@ def test_another_configuration_is_an_error(whole):
         ValueError, match=r"(?s)cannot go on.*epochs was 3, is 4\nseed was 0, is 5\n.*Fix"
     ):
         network_slimming.main(replace(TINY, root=whole.parent, seed=5, epochs=4))
+
+
+def test_before_any_training_the_configuration_may_change(tmp_path, monkeypatch):
+    config = replace(TINY, root=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "run_phases", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            network_slimming.main(replace(config, seed=5))
+    run = resume.begin(config, configuration.to_json(config))
+    assert runs.read_json(run / "config.json")["seed"] == config.seed
 
 
 def test_what_is_no_run_does_not_go_on(tmp_path):

@@ -199,6 +199,7 @@ def test_in_place_distillation():
     step = slimmable.gradients(net.train, net.graph, loss, distill=distill)
     got = step(params, rest, widths, net.x, net.labels)
     np.testing.assert_allclose(got.losses, [label(logits[0]), expected(2.0, 0.7)], rtol=1e-4)
+    np.testing.assert_allclose(got.outputs, logits[0], rtol=1e-4)
 
     # the teacher learns from labels alone: its own BatchNorm has the gradient of its own loss
     alone = slimmable.gradients(net.train, net.graph, loss)
