@@ -1,6 +1,7 @@
 """The paths of NNX modules as the names of their operations, as Linen gives them by itself."""
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import RLock
@@ -35,11 +36,11 @@ def named(model: nnx.Module) -> Iterator[None]:
 
     Python looks `__call__` up in the class, so it is the classes that are wrapped, and unwrapped
     at the end; calls of all other instances pass through. Transforms such as `nnx.scan` make their
-    own instances: what they call goes by the path of the module that calls the transform.
+    own instances: one goes by the path of the only module of its class, or if there are several,
+    what it calls goes by the path of the module that calls the transform.
     """
-    names = {id(module): path for path, module in modules(model).items()}
-    kinds = {type(module) for module in modules(model).values()}
-    owners = {owner for kind in kinds if (owner := _owner(kind)) is not None}
+    names = _Names(model)
+    owners = {owner for kind in names.kinds if (owner := _owner(kind)) is not None}
     inside: list[str] = []
     with _LOCK:
         originals = {owner: vars(owner)["__call__"] for owner in owners}
@@ -52,16 +53,35 @@ def named(model: nnx.Module) -> Iterator[None]:
                 owner.__call__ = call
 
 
+class _Names:
+    """The path of every module of `model`, and of those that transforms make of them."""
+
+    def __init__(self, model: nnx.Module):
+        found = modules(model)
+        self.paths = {id(module): path for path, module in found.items()}
+        self.kinds = Counter(map(type, found.values()))
+        self.only = {type(m): path for path, m in found.items() if self.kinds[type(m)] == 1}
+        self.made: list[nnx.Module] = []  # held, so that no other object has one of these ids
+
+    def __call__(self, module: nnx.Module) -> str:
+        """The path, empty for the model itself and for what is unknown."""
+        if id(module) not in self.paths and (root := self.only.get(type(module))):
+            self.made.append(module)
+            for path, inner in modules(module).items():
+                self.paths[id(inner)] = f"{root}/{path}" if path else root
+        return self.paths.get(id(module), "")
+
+
 def _owner(kind: type) -> Any:
     """The class that defines the `__call__` of `kind`."""
     return next((base for base in kind.__mro__ if "__call__" in vars(base)), None)
 
 
-def _scoped(call: Callable[..., Any], names: dict[int, str], inside: list[str]) -> Any:
+def _scoped(call: Callable[..., Any], names: _Names, inside: list[str]) -> Any:
     @functools.wraps(call)
     def scoped(self: Any, *args: Any, **kwargs: Any) -> Any:
         bound = call.__get__(self, type(self))
-        path = names.get(id(self), "")
+        path = names(self)
         if not path or (inside and inside[-1] == path):
             return bound(*args, **kwargs)
         around = f"{inside[-1]}/" if inside else ""

@@ -24,9 +24,10 @@ from typing import Any, NamedTuple, TypedDict
 import jax
 import numpy as np
 
-from jaxprune import paths, stacks
+from jaxprune import stacks
 from jaxprune.errors import BudgetError, PatternError, ScoreError
 from jaxprune.graph import ChannelGraph
+from jaxprune.kinds import Kind, matching
 from jaxprune.masks import check_keep
 
 Keep = dict[str, np.ndarray]
@@ -44,8 +45,8 @@ class Constraints(TypedDict, total=False):
     min_keep_ratio: float  # a group keeps at least this share of its channels; default 0.0
     max_prune_ratio: float  # a group loses at most this share of its channels; default 1.0
     multiple_of: int  # a kept count is a multiple of this, or the full size; default 1
-    protect: Sequence[str]  # patterns of groups that stay whole; default none
-    only: Sequence[str]  # patterns of the only groups that may lose channels; default all
+    protect: Sequence[str | Kind]  # patterns or kinds of groups that stay whole; default none
+    only: Sequence[str | Kind]  # of the only groups that may lose channels; default all
     strict: bool  # True: a group without scores is an error; default False, it stays whole
     within: Mapping[str, Any]  # keep of an earlier pruning: ratios and floors are of what it left
 
@@ -57,8 +58,8 @@ class Limits(NamedTuple):
     min_keep_ratio: float = 0.0
     max_prune_ratio: float = 1.0
     multiple_of: int = 1
-    protect: Sequence[str] = ()
-    only: Sequence[str] = ()
+    protect: Sequence[str | Kind] = ()
+    only: Sequence[str | Kind] = ()
     strict: bool = False
     within: Mapping[str, Any] = MappingProxyType({})
 
@@ -249,8 +250,8 @@ def _few(items: Sequence[Any]) -> str:
 def _scope(graph: ChannelGraph, scores: Iterable[str], limits: Limits) -> list[str]:
     """Returns the scored groups that may lose channels."""
     scored = list(scores)
-    protected = paths.require(limits.protect, graph.groups, what="protect pattern")
-    chosen = paths.require(limits.only, scored, what="only pattern") if limits.only else scored
+    protected = matching(graph, limits.protect, graph.groups, what="protect pattern")
+    chosen = matching(graph, limits.only, scored, what="only pattern") if limits.only else scored
     scope = [name for name in scored if name in chosen and name not in protected]
     if not scope:
         raise PatternError(

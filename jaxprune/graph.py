@@ -143,7 +143,7 @@ class ChannelGraph:
     inputs: tuple[Any, ...] = field(repr=False)
     treedef: Any = field(repr=False)
     rules: Mapping[str, Rule] = field(repr=False)
-    options: Mapping[str, Any] = field(repr=False)  # layers and free_outputs of `trace`
+    options: Mapping[str, Any] = field(repr=False)  # layers, free_outputs, free_constants
     walk: Walk = field(repr=False)
     output: Any = field(repr=False)
 
@@ -167,6 +167,7 @@ def trace(
     strict: bool = False,
     layers: Mapping[str, int] = MappingProxyType({}),
     free_outputs: Sequence[str] = (),
+    free_constants: bool = False,
 ) -> ChannelGraph:
     """Returns the channel graph of `fn(variables, *inputs)`, found without running it.
 
@@ -185,6 +186,9 @@ def trace(
       free_outputs: patterns of the paths of outputs whose channels may be pruned, such as
         features on the way; the axes of all others are frozen. An output that is no part of a
         container has the path "".
+      free_constants: channels that meet a constant array of the function, or what `jnp.arange`
+        counts (a table of sines, the frequencies of a rotation), may be pruned too. `jp.narrow`
+        cuts the constants with them; a resized module would compute others, and is refused.
 
     Raises:
       TraceError: `strict` and a primitive has no rule, a variable is not an array, or has no axis
@@ -208,7 +212,7 @@ def trace(
     given = program.invars[len(axes) :]
     outside = [[ax.frozen(n, "axis of an input") for n in _jaxpr.shape(var)] for var in given]
     sources = [frozenset({i}) for i in range(len(axes))] + [None] * len(given)
-    tracer = Tracer(table, strict=strict)
+    tracer = Tracer(table, strict=strict, free_constants=free_constants)
     walk = tracer.walk(program, axes + outside, sources)
     streams.tie(walk)
     outputs.tie(output, walk, axes, twins, free_outputs)
@@ -231,7 +235,11 @@ def trace(
         inputs=inputs,
         treedef=treedef,
         rules=table,
-        options={"layers": layers, "free_outputs": free_outputs},
+        options={
+            "layers": layers,
+            "free_outputs": free_outputs,
+            "free_constants": free_constants,
+        },
         walk=walk,
         output=output,
     )

@@ -10,6 +10,7 @@ from jax import lax
 
 from jaxprune import _jaxpr, paths
 from jaxprune._jaxpr import Op
+from jaxprune.axes import Space
 from jaxprune.errors import ResizeError, TreeError
 from jaxprune.graph import ChannelGraph, trace
 from jaxprune.masks import check_tree
@@ -19,13 +20,22 @@ Noted = dict[Any, Any]
 """What is noted beside the results, {key: array}; of a scan stacked along a leading axis."""
 Apply = Callable[[Op, list[Any]], tuple[list[Any], Noted]]
 Run = Callable[[Walk, Sequence[Any]], tuple[list[Any], Noted]]
+Cut = Callable[[Any, Sequence[Space]], Any]
 
 
-def run(walk: Walk, args: Sequence[Any], apply: Apply) -> tuple[list[Any], Noted]:
-    """Returns the results of a program for `args`, every operation evaluated by `apply`."""
+def whole(constant: Any, _axes: Sequence[Space]) -> Any:
+    """Returns a constant of the program as it is."""
+    return constant
+
+
+def run(walk: Walk, args: Sequence[Any], apply: Apply, cut: Cut = whole) -> tuple[list[Any], Noted]:
+    """Returns the results of a program for `args`, every operation evaluated by `apply`.
+
+    `cut` is what becomes of a constant of the program, given its axes.
+    """
     program, noted = walk.program, {}
     env = dict(zip(program.invars, args, strict=True))
-    env.update(zip(program.constvars, program.consts, strict=True))
+    env.update(zip(program.constvars, map(cut, program.consts, walk.consts), strict=True))
 
     def read(atom: Any) -> Any:
         return _jaxpr.literal(atom) if _jaxpr.is_literal(atom) else env[atom]

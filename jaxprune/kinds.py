@@ -1,10 +1,10 @@
 """What a channel group is to its network: heads, dimensions inside of them, a stream, or hidden."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
 
 from jaxprune import axes as ax
-from jaxprune import flow
+from jaxprune import flow, paths
 from jaxprune.axes import Space
 from jaxprune.errors import PatternError
 from jaxprune.graph import ChannelGraph
@@ -57,9 +57,12 @@ def kinds(graph: ChannelGraph) -> dict[str, Kind]:
 
 
 def of_kind(graph: ChannelGraph, *wanted: Kind) -> tuple[str, ...]:
-    """Returns the groups of these kinds, for `only=` and `protect=`; in graph order, never none.
+    """Returns the groups of these kinds, in graph order, never none.
 
-      jp.select.budget(graph, scores, keep_macs=0.5, only=jp.of_kind(graph, jp.Kind.HEADS))
+    `only=` and `protect=` of `jp.select` take kinds themselves, other functions these names:
+
+      jp.select.budget(graph, scores, keep_macs=0.5, only=[jp.Kind.HEADS, "*/mlp/*"])
+      jp.sparsify.oicsr(graph, 1e-3, only=jp.of_kind(graph, jp.Kind.HEADS))
 
     Raises:
       PatternError: there is no such group.
@@ -73,6 +76,20 @@ def of_kind(graph: ChannelGraph, *wanted: Kind) -> tuple[str, ...]:
             f"the network has {there}.\nFix: print(jp.kinds(graph))."
         )
     return names
+
+
+def matching(
+    graph: ChannelGraph, patterns: Iterable[str | Kind], names: Iterable[str], *, what: str
+) -> set[str]:
+    """Returns the `names` that a pattern matches or that are of a kind, never none for a pattern.
+
+    Raises:
+      PatternError: a pattern matches no name, or no group is of a kind.
+    """
+    given = (patterns,) if isinstance(patterns, str | Kind) else tuple(patterns)
+    wanted = [item for item in given if isinstance(item, Kind)]
+    found = paths.require([p for p in given if not isinstance(p, Kind)], names, what=what)
+    return found | set(of_kind(graph, *wanted)) if wanted else found
 
 
 def _of_products(walk: Walk) -> Iterator[tuple[Space, Kind]]:

@@ -193,6 +193,8 @@ class _Lockstep:
             _refuse(op, f"should read the channels {wanted} of its stream, reads {taken}")
 
     def parameters(self, op: Op, eqn: Any) -> None:
+        if op.name == "iota" and self.kept.indices(op.outs[0][op.params["dimension"]]) is not None:
+            _refuse(op, "counts along channels that are pruned, of which it would count anew")
         rule = self.graph.rules.get(op.name)
         expected = op.eqn.params | (rule.params(op, self.kept.size) if rule else {})
         for key, value in expected.items():

@@ -1,5 +1,6 @@
 """Masking, slicing and scattering back: pure transforms of any tree that mirrors the variables."""
 
+import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, reduce
@@ -13,7 +14,7 @@ from jax.core import Tracer
 from jaxprune import _cut, paths, stacks
 from jaxprune import axes as ax
 from jaxprune.errors import KeepError, TreeError
-from jaxprune.graph import ChannelGraph, Variable
+from jaxprune.graph import ChannelGraph, Group, Variable
 
 Keep = Mapping[str, Any]
 Widths = Mapping[str, int]
@@ -49,8 +50,7 @@ def check_keep(graph: ChannelGraph, keep: Keep) -> None:
             layers = f" in each of {group.layers} layers" if group.layers else ""
             failures.append(
                 f"keep for group {name!r} has shape {np.shape(kept)}, the group has {group.size} "
-                f"channels{layers}. Fix: recompute the scores on the variables that this graph was "
-                "traced from."
+                f"channels{layers}. {_together(group, np.shape(kept))}"
             )
         elif (dtype := _dtype(kept)) != np.bool_:
             failures.append(
@@ -71,6 +71,17 @@ def check_keep(graph: ChannelGraph, keep: Keep) -> None:
     failures = failures or list(_without_input(graph, keep))
     if failures:
         raise KeepError("\n".join(failures))
+
+
+def _together(group: Group, shape: tuple[int, ...]) -> str:
+    """The way out of a mask of the wrong shape, such as one that would break rotated pairs."""
+    for slot in sorted(group.slots, key=lambda slot: slot.role != "out"):
+        if slot.space.size == math.prod(shape) != group.size:
+            return (
+                f"One channel is {slot.positions.shape[1]} positions of {slot.path} axis "
+                f"{slot.axis}, which go together. Fix: one entry for each channel; jp.select."
+            )
+    return "Fix: recompute the scores on the variables that this graph was traced from."
 
 
 def _without_input(graph: ChannelGraph, keep: Keep) -> Iterator[str]:

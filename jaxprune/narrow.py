@@ -11,10 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxprune import _jaxpr, interpreter, streams
 from jaxprune import axes as ax
 from jaxprune._jaxpr import Op
+from jaxprune.axes import Space
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.interpreter import Noted
@@ -66,7 +68,14 @@ class Evaluator:
         return self._run(walk, args)[0]
 
     def _run(self, walk: Walk, args: Sequence[Any]) -> tuple[list[Any], Noted]:
-        return interpreter.run(walk, args, self.apply)
+        return interpreter.run(walk, args, self.apply, self.constant)
+
+    def constant(self, value: Any, axes: Sequence[Space]) -> Any:
+        """A constant of the program without its pruned entries."""
+        for axis, space in enumerate(axes):
+            if (indices := self.kept.indices(space)) is not None:
+                value = jnp.take(value, indices, axis)
+        return value
 
     def apply(self, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
         """Returns the results of one operation; nothing is noted."""
@@ -87,15 +96,17 @@ class Evaluator:
     ) -> Walk:
         """Walks `fn`, a derivative of `op` at full size; it may tie nothing new."""
         program, _ = _jaxpr.trace(fn, *full)
-        tracer = Tracer(self.graph.rules)
+        tracer = Tracer(self.graph.rules, free_constants=self.graph.options["free_constants"])
         walk = tracer.walk(program, spaces, [None] * len(spaces), op.scope)
         for ours, theirs in zip(walk.outs, outs, strict=True):
             for a, b in zip(ours, theirs, strict=True):
                 ax.unify(a, b, op)
-        if any(atom.link is not None or atom.reason is not None for atom in self.named):
+        moved = {a.name for a in self.named if a.link is not None or a.reason is not None}
+        if moved:
             raise ResizeError(
                 f"the custom derivative of {op!r} at {op.place} ties channels that the function "
-                "itself does not tie.\nFix: protect its group in jp.select."
+                f"itself does not tie, of {sorted(filter(None, moved))}.\nFix: keep these groups "
+                "whole (protect= in jp.select)."
             )
         return walk
 
@@ -104,6 +115,15 @@ def _select_inputs(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
     axis, name = op.params["axis"], op.params["reader"]
     indices = streams.reading(op).positions(run.kept.keep)
     return [streams.take(args[0], indices, name, axis=axis)]
+
+
+def _iota(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
+    """What was counted along the kept channels, in the full network."""
+    params, axis = run.params(op), op.params["dimension"]
+    indices = run.kept.indices(op.outs[0][axis])
+    if indices is None:
+        return _jaxpr.bind(op.eqn, args, params)
+    return [lax.broadcast_in_dim(jnp.asarray(indices, params["dtype"]), params["shape"], (axis,))]
 
 
 def _refuse(_run: Evaluator, op: Op, _args: list[Any]) -> list[Any]:
@@ -197,6 +217,7 @@ def _custom_vjp(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
 
 
 _SPECIAL: dict[str, Callable[[Evaluator, Op, list[Any]], list[Any]]] = {
+    "iota": _iota,
     "select_inputs": _select_inputs,
     "custom_jvp_call": _custom_jvp,
     "custom_vjp_call": _custom_vjp,

@@ -38,6 +38,7 @@ def trace(
     strict: bool = False,
     layers: Mapping[str, int] = MappingProxyType({}),
     free_outputs: Sequence[str] = (),
+    free_constants: bool = False,
     **arguments: Any,
 ) -> ChannelGraph:
     """Returns the channel graph of `model(*inputs, **arguments)`, found without running it.
@@ -53,6 +54,7 @@ def trace(
       strict: as in `jp.trace`.
       layers: as in `jp.trace`.
       free_outputs: as in `jp.trace`; the outputs of the model are `0` or under `0/`.
+      free_constants: as in `jp.trace`.
       **arguments: constant keyword arguments of the method.
 
     Raises:
@@ -75,7 +77,11 @@ def trace(
     fn = function(model, method=method, **arguments)
     abstract = nnx.to_pure_dict(fn.state)
     seen = replace(fn, around=named)
-    options: Any = {"layers": layers, "free_outputs": free_outputs}
+    options: Any = {
+        "layers": layers,
+        "free_outputs": free_outputs,
+        "free_constants": free_constants,
+    }
     graph = graphs.trace(seen, abstract, *inputs, rules=rules, strict=strict, **options)
     return replace(graph, fn=fn)
 
@@ -126,6 +132,12 @@ def follows(
     the resized network differs from the masked one. Arguments and errors as in `resize`.
     """
     return _plan(graph, keep, overrides)[1]
+
+
+def resized_function(graph: ChannelGraph, keep: Keep) -> Function:
+    """Returns `graph.fn` for sliced variables; arguments and errors as in `resize`."""
+    changes, _ = _plan(graph, keep, None)
+    return _function_of(graph).resized(graph, Kept(keep), changes)
 
 
 def resize_optimizer(

@@ -16,7 +16,7 @@ class Explained(NamedTuple):
 
 _AS_VARIABLE = (
     "hand that array to the function as a variable (in the first argument): then it is cut "
-    "with the channels"
+    "with the channels; or trace(..., free_constants=True), and jp.narrow cuts it"
 )
 _NATURAL = {  # in the nature of a network: not worth a place
     r"output": "it is an axis of the output",

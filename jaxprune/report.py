@@ -9,9 +9,12 @@ import numpy as np
 
 from jaxprune import axes as ax
 from jaxprune import cost, flow, masks, paths
+from jaxprune._jaxpr import Op
+from jaxprune.axes import Atom, Prod, Space
 from jaxprune.flow import Node
 from jaxprune.graph import ChannelGraph, Group, Slot, Variable
 from jaxprune.reasons import INEXACT, Explained, explained
+from jaxprune.walk import Walk
 
 _ROLES = ("out", "in", "vector")
 
@@ -148,7 +151,8 @@ def _blocks(graph: ChannelGraph, names: Iterable[str]) -> Iterator[str]:
         group = graph.groups[name]
         head = f"group {name}: {_size(group)}, {_exactness(group)}"
         price = f"  one channel is {per_macs[name]:,} MACs and {per_params[name]:,} parameters:"
-        ties = _few([*_ties(nodes, name), *_shared(nodes, group)], 8, "    ")
+        found = [*_ties(nodes, name), *_shared(nodes, group), *_joined(graph.walk, group)]
+        ties = _few(found, 8, "    ")
         lines = [head, *_streams(graph, name), price, *_slots(graph, group)]
         yield "\n".join([*lines, "  tied by:", *ties] if ties else lines)
 
@@ -192,6 +196,33 @@ def _shared(nodes: Sequence[Node], group: Group) -> Iterator[str]:
         places = [node.place for node in nodes if path in node.kernels]
         if len(places) > 1:
             yield f"{path}, used at {', '.join(places)}"
+
+
+def _joined(walk: Walk, group: Group) -> Iterator[str]:
+    """Says which reshape makes one channel of several positions, where kernels have them."""
+    if not any(slot.role == "out" and slot.positions.shape[1] > 1 for slot in group.slots):
+        return
+    atom = group.slots[0].atom
+    for op in _ops(walk):
+        if op.name == "reshape" and (whole := _laid_apart(atom, op)) is not None:
+            each = whole.size // atom.size
+            yield f"{op!r} at {op.place}: {each} positions of an axis are one channel"
+            return
+
+
+def _ops(walk: Walk) -> Iterator[Op]:
+    for op in walk.ops:
+        yield op
+        for inner in op.inner:
+            yield from _ops(inner)
+
+
+def _laid_apart(atom: Atom, op: Op) -> Space | None:
+    """The product from which a reshape makes `atom` an axis of its own, if it does."""
+    before, after = ([ax.resolve(space) for space in axes] for axes in (op.ins[0], op.outs[0]))
+    if atom not in after or atom in before:
+        return None
+    return next((s for s in before if type(s) is Prod and atom in s.factors), None)
 
 
 def _few(lines: Sequence[str], limit: int, indent: str = "") -> list[str]:

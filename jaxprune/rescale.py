@@ -23,6 +23,7 @@ from scipy.optimize import linprog
 
 from jaxprune import _jaxpr, exactness, lockstep, paths
 from jaxprune._jaxpr import Op, Program
+from jaxprune._nnx_function import Function
 from jaxprune.axes import Atom
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
@@ -63,8 +64,9 @@ def factors(graph: ChannelGraph, keep: Keep, resized: Resized | None = None) -> 
       graph: the channel graph.
       keep: {group: bool[n]}, concrete; groups that are absent stay whole.
       resized: `(small, *inputs) -> outputs` at the kept widths, such as
-        `lambda v, x: model2.apply(v, x)`; None for the traced function itself, its Linen modules
-        resized as `jaxprune.linen.resize` does without overrides.
+        `lambda v, x: model2.apply(v, x)` or `jp.nnx.function(small_model)`; None for the traced
+        function itself, its modules resized as `jaxprune.linen.resize` or `jaxprune.nnx.resize`
+        does without overrides.
 
     Raises:
       KeepError: the keep does not fit the graph.
@@ -156,13 +158,18 @@ def _retrace(graph: ChannelGraph, kept: Kept, resized: Resized | None) -> Progra
 
             with linen.resize(module, graph, kept.keep).plans[-1].applied():
                 return _jaxpr.trace(graph.fn, abstract, *graph.inputs)[0]
+        if resized is None and isinstance(graph.fn, Function):
+            from jaxprune import nnx
+
+            resized = nnx.resized_function(graph, kept.keep)
         return _jaxpr.trace(resized or graph.fn, abstract, *graph.inputs)[0]
     except ResizeError:
         raise
     except Exception as error:
         raise ResizeError(
             f"the network does not run at the kept widths: {error}\n"
-            "Fix: pass the resized network, rescale=lambda v, x: model2.apply(v, x), or run "
+            "Fix: pass the resized network, rescale=lambda v, x: model2.apply(v, x) or "
+            "rescale=jp.nnx.function(small_model), or run "
             "jp.narrow(fn, graph, keep), whose constants do not follow the sizes, without rescale."
         ) from error
 

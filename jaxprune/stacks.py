@@ -95,6 +95,8 @@ def _arrays(
     for axes in (*walk.ins, *walk.outs):
         yield axes, {**around, **_layers(axes)}
     for op in walk.ops:
+        if op.name == "iota":
+            yield [op.outs[0][op.params["dimension"]]], {}
         alike = op.name in _ALIKE and _paired(op)
         for axes in (*op.ins, *op.outs):
             yield axes, {**around, **(_layers(axes) if alike else {})}

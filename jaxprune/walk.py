@@ -15,12 +15,13 @@ Sources = frozenset[int] | None
 
 
 class Walk(NamedTuple):
-    """A program with its operations, and the axes of its inputs and outputs."""
+    """A program with its operations, and the axes of its inputs, outputs and constants."""
 
     program: Program
     ops: list[Op]
     ins: list[Axes]
     outs: list[Axes]
+    consts: list[Axes]
 
 
 class Recorded(NamedTuple):
@@ -36,11 +37,17 @@ class Recorded(NamedTuple):
 
 
 class Tracer:
-    """Collects what the rules find: contractions, roles of variable axes, unknown primitives."""
+    """Collects what the rules find: contractions, roles of variable axes, unknown primitives.
 
-    def __init__(self, rules: Mapping[str, Rule], *, strict: bool = False):
+    With `free_constants` the axes of constants and of counts (`iota`) are free.
+    """
+
+    def __init__(
+        self, rules: Mapping[str, Rule], *, strict: bool = False, free_constants: bool = False
+    ):
         self.rules = rules
         self.strict = strict
+        self.free_constants = free_constants
         self.repeats = 1
         self.contractions: list[Recorded] = []
         self.roles: list[tuple[Atom, str]] = []
@@ -56,8 +63,8 @@ class Tracer:
         """Returns the walk of `program` for operand axes `ins`."""
         env: dict[Any, tuple[Axes, Sources]] = {}
         env.update(zip(program.invars, zip(ins, sources, strict=True), strict=True))
-        for var in program.constvars:
-            env[var] = (_constant(var), frozenset())
+        consts = [self.constant(var) for var in program.constvars]
+        env.update((v, (c, frozenset())) for v, c in zip(program.constvars, consts, strict=True))
         ops = []
         for eqn in program.eqns:
             operands = [_read(env, atom) for atom in eqn.invars]
@@ -67,7 +74,12 @@ class Tracer:
             source = _union(op.sources)
             env.update(zip(eqn.outvars, ((axes, source) for axes in op.outs), strict=True))
             ops.append(op)
-        return Walk(program, ops, ins, [_read(env, atom)[0] for atom in program.outvars])
+        outs = [_read(env, atom)[0] for atom in program.outvars]
+        return Walk(program, ops, ins, outs, consts)
+
+    def constant(self, var: Any) -> Axes:
+        """Returns the axes of a constant of the function."""
+        return list(map(ax.fresh, _jaxpr.shape(var))) if self.free_constants else _constant(var)
 
     def apply(self, op: Op) -> list[Axes]:
         """Returns the axes of the results of `op`."""

@@ -138,7 +138,7 @@ class Shared(nnx.Module):
 class Block(nnx.Module):
     """A residual layer; its rate is 0, so that wide and small draw no different mask."""
 
-    def __init__(self, rngs: nnx.Rngs, width: int, hidden: int):
+    def __init__(self, rngs: nnx.Rngs, width: int, hidden: int = 6):
         self.up = nnx.Linear(width, hidden, rngs=rngs)
         self.norm = nnx.BatchNorm(hidden, rngs=rngs)
         self.dropout = nnx.Dropout(0.0, rngs=rngs)
@@ -148,14 +148,44 @@ class Block(nnx.Module):
         return x + self.down(self.dropout(nnx.relu(self.norm(self.up(x)))))
 
 
+class Mixed(nnx.Module):
+    """Attention, GroupNorm and a grouped convolution on a residual stream."""
+
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        width: int,
+        heads: int,
+        size: int,
+        groups: int,
+        members: int,
+        out: int,
+    ):
+        self.attention = nnx.MultiHeadAttention(
+            heads, width, heads * size, decode=False, attention_fn=attention, rngs=rngs
+        )
+        self.up = nnx.Linear(width, groups * members, rngs=rngs)
+        self.norm = nnx.GroupNorm(groups * members, num_groups=groups, rngs=rngs)
+        self.grouped = nnx.Conv(
+            groups * members, groups * out, 3, feature_group_count=groups, rngs=rngs
+        )
+        self.down = nnx.Linear(groups * out, width, rngs=rngs)
+
+    def __call__(self, x: Any) -> Any:
+        x = x + self.attention(x)
+        return x + self.down(nnx.relu(self.grouped(nnx.relu(self.norm(self.up(x))))))
+
+
 class Stacked(nnx.Module):
     """Three blocks built by `nnx.vmap`, run by `nnx.scan` of `nnx.remat`."""
 
-    def __init__(self, rngs: nnx.Rngs, width: int = 4, hidden: int = 6):
+    def __init__(
+        self, rngs: nnx.Rngs, width: int = 4, *sizes: int, block: Callable[..., Any] = Block
+    ):
         @nnx.split_rngs(splits=3)
         @nnx.vmap(in_axes=(0,), out_axes=0)
-        def build(rngs: nnx.Rngs) -> Block:
-            return Block(rngs, width, hidden)
+        def build(rngs: nnx.Rngs) -> Any:
+            return block(rngs, width, *sizes)
 
         self.first = nnx.Linear(3, width, rngs=rngs)
         self.blocks = build(rngs)
@@ -164,7 +194,7 @@ class Stacked(nnx.Module):
     def __call__(self, x: Any) -> Any:
         @nnx.scan(in_axes=(0, nnx.Carry), out_axes=nnx.Carry)
         @nnx.remat
-        def run(block: Block, x: Any) -> Any:
+        def run(block: Any, x: Any) -> Any:
             return block(x)
 
         return self.last(run(self.blocks, self.first(x)))

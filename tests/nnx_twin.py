@@ -35,6 +35,7 @@ from blocks import (
     SwiGLU,
     UNet,
 )
+from blocks_attention import Attention
 from networks import Network
 
 
@@ -80,7 +81,7 @@ def linen_layers(spec: Blocks, variables: Any, x: Any) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
 
     def record(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
-        if context.module.name is not None:
+        if len(context.module.path) == 1:
             found[context.module.name] = context.module.clone(parent=None)
         return call(*args, **kwargs)
 
@@ -91,7 +92,7 @@ def linen_layers(spec: Blocks, variables: Any, x: Any) -> dict[str, nn.Module]:
 
 def nnx_layer(layer: Any, leaves: Any) -> nnx.Module:
     """Returns the NNX layer for a Linen layer with the variables `leaves`; its values are unset."""
-    size = next(iter(leaves.values())).shape[-1]
+    size = jax.tree.leaves(leaves)[0].shape[-1]
 
     def build() -> nnx.Module:
         rngs = nnx.Rngs(0)
@@ -111,6 +112,10 @@ def nnx_layer(layer: Any, leaves: Any) -> nnx.Module:
                 return nnx.LayerNorm(size, rngs=rngs)
             case nn.RMSNorm():
                 return nnx.RMSNorm(size, rngs=rngs)
+            case nn.MultiHeadDotProductAttention():
+                inputs, heads, dim = leaves["query"]["kernel"].shape
+                options = {"out_features": layer.out_features, "decode": False}
+                return nnx.MultiHeadAttention(heads, inputs, heads * dim, **options, rngs=rngs)
         raise TypeError(layer)
 
     return nnx.eval_shape(build)
@@ -169,6 +174,11 @@ def _shared(calls: _Calls, block: Shared, x: Any) -> Any:
     return layer(nnx.relu(layer(x)))
 
 
+def _attention(calls: _Calls, _: Attention, x: Any) -> Any:
+    y = calls.next("MultiHeadDotProductAttention")(x.reshape(x.shape[0], -1, x.shape[-1]))
+    return y.reshape(*x.shape[:-1], -1)
+
+
 RULES: dict[type, Callable[[_Calls, Any, Any], Any]] = {
     **dict.fromkeys((Conv, Depthwise, Grouped), _call("Conv")),
     **dict.fromkeys((Activation, Flatten, GlobalPool, Pool, Shuffle), _plain),
@@ -186,5 +196,6 @@ RULES: dict[type, Callable[[_Calls, Any, Any], Any]] = {
     SpatialGate: _spatial_gate,
     SwiGLU: _swiglu,
     Shared: _shared,
+    Attention: _attention,
 }
-"""Blocks that a twin has: all but attention and stacks."""
+"""Blocks that a twin has: all but attention written by hand and stacks."""

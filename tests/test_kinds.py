@@ -49,6 +49,10 @@ def test_a_selection_touches_the_kinds_that_it_is_told():
     assert all(kept.all() for name, kept in keep.items() if name not in names)
     whole = jp.select.per_group(graph, scores, prune_ratio=0.5, protect=names)
     assert all(whole[name].all() for name in names)
+    both = jp.select.per_group(graph, scores, prune_ratio=0.5, only=[Kind.HEADS, "up/*"])
+    np.testing.assert_equal(both, keep)
+    rest = jp.select.per_group(graph, scores, prune_ratio=0.5, protect=[Kind.HEADS, Kind.HIDDEN])
+    np.testing.assert_equal(rest, whole)
 
 
 def test_a_chain_has_hidden_groups_alone():
@@ -57,3 +61,6 @@ def test_a_chain_has_hidden_groups_alone():
     assert jp.kinds(graph) == {"a": Kind.HIDDEN}
     with pytest.raises(jp.errors.PatternError, match=r"1 groups is of kind \['HEADS'\]"):
         jp.of_kind(graph, Kind.HEADS)
+    scores = jp.scores.l2(graph, v)
+    with pytest.raises(jp.errors.PatternError, match=r"of kind \['HEADS'\](.|\n)*Fix:"):
+        jp.select.per_group(graph, scores, prune_ratio=0.5, only=[Kind.HEADS])

@@ -63,7 +63,10 @@ def test_group_norm_resized_is_the_network_written_by_hand(cut):
 @pytest.mark.slow
 @pytest.mark.parametrize("index", range(500))
 def test_laws_hold_on_many_random_networks(index):
-    laws.check_laws(random_networks.network(len(NETWORKS) + index), strict=False)
+    spec = random_networks.network(len(NETWORKS) + index)
+    laws.check_laws(spec, strict=False)
+    with jax.enable_x64(True):
+        assert may_be_uneven(spec) or prunable_share(laws.traced(spec, train=False)) == 1
 
 
 def test_each_block_is_in_a_tenth_of_the_networks():
@@ -90,6 +93,17 @@ def prunable_share(network: laws.Traced) -> float:
             total += leaf.shape[axis]
             held += sum((path, axis, position) in owned for position in range(leaf.shape[axis]))
     return held / total
+
+
+def may_be_uneven(spec: Blocks) -> bool:
+    """True where single channels may be cut off, which stay, or groups lie across each other.
+
+    As in 1 + 5 channels, in 6 + 8 channels divided by two, and in 2 x 3 channels as 3 x 2.
+    """
+    found = networks.blocks(spec)
+    halved = found & {"GroupNorm", "Grouped", "Split"}
+    joined = found & {"Concatenate", "Split", "UNet"}
+    return bool(found & {"Parallel", "Shuffle"} or (halved and joined))
 
 
 def channel_axes(path: str, shape: tuple[int, ...]) -> list[int]:

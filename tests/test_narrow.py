@@ -6,8 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import jaxprune as jp
+from test_zoo_attention import check_narrow, drawn
+from zoo import attention_positions
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(3, 5)).astype(np.float32)
@@ -136,7 +139,7 @@ def test_a_derivative_that_mixes_channels_is_refused() -> None:
     np.testing.assert_allclose(
         narrowed(small, X), fn(jp.mask(graph, V, KEEP), X), rtol=1e-4, atol=1e-5
     )
-    with pytest.raises(jp.errors.ResizeError, match="ties channels that the function itself does"):
+    with pytest.raises(jp.errors.ResizeError, match=r"test_narrow.*itself.*of \['w'\]\.\nFix: "):
         jax.grad(lambda v: narrowed(v, X).sum())(small)
 
 
@@ -238,3 +241,69 @@ def test_shard_map_is_refused() -> None:
         jp.errors.ResizeError, match=r"shard_map at .* cannot be evaluated at other"
     ):
         jp.narrow(fn, graph, KEEP)(jp.slice(graph, V, KEEP), X)
+
+
+# Constants that are cut with the channels they meet.
+
+
+TOKENS = RANDOM.normal(size=(2, 5, 6))
+COUNTED = {
+    "rotation": (attention_positions.Rotary(attention_positions.halves, "computed"), TOKENS, 5),
+    "table": (attention_positions.Rotary(attention_positions.pairs, "constant"), TOKENS, 5),
+    "slopes": (attention_positions.Biased("computed"), TOKENS, 4),
+    "sines": (attention_positions.Positions(False), attention_positions.ids(5, 2)[0], 4),
+}
+"""Networks, inputs, and the size of what a count or a constant array freezes."""
+
+
+@pytest.mark.parametrize(("module", "x", "size"), COUNTED.values(), ids=COUNTED)
+def test_constants_are_cut_with_the_channels_they_meet(module: Any, x: Any, size: int) -> None:
+    with jax.enable_x64(True):
+        variables = drawn(module, x)
+        frozen = jp.trace(module.apply, variables, x)
+        graph = jp.trace(module.apply, variables, x, free_constants=True)
+        freed = {name: g.size for name, g in graph.groups.items() if name not in frozen.groups}
+        assert size in freed.values()
+        reasons = {item.reason for item in graph.frozen}
+        assert not reasons & {"counted by iota", "constant of the function"}
+        keep = {name: np.arange(g.size) % 3 != 0 for name, g in graph.groups.items()}
+        check_narrow(graph, variables, keep, x)
+        alone = {name: keep[name] for name, n in freed.items() if n == size}
+        with pytest.raises(
+            jp.errors.ResizeError, match=r"(?s)(counts along channels|does not run).*jp.narrow"
+        ):
+            jp.linen.resize(module, graph, alone)
+
+
+def test_a_count_inside_of_a_scan_makes_one_group_of_all_layers() -> None:
+    def fn(v: Any, x: Any) -> Any:
+        def step(y: Any, w: Any) -> Any:
+            return y + jnp.tanh(y @ w[0] + jnp.sin(jnp.arange(8.0))[None, None]) @ w[1], None
+
+        return jax.lax.scan(step, x, (v["up"], v["down"]))[0]
+
+    shapes = {"up": (3, 6, 8), "down": (3, 8, 6)}
+    with jax.enable_x64(True):
+        v = {name: RANDOM.normal(size=shape) for name, shape in shapes.items()}
+        graph = jp.trace(fn, v, TOKENS, free_constants=True)
+        assert {name: group.shape for name, group in graph.groups.items()} == {"up": (8,)}
+        check_narrow(graph, v, {"up": np.arange(8) % 3 == 1}, TOKENS)
+
+
+def test_constants_of_a_model_of_nnx() -> None:
+    class Net(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs):
+            self.first, self.last = nnx.Linear(5, 8, rngs=rngs), nnx.Linear(8, 2, rngs=rngs)
+
+        def __call__(self, x: Any) -> Any:
+            return self.last(jnp.tanh(self.first(x) + jnp.arange(8.0)[None]))
+
+    model = Net(nnx.Rngs(0))
+    assert not jp.nnx.trace(model, X).groups
+    graph, variables = jp.nnx.trace(model, X, free_constants=True), jp.nnx.variables(model)
+    keep = {"first/kernel": KEEP["w"]}
+    found, _ = jp.narrow(graph.fn, graph, keep)(jp.slice(graph, variables, keep), X)
+    masked, _ = graph.fn(jp.mask(graph, variables, keep), X)
+    np.testing.assert_allclose(found, masked, rtol=1e-4, atol=1e-5)
+    with pytest.raises(jp.errors.ResizeError, match=r"does not run(.|\n)*jp.narrow"):
+        jp.nnx.resize(model, graph, keep)

@@ -156,6 +156,12 @@ CASES: dict[str, tuple[Callable[..., Any], Any, tuple[int, ...], tuple[int, ...]
     "gru": (recurrent(nnx.GRUCell), SEQUENCE, WIDTHS, KEPT),
     "simple-cell": (recurrent(nnx.SimpleCell), SEQUENCE, WIDTHS, KEPT),
     "stacked": (networks.Stacked, SEQUENCE, (4, 6), (3, 5)),
+    "stacked-mixed": (
+        partial(networks.Stacked, block=networks.Mixed),
+        SEQUENCE,
+        (8, 4, 3, 2, 5, 6),
+        (7, 3, 2, 1, 4, 2),
+    ),
 }
 
 

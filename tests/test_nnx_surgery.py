@@ -151,6 +151,63 @@ def test_a_hard_coded_number_of_heads_is_refused_and_an_override_mends_it(encode
     assert (model.attention.heads, small.attention.heads) == (4, 2)
 
 
+def test_a_module_that_a_scan_makes_is_named():
+    model = networks.model_of(
+        lambda rngs: networks.Stacked(rngs, 6, block=lambda rngs, _: networks.Encoder(rngs))
+    )
+    graph = jp.nnx.trace(model, SEQUENCE)
+    (heads,) = (name for name, group in graph.groups.items() if group.shape == (3, 4))
+    keep = {heads: np.array([[1, 0, 0, 1], [1, 1, 0, 0], [0, 1, 0, 1]], bool)}
+    with pytest.raises(jp.errors.ResizeError, match=r"reshape.* at blocks/attention should give"):
+        jp.nnx.resize(model, graph, keep)
+    small = jp.nnx.resize(model, graph, keep, overrides={"blocks/attention": {"heads": 2}})
+    expected, _ = graph.fn(jp.mask(graph, jp.nnx.variables(model), keep), SEQUENCE)
+    np.testing.assert_allclose(small(SEQUENCE), expected, 1e-5, 1e-5)
+
+
+class Checked(nnx.Module):
+    """A layer that insists on its width."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.width = 8
+        self.first, self.last = nnx.Linear(6, 8, rngs=rngs), nnx.Linear(8, 6, rngs=rngs)
+
+    def __call__(self, x: Any) -> Any:
+        x = nnx.relu(self.first(x))
+        if x.shape[-1] != self.width:
+            raise ValueError(f"width {x.shape[-1]} is not {self.width}")
+        return self.last(x)
+
+
+def test_a_module_that_checks_its_width_is_named_and_an_override_mends_it():
+    def build(rngs: nnx.Rngs) -> nnx.Sequential:
+        return nnx.Sequential(Checked(rngs), nnx.Linear(6, 2, rngs=rngs))
+
+    model = networks.model_of(build)
+    graph = jp.nnx.trace(model, VECTORS)
+    keep = {"layers/0/first/kernel": np.arange(8) % 2 == 1}
+    with pytest.raises(jp.errors.ResizeError, match=r"4 is not 8\n.*module 'layers/0' \(Checked\)"):
+        jp.nnx.resize(model, graph, keep)
+    small = jp.nnx.resize(model, graph, keep, overrides={"layers/0": {"width": 4}})
+    expected, _ = graph.fn(jp.mask(graph, jp.nnx.variables(model), keep), VECTORS)
+    np.testing.assert_allclose(small(VECTORS), expected, 1e-5, 1e-5)
+
+
+def test_heads_that_share_keys_and_values():
+    def build(rngs: nnx.Rngs, heads: int, memories: int) -> nnx.MultiHeadAttention:
+        kv = {"num_kv_heads": memories}
+        return nnx.MultiHeadAttention(heads, 6, 3 * heads, **kv, decode=False, rngs=rngs)
+
+    model = networks.model_of(lambda rngs: build(rngs, 8, 2))
+    graph = jp.nnx.trace(model, VECTORS)
+    keep = {"key/kernel[1]": np.array([False, True]), "query/kernel[1.1]": np.arange(4) > 0}
+    small = jp.nnx.resize(model, graph, keep)
+    narrow = networks.model_of(lambda rngs: build(rngs, 3, 1))
+    nnx.update(narrow, jp.slice(graph, jp.nnx.variables(model), keep))
+    assert nnx.graphdef(small) == nnx.graphdef(narrow)
+    np.testing.assert_array_equal(small(VECTORS), narrow(VECTORS))
+
+
 def test_an_override_that_fits_nothing_is_refused(encoder):
     model, graph, keep = encoder
     with pytest.raises(jp.errors.PatternError, match=r"'attend' matches none of 6.*\n?.*Fix:"):

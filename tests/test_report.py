@@ -174,6 +174,24 @@ def test_explanation_of_weights_that_are_used_twice():
     assert line.count("test_report.py:") == 2
 
 
+def test_explanation_of_query_key_and_value_dims_that_one_reshape_ties():
+    def fn(v, x):
+        q, k, u = jnp.moveaxis((x @ v["qkv"]).reshape(*x.shape[:-1], 3, 2, 4), -3, 0)
+        weights = jax.nn.softmax(jnp.einsum("bthd,bshd->bhts", q, k))
+        return jnp.einsum("bhts,bshd->bthd", weights, u).reshape(*x.shape[:-1], -1) @ v["out"]
+
+    channels = graph.trace(fn, ones(qkv=(3, 24), out=(8, 5)), np.ones((1, 6, 3), np.float32))
+    assert {name: group.size for name, group in channels.groups.items()} == {
+        "qkv[1.0]": 2,
+        "qkv[1.1]": 4,
+    }
+    for name, count in (("qkv[1.0]", 12), ("qkv[1.1]", 6)):
+        text = report.explain(channels, name)
+        line = text.split(f"group {name}:")[1].split("tied by:")[1].split("\n\n")[0]
+        assert "reshape([1, 6, 24]) -> [1, 6, 3, 2, 4] at " in line
+        assert line.rstrip().endswith(f": {count} positions of an axis are one channel")
+
+
 def table(v, x):
     return (x @ v["a"] + jnp.arange(6.0)[None]) @ v["b"]
 

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax import lax
 
 import jaxprune as jp
+import nnx_networks as networks
 from jaxprune.errors import KeepError, ResizeError
 from jaxprune.rescale import factors
 
@@ -191,6 +193,23 @@ def test_linen_attention() -> None:
     model2 = jp.linen.resize(model, graph, keep)
     found = check(graph, v, keep, model2.apply)
     assert found == pytest.approx(dict.fromkeys(QUERY, 0.5**0.5))
+
+
+def test_attention_of_nnx() -> None:
+    def build(rngs: nnx.Rngs) -> nnx.MultiHeadAttention:
+        options = {"decode": False, "attention_fn": networks.attention}
+        return nnx.MultiHeadAttention(3, 6, 12, **options, rngs=rngs)
+
+    model = networks.model_of(build)
+    graph, v = jp.nnx.trace(model, X), jp.nnx.variables(model)
+    keep = half(graph, only="key/kernel[2]")
+    small = jp.nnx.resize(model, graph, keep)
+    for given in (True, jp.nnx.function(small)):
+        nnx.update(small, jp.slice(graph, v, keep, rescale=given))
+        masked, _ = graph.fn(jp.mask(graph, v, keep), X)
+        np.testing.assert_allclose(small(X), masked, rtol=1e-5)
+    nnx.update(small, jp.slice(graph, v, keep))
+    assert not np.allclose(small(X), masked, rtol=1e-3)
 
 
 def test_the_stream_of_a_network_of_rms_norms() -> None:

@@ -73,7 +73,10 @@ def test_a_keep_that_breaks_a_rotated_pair_is_refused() -> None:
     module = attention_positions.Rotary(attention_positions.pairs)
     graph = jp.trace(module.apply, drawn(module, TOKENS), TOKENS)
     channels = np.arange(10) != 3
-    message = r"'key/kernel\[2\]' has shape \(10,\), the group has 5 channels\.\sFix: "
+    message = (
+        r"'key/kernel\[2\]' has shape \(10,\), the group has 5 channels\. One channel is 2 "
+        r"positions of params/key/kernel axis 2, which go together\. Fix: "
+    )
     with pytest.raises(jp.errors.KeepError, match=message):
         jp.narrow(module.apply, graph, {"key/kernel[2]": channels})
 

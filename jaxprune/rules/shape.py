@@ -327,11 +327,12 @@ def tile_params(op: Op, size: Size) -> dict[str, Any]:
 
 
 def iota(op: Op) -> list[Axes]:
-    """The counted axis is frozen: its entries are positions."""
+    """The counted axis is frozen, as its entries are positions; or only `narrow` can cut it."""
     axis = op.params["dimension"]
     shape = op.out_shapes[0]
     made = [ax.fresh(size) for size in shape]
-    made[axis] = ax.frozen(shape[axis], "counted by iota", op)
+    if not op.tracer.free_constants:
+        made[axis] = ax.frozen(shape[axis], "counted by iota", op)
     return [made]
 
 
