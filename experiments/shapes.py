@@ -1,6 +1,7 @@
-"""Discs, triangles and squares on textured grounds: a segmentation set that is made in a second."""
+"""Discs, triangles and squares on textured grounds: labels of all pixels, or boxes, in a second."""
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ SIDES = (math.inf, 3, 4)
 """Of the forms: a disc, a triangle, a square."""
 OBJECTS = 2
 """In every image; the second may cover the first."""
-NOISE = np.float32(12)
+NOISE = 12.0
 """Its deviation, of 255."""
 CHUNK = 500
 """Images that are painted at once: what limits the memory."""
@@ -23,7 +24,17 @@ class Places(NamedTuple):
     columns: np.ndarray  # f32[1, 1, size]
 
 
-def generate(count: int, *, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+class Objects(NamedTuple):
+    """Images, and where which forms are in them."""
+
+    images: np.ndarray  # u8[n, size, size, 3]
+    boxes: np.ndarray  # f32[n, objects, 4]: top, left, bottom, right of the whole form, in pixels
+    classes: np.ndarray  # i32[n, objects], of CLASSES; 0 for a form of which most is covered
+
+
+def generate(
+    count: int, *, size: int, seed: int, noise: float = NOISE
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns images u8[n, size, size, 3] and the classes of their pixels u8[n, size, size].
 
     The same for the same arguments. Forms, places, angles, sizes and textures are random; a class
@@ -33,29 +44,83 @@ def generate(count: int, *, size: int, seed: int) -> tuple[np.ndarray, np.ndarra
       count: number of images, at least 1.
       size: their height and width in pixels, at least 16.
       seed: of all random numbers, at least 0.
+      noise: deviation of the noise on every pixel and color, of 255.
 
     Raises:
       ValueError: images are too small for the forms to differ.
     """
-    if size < 16:
-        raise ValueError(f"shapes in {size} pixels are all alike.\nFix: size=16 or more.")
-    rng = np.random.default_rng(seed)
-    parts = [_painted(rng, min(CHUNK, count - start), size) for start in range(0, count, CHUNK)]
+
+    def labeled(scene: _Scenes) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.zeros(scene.images.shape[:3], np.uint8)
+        for kinds, inside in zip(scene.kinds, scene.inside, strict=True):
+            labels = np.where(inside, (kinds[:, None, None] + 1).astype(np.uint8), labels)
+        return scene.images, labels
+
+    parts = map(labeled, _scenes(count, size, seed, noise, OBJECTS))
     images, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
     return images, labels
 
 
-def _painted(rng: np.random.Generator, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+def objects(count: int, *, size: int, seed: int, each: int = OBJECTS) -> Objects:
+    """Returns images like those of `generate`, and the boxes of their forms, cut at the edges.
+
+    Args:
+      count: number of images, at least 1.
+      size: their height and width in pixels, at least 16.
+      seed: of all random numbers, at least 0.
+      each: forms in an image.
+
+    Raises:
+      ValueError: images are too small for the forms to differ.
+    """
+    parts = map(_boxed, _scenes(count, size, seed, NOISE, each))
+    return Objects(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+class _Scenes(NamedTuple):
+    images: np.ndarray  # u8[n, size, size, 3]
+    kinds: np.ndarray  # i64[objects, n], places in SIDES
+    inside: np.ndarray  # bool[objects, n, size, size]; a later object covers an earlier one
+
+
+def _scenes(count: int, size: int, seed: int, noise: float, objects: int) -> Iterator[_Scenes]:
+    if size < 16:
+        raise ValueError(f"shapes in {size} pixels are all alike.\nFix: size=16 or more.")
+    rng = np.random.default_rng(seed)
+    for start in range(0, count, CHUNK):
+        yield _painted(rng, min(CHUNK, count - start), size, noise, objects)
+
+
+def _painted(
+    rng: np.random.Generator, count: int, size: int, noise: float, objects: int
+) -> _Scenes:
     line = np.arange(size, dtype=np.float32)
     places = Places(line[None, :, None], line[None, None])
-    images, labels = _texture(rng, count, places), np.zeros((count, size, size), np.uint8)
-    for _ in range(OBJECTS):
+    images, found = _texture(rng, count, places), []
+    for _ in range(objects):
         kinds = rng.integers(len(SIDES), size=count)
         inside = _inside(rng, kinds, size, places)
         images = np.where(inside[..., None], _texture(rng, count, places), images)
-        labels = np.where(inside, (kinds[:, None, None] + 1).astype(np.uint8), labels)
-    images += NOISE * rng.standard_normal(images.shape, np.float32)
-    return np.clip(images, 0, 255).astype(np.uint8), labels
+        found.append((kinds, inside))
+    images += np.float32(noise) * rng.standard_normal(images.shape, np.float32)
+    kinds, inside = map(np.stack, zip(*found, strict=True))
+    return _Scenes(np.clip(images, 0, 255).astype(np.uint8), kinds, inside)
+
+
+def _boxed(scene: _Scenes) -> Objects:
+    covered, classes = np.zeros_like(scene.inside[0]), []
+    for kinds, inside in zip(scene.kinds[::-1], scene.inside[::-1], strict=True):
+        seen = np.sum(inside & ~covered, axis=(1, 2)) / inside.sum(axis=(1, 2))
+        classes.append(np.where(seen >= 0.5, kinds + 1, 0))
+        covered |= inside
+    rows, columns = scene.inside.any(axis=3), scene.inside.any(axis=2)
+    size = rows.shape[-1]
+    first = [line.argmax(axis=-1) for line in (rows, columns)]
+    last = [size - line[..., ::-1].argmax(axis=-1) for line in (rows, columns)]
+    boxes = np.stack([*first, *last], axis=-1).astype(np.float32)
+    return Objects(
+        scene.images, boxes.transpose(1, 0, 2), np.stack(classes[::-1], 1).astype(np.int32)
+    )
 
 
 def _texture(rng: np.random.Generator, count: int, places: Places) -> np.ndarray:

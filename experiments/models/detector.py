@@ -94,7 +94,7 @@ class Head(nn.Module):
         logits = nn.Conv(self.classes, (3, 3), kernel_init=small, bias_init=bias, name="classes")(x)
         reach = nn.Conv(4, (3, 3), kernel_init=small, name="reach")(x)
         reach = self.stride * jnp.exp(reach)
-        middle = centers(*x.shape[1:3], self.stride)
+        middle = centers(*x.shape[1:3], self.stride)[None]
         boxes = jnp.concatenate([middle - reach[..., :2], middle + reach[..., 2:]], axis=-1)
         return logits, boxes
 
