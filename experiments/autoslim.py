@@ -23,10 +23,11 @@ import jaxprune as jp
 from experiments import config as configuration
 from experiments import data, presets, spectrum, supernet
 from experiments.augment import normalized
-from experiments.config import Common
+from experiments.config import Slim
 from experiments.data import Dataset, Split, Stream
 from experiments.gradual import scaled
 from experiments.procedures import Network, Setup
+from experiments.slimmable import V2
 from experiments.spectrum import Curves, Run
 from experiments.supernet import Keeps, Method
 from jaxprune import slimmable
@@ -37,19 +38,15 @@ NAME = "autoslim"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config(Common):
+class Config(Slim):
     """Train a supernet, search widths with it, and train what was found from new weights."""
 
     name: str = NAME
     """Name of the run; a name that is taken gets a number."""
-    batch_size: int = 128
-    """Images in a step."""
     widest: float = 1.5
     """Multiplier of the model that is the supernet; targets are of the model at 1."""
     low: float = 0.15
     """Multiplier of the narrowest width of a layer."""
-    divisor: int = 8
-    """What numbers of channels are multiples of."""
     number: int = 4
     """Widths of a step, the narrowest and the widest among them; layers draw theirs apart."""
     parts: int = 12
@@ -85,6 +82,18 @@ class Config(Common):
         configuration.check(self, problems, positive=("parts", "samples", "held_out"))
 
 
+_LINEAR = ((0.0, 0.5), (1.0, 0.0))
+_IMAGENET = {
+    "dataset": "imagenet2012",
+    "widths": (),
+    "mobile": True,
+    "batch_size": 2048,
+    "held_out": 2048,
+    "searches": ("greedy",),
+    "supernet": Training(epochs=50, rates=_LINEAR, weight_decay=1e-4),
+    "training": Training(epochs=300, rates=_LINEAR, weight_decay=1e-4),
+}
+
 PRESETS: presets.Presets = MappingProxyType(
     {
         "digits": {
@@ -116,9 +125,44 @@ PRESETS: presets.Presets = MappingProxyType(
             }
             for dataset in ("cifar10", "cifar100")
         },
+        **{
+            f"{model}-{dataset}": {"dataset": dataset, "model": f"{model}_cifar_wide", "widths": ()}
+            | fields
+            for dataset in ("cifar10", "cifar100")
+            for model, fields in (
+                ("mobilenet_v1", {}),
+                ("mobilenet_v2", {"expansion": V2["expansion"]}),
+            )
+        },
+        "mobilenet_v1-imagenet": _IMAGENET
+        | {"model": "mobilenet_v1_wide", "keep_macs": (1.006, 0.572, 0.264)},
+        "mobilenet_v2-imagenet": _IMAGENET
+        | {"expansion": V2["expansion"]}
+        | {"model": "mobilenet_v2_wide", "keep_macs": (1.679, 1.015, 0.689)},
+        "mnasnet-imagenet": _IMAGENET
+        | {
+            "model": "mnasnet_wide",
+            "expansion": (
+                ("Inverted_*/Conv_0/kernel", 6),
+                *((f"Inverted_{block}/Conv_0/kernel", 3) for block in range(1, 7)),
+            ),
+            "keep_macs": (1.692, 1.002, 0.691),
+        },
+        "resnet50-imagenet": _IMAGENET
+        | {
+            "model": "resnet50",
+            "widths": (96, 192, 384, 768),
+            "mobile": False,
+            "batch_size": 256,
+            "keep_macs": (0.734, 0.49, 0.245, 0.14),
+            "training": Training(
+                epochs=100, rates=stepped(0.1, at=(0.3, 0.6, 0.9)), weight_decay=1e-4
+            ),
+        },
     }
 )
-"""Name -> what differs from the defaults of `Config`. Their widths are those of the supernet."""
+"""Name -> what differs from the defaults of `Config`. Their models are supernets, of 1.5 times the
+channels. The papers' smooth labels in retraining are left out."""
 
 
 def procedure(config: Config, run: Run) -> Curves:
@@ -159,7 +203,7 @@ def apart(config: Config, dataset: Dataset) -> tuple[Split | Stream, Split]:
 def method(config: Config, setup: Setup) -> Method:
     """Returns how the supernet trains."""
     multipliers = np.linspace(config.low, config.widest, 28)
-    prefix = partial(slimmable.prefix, setup.graph, divisor=config.divisor, supernet=config.widest)
+    prefix = partial(slimmable.prefix, setup.graph, **config.rounding(config.widest))
     grid = [prefix(float(width)) for width in multipliers]
     fixed = {str(config.widest): grid[-1], str(config.low): grid[0]}
     draw = supernet.draws(grid, config.number - 2, nonuniform=True)
@@ -173,7 +217,9 @@ def aims(config: Config, setup: Setup) -> tuple[slimmable.Space, list[float]]:
     Raises:
       BudgetError: a target is out of reach.
     """
-    space = slimmable.space(setup.graph, parts=config.parts, divisor=config.divisor)
+    space = slimmable.space(
+        setup.graph, parts=config.parts, divisor=config.divisor, protect=config.protect
+    )
     base = jp.cost.macs(setup.graph, uniform(config, setup)(1.0))
     targets = [share * base for share in config.keep_macs]
     slimmable.check_targets(setup.graph, space, targets, jp.cost.macs)
@@ -215,7 +261,7 @@ def uniform(config: Config, setup: Setup) -> Callable[[float], dict[str, int]]:
     """Returns multiplier -> widths, the same share of every group."""
 
     def widths(multiplier: float) -> dict[str, int]:
-        rounding: Any = {"divisor": config.divisor, "supernet": config.widest}
+        rounding = config.rounding(config.widest)
         return jp.widths(setup.graph, slimmable.prefix(setup.graph, multiplier, **rounding))
 
     return widths

@@ -40,6 +40,8 @@ class Common:
     """Processes that decode ImageNet, best one for each core; none decodes in four threads."""
     limit: int | None = None
     """At most so many training images."""
+    mobile: bool = False
+    """Training images of ImageNet as for mobile networks: larger crops, other colors."""
     model: str = "convnet"
     """Model, a name in experiments/models."""
     widths: tuple[int, ...] = (32, 64, 128)
@@ -51,6 +53,29 @@ class Common:
     def scaled(self, epochs: float) -> int:
         """Returns the number of epochs at this scale."""
         return max(1, int(self.scale * epochs + 1e-6))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slim(Common):
+    """What every experiment with slimmable networks has."""
+
+    batch_size: int = 128
+    """Images in a step."""
+    divisor: int = 8
+    """What numbers of channels are multiples of."""
+    protect: tuple[str, ...] = ()
+    """Patterns of groups that stay whole."""
+    expansion: tuple[tuple[str, int], ...] = ()
+    """(pattern of groups, t): their numbers of channels are t times a multiple of the divisor."""
+
+    def rounding(self, supernet: float = 1.0) -> dict[str, Any]:
+        """Returns the options of `jaxprune.slimmable.prefix`."""
+        return {
+            "divisor": self.divisor,
+            "protect": self.protect,
+            "expansion": dict(self.expansion),
+            "supernet": supernet,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

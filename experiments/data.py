@@ -66,7 +66,7 @@ class Dataset:
       test: what results are reported on.
       mean: that of the training images per channel, in units of raw pixels.
       std: their standard deviation, likewise.
-      augment: what training images go through in a step; those of a stream have been augmented.
+      augment: what training images go through in a step; those of a stream have been cropped.
     """
 
     name: str
@@ -93,6 +93,8 @@ class Recipe(NamedTuple):
 
 
 SHIFT_AND_MIRROR = Augment(pad=4, flip=True)
+MOBILE = Augment(jitter=0.4, lighting=0.1)
+"""Of a stream, whose images are cropped and mirrored. Source: Yu et al., ICLR 2019, their code."""
 
 # SVHN: all 604,388 training images, as in the paper, which names no augmentation for it.
 PREPARED: Mapping[str, Recipe] = MappingProxyType(
@@ -107,7 +109,12 @@ NAMES = ("digits", *PREPARED, "imagenet2012")
 
 
 def load(
-    name: str, *, data_dir: Path | None = None, limit: int | None = None, workers: int = 0
+    name: str,
+    *,
+    data_dir: Path | None = None,
+    limit: int | None = None,
+    workers: int = 0,
+    mobile: bool = False,
 ) -> Dataset:
     """Returns the data set of that name; its parts are the same images for every run.
 
@@ -119,16 +126,21 @@ def load(
         takes a part of what a larger one takes. Mean and deviation stay those of all of them. Of
         ImageNet the first ones, as TFDS has shuffled them: to know the classes is to read it all.
       workers: processes that decode the images of a stream; none decodes in threads of this one.
+      mobile: of ImageNet, whether training images are as for mobile networks: crops of a quarter of
+        the area at least, and other colors.
 
     Raises:
-      ValueError: there is no such data set, it is not prepared in `data_dir`, or cannot be read.
+      ValueError: there is no such data set, it is not prepared in `data_dir`, or cannot be read; or
+        `mobile` is asked of another one than ImageNet.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} leaves no training images.\nFix: 1 or more, or none.")
     if name not in NAMES:
         raise ValueError(f"no data set {name!r}.\nFix: one of {sorted(NAMES)}.")
     if name == "imagenet2012":
-        return _imagenet(data_dir, limit, workers)
+        return _imagenet(data_dir, limit, workers, mobile)
+    if mobile:
+        raise ValueError(f"mobile is not for {name}, only for imagenet2012.\nFix: leave it out.")
     dataset = _digits() if name == "digits" else _prepared(name, data_dir)
     if limit is not None and isinstance(dataset.train, Split):
         dataset = replace(dataset, train=_balanced(dataset.train, limit))
@@ -180,7 +192,7 @@ def _prepared(name: str, data_dir: Path | None) -> Dataset:
     )
 
 
-def _imagenet(data_dir: Path | None, limit: int | None, workers: int) -> Dataset:
+def _imagenet(data_dir: Path | None, limit: int | None, workers: int, mobile: bool) -> Dataset:
     """Returns ImageNet from disk; its own validation images, with public labels, are for test."""
     from experiments import imagenet
 
@@ -195,6 +207,7 @@ def _imagenet(data_dir: Path | None, limit: int | None, workers: int) -> Dataset
                 seed=seed or 0,
                 worker_count=workers,
                 size=imagenet.SIZE,
+                area=0.25 if mobile else 0.08,
             )
             with closing(iter(found)) as iterator:
                 yield from starmap(Split, iterator)
@@ -214,7 +227,7 @@ def _imagenet(data_dir: Path | None, limit: int | None, workers: int) -> Dataset
         test=part("validation"),
         mean=imagenet.MEAN,
         std=imagenet.STD,
-        augment=Augment(),
+        augment=MOBILE if mobile else Augment(),
     )
 
 

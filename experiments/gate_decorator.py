@@ -130,8 +130,8 @@ PRESETS: presets.Presets = MappingProxyType(
 )
 """Name -> what differs from the defaults of `Config`.
 
-Those of CIFAR that name a model have the settings of the released code, whose fine-tuning of VGG-16 is without the
-last 10 epochs and whose Ticks pass over all images.
+Those of CIFAR that name a model have the settings of the released code, whose fine-tuning of VGG-16
+is without the last 10 epochs and whose Ticks pass over all images.
 """
 
 

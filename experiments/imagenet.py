@@ -54,6 +54,7 @@ def batches(
     epochs: int | None = 1,
     worker_count: int = 0,
     size: int = SIZE,
+    area: float = 0.08,
 ) -> grain.IterDataset:
     """Returns batches (images u8[batch_size, size, size, 3], labels i32[batch_size]), in RGB.
 
@@ -70,6 +71,7 @@ def batches(
       epochs: how often; without end if None.
       worker_count: processes that decode; none decodes in threads of this one.
       size: height and width of the crops; for evaluation the shorter side is 8 / 7 of it before.
+      area: share of an image that a random crop has at least.
 
     Raises:
       ValueError: there are too few images for one full batch to train on.
@@ -86,7 +88,7 @@ def batches(
         )
     dataset = grain.MapDataset.source(images).seed(seed)
     if train:
-        dataset = dataset.shuffle().random_map(partial(_augmented, size=size))
+        dataset = dataset.shuffle().random_map(partial(_augmented, size=size, area=area))
         count -= count % shards
     else:
         dataset = dataset.map(partial(_centered, size=size))
@@ -98,13 +100,15 @@ def batches(
     return dataset.to_iter_dataset(threads).mp_prefetch(workers)
 
 
-def random_box(height: int, width: int, rng: np.random.Generator) -> tuple[slice, slice]:
-    """Returns rows and columns: 8 to 100 % of the area, 3:4 to 4:3, the center if none fits.
+def random_box(
+    height: int, width: int, rng: np.random.Generator, least: float = 0.08
+) -> tuple[slice, slice]:
+    """Returns rows and columns: `least` to all of the area, 3:4 to 4:3, the center if none fits.
 
     Source: torchvision's RandomResizedCrop, after Szegedy et al., 2015.
     """
     for _ in range(10):
-        area = height * width * rng.uniform(0.08, 1)
+        area = height * width * rng.uniform(least, 1)
         ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
         rows, columns = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
         if 0 < rows <= height and 0 < columns <= width:
@@ -121,10 +125,10 @@ def center_box(height: int, width: int, rows: int, columns: int) -> tuple[slice,
 
 
 def _augmented(
-    example: Mapping[str, Any], rng: np.random.Generator, *, size: int
+    example: Mapping[str, Any], rng: np.random.Generator, *, size: int, area: float
 ) -> tuple[np.ndarray, np.int32]:
     image = _decoded(example["image"])
-    image = _resized(image[random_box(*image.shape[:2], rng)], size, size)
+    image = _resized(image[random_box(*image.shape[:2], rng, area)], size, size)
     if rng.random() < 0.5:
         image = image[:, ::-1]
     return _rgb(image), np.int32(example["label"])

@@ -55,7 +55,11 @@ class Phase(NamedTuple):
 def setup(config: C) -> Setup[C]:
     """Returns the data, the unpruned model and its channel graph."""
     dataset = data.load(
-        config.dataset, data_dir=config.data_dir, limit=config.limit, workers=config.workers
+        config.dataset,
+        data_dir=config.data_dir,
+        limit=config.limit,
+        workers=config.workers,
+        mobile=config.mobile,
     )
     fields = {"widths": config.widths} if config.widths else {}
     model = models.build(config.model, classes=dataset.classes, **fields)

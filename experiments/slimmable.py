@@ -17,7 +17,7 @@ import tyro
 
 from experiments import config as configuration
 from experiments import presets, spectrum
-from experiments.config import Common
+from experiments.config import Slim
 from experiments.gradual import scaled
 from experiments.spectrum import Curves, Run
 from experiments.supernet import Method
@@ -28,17 +28,13 @@ NAME = "slimmable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config(Common):
+class Config(Slim):
     """Train a network at several widths at once, compare each with one trained by itself."""
 
     name: str = NAME
     """Name of the run; a name that is taken gets a number."""
-    batch_size: int = 128
-    """Images in a step."""
     multipliers: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
     """Of the channels of every layer, falling; 1 is the model itself."""
-    divisor: int = 8
-    """What numbers of channels are multiples of."""
     batch_norm: Literal["switchable", "shared"] = "switchable"
     """One for each width, or one for all, which the paper shows to fail."""
     alone: bool = True
@@ -53,6 +49,19 @@ class Config(Common):
         first = bool(self.multipliers) and self.multipliers[0] == 1
         configuration.check(self, [] if falling and first else [wrong])
 
+
+V2 = {"protect": ("Conv_1/kernel",), "expansion": (("Inverted_*/Conv_0/kernel", 6),)}
+"""How MobileNet v2 slims: its last convolution does not."""
+_IMAGENET = {"dataset": "imagenet2012", "widths": ()}
+_MOBILE = {
+    "mobile": True,
+    "batch_size": 160,
+    "training": Training(
+        epochs=480,
+        rates=tuple((epoch / 480, 0.045 * 0.98**epoch) for epoch in range(481)),
+        weight_decay=1e-4,
+    ),
+}
 
 PRESETS: presets.Presets = MappingProxyType(
     {
@@ -77,18 +86,48 @@ PRESETS: presets.Presets = MappingProxyType(
                 ("resnet20", {"divisor": 4}),
                 ("resnet56", {"divisor": 4}),
                 ("vgg16", {}),
+                ("mobilenet_v1_cifar", {}),
+                ("mobilenet_v2_cifar", V2 | {"multipliers": (1.0, 0.75, 0.5, 0.35)}),
             )
+        },
+        "mobilenet_v1-imagenet": _IMAGENET | _MOBILE | {"model": "mobilenet_v1"},
+        "mobilenet_v2-imagenet": _IMAGENET
+        | _MOBILE
+        | V2
+        | {"model": "mobilenet_v2", "multipliers": (1.0, 0.75, 0.5, 0.35)},
+        "shufflenet-imagenet": _IMAGENET
+        | {
+            "model": "shufflenet_aligned",
+            "widths": (48, 504, 1008, 2016),
+            "multipliers": (1.0, 0.5, 0.25),
+            "divisor": 1,
+            "mobile": True,
+            "batch_size": 1024,
+            "training": Training(epochs=250, rates=((0.0, 0.5), (1.0, 0.0)), weight_decay=1e-4),
+        },
+        "resnet50-imagenet": _IMAGENET
+        | {
+            "model": "resnet50",
+            "divisor": 1,
+            "batch_size": 256,
+            "training": Training(
+                epochs=100, rates=stepped(0.1, at=(0.3, 0.6, 0.9)), weight_decay=1e-4
+            ),
         },
     }
 )
-"""Name -> what differs from the defaults of `Config`. The paper has none for CIFAR: these train
-for 160 epochs, the learning rate falling from 0.1 to a tenth after a half and three quarters."""
+"""Name -> what differs from the defaults of `Config`.
+
+The paper has none for CIFAR: these train for 160 epochs, the learning rate falling from 0.1 to a
+tenth after a half and three quarters. Its ShuffleNet is `shufflenet_aligned` here, of twice the
+channels, as the channels of the paper's do not divide.
+"""
 
 
 def procedure(config: Config, run: Run) -> Curves:
     """Returns the networks of the run."""
     setup, (how,) = run.setup, scaled(config, config.training)
-    prefix = partial(slimmable.prefix, setup.graph, divisor=config.divisor)
+    prefix = partial(slimmable.prefix, setup.graph, **config.rounding())
     widths = {str(width): prefix(width) for width in config.multipliers}
     own = config.batch_norm == "switchable"
     method = Method(widths, slimmable.switchable if own else lambda _: ())

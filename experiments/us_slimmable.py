@@ -19,9 +19,10 @@ import tyro
 
 from experiments import config as configuration
 from experiments import presets, spectrum, supernet
-from experiments.config import Common
+from experiments.config import Slim
 from experiments.gradual import scaled
 from experiments.procedures import Setup
+from experiments.slimmable import V2
 from experiments.spectrum import Curves, Run
 from experiments.supernet import Method
 from jaxprune import slimmable
@@ -31,13 +32,11 @@ NAME = "us_slimmable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config(Common):
+class Config(Slim):
     """Train a network at all widths of a range, and evaluate it at some, trained or not."""
 
     name: str = NAME
     """Name of the run; a name that is taken gets a number."""
-    batch_size: int = 128
-    """Images in a step."""
     low: float = 0.25
     """Multiplier of the narrowest width."""
     grid: float = 0.025
@@ -46,8 +45,6 @@ class Config(Common):
     """Multipliers that are calibrated and evaluated."""
     unseen: tuple[float, ...] = ()
     """Multipliers that no step draws, to see that a width needs no training of its own."""
-    divisor: int = 8
-    """What numbers of channels are multiples of."""
     number: int = 4
     """Widths of a step, the narrowest and the widest among them."""
     sandwich: bool = True
@@ -75,6 +72,17 @@ class Config(Common):
         configuration.check(self, problems, positive=("grid", "calibration_batches"))
 
 
+_V2 = V2 | {"low": 0.35, "evaluated": (1.0, 0.9, 0.8, 0.75, 0.7, 0.6, 0.5, 0.45, 0.4, 0.35)}
+_IMAGENET = {
+    "dataset": "imagenet2012",
+    "widths": (),
+    "mobile": True,
+    "batch_size": 1024,
+    "calibration_batches": 5,
+    "alone": False,
+    "training": Training(epochs=250, rates=((0.0, 0.5), (1.0, 0.0)), weight_decay=1e-4),
+}
+
 PRESETS: presets.Presets = MappingProxyType(
     {
         "digits": {
@@ -96,8 +104,15 @@ PRESETS: presets.Presets = MappingProxyType(
         **{
             f"{model}-{dataset}": {"dataset": dataset, "model": model, "widths": (), **fields}
             for dataset in ("cifar10", "cifar100")
-            for model, fields in (("resnet20", {"divisor": 4}), ("vgg16", {}))
+            for model, fields in (
+                ("resnet20", {"divisor": 4}),
+                ("vgg16", {}),
+                ("mobilenet_v1_cifar", {}),
+                ("mobilenet_v2_cifar", _V2),
+            )
         },
+        "mobilenet_v1-imagenet": _IMAGENET | {"model": "mobilenet_v1"},
+        "mobilenet_v2-imagenet": _IMAGENET | _V2 | {"model": "mobilenet_v2"},
     }
 )
 """Name -> what differs from the defaults of `Config`."""
@@ -112,7 +127,7 @@ def multipliers(config: Config) -> list[float]:
 
 def method(config: Config, setup: Setup) -> Method:
     """Returns how the network trains."""
-    prefix = partial(slimmable.prefix, setup.graph, divisor=config.divisor)
+    prefix = partial(slimmable.prefix, setup.graph, **config.rounding())
     grid = {str(width): prefix(width) for width in multipliers(config)}
     ends = ["1.0", str(config.low)] if config.sandwich else ["1.0"]
     fixed = {name: grid[name] for name in ends}
@@ -127,7 +142,7 @@ def method(config: Config, setup: Setup) -> Method:
 def procedure(config: Config, run: Run) -> Curves:
     """Returns the networks of the run."""
     setup, (how,) = run.setup, scaled(config, config.training)
-    prefix = partial(slimmable.prefix, setup.graph, divisor=config.divisor)
+    prefix = partial(slimmable.prefix, setup.graph, **config.rounding())
     widths = {str(width): prefix(width) for width in config.evaluated}
     ready = supernet.calibrated(
         setup,

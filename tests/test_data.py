@@ -352,6 +352,32 @@ def test_flips_are_mirror_images_of_about_half():
     assert 16 < mirrored.sum() < 48
 
 
+def test_jitter_changes_brightness_contrast_and_saturation_of_each_image():
+    """The first pixel of two, colors of one image in the order of torchvision's arithmetic."""
+    image = np.array([[[[200, 100, 50], [40, 40, 40]]]], np.uint8)
+    key = jax.random.split(jax.random.key(3), 4)[2]
+    bright, contrast, saturation = np.asarray(
+        jax.random.uniform(key, (3, 1, 1, 1, 1), minval=0.6, maxval=1.4)
+    ).ravel()
+    weights = np.array([0.299, 0.587, 0.114])
+    pixels = np.clip(image[0, 0] * bright, 0, 255)
+    pixels = np.clip(contrast * pixels + (1 - contrast) * (pixels @ weights).mean(), 0, 255)
+    gray = (pixels @ weights)[:, None]
+    expected = np.clip(saturation * pixels + (1 - saturation) * gray, 0, 255).round()
+    found = augmented(Augment(jitter=0.4), jax.random.key(3), image)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found[0, 0], expected)
+
+
+def test_lighting_moves_all_pixels_of_an_image_alike():
+    images = np.full((500, 2, 2, 3), 128, np.uint8)
+    moved = np.asarray(augmented(Augment(lighting=0.1), jax.random.key(0), images), float) - 128
+    assert (moved == moved[:, :1, :1]).all()
+    # 255 * 0.1 * the root of the sum over components of (deviation * entry)^2
+    np.testing.assert_allclose(moved[:, 0, 0].std(axis=0), [3.17, 3.22, 3.26], atol=0.35)
+    assert (np.corrcoef(moved[:, 0, 0].T) > 0.9).all()
+
+
 def test_nothing_asked_nothing_done():
     assert np.array_equal(augmented(Augment(), jax.random.key(0), PIXELS), PIXELS)
 

@@ -17,6 +17,7 @@ from experiments.models.mobilenet import mobilenet_v1 as mobilenet_v1
 from experiments.models.mobilenet import mobilenet_v1_cifar as mobilenet_v1_cifar
 from experiments.models.mobilenet import mobilenet_v2 as mobilenet_v2
 from experiments.models.mobilenet import mobilenet_v2_cifar as mobilenet_v2_cifar
+from experiments.models.mobilenet import widened as widened
 from experiments.models.preresnet import PreResNet as PreResNet
 from experiments.models.resnet import ResNet as ResNet
 from experiments.models.resnet import projection as projection
@@ -27,6 +28,14 @@ from experiments.models.shufflenet import appended_in_groups as appended_in_grou
 from experiments.models.vgg import Vgg as Vgg
 
 _RESNETS = (20, 32, 56, 110)
+
+_MOBILE = {
+    "mobilenet_v1": mobilenet_v1,
+    "mobilenet_v1_cifar": mobilenet_v1_cifar,
+    "mobilenet_v2": mobilenet_v2,
+    "mobilenet_v2_cifar": mobilenet_v2_cifar,
+    "mnasnet": mnasnet,
+}
 
 MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
     {
@@ -43,11 +52,8 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
         },
         "preresnet164": partial(PreResNet, depth=164),
         "densenet40": partial(DenseNet, depth=40),
-        "mobilenet_v1": mobilenet_v1,
-        "mobilenet_v1_cifar": mobilenet_v1_cifar,
-        "mobilenet_v2": mobilenet_v2,
-        "mobilenet_v2_cifar": mobilenet_v2_cifar,
-        "mnasnet": mnasnet,
+        **_MOBILE,
+        **{f"{name}_wide": widened(model, 1.5) for name, model in _MOBILE.items()},
         "resnet50": partial(BottleneckResNet, blocks=(3, 4, 6, 3)),
         "shufflenet": ShuffleNet,
         "shufflenet_aligned": partial(

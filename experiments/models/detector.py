@@ -27,7 +27,8 @@ class Backbone(nn.Module):
         found = []
         for width in self.widths:
             for stride in (2, 1):
-                x = nn.relu(layers.norm(train)(layers.conv(width, 3, stride=stride)(x)))
+                x = layers.conv(width, 3, stride=stride)(x)
+                x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
             found.append(x)
         return found
 
@@ -47,7 +48,7 @@ class Classifier(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Returns logits, f32[n, classes], of images f32[n, height, width, channels]."""
         stages = Backbone(self.widths, name="backbone")(x, train=train)
-        return layers.classify(stages[-1], self.classes)
+        return nn.Dense(self.classes)(stages[-1].mean(axis=(1, 2)))
 
 
 class Neck(nn.Module):
@@ -94,7 +95,7 @@ class Head(nn.Module):
         logits = nn.Conv(self.classes, (3, 3), kernel_init=small, bias_init=bias, name="classes")(x)
         reach = nn.Conv(4, (3, 3), kernel_init=small, name="reach")(x)
         reach = self.stride * jnp.exp(reach)
-        middle = centers(*x.shape[1:3], self.stride)[None]
+        middle = centers(x.shape[1], x.shape[2], self.stride)[None]
         boxes = jnp.concatenate([middle - reach[..., :2], middle + reach[..., 2:]], axis=-1)
         return logits, boxes
 

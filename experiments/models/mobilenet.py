@@ -1,5 +1,7 @@
 """MobileNet v1, MobileNet v2 and MnasNet: stages of depthwise and 1x1 convolutions."""
 
+import inspect
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -155,3 +157,11 @@ mnasnet = partial(
 # MobileNet v2 has ReLU, an expansion of 1 that convolves, and shortcuts that convolve; not this.
 mobilenet_v1_cifar = partial(mobilenet_v1, strides=(1, 1, 2, 2, 2, 2), classes=10)
 mobilenet_v2_cifar = partial(mobilenet_v2, strides=(1, 1, 1, 2, 2, 1, 2, 1), classes=10)
+
+
+def widened(model: Callable[..., MobileNet], factor: float) -> Callable[..., MobileNet]:
+    """Returns one of these with so many times the channels, also in its last convolution."""
+    fields = inspect.signature(model).parameters
+    widths = tuple(round(factor * width) for width in fields["widths"].default)
+    last = fields["last"].default
+    return partial(model, widths=widths, last=last and round(factor * last))
