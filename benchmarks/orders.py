@@ -7,16 +7,20 @@ the mean over all images of the difference of their log-likelihoods, with a boot
 it does not cover what other initial weights would give, for which there are `--seeds`.
 
 Command:   python -m benchmarks.orders
+           python -m benchmarks.orders --only pcnn --out benchmarks/results/orders_pcnn
 Device:    CPU, 2 cores
-Wall time: 200 to 260 s a fold on a machine that was shared, with JAX_COMPILATION_CACHE_DIR set
-Writes:    benchmarks/results/orders.{json,md}
+Wall time: 170 s a fold on a machine that was shared, with JAX_COMPILATION_CACHE_DIR set
+Writes:    benchmarks/results/orders.{json,md}; the second command the control experiment for PCNN,
+           whose scores it leaves as they are (raw), or divides by their root mean square (rms), in
+           place of the Euclidean norm, which makes the scores of wide groups small
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -46,6 +50,17 @@ CLAIMS = (
     ("oicsr", "separated"),
 )
 """(the method that the paper says is at least as good, the other)."""
+CONTROLS: Mapping[str, Callable[[Any], Mapping[str, Any]]] = MappingProxyType(
+    {
+        "tick-tock pcnn raw": lambda scores: scores,
+        "tick-tock pcnn rms": lambda scores: {
+            group: score * np.sqrt(np.size(score))
+            for group, score in jp.scores.normalized(scores).items()
+        },
+    }
+)
+"""Name -> what it makes of PCNN's scores; they run only where they are asked for."""
+PCNN = ("tick-tock pcnn", *CONTROLS, "tick-tock random")
 _SHORT = (Training(epochs=2, rates=triangular(1e-3, 1e-2)),)
 
 
@@ -69,7 +84,7 @@ class Config:
     seeds: int = 1
     """Of initial weights, order and random scores; log-likelihoods are averaged over them."""
     only: tuple[str, ...] = ()
-    """Methods to run; all by default."""
+    """Methods to run, or pcnn: PCNN, its controls and random scores; all but these by default."""
     draws: int = 10_000
     """Of the bootstrap."""
     gates: gate_decorator.Config = field(default_factory=_gates)
@@ -90,11 +105,20 @@ def methods(config: Config, seed: int) -> dict[str, tuple[Any, Method]]:
         for framework, score in pairs
     }
     configs |= {name: replace(lasso, regularizer=name) for name in ("oicsr", "separated")}
-    if unknown := set(config.only) - set(configs):
-        raise ValueError(f"no method {sorted(unknown)}.\nFix: some of {list(configs)}.")
+    wanted = PCNN if config.only == ("pcnn",) else config.only or tuple(configs)
+    configs |= dict.fromkeys(CONTROLS, configs["tick-tock pcnn"])
+    if unknown := set(wanted) - set(configs):
+        raise ValueError(f"no method {sorted(unknown)}.\nFix: some of {list(configs)}, or pcnn.")
     make = {gate_decorator.Config: gate_decorator.method, oicsr.Config: oicsr.method}
-    wanted = config.only or tuple(configs)
-    return {n: (each, make[type(each)](each)) for n, each in configs.items() if n in wanted}
+    found = {name: (configs[name], make[type(configs[name])](configs[name])) for name in wanted}
+    return {name: (each, _controlled(name, method)) for name, (each, method) in found.items()}
+
+
+def _controlled(name: str, method: Method) -> Method:
+    if name not in CONTROLS:
+        return method
+    read: Any = lambda _g, _v, tally, _k: CONTROLS[name](tally.scores())  # noqa: E731
+    return method._replace(score=method.score._replace(read=read))
 
 
 def fold(number: int, folds: int) -> tuple[Dataset, np.ndarray]:
@@ -159,6 +183,7 @@ def measure(config: Config, seed: int, number: int) -> Iterator[dict[str, Any]]:
             "log_likelihood": found.tolist(),
             "right": right.tolist(),
             "macs": macs,
+            "widths": jp.widths(graph, network.keep),
             "seconds": round(time.perf_counter() - start, 1),
         }
 
@@ -196,8 +221,8 @@ def interval(differences: np.ndarray, draws: int) -> tuple[float, float, float]:
 def tables(rows: Sequence[Mapping[str, Any]], draws: int) -> Iterator[str]:
     """Yields the lines of the Markdown report."""
     names = list(dict.fromkeys(row["method"] for row in rows))
-    yield "| method | log-likelihood, nats | accuracy, % | MACs kept, % | seconds |"
-    yield "|---|---|---|---|---|"
+    yield "| method | log-likelihood, nats | accuracy, % | MACs kept, % | widths | seconds |"
+    yield "|---|---|---|---|---|---|"
     for name in names:
         likelihood, right = (by_image(rows, name, what) for what in ("log_likelihood", "right"))
         mine = [row for row in rows if row["method"] == name]
@@ -206,6 +231,9 @@ def tables(rows: Sequence[Mapping[str, Any]], draws: int) -> Iterator[str]:
             f"{np.nanmean(likelihood):.4f}",
             f"{100 * np.nanmean(right):.2f}",
             f"{100 * macs:.2f}",
+            "-".join(
+                f"{width:.0f}" for width in np.mean([[*row["widths"].values()] for row in mine], 0)
+            ),
             f"{seconds:.0f}",
         )
         yield f"| {name} | {' | '.join(cells)} |"
