@@ -244,7 +244,7 @@ def tables(rows: Sequence[Mapping[str, Any]], draws: int) -> Iterator[str]:
         )
         yield f"| {name} | {' | '.join(cells)} |"
     yield ""
-    yield "| at least as good, says the paper (or asks a control) | as | difference, nats | 95 % interval | holds |"
+    yield "| at least as good (paper or control) | as | difference, nats | 95 % interval | holds |"
     yield "|---|---|---|---|---|"
     for better, worse in (*CLAIMS, *QUESTIONS):
         if {better, worse} <= set(names):
