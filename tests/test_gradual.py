@@ -375,7 +375,7 @@ def test_bad_input_is_an_error_before_anything_trains(
     ):
         with pytest.raises(jp.errors.BudgetError, match=r"\nFix: "):
             module.main(replace(config, root=tmp_path))
-    with pytest.raises(ValueError, match=r"no preset 'vgg'.\nFix: one of \['densenet40-cifar10'"):
+    with pytest.raises(ValueError, match=r"no preset 'vgg'.\nFix: one of \['cifar10-small'"):
         presets.chosen(["--preset", "vgg"], presets=oicsr.PRESETS, start=oicsr.Config())
 
 

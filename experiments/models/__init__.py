@@ -29,7 +29,7 @@ from experiments.models.vgg import Vgg as Vgg
 
 _RESNETS = (20, 32, 56, 110)
 
-_MOBILE = {
+MOBILE = {
     "mobilenet_v1": mobilenet_v1,
     "mobilenet_v1_cifar": mobilenet_v1_cifar,
     "mobilenet_v2": mobilenet_v2,
@@ -52,8 +52,8 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
         },
         "preresnet164": partial(PreResNet, depth=164),
         "densenet40": partial(DenseNet, depth=40),
-        **_MOBILE,
-        **{f"{name}_wide": widened(model, 1.5) for name, model in _MOBILE.items()},
+        **MOBILE,
+        **{f"{name}_wide": widened(model, 1.5) for name, model in MOBILE.items()},
         "resnet50": partial(BottleneckResNet, blocks=(3, 4, 6, 3)),
         "shufflenet": ShuffleNet,
         "shufflenet_aligned": partial(

@@ -32,7 +32,7 @@ their own:
 >>> state = optimizer.init(params)
 >>> @jax.jit
 ... def step(params, rest, state, x, labels):
-...     grads, rest, losses = gradients(params, rest, widths, x, labels)
+...     grads, rest, losses, _ = gradients(params, rest, widths, x, labels)
 ...     updates, state = optimizer.update(grads, state, params)
 ...     return optax.apply_updates(params, updates), rest, state, losses
 >>> first = slimmable.gradients(network, graph, loss)(params, rest, widths, x, labels).losses
