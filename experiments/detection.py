@@ -47,6 +47,7 @@ from experiments.config import Common
 from experiments.epochs import State
 from experiments.models.detector import Classifier, Detector, centers
 from experiments.shapes import Objects
+from experiments.supernet import cross_entropy
 from jaxprune import paths, slimmable
 from jaxprune.masks import Keep
 from jaxprune.slimmable.state import Split, combine, only
@@ -195,13 +196,10 @@ def pretrain(run: Path, setup: Setup, phase: str, names: tuple[str, ...]) -> Sta
         small = jp.linen.resize(model, graph, keep)
         return partial(small.apply, train=True, mutable=["batch_stats"])
 
-    def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
     def batch(rows: np.ndarray, _: int) -> tuple[jax.Array, np.ndarray]:
         return scaled(setup.single.images[rows]), setup.single.classes[rows, 0] - 1
 
-    gradients = slimmable.gradients(network, graph, loss)
+    gradients = slimmable.gradients(network, graph, cross_entropy)
     tx = _optimizer(config, rate, number * (len(setup.single.images) // config.batch_size))
     epoch = epochs.joint(
         tx,

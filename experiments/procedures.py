@@ -92,7 +92,7 @@ def retrained(config: Config) -> str:
 
 def initial(setup: Setup) -> Network:
     """Returns the network before any training; the same for the same seed."""
-    variables = _init(setup.model, setup.dataset, jax.random.key(setup.config.seed))
+    variables = fresh(setup.model, setup.dataset, jax.random.key(setup.config.seed))
     return Network(setup.model, variables, {})
 
 
@@ -151,9 +151,7 @@ def mask(setup: Setup, network: Network, keep: Keep) -> Network:
 def recalibrate(setup: Setup, network: Network) -> Network:
     """Returns the network with the statistics of BatchNorm measured on training images."""
     config, train = setup.config, setup.dataset.train
-    size = min(256, train.size)
-    count = min(config.recalibration_batches, train.size // size)
-    batches = some(train, size=size, count=count, seed=config.seed)
+    batches = some(train, size=256, count=config.recalibration_batches, seed=config.seed)
     update = training.batch_statistics(network.model, setup.dataset)
     variables = jp.recover.recalibrate(update, network.variables, batches)
     return network._replace(variables=variables)
@@ -169,10 +167,10 @@ def retrain(setup: Setup, name: str, network: Network, journal: Journal = QUIET)
     if config.retrain == "rewind":
         network = again(setup, initial(setup), network.keep)
     elif network.sliced:  # the initial deviations are those of the narrow layers
-        network = network._replace(variables=_init(network.model, setup.dataset, key(config, name)))
+        network = network._replace(variables=fresh(network.model, setup.dataset, key(config, name)))
     else:
-        fresh = _init(setup.model, setup.dataset, key(config, name))
-        network = mask(setup, Network(setup.model, fresh, {}), network.keep)
+        new = fresh(setup.model, setup.dataset, key(config, name))
+        network = mask(setup, Network(setup.model, new, {}), network.keep)
     epochs = scratch_epochs(setup, network.keep)
     rate, network = config.learning_rate, network._replace(momentum=None)
     return _fit(setup, name, network, journal, epochs=epochs, rate=rate, penalized=False)
@@ -263,7 +261,12 @@ def _fit(
 
 
 def some(train: Split | Stream, *, size: int, count: int, seed: int) -> Iterator[np.ndarray]:
-    """Yields `count` batches of training images as they are: of a stream the first ones."""
+    """Yields at most `count` batches of training images as they are: of a stream the first ones.
+
+    A batch has `size` images, or all where there are fewer.
+    """
+    size = min(size, train.size)
+    count = min(count, train.size // size)
     if isinstance(train, Stream):
         yield from (batch.images for batch in islice(train.batches(size, None), count))
     else:
@@ -271,7 +274,8 @@ def some(train: Split | Stream, *, size: int, count: int, seed: int) -> Iterator
         yield from (train.images[rows] for rows in order[: count * size].reshape(count, size))
 
 
-def _init(model: nn.Module, dataset: Dataset, key: jax.Array) -> Variables:
+def fresh(model: nn.Module, dataset: Dataset, key: jax.Array) -> Variables:
+    """Returns the variables of a model before any training, on the host."""
     image = jnp.zeros((1, *dataset.image_shape))
     return jax.device_get(jax.jit(partial(model.init, train=False))(key, image))
 

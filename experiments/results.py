@@ -116,6 +116,11 @@ def report(run: Path, summary: Mapping[str, Any], *tables: Table) -> None:
     console.print(table)
     for table in tables:
         console.print(table)
+    print_next(console, run, summary)
+
+
+def print_next(console: Console, run: Path, summary: Mapping[str, Any]) -> None:
+    """Prints how long it took, and what to do next."""
     console.print(f"{summary['wall_time_s']:.0f} s; accuracies are on the test images. Next:")
     console.print(f"python -m experiments.evaluate {run}", soft_wrap=True, highlight=False)
 
@@ -142,18 +147,20 @@ def as_in_the_paper(config: Config, summary: Mapping[str, Any]) -> Table:
 
 def _measured(setup: Setup, networks: Mapping[str, Network]) -> dict[str, Any]:
     """Returns bytes, times of a batch of 64 images, and the images in a second which that makes."""
-    shape = (64, *setup.dataset.image_shape)
-    images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    latency = {
-        name: jp.latency(partial(network.model.apply, train=False), network.variables, images)
-        for name, network in networks.items()
-    }
+    times = {name: latency(setup, network) for name, network in networks.items()}
     return {
         "bytes": {name: _bytes(network) for name, network in networks.items()},
-        "latency_ms": {name: 1e3 * found.median for name, found in latency.items()},
-        "images_per_s": {name: round(64 / found.median, 1) for name, found in latency.items()},
-        "latency_spread_ms": {name: 1e3 * found.spread for name, found in latency.items()},
+        "latency_ms": {name: 1e3 * found.median for name, found in times.items()},
+        "images_per_s": {name: round(64 / found.median, 1) for name, found in times.items()},
+        "latency_spread_ms": {name: 1e3 * found.spread for name, found in times.items()},
     }
+
+
+def latency(setup: Setup, network: Network) -> jp.cost.Latency:
+    """Returns the time of a batch of 64 images, with running statistics."""
+    shape = (64, *setup.dataset.image_shape)
+    images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    return jp.latency(partial(network.model.apply, train=False), network.variables, images)
 
 
 def _bytes(network: Network) -> int:

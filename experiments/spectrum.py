@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -123,20 +122,16 @@ def report(run: Path, summary: Mapping[str, Any]) -> None:
             table.add_row(label, name, *counts, f"{found['latency_ms']:.3f}", accuracy)
         table.add_section()
     console.print(table)
-    console.print(f"{summary['wall_time_s']:.0f} s; accuracies are on the test images. Next:")
-    console.print(f"python -m experiments.evaluate {run}", soft_wrap=True, highlight=False)
+    results.print_next(console, run, summary)
 
 
 def _costs(setup: Setup, network: Network) -> dict[str, Any]:
     """Returns the costs of one image, and the time of a batch of 64."""
     counts = jp.widths(setup.graph, network.keep)
-    shape = (64, *setup.dataset.image_shape)
-    images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    run = partial(network.model.apply, train=False)
     return {
         "channels": sum(counts.values()),
         "macs": jp.cost.macs(setup.graph, counts),
         "parameters": jp.cost.params(setup.graph, counts),
-        "latency_ms": 1e3 * jp.latency(run, network.variables, images).median,
+        "latency_ms": 1e3 * results.latency(setup, network).median,
         "widths": counts,
     }

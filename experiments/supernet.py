@@ -99,12 +99,12 @@ def at(setup: Setup) -> slimmable.Network:
     return network
 
 
-def initial(setup: Setup, method: Method, variables: Variables | None = None) -> Network:
-    """Returns the supernet before any training, or with these variables of the whole network.
+def initial(setup: Setup, method: Method) -> Network:
+    """Returns the supernet before any training.
 
     Its variables are {"params": ..., "rest": ...}, the two parts of `slimmable.split`.
     """
-    variables = procedures.initial(setup).variables if variables is None else variables
+    variables = procedures.initial(setup).variables
     private = list(method.private(variables))
     parts = slimmable.split(setup.graph, variables, method.fixed, private=private)
     params, rest = (jax.device_get(part._asdict()) for part in parts)
@@ -138,9 +138,7 @@ def train(
 def alone(setup: Setup, how: Training, name: str, keep: Keep, journal: Journal = QUIET) -> Network:
     """Returns a network of these widths, trained from new weights by itself."""
     model = jp.linen.resize(setup.model, setup.graph, keep)
-    image = jnp.zeros((1, *setup.dataset.image_shape))
-    init = jax.jit(partial(model.init, train=False))
-    fresh = jax.device_get(init(procedures.key(setup.config, name), image))
+    fresh = procedures.fresh(model, setup.dataset, procedures.key(setup.config, name))
     network = Network(model, fresh, keep)
     return _fit(setup, how, name, model, network, tx=optimizer(setup, how), journal=journal)
 
@@ -157,8 +155,6 @@ def calibrated(
 ) -> Network:
     """Returns the supernet in which all of these widths have statistics, of training images."""
     params, rest = _parts(supernet.variables)
-    size = min(size, setup.dataset.train.size)
-    batches = min(batches, setup.dataset.train.size // size)
     images = procedures.some(setup.dataset.train, size=size, count=batches, seed=setup.config.seed)
     rest = slimmable.calibrate(
         at(setup),

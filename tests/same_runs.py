@@ -1,4 +1,4 @@
-"""Two runs of an experiment that must have ended alike."""
+"""Two runs of an experiment that must have ended alike, one of which was interrupted."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
 import jaxprune as jp
 from experiments import runs
@@ -27,3 +28,23 @@ def check_same(one: Path, other: Path, fields: Sequence[str]) -> list[dict[str, 
     ]
     assert records[0] == records[1]
     return records[0]
+
+
+class Interrupted(BaseException):
+    """Stands for the end of the process, where a real one is not the point."""
+
+
+def interrupt(patch: pytest.MonkeyPatch, module: Any, name: str, at: int, *, before: bool) -> None:
+    """Makes the `at`-th call of a function the last thing that happens, or does not happen."""
+    original, calls = getattr(module, name), []
+
+    def counted(*args: Any, **options: Any) -> Any:
+        calls.append(None)
+        if len(calls) == at and before:
+            raise Interrupted
+        result = original(*args, **options)
+        if len(calls) == at:
+            raise Interrupted
+        return result
+
+    patch.setattr(module, name, counted)

@@ -34,7 +34,7 @@ from experiments import (
     training,
 )
 from jaxprune.schedule import Part, Training, constant, triangular
-from same_runs import check_same
+from same_runs import Interrupted, check_same, interrupt
 
 RATE = constant(0.05)
 SMALL: dict[str, Any] = {
@@ -181,25 +181,6 @@ def test_masked_and_cut_are_one_network_at_a_commit() -> None:
     np.testing.assert_allclose(cut, masked, rtol=1e-4, atol=1e-5)
     one, other = (record | {"phase": "", "kind": ""} for record in after.records[-2:])
     assert one == other
-
-
-class Interrupted(BaseException):
-    """Stands for the end of the process."""
-
-
-def interrupt(patch: pytest.MonkeyPatch, module: Any, name: str, at: int, *, before: bool) -> None:
-    original, calls = getattr(module, name), []
-
-    def counted(*args: Any, **options: Any) -> Any:
-        calls.append(None)
-        if len(calls) == at and before:
-            raise Interrupted
-        result = original(*args, **options)
-        if len(calls) == at:
-            raise Interrupted
-        return result
-
-    patch.setattr(module, name, counted)
 
 
 def test_an_interrupted_run_ends_like_one_that_was_not(

@@ -21,6 +21,7 @@ import same_runs
 from experiments import config as configuration
 from experiments import network_slimming, results, resume, runs
 from experiments.config import Config
+from same_runs import Interrupted, interrupt
 
 ROOT = Path(__file__).parents[1]
 TINY = Config(
@@ -126,25 +127,6 @@ def test_a_run_killed_three_times_ends_like_one_that_was_not(programs, whole, tm
     assert [run_process(programs, config, *kill) for kill in kills] == [-signal.SIGKILL] * 3
     assert not (tmp_path / "tiny" / "summary.json").exists()
     check_same(network_slimming.main(config), whole)
-
-
-class Interrupted(BaseException):
-    """Stands for the end of the process, where a real one is not the point."""
-
-
-def interrupt(monkeypatch, module, name: str, at: int, *, before: bool) -> None:
-    original, calls = getattr(module, name), []
-
-    def counted(*args, **kwargs):
-        calls.append(None)
-        if len(calls) == at and before:
-            raise Interrupted
-        result = original(*args, **kwargs)
-        if len(calls) == at:
-            raise Interrupted
-        return result
-
-    monkeypatch.setattr(module, name, counted)
 
 
 @pytest.mark.parametrize(

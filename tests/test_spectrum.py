@@ -29,7 +29,7 @@ from experiments import (
 )
 from experiments.data import Split
 from jaxprune.schedule import Training, constant
-from same_runs import check_same
+from same_runs import Interrupted, check_same, interrupt
 
 HOW = Training(epochs=2, rates=constant(0.05), weight_decay=1e-4)
 SMALL: dict[str, Any] = {
@@ -181,18 +181,11 @@ def test_the_supernet_does_not_see_what_the_search_looks_at(
 def test_an_interrupted_run_ends_like_one_that_was_not(
     s_net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    config, calls, save = replace(S_NET, root=tmp_path, resume=True), [], jp.save
-
-    def stopped(*args: Any, **options: Any) -> None:
-        save(*args, **options)
-        calls.append(0)
-        if len(calls) == at:
-            raise KeyboardInterrupt
-
+    config = replace(S_NET, root=tmp_path, resume=True)
     monkeypatch.setattr(plots, "spectrum", lambda *_: None)
     with monkeypatch.context() as patch:
-        patch.setattr(jp, "save", stopped)
-        with pytest.raises(KeyboardInterrupt):
+        interrupt(patch, jp, "save", at, before=False)
+        with pytest.raises(Interrupted):
             slimmable.main(config)
     run = slimmable.main(config)
     check_same(run, s_net, fields=("curves",))
