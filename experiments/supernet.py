@@ -169,6 +169,18 @@ def calibrated(
     return supernet._replace(variables=supernet.variables | {"rest": rest})
 
 
+def borrowed(supernet: Network, name: str) -> Network:
+    """Returns the supernet in which all widths have the statistics of one that is the whole."""
+    rest = _parts(supernet.variables)[1]
+
+    def first(mine: Any, shared: Any) -> Any:
+        return shared if mine is None else mine
+
+    shared = jax.tree.map(first, rest.private[name], rest.shared, is_leaf=lambda leaf: leaf is None)
+    rest = Split(shared=shared, private={})._asdict()
+    return supernet._replace(variables=supernet.variables | {"rest": rest})
+
+
 def optimizer(setup: Setup, how: Training) -> optax.GradientTransformation:
     """Returns SGD with Nesterov's momentum; only dense and convolution kernels decay.
 

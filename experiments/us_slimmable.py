@@ -57,6 +57,8 @@ class Config(Slim):
     """Batches that give each width its statistics."""
     calibration_size: int = 1024
     """Training images in such a batch."""
+    uncalibrated: bool = False
+    """Whether to evaluate the widths with the statistics of the widest too."""
     alone: bool = True
     """Whether to train the evaluated widths by themselves too."""
     training: Training = Training(epochs=160, rates=stepped(0.1), weight_decay=1e-4)  # noqa: RUF009
@@ -144,16 +146,22 @@ def procedure(config: Config, run: Run) -> Curves:
     setup, (how,) = run.setup, scaled(config, config.training)
     prefix = partial(slimmable.prefix, setup.graph, **config.rounding())
     widths = {str(width): prefix(width) for width in config.evaluated}
+    trained = run.supernet(method(config, setup), how)
     ready = supernet.calibrated(
         setup,
-        run.supernet(method(config, setup), how),
+        trained,
         widths,
         trained={str(width): prefix(width) for width in (1.0, config.low)},
         batches=config.calibration_batches,
         size=config.calibration_size,
     )
-    alone = {"alone": run.alone("alone", widths, how)} if config.alone else {}
-    return {"universally slimmable": run.cut("us", ready, widths)} | alone
+    curves = {"universally slimmable": run.cut("us", ready, widths)}
+    if config.uncalibrated:
+        before = supernet.borrowed(trained, "1.0")
+        curves["before calibration"] = run.cut("uncalibrated", before, widths)
+    if config.alone:
+        curves["alone"] = run.alone("alone", widths, how)
+    return curves
 
 
 def main(config: Config) -> Path:
