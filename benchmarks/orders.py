@@ -16,30 +16,25 @@ Writes:    benchmarks/results/orders.{json,md}; the second command the control e
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import jax
 import numpy as np
 import tyro
 
 import jaxprune as jp
+from benchmarks import folds
 from experiments import config as configuration
-from experiments import data, gate_decorator, gradual, models, oicsr, presets, runs
+from experiments import gate_decorator, gradual, models, oicsr, presets, runs
 from experiments import training as trainings
-from experiments.augment import Augment, normalized
-from experiments.data import Dataset, Split
 from experiments.gradual import Method, State
 from experiments.procedures import Network, Setup
 from experiments.training import Variables
 from jaxprune.schedule import Phase, Training, triangular
 
-TRAIN = 1400
-"""Images of a fold that train; those left over are looked at while it trains, and not used."""
 CLAIMS = (
     ("tick-tock gbn", "tick-only gbn"),
     ("tick-only gbn", "one-shot gbn"),
@@ -128,42 +123,6 @@ def _controlled(name: str, method: Method) -> Method:
     return method._replace(score=method.score._replace(read=read))
 
 
-def fold(number: int, folds: int) -> tuple[Dataset, np.ndarray]:
-    """Returns the digits with one fold as test images, and the places of these among all.
-
-    Mean and deviation are those of all images, so that the folds share their programs.
-    """
-    whole = data.load("digits")
-    parts: Any = (whole.train, whole.validation, whole.test)
-    images, labels = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-    places = np.array_split(np.random.default_rng(0).permutation(len(labels)), folds)
-    test = places[number]
-    rest = np.concatenate([places[n] for n in range(folds) if n != number])
-
-    def split(rows: np.ndarray) -> Split:
-        return Split(images[rows], labels[rows])
-
-    found = replace(
-        whole,
-        train=split(rest[:TRAIN]),
-        validation=split(rest[TRAIN : TRAIN + 32]),
-        test=split(test),
-        mean=(float(images.mean()),),
-        std=(float(images.std()),),
-        augment=Augment(),
-    )
-    return found, test
-
-
-def log_likelihoods(setup: Setup, network: Network) -> tuple[np.ndarray, np.ndarray]:
-    """Returns for every test image the log-probability of its label, and whether it is right."""
-    test: Any = setup.dataset.test
-    images = normalized(setup.dataset.mean, setup.dataset.std, test.images)
-    logits = jax.jit(partial(network.model.apply, train=False))(network.variables, images)
-    scores = np.asarray(jax.nn.log_softmax(logits), np.float64)
-    return scores[np.arange(test.size), test.labels], scores.argmax(-1) == test.labels
-
-
 def pruned(setup: Setup, method: Method, dense: Variables) -> State:
     """Returns the state at the end of a procedure that begins with a dense network."""
     start = gradual.initial(setup, method)
@@ -176,83 +135,25 @@ def pruned(setup: Setup, method: Method, dense: Variables) -> State:
 
 def measure(config: Config, seed: int, number: int) -> Iterator[dict[str, Any]]:
     """Yields for every method, the dense network first, what it gives on a fold."""
-    dataset, places = fold(number, config.folds)
+    dataset, places = folds.fold(number, config.folds)
     base = replace(config.gates, seed=seed)
     model = models.build(base.model, classes=10, widths=base.widths)
     graph = trainings.channel_graph(model, dataset.image_shape)
 
-    def row(name: str, setup: Setup, network: Network, macs: float, start: float) -> dict[str, Any]:
-        found, right = log_likelihoods(setup, network)
-        return {
-            "method": name,
-            "seed": seed,
-            "places": places.tolist(),
-            "log_likelihood": found.tolist(),
-            "right": right.tolist(),
-            "macs": macs,
-            "widths": jp.widths(graph, network.keep),
-            "seconds": round(time.perf_counter() - start, 1),
-        }
+    def timed(name: str, setup: Setup, network: Network, macs: float, start: float) -> Any:
+        seconds = round(time.perf_counter() - start, 1)
+        return folds.row(name, setup, network, macs, places) | {"seconds": seconds}
 
     start = time.perf_counter()
     setup = Setup(base, dataset, model, graph)
     plain = gate_decorator.method(base)._replace(decorated=False)
     dense = next(gradual.rounds(setup, plain, gradual.initial(setup, plain)))
     network = gradual.network(plain, dense)
-    yield row("dense", setup, network, 1.0, start)
+    yield timed("dense", setup, network, 1.0, start)
     for name, (each, method) in methods(config, seed).items():
         start, setup = time.perf_counter(), Setup(each, dataset, model, graph)
         last = pruned(setup, method, network.variables)
-        yield row(name, setup, gradual.network(method, last), last.progress.left(), start)
-
-
-def by_image(rows: Sequence[Mapping[str, Any]], method: str, what: str) -> np.ndarray:
-    """Returns the mean over seeds of a number of every image; NaN where it was not tested on."""
-    total, count = np.zeros(1797), np.zeros(1797)
-    for row in rows:
-        if row["method"] == method:
-            total[row["places"]] += row[what]
-            count[row["places"]] += 1
-    with np.errstate(invalid="ignore"):
-        return total / count
-
-
-def interval(differences: np.ndarray, draws: int) -> tuple[float, float, float]:
-    """Returns the mean, and the ends of the 95 % interval of a bootstrap over the images."""
-    random, n = np.random.default_rng(0), differences.size
-    means = [differences[random.integers(0, n, n)].mean() for _ in range(draws)]
-    low, high = np.percentile(means, (2.5, 97.5))
-    return float(differences.mean()), float(low), float(high)
-
-
-def tables(rows: Sequence[Mapping[str, Any]], draws: int) -> Iterator[str]:
-    """Yields the lines of the Markdown report."""
-    names = list(dict.fromkeys(row["method"] for row in rows))
-    yield "| method | log-likelihood, nats | accuracy, % | MACs kept, % | widths | seconds |"
-    yield "|---|---|---|---|---|---|"
-    for name in names:
-        likelihood, right = (by_image(rows, name, what) for what in ("log_likelihood", "right"))
-        mine = [row for row in rows if row["method"] == name]
-        macs, seconds = (np.mean([row[what] for row in mine]) for what in ("macs", "seconds"))
-        widths = [[*row["widths"].values()] for row in mine]
-        cells = (
-            f"{np.nanmean(likelihood):.4f}",
-            f"{100 * np.nanmean(right):.2f}",
-            f"{100 * macs:.2f}",
-            "-".join(f"{width:.0f}" for width in np.mean(widths, axis=0)),
-            f"{seconds:.0f}",
-        )
-        yield f"| {name} | {' | '.join(cells)} |"
-    yield ""
-    yield "| at least as good (paper or control) | as | difference, nats | 95 % interval | holds |"
-    yield "|---|---|---|---|---|"
-    for better, worse in (*CLAIMS, *QUESTIONS):
-        if {better, worse} <= set(names):
-            pair = (by_image(rows, name, "log_likelihood") for name in (better, worse))
-            difference = np.subtract(*pair)
-            mean, low, high = interval(difference[np.isfinite(difference)], draws)
-            verdict = "yes" if low > 0 else "no" if high < 0 else "open"
-            yield f"| {better} | {worse} | {mean:+.4f} | {low:+.4f} to {high:+.4f} | {verdict} |"
+        yield timed(name, setup, gradual.network(method, last), last.progress.left(), start)
 
 
 def main(config: Config) -> None:
@@ -266,7 +167,7 @@ def main(config: Config) -> None:
                 rows.append(row)
                 mean = np.mean(row["log_likelihood"])
                 print(f"fold {number} {row['method']}: {mean:.4f}, {row['seconds']} s", flush=True)
-            lines = list(tables(rows, config.draws))
+            lines = list(folds.tables(rows, (*CLAIMS, *QUESTIONS), config.draws))
             record = {
                 "gates": configuration.to_json(config.gates),
                 "lasso": configuration.to_json(config.lasso),
@@ -284,7 +185,7 @@ def main(config: Config) -> None:
                 *lines,
             ]
             config.out.with_suffix(".md").write_text("\n".join(text) + "\n", "utf-8")
-    print("\n".join(tables(rows, config.draws)))
+    print("\n".join(folds.tables(rows, (*CLAIMS, *QUESTIONS), config.draws)))
 
 
 if __name__ == "__main__":

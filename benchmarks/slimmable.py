@@ -17,11 +17,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import jaxprune as jp
 from benchmarks.programs import operations, print_times
 from experiments import models, training
+from experiments.training import cross_entropy
 from jaxprune import slimmable
 from jaxprune.masks import Keep
 
@@ -30,18 +30,13 @@ BATCH, IMAGE = 64, (32, 32, 3)
 WIDTHS = (1.0, 0.75, 0.5, 0.25)
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Returns the mean over the batch."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-
 @contextmanager
 def compilations() -> Iterator[list[str]]:
     """Yields a list that grows by what JAX compiles in the block."""
     found: list[str] = []
     running = [True]
 
-    def listen(event: str, _: float, **__: Any) -> None:
+    def listen(event: str, *_: Any, **__: Any) -> None:
         if running and event.endswith("backend_compile_duration"):
             found.append(event)
 
@@ -148,11 +143,9 @@ def searching(graph: jp.ChannelGraph, variables: Any, images: Any, labels: Any) 
         start = time.perf_counter()
         slimmable.greedy(timed, graph, slimmable.space(graph, divisor=4), [target])
         whole = time.perf_counter() - start - plain_seconds
-    print(
-        f"search: {asked} candidates, {whole:.1f} s, {whole / plain_seconds:.3f} of as many forward "
-        f"passes ({seconds / plain_seconds:.3f} their evaluation alone); programs: {len(first)}, "
-        f"then {len(later)}"
-    )
+    ratio, alone = whole / plain_seconds, seconds / plain_seconds
+    print(f"search: {asked} candidates, {whole:.1f} s, {ratio:.3f} of as many forward passes")
+    print(f"their evaluation alone {alone:.3f}; programs: {len(first)}, then {len(later)}")
 
 
 def main() -> None:

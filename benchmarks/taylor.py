@@ -16,11 +16,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import jaxprune as jp
 from benchmarks.programs import operations, print_times
 from experiments import models, training
+from experiments.training import cross_entropy
 
 MODEL = models.build("resnet20", classes=10)
 BATCH, IMAGE = 64, (32, 32, 3)
@@ -36,11 +36,6 @@ def train_mode(variables: Any, images: jax.Array) -> Any:
 def eval_mode(variables: Any, images: jax.Array) -> Any:
     """Returns the logits, with running statistics."""
     return MODEL.apply(variables, images, train=False)
-
-
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Returns the mean over the batch."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
 def scorers(graph: jp.ChannelGraph) -> dict[str, Apply]:

@@ -21,7 +21,7 @@ import tyro
 
 import jaxprune as jp
 from experiments import config as configuration
-from experiments import data, presets, spectrum, supernet
+from experiments import data, presets, spectrum, supernet, training
 from experiments.augment import normalized
 from experiments.config import Slim
 from experiments.data import Dataset, Split, Stream
@@ -63,8 +63,12 @@ class Config(Slim):
     """Candidates of a random search; an evolution has as many in ten generations."""
     held_out: int = 2000
     """Training images that the supernet does not see, the batch of the search."""
+    judge: Literal["top1", "loss"] = "top1"
+    """What a search looks at: the share of wrong answers, or cross-entropy, which is finer."""
     retrain: Literal["alone", "jointly"] = "alone"
     """Whether the networks of a search train by themselves, or as one slimmable network."""
+    smoothing: float = 0.0
+    """Share of a label that goes to the other classes when these networks train."""
     supernet: Training = Training(epochs=50, rates=stepped(0.1), weight_decay=1e-4)  # noqa: RUF009
     """Of the supernet."""
     training: Training = Training(epochs=160, rates=stepped(0.1), weight_decay=1e-4)  # noqa: RUF009
@@ -79,6 +83,8 @@ class Config(Slim):
             problems.append(f"low={self.low} must lie between 0 and widest={self.widest}")
         if self.number < 3:
             problems.append(f"number={self.number} draws no width")
+        if not 0 <= self.smoothing < 1:
+            problems.append(f"smoothing={self.smoothing} must be in [0, 1)")
         configuration.check(self, problems, positive=("parts", "samples", "held_out"))
 
 
@@ -90,6 +96,7 @@ _IMAGENET = {
     "batch_size": 2048,
     "held_out": 2048,
     "searches": ("greedy",),
+    "smoothing": 0.1,
     "supernet": Training(epochs=50, rates=_LINEAR, weight_decay=1e-4),
     "training": Training(epochs=300, rates=_LINEAR, weight_decay=1e-4),
 }
@@ -162,7 +169,7 @@ PRESETS: presets.Presets = MappingProxyType(
     }
 )
 """Name -> what differs from the defaults of `Config`. Their models are supernets, of 1.5 times the
-channels. The papers' smooth labels in retraining are left out."""
+channels."""
 
 
 def procedure(config: Config, run: Run) -> Curves:
@@ -229,13 +236,18 @@ def aims(config: Config, setup: Setup) -> tuple[slimmable.Space, list[float]]:
 def search(config: Config, setup: Setup, variables: Any, batch: Split) -> dict[str, Any]:
     """Returns the widths for each target, largest first: {search: [{"widths", "error", "cost"}]}.
 
-    The candidates of all searches are judged by the wrong answers of the supernet on one batch.
+    The candidates of all searches are judged by the answers of the supernet to one batch.
     """
     graph, rng = setup.graph, np.random.default_rng(config.seed)
     space, targets = aims(config, setup)
     images = normalized(setup.dataset.mean, setup.dataset.std, jnp.asarray(batch.images))
     evaluate = slimmable.evaluator(
-        supernet.at(setup), graph, variables, images, jnp.asarray(batch.labels), wrong
+        supernet.at(setup),
+        graph,
+        variables,
+        images,
+        jnp.asarray(batch.labels),
+        JUDGES[config.judge],
     )
     people: Any = {"population": max(2, config.samples // 10), "generations": 10}
     ways: dict[str, Callable[[], list[Found]]] = {
@@ -257,6 +269,10 @@ def wrong(logits: Any, labels: Any) -> Any:
     return jnp.mean(logits.argmax(-1) != labels)
 
 
+JUDGES = MappingProxyType({"top1": wrong, "loss": training.cross_entropy})
+"""Name -> (logits, labels) -> error."""
+
+
 def uniform(config: Config, setup: Setup) -> Callable[[float], dict[str, int]]:
     """Returns multiplier -> widths, the same share of every group."""
 
@@ -271,9 +287,10 @@ def retrained(
     config: Config, run: Run, label: str, widths: Keeps, how: Training
 ) -> dict[str, Network]:
     """Returns networks of these widths, trained from new weights."""
+    loss = training.smoothed(config.smoothing)
     if config.retrain == "alone":
-        return run.alone(label, widths, how)
-    joint = Method(widths, slimmable.switchable)
+        return run.alone(label, widths, how, loss=loss)
+    joint = Method(widths, slimmable.switchable, loss=loss)
     return run.cut(label, run.supernet(joint, how, f"{label}-jointly"), widths)
 
 

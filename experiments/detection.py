@@ -47,7 +47,7 @@ from experiments.config import Common
 from experiments.epochs import State
 from experiments.models.detector import Classifier, Detector, centers
 from experiments.shapes import Objects
-from experiments.supernet import cross_entropy
+from experiments.training import cross_entropy
 from jaxprune import paths, slimmable
 from jaxprune.masks import Keep
 from jaxprune.slimmable.state import Split, combine, only

@@ -17,7 +17,7 @@ from experiments import plots, procedures, results, resume, runs, supernet
 from experiments.config import Common
 from experiments.procedures import Network, Phase, Setup
 from experiments.supernet import Keeps, Method
-from experiments.training import Journal
+from experiments.training import Journal, Loss, cross_entropy
 from jaxprune.masks import Keep
 from jaxprune.schedule import Training
 
@@ -51,11 +51,14 @@ class Run(NamedTuple):
 
         return {f"{label}-{width}": one(width, keep) for width, keep in widths.items()}
 
-    def alone(self, label: str, widths: Keeps, how: Training) -> dict[str, Network]:
+    def alone(
+        self, label: str, widths: Keeps, how: Training, *, loss: Loss = cross_entropy
+    ) -> dict[str, Network]:
         """Returns networks of these widths, each trained by itself from new weights."""
 
         def one(name: str, keep: Keep) -> Network:
-            return self.network(name, partial(supernet.alone, self.setup, how, name, keep))
+            make = partial(supernet.alone, self.setup, how, name, keep, loss=loss)
+            return self.network(name, make)
 
         return {name: one(name, keep) for w, keep in widths.items() for name in [f"{label}-{w}"]}
 

@@ -16,8 +16,17 @@ import jaxprune as jp
 from experiments import procedures, training
 from experiments.augment import normalized
 from experiments.procedures import Network, Setup
-from experiments.training import QUIET, Journal, Metrics, Step, TrainState, Variables
-from jaxprune import slimmable
+from experiments.training import (
+    QUIET,
+    Journal,
+    Loss,
+    Metrics,
+    Step,
+    TrainState,
+    Variables,
+    cross_entropy,
+)
+from jaxprune import paths, slimmable
 from jaxprune.masks import Keep
 from jaxprune.schedule import Training
 from jaxprune.slimmable import Split
@@ -36,6 +45,7 @@ class Method(NamedTuple):
     grid: widths out of which further ones are drawn that are sliced, each with its own program.
     number: how many of the grid a step draws.
     distill: what the largest width teaches the others, if it does.
+    loss: of the labels.
     """
 
     fixed: Keeps
@@ -44,6 +54,7 @@ class Method(NamedTuple):
     grid: Keeps | None = None
     number: int = 0
     distill: slimmable.Distillation | None = None
+    loss: Loss = cross_entropy
 
 
 class Widest:
@@ -59,11 +70,6 @@ class Widest:
         params, rest = _parts(variables)
         small = slimmable.variables(self._graph, params, rest, self._name, self._keep)
         return self._model.apply(small, *args, **kwargs)
-
-
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Returns the mean over the examples, in nats."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
 def draws(
@@ -135,12 +141,22 @@ def train(
     return _fit(setup, how, name, model, network, tx=tx, journal=journal, step=step)
 
 
-def alone(setup: Setup, how: Training, name: str, keep: Keep, journal: Journal = QUIET) -> Network:
+def alone(
+    setup: Setup,
+    how: Training,
+    name: str,
+    keep: Keep,
+    journal: Journal = QUIET,
+    *,
+    loss: Loss = cross_entropy,
+) -> Network:
     """Returns a network of these widths, trained from new weights by itself."""
     model = jp.linen.resize(setup.model, setup.graph, keep)
     fresh = procedures.fresh(model, setup.dataset, procedures.key(setup.config, name))
     network = Network(model, fresh, keep)
-    return _fit(setup, how, name, model, network, tx=optimizer(setup, how), journal=journal)
+    tx, size = optimizer(setup, how), setup.config.batch_size
+    step = training.train_step(model, tx, setup.dataset, size, loss=loss)
+    return _fit(setup, how, name, model, network, tx=tx, journal=journal, step=step)
 
 
 def cut(setup: Setup, supernet: Network, name: str, keep: Keep) -> Network:
@@ -191,13 +207,24 @@ def optimizer(setup: Setup, how: Training) -> optax.GradientTransformation:
         how.learning_rate(steps),
         momentum=how.momentum,
         weight_decay=how.weight_decay,
-        decays=partial(jax.tree.map, _decays),
+        decays=partial(_decays, setup.graph),
     )
 
 
-def _decays(leaf: Any) -> bool:
-    depthwise = np.ndim(leaf) == 4 and leaf.shape[2] == 1 and leaf.shape[0] > 1
-    return np.ndim(leaf) > 1 and not depthwise
+def _decays(graph: jp.ChannelGraph, params: Any) -> Any:
+    """Returns where the weight decay acts: on kernels, but for depthwise ones.
+
+    These have one input channel, as the first kernel of all where images are gray.
+    """
+    first = next(jp.cost.each_contraction(graph.contractions)).kernels
+
+    def decays(path: str, leaf: Any) -> bool:
+        name = f"params/{path.removeprefix('shared/').removeprefix('params/')}"
+        one = np.ndim(leaf) == 4 and leaf.shape[0] > 1 and leaf.shape[2] == 1
+        return np.ndim(leaf) > 1 and (not one or name in first)
+
+    leaves, treedef = paths.flatten(params)
+    return jax.tree.unflatten(treedef, [decays(path, leaf) for path, leaf in leaves.items()])
 
 
 def _parts(variables: Variables) -> tuple[Split, Split]:
@@ -205,7 +232,7 @@ def _parts(variables: Variables) -> tuple[Split, Split]:
 
 
 def _gradients(setup: Setup, method: Method) -> Callable[..., slimmable.Gradients]:
-    return slimmable.gradients(at(setup), setup.graph, cross_entropy, distill=method.distill)
+    return slimmable.gradients(at(setup), setup.graph, method.loss, distill=method.distill)
 
 
 def _moved(
@@ -267,7 +294,7 @@ def _fit(
     *,
     tx: optax.GradientTransformation,
     journal: Journal,
-    step: Step | None = None,
+    step: Step,
 ) -> Network:
     state = training.fit(
         model,

@@ -73,6 +73,28 @@ QUIET = Journal(restore=lambda state: state, on_epoch=lambda *_: None)
 
 Step = Callable[[TrainState, Split, jax.Array, jax.Array], tuple[TrainState, Metrics]]
 
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+"""(logits, labels) -> scalar."""
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns the mean over the examples, in nats."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def smoothed(share: float) -> Loss:
+    """Returns the cross-entropy with labels that give a share to all other classes, evenly.
+
+    Source: Szegedy et al., CVPR 2016; over the other classes alone as in the code of AutoSlim.
+    """
+
+    def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        classes = logits.shape[-1]
+        soft = optax.smooth_labels(jax.nn.one_hot(labels, classes), share * classes / (classes - 1))
+        return optax.softmax_cross_entropy(logits, soft).mean()
+
+    return loss if share else cross_entropy
+
 
 def schedule(
     learning_rate: float, *, steps: int, milestones: Sequence[float] = (0.5, 0.75)
@@ -119,6 +141,7 @@ def train_step(
     dataset: Dataset,
     batch_size: int,
     *,
+    loss: Loss = cross_entropy,
     gather: Gather | None = None,
 ) -> Step:
     """Returns the compiled step `(state, train, order, key) -> (state, metrics)`.
@@ -140,11 +163,10 @@ def train_step(
             logits, mutated = model.apply(
                 state.variables | {"params": params}, images, train=True, mutable=["batch_stats"]
             )
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            return losses.mean(), (logits, mutated)
+            return loss(logits, labels), (logits, mutated)
 
         gradient = jax.value_and_grad(loss_and_rest, has_aux=True)
-        (loss, (logits, mutated)), gradients = gradient(params)
+        (value, (logits, mutated)), gradients = gradient(params)
         held = {"keep": state.keep, "variables": state.variables}
         updates, opt_state = tx.update(gradients, state.opt_state, params, **held)
         tally = state.tally
@@ -153,7 +175,7 @@ def train_step(
         variables = {"params": optax.apply_updates(params, updates), **mutated}
         accuracy = jnp.mean(logits.argmax(-1) == labels)
         state = TrainState(variables, opt_state, state.step + 1, state.keep, tally)
-        return state, Metrics(loss, accuracy)  # pyright: ignore[reportArgumentType]
+        return state, Metrics(value, accuracy)  # pyright: ignore[reportArgumentType]
 
     return step
 

@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 
 import jaxprune as jp
 from experiments import (
+    autoslim,
     data,
     evaluate,
     imagenet,
@@ -23,9 +24,13 @@ from experiments import (
     network_slimming,
     presets,
     procedures,
+    resume,
     runs,
+    slimmable,
     training,
+    us_slimmable,
 )
+from jaxprune.schedule import Training, constant
 
 SIZE = 32
 COUNT = 21
@@ -265,3 +270,41 @@ def test_a_run_on_streams_compiles_one_step_and_goes_on_where_it_stopped(
     assert [step._cache_size() for step in steps] == [1] * 4
     assert evaluate.main(run)
     assert f"on {COUNT} test images of imagenet2012" in capsys.readouterr().out
+
+
+ONCE = Training(epochs=1, rates=constant(0.01))
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("experiment", "changes", "names"),
+    [
+        (
+            slimmable,
+            {"multipliers": (1.0, 0.5), "alone": False},
+            ["slimmable-1.0", "slimmable-0.5"],
+        ),
+        (
+            us_slimmable,
+            {"evaluated": (1.0, 0.6), "calibration_batches": 2, "calibration_size": 8},
+            ["us-1.0", "us-0.6"],
+        ),
+        (
+            autoslim,
+            {"keep_macs": (0.6,), "held_out": 5, "supernet": ONCE},
+            ["greedy-0.6"],
+        ),
+    ],
+    ids=["slimmable", "us_slimmable", "autoslim"],
+)
+def test_slimmable_networks_train_on_streams(data_dir, tmp_path, experiment, changes, names):
+    preset = presets.config("mobilenet_v1-imagenet", experiment.PRESETS, experiment.Config())
+    common = {"data_dir": data_dir, "root": tmp_path, "model": "vgga", "batch_size": 8}
+    config = replace(preset, **common, **changes, divisor=1, training=ONCE)
+    run = experiment.main(config)
+    summary = runs.read_json(run / "summary.json")
+    assert list(summary["accuracy"]) == names
+    for name in names:
+        found = resume.load(run, procedures.setup(config), name)
+        moments = jax.tree.leaves(found.variables["batch_stats"])
+        assert all(np.isfinite(each).all() and each.any() for each in moments)

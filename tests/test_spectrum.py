@@ -177,6 +177,72 @@ def test_the_supernet_does_not_see_what_the_search_looks_at(
     assert rest.size + batch.size == whole.train.size == 128
 
 
+def test_smooth_labels_give_their_share_to_the_other_classes() -> None:
+    logits, labels = jax.random.normal(jax.random.key(0), (5, 4)), jax.numpy.arange(5) % 4
+    log = np.asarray(jax.nn.log_softmax(logits), np.float64)
+    soft = np.full((5, 4), 0.1 / 3)
+    soft[np.arange(5), labels] = 0.9
+    np.testing.assert_allclose(
+        training.smoothed(0.1)(logits, labels), -(soft * log).sum(-1).mean(), rtol=1e-6
+    )
+    assert training.smoothed(0.0) is training.cross_entropy
+
+
+@pytest.mark.parametrize("retrain", ["alone", "jointly"])
+def test_only_what_was_found_trains_with_smooth_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, retrain: Any
+) -> None:
+    asked = []
+
+    def smoothed(share: float) -> Any:
+        asked.append(share)
+        return lambda logits, labels: 100 + training.cross_entropy(logits, labels)
+
+    monkeypatch.setattr(training, "smoothed", smoothed)
+    config = replace(
+        AUTO, root=tmp_path, retrain=retrain, smoothing=0.1, searches=("greedy",), judge="loss"
+    )
+    metrics = runs.read_metrics(autoslim.main(config))
+    assert asked == [0.1]
+    assert {r["phase"] for r in metrics if r["train"]["loss"] < 50} == {"supernet"}
+
+
+def test_weights_decay_but_for_norms_biases_and_depthwise_kernels() -> None:
+    config = replace(S_NET, model="mobilenet_v1_cifar", widths=())
+    setup = procedures.setup(config)  # of gray images: the first kernel has one input channel
+    ones = jax.tree.map(
+        lambda leaf: np.ones(leaf.shape, np.float32),
+        jax.eval_shape(lambda: procedures.initial(setup).variables["params"]),
+    )
+    tx = supernet.optimizer(setup, HOW)
+    updates, _ = tx.update(jax.tree.map(np.zeros_like, ones), tx.init(ones), ones)
+    moved = {path for path, leaf in jp.paths.flatten(updates)[0].items() if np.any(leaf)}
+    points = {f"Separable_{n}/Conv_1/kernel" for n in range(13)}
+    assert moved == {"Conv_0/kernel", "Dense_0/kernel", *points}
+    parts = {"shared": {"params": ones}, "private": {}}
+    updates, _ = tx.update(jax.tree.map(np.zeros_like, parts), tx.init(parts), parts)
+    moved_parts = {path for path, leaf in jp.paths.flatten(updates)[0].items() if np.any(leaf)}
+    assert moved_parts == {f"shared/params/{path}" for path in moved}
+
+
+def test_before_the_calibration_all_widths_have_the_statistics_of_the_widest(
+    tmp_path: Path,
+) -> None:
+    config = replace(US_NET, root=tmp_path, uncalibrated=True)
+    run = us_slimmable.main(config)
+    setup = procedures.setup(config)
+    wide, narrow, ready = (
+        resume.load(run, setup, name)
+        for name in ("uncalibrated-1.0", "uncalibrated-0.25", "us-0.25")
+    )
+    cut = jp.slice(setup.graph, wide.variables, narrow.keep)["batch_stats"]
+    jax.tree.map(np.testing.assert_array_equal, cut, narrow.variables["batch_stats"])
+    jax.tree.map(
+        np.testing.assert_array_equal, ready.variables["params"], narrow.variables["params"]
+    )
+    assert any(np.any(mean) for mean in jax.tree.leaves(wide.variables["batch_stats"]))
+
+
 @pytest.mark.parametrize("at", [1, 3])
 def test_an_interrupted_run_ends_like_one_that_was_not(
     s_net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
