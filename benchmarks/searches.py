@@ -1,12 +1,12 @@
 """Does AutoSlim find better widths? Its search against others at equal MACs, out of fold.
 
-Greedy slimming of a supernet against one multiplier for all layers and random search.
-All look at the cross-entropy of one batch; the greedy search also at its wrong answers, as in the
-paper, which are few here and often tie. All digits are test images once: in each fold a supernet is
-trained on the others, all searches ask it, and what they find is trained from new weights. A
-difference of two methods is the mean over all images of the difference of their log-likelihoods,
-with a bootstrap over images; log-likelihoods are averaged over `--retrainings`, but the interval
-does not cover what other initial weights would give.
+Greedy slimming of a supernet against one multiplier for all layers, a budget on |gamma|, and random
+search. All look at the cross-entropy of one batch; the greedy search also at its wrong answers, as
+in the paper, which are few here and often tie. All digits are test images once: in each fold a
+supernet is trained on the others, all searches ask it, and what they find is trained from new
+weights. A difference of two methods is the mean over all images of the difference of their
+log-likelihoods, with a bootstrap over images; log-likelihoods are averaged over `--retrainings`,
+but the interval does not cover what other initial weights would give.
 
 Command:   python -m benchmarks.searches
 Device:    CPU, 2 cores
@@ -28,7 +28,7 @@ from experiments import config as configuration
 from experiments.gradual import scaled
 from experiments.procedures import Setup
 
-TARGETS, OTHERS = (0.25, 0.1), ("uniform", "random")
+TARGETS, OTHERS = (0.25, 0.1), ("uniform", "scores", "random")
 CLAIMS = tuple(
     (f"greedy {target}", f"{other} {target}")
     for target in TARGETS

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
@@ -53,12 +54,12 @@ class Config(Slim):
     """Steps in which the search can narrow a layer."""
     keep_macs: tuple[float, ...] = (1.0, 0.5, 0.25)
     """Targets, falling: shares of the MACs of the model at multiplier 1."""
-    searches: tuple[Literal["greedy", "uniform", "random", "evolution"], ...] = (
+    searches: tuple[Literal["greedy", "uniform", "scores", "random", "evolution"], ...] = (
         "greedy",
         "uniform",
         "random",
     )
-    """How widths are found; uniform is one multiplier for all layers."""
+    """How widths are found; uniform is one multiplier for all layers, scores are |gamma|."""
     samples: int = 100
     """Candidates of a random search; an evolution has as many in ten generations."""
     held_out: int = 2000
@@ -124,13 +125,13 @@ PRESETS: presets.Presets = MappingProxyType(
             "training": Training(epochs=15, rates=stepped(0.1), weight_decay=1e-4),
         },
         **{
-            f"resnet20-{dataset}": {
-                "dataset": dataset,
-                "model": "resnet20",
-                "widths": (24, 48, 96),
-                "divisor": 4,
-            }
+            f"{model}-{dataset}": {"dataset": dataset, "model": model} | fields
             for dataset in ("cifar10", "cifar100")
+            for model, fields in (
+                ("resnet20", {"widths": (24, 48, 96), "divisor": 4}),
+                ("resnet56", {"widths": (24, 48, 96), "divisor": 4}),
+                ("vgg16", {"widths": (96, 192, 384, 768, 768)}),
+            )
         },
         **{
             f"{model}-{dataset}": {"dataset": dataset, "model": f"{model}_cifar_wide", "widths": ()}
@@ -162,6 +163,7 @@ PRESETS: presets.Presets = MappingProxyType(
             "mobile": False,
             "batch_size": 256,
             "keep_macs": (0.734, 0.49, 0.245, 0.14),
+            "supernet": Training(epochs=50, rates=((0.0, 0.1), (1.0, 0.0)), weight_decay=1e-4),
             "training": Training(
                 epochs=100, rates=stepped(0.1, at=(0.3, 0.6, 0.9)), weight_decay=1e-4
             ),
@@ -219,7 +221,7 @@ def method(config: Config, setup: Setup) -> Method:
 
 
 def aims(config: Config, setup: Setup) -> tuple[slimmable.Space, list[float]]:
-    """Returns the widths that layers may have, and the targets in MACs.
+    """Returns the widths that layers may have, which have been trained, and the targets in MACs.
 
     Raises:
       BudgetError: a target is out of reach.
@@ -227,6 +229,11 @@ def aims(config: Config, setup: Setup) -> tuple[slimmable.Space, list[float]]:
     space = slimmable.space(
         setup.graph, parts=config.parts, divisor=config.divisor, protect=config.protect
     )
+    least = uniform(config, setup)(config.low)
+    space = {
+        group: tuple(count for count in counts if count >= least[group])
+        for group, counts in space.items()
+    }
     base = jp.cost.macs(setup.graph, uniform(config, setup)(1.0))
     targets = [share * base for share in config.keep_macs]
     slimmable.check_targets(setup.graph, space, targets, jp.cost.macs)
@@ -253,6 +260,7 @@ def search(config: Config, setup: Setup, variables: Any, batch: Split) -> dict[s
     ways: dict[str, Callable[[], list[Found]]] = {
         "greedy": lambda: slimmable.greedy(evaluate, graph, space, targets),
         "uniform": lambda: [_widest_within(config, setup, evaluate, t) for t in targets],
+        "scores": lambda: [_by_scores(config, setup, variables, evaluate, t) for t in targets],
         "random": lambda: [
             slimmable.random_search(evaluate, graph, space, t, rng, samples=config.samples)
             for t in targets
@@ -306,6 +314,23 @@ def _widest_within(
     raise jp.errors.BudgetError(
         f"no multiplier from {config.low} costs at most {target:,.0f} MACs.\nFix: higher keep_macs."
     )
+
+
+def _by_scores(
+    config: Config, setup: Setup, variables: Any, evaluate: slimmable.Evaluate, target: float
+) -> Found:
+    """Returns the widths that are left where the channels of least |gamma| are cut."""
+    scores = jax.device_get(jp.scores.bn_scale(setup.graph, variables))
+    keep = jp.select.budget(
+        setup.graph,
+        scores,
+        keep_macs=int(target),
+        multiple_of=config.divisor,
+        protect=config.protect,
+    )
+    widths = jp.widths(setup.graph, keep)
+    cost = jp.cost.macs(setup.graph, widths)
+    return Found(widths, float(evaluate([widths])[0]), cost, target)
 
 
 def main(config: Config) -> Path:

@@ -5,6 +5,15 @@ Command:   python -m experiments.slimmable
            python -m experiments.slimmable --batch-norm shared
            python -m experiments.slimmable --preset resnet20-cifar10 --data-dir DIR
 Device:    CPU, 2 cores
+CPU time:  160 s, with compilation
+Expected:  test accuracy of seed 0, in percent; five seeds and what shared BatchNorms do are in
+           benchmarks/results/supernets.md:
+
+           width       MACs  slimmable  alone
+           1.0    1,042,048      99.00  99.50
+           0.75     588,000      99.25  99.75
+           0.5      262,976      99.25  99.25
+           0.25      66,976      98.00  97.50
 """
 
 from dataclasses import dataclass

@@ -116,13 +116,13 @@ def points(summary: Mapping[str, Any]) -> dict[str, list[tuple[int, float]]]:
 def report(run: Path, summary: Mapping[str, Any]) -> None:
     """Prints what came out, and what to do next."""
     console = Console()
-    table = Table("", "network", "channels", "MACs", "parameters", "ms", "accuracy", title=str(run))
-    for label, names in summary["curves"].items():
+    table = Table("network", "channels", "MACs", "parameters", "ms", "accuracy", title=str(run))
+    for names in summary["curves"].values():
         for name in names:
             found = summary["networks"][name]
             counts = (f"{found[cost]:,}" for cost in ("channels", "macs", "parameters"))
             accuracy = f"{summary['accuracy'][name]:.2%}"
-            table.add_row(label, name, *counts, f"{found['latency_ms']:.3f}", accuracy)
+            table.add_row(name, *counts, f"{found['latency_ms']:.3f}", accuracy)
         table.add_section()
     console.print(table)
     results.print_next(console, run, summary)

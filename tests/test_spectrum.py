@@ -125,6 +125,18 @@ def test_a_us_net_runs_at_widths_that_it_was_not_trained_at(config: Any, tmp_pat
 def test_what_no_step_draws_is_named() -> None:
     drawn = us_slimmable.multipliers(replace(US_NET, unseen=(0.5, 0.75)))
     assert drawn == [0.25, 0.375, 0.625, 0.875, 1.0]
+    third = replace(US_NET, low=1 / 3, evaluated=(1.0,))
+    assert list(us_slimmable.method(third, procedures.setup(third)).fixed) == ["1.0", str(1 / 3)]
+
+
+def test_a_search_asks_only_for_widths_that_were_trained() -> None:
+    config = replace(AUTO, low=0.4)
+    setup = procedures.setup(config)
+    space, _ = autoslim.aims(config, setup)
+    least = autoslim.uniform(config, setup)(0.4)
+    assert all(counts[-1] >= least[group] for group, counts in space.items())
+    wider, _ = autoslim.aims(AUTO, setup)
+    assert sum(map(len, space.values())) < sum(map(len, wider.values()))
 
 
 def test_drawn_widths_are_of_the_grid_together_or_group_by_group() -> None:
@@ -143,7 +155,8 @@ def test_drawn_widths_are_of_the_grid_together_or_group_by_group() -> None:
 
 @pytest.mark.parametrize("retrain", ["alone", "jointly"])
 def test_autoslim_finds_widths_within_every_target(retrain: Any, tmp_path: Path) -> None:
-    searches = ("greedy", "uniform", "random", "evolution")[:: 1 if retrain == "jointly" else 3]
+    searches: Any = ("greedy", "uniform", "scores", "random", "evolution")
+    searches = searches if retrain == "jointly" else ("greedy", "scores")
     config = replace(AUTO, root=tmp_path, retrain=retrain, searches=searches)
     run = autoslim.main(config)
     summary, setup = read(run), procedures.setup(config)
@@ -269,6 +282,8 @@ def test_contradictions_are_errors() -> None:
         (S_NET, {"multipliers": (0.5, 1.0)}, r"multipliers=\(0.5, 1.0\) must fall, from 1"),
         (US_NET, {"evaluated": (0.1,)}, r"evaluated=\(0.1,\) must lie in \[low=0.25, 1\]"),
         (US_NET, {"number": 2}, "number=2 draws no width"),
+        (US_NET, {"unseen": (0.5, 1.0)}, r"unseen=\(0.5, 1.0\) must not name the ends"),
+        (AUTO, {"smoothing": 1.0}, r"smoothing=1.0 must be in \[0, 1\)"),
         (AUTO, {"keep_macs": (0.3, 0.6)}, r"keep_macs=\(0.3, 0.6\) must fall"),
         (AUTO, {"low": 2.0}, "low=2.0 must lie between 0 and widest=1.5"),
     ]
