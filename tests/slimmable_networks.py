@@ -27,6 +27,18 @@ class Residual(nn.Module):
         return nn.Dense(3, name="head")(x)
 
 
+class Normed(nn.Module):
+    """Its stream enters a LayerNorm, where a zero is not neutral."""
+
+    width: int = 12
+    inner: int = 8
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.LayerNorm()(nn.Dense(self.width, name="in")(x))
+        return nn.Dense(3, name="out")(nn.relu(nn.Dense(self.inner, name="inner")(x)))
+
+
 class Setup(NamedTuple):
     model: Any
     graph: jp.ChannelGraph

@@ -9,7 +9,7 @@ import pytest
 import jaxprune as jp
 from jaxprune import slimmable
 from jaxprune.errors import BudgetError, JaxpruneError, KeepError, PatternError, ScoreError
-from slimmable_networks import Residual, loss, setup
+from slimmable_networks import Normed, Residual, loss, setup
 
 DOWN, UP = "down/kernel", "up/kernel"
 
@@ -147,6 +147,18 @@ def test_a_measured_latency_is_a_budget(net):
     assert len(resized) == 2  # the whole network and the narrowest, once each
 
 
+def test_greedy_ends_at_the_first_widths_that_are_fast_enough(net, monkeypatch):
+    def made_up_clock(_, variables, *__, **___):
+        seconds = 1e-3 * variables["params"]["up"]["bias"].size
+        return jp.cost.Latency(seconds, 0.0, 1, "made up")
+
+    monkeypatch.setattr(jp.cost, "latency", made_up_clock)
+    latency = slimmable.measured(net.serve, net.graph, net.variables, net.x)
+    space = {DOWN: (16, 8), UP: (24, 20, 16, 12, 8)}
+    (found,) = slimmable.greedy(made_up, net.graph, space, [0.017], cost=latency)
+    assert (found.widths[UP], found.cost) == (16, 0.016)
+
+
 def test_random_and_evolutionary_search_meet_the_target_from_below(net, space):
     target = 0.6 * jp.cost.macs(net.graph)
     reachable = [
@@ -189,8 +201,9 @@ def test_out_of_reach_and_foreign_input_are_refused(net, space):
         BudgetError, match=rf"targets \[10\] are out of reach.* costs {least}(.|\n)*Fix"
     ):
         search(space, [10, 1000])
-    with pytest.raises(BudgetError, match=r"no targets.\nFix"):
-        search(space, [])
+    for targets in ([], 1000.0):
+        with pytest.raises(BudgetError, match=r"are no list of numbers.\nFix"):
+            search(space, targets)
     for foreign in ({}, {"no": (2, 1)}, {UP: (25, 8)}, {UP: (8, 0)}, {UP: (8, 8)}, {UP: ()}):
         with pytest.raises(KeepError, match=r"the space does not fit the graph:(.|\n)*Fix"):
             search(foreign, [1000])
@@ -222,3 +235,49 @@ def test_an_evaluation_must_be_finite(net):
         evaluate([{}])
     with pytest.raises(JaxpruneError, match=r"at_once must be an int(.|\n)*Fix"):
         slimmable.evaluator(net.train, net.graph, net.variables, net.x, None, loss, at_once=0)
+
+
+def test_errors_of_a_function_of_ones_own_are_one_for_each_and_finite(net, space):
+    targets = [0.5 * jp.cost.macs(net.graph)]
+    searches = (
+        lambda evaluate: slimmable.greedy(evaluate, net.graph, space, targets),
+        lambda evaluate: slimmable.random_search(
+            evaluate, net.graph, space, targets[0], np.random.default_rng(0), samples=3
+        ),
+    )
+    for search in searches:
+        with pytest.raises(ScoreError, match=r"is not finite(.|\n)*Fix"):
+            search(lambda candidates: np.full(len(candidates), np.nan))
+        with pytest.raises(ScoreError, match=r"have shape \(2, 1\)(.|\n)*Fix"):
+            search(lambda _: np.zeros((2, 1)))
+
+
+def test_candidates_that_are_no_networks_are_refused(evaluate):
+    assert evaluate([]).shape == (0,)
+    for count in (0, 25, -1):
+        with pytest.raises(KeepError, match=rf"{count} channels of group '{UP}'(.|\n)*Fix: counts"):
+            evaluate([{}, {UP: count}])
+
+
+def test_what_is_inexact_is_not_searched_by_mask():
+    net = setup(Normed())
+    evaluate = slimmable.evaluator(
+        lambda _: lambda v, x: (net.model.apply(v, x), {}),
+        net.graph,
+        net.variables,
+        net.x,
+        net.labels,
+        loss,
+    )
+    with pytest.raises(
+        KeepError, match=r"'in/kernel' is inexact \((.|\n)*Fix: space\(..., protect"
+    ):
+        evaluate([{"in/kernel": 6}])
+    keep = slimmable.prefix(net.graph, {"inner/kernel": 4})
+    logits = jp.narrow(net.model.apply, net.graph, keep)(
+        jp.slice(net.graph, net.variables, keep), net.x
+    )
+    expected = loss(logits, net.labels)
+    np.testing.assert_allclose(
+        evaluate([{"in/kernel": 12, "inner/kernel": 4}]), expected, rtol=1e-5
+    )

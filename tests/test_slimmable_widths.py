@@ -183,6 +183,8 @@ def test_a_sandwich_is_the_extremes_and_others_between():
     assert {w for row in drawn for w in row[2:]} == {0.5, 0.75, 0.625}
     assert list(slimmable.sandwich(grid, rng, 2)) == [1.0, 0.25]
     assert len(slimmable.sandwich(grid, rng, 9)) == 5
+    named = {"half": grid[0.5], "whole": {}, "quarter": grid[0.25]}  # absent groups are whole
+    assert list(slimmable.sandwich(named, rng, 2)) == ["whole", "quarter"]
 
 
 def test_outside_names_the_groups_out_of_range():
@@ -191,6 +193,15 @@ def test_outside_names_the_groups_out_of_range():
     assert slimmable.outside(graph, slimmable.prefix(graph, 0.75), trained) == []
     narrow = slimmable.prefix(graph, {"Dense_1/*": 0.25})
     assert slimmable.outside(graph, narrow, trained) == ["Dense_1/kernel"]
+    with pytest.raises(KeepError, match=r"no trained widths.\nFix: trained="):
+        slimmable.outside(graph, narrow, [])
+
+
+@pytest.mark.parametrize("draw", ["uniform", "nonuniform", "prefix"])
+def test_an_option_that_is_not_there_is_refused(draw):
+    range_ = (0.5,) if draw == "prefix" else (np.random.default_rng(0), 0.5, 1.0)
+    with pytest.raises(TypeError, match=r"no option 'divsor'.\nFix: one of \['divisor', "):
+        getattr(slimmable, draw)(chain(64), *range_, divsor=2)
 
 
 @pytest.mark.parametrize(

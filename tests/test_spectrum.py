@@ -188,6 +188,8 @@ def test_the_supernet_does_not_see_what_the_search_looks_at(
     assert isinstance(rest, Split)
     np.testing.assert_array_equal(seen["train"].images, rest.images)
     assert rest.size + batch.size == whole.train.size == 128
+    pictures = [{np.asarray(image).tobytes() for image in part.images} for part in (rest, batch)]
+    assert not pictures[0] & pictures[1]
 
 
 def test_smooth_labels_give_their_share_to_the_other_classes() -> None:

@@ -8,7 +8,7 @@ from jaxprune import cost as costs
 from jaxprune._removal import is_count
 from jaxprune.errors import BudgetError
 from jaxprune.graph import ChannelGraph
-from jaxprune.slimmable.search import Cost, Evaluate, Found, Space, check_targets
+from jaxprune.slimmable.search import Cost, Evaluate, Found, Space, asked, check_targets
 
 Counts = dict[str, int]
 
@@ -127,7 +127,7 @@ def _ranked(
     evaluate: Evaluate, graph: ChannelGraph, drawn: Sequence[Counts], target: float, cost: Cost
 ) -> list[Found]:
     """Evaluates widths and returns them, the best first."""
-    errors = evaluate(drawn)
+    errors = asked(evaluate, drawn)
     order = np.argsort(errors, kind="stable")
     return [Found(drawn[i], float(errors[i]), cost(graph, drawn[i]), target) for i in order]
 

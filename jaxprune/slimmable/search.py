@@ -5,7 +5,7 @@ answers it by mask, with one compiled program for all widths, so that every sear
 loop on the host.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from jaxprune import masks
 from jaxprune._removal import is_count
 from jaxprune.errors import BudgetError, JaxpruneError, KeepError, PatternError, ScoreError
 from jaxprune.graph import ChannelGraph
-from jaxprune.slimmable.training import Network
+from jaxprune.slimmable.training import Network, check_exact
 from jaxprune.slimmable.widths import Widths, make_divisible, scope
 
 Space = Mapping[str, tuple[int, ...]]
@@ -110,7 +110,10 @@ def evaluator(
         a remainder is filled up. On a CPU 1 is best.
 
     Raises:
-      JaxpruneError: `at_once` is no count. ScoreError: when called, an error is not finite.
+      JaxpruneError: `at_once` is no count.
+      KeepError: when called, a count is out of range, or below the size of an inexact group, which
+        by mask would be another network.
+      ScoreError: when called, an error is not finite.
     """
     if not is_count(at_once):
         raise JaxpruneError(f"at_once must be an int, at least 1, got {at_once!r}.\nFix: 1.")
@@ -129,21 +132,50 @@ def evaluator(
         return jax.vmap(one)(counts) if at_once > 1 else jnp.stack([one(counts[0])])
 
     def evaluate(candidates: Sequence[Widths]) -> np.ndarray:
-        rows = np.array([[*masks.widths(graph, widths).values()] for widths in candidates])
+        rows = [masks.widths(graph, widths) for widths in candidates]
+        _check_counts(graph, rows)
+        rows = np.array([[*row.values()] for row in rows])
         errors = []
         for start in range(0, len(rows), at_once):
             chunk = rows[start : start + at_once]
             filled = np.concatenate([chunk, chunk[-1:].repeat(at_once - len(chunk), axis=0)])
             errors.append(program(variables, inputs, targets, filled)[: len(chunk)])
-        found = np.concatenate(jax.device_get(errors)).astype(np.float64)
-        if not np.isfinite(found).all():
-            raise ScoreError(
-                f"the error of {int((~np.isfinite(found)).sum())} of {len(found)} candidates is "
-                "not finite.\nFix: look for NaN in the supernet and in the batch."
-            )
-        return found
+        found = np.concatenate([np.zeros(0), *jax.device_get(errors)])
+        return asked(lambda _: found, candidates)
 
     return evaluate
+
+
+def asked(evaluate: Evaluate, candidates: Sequence[Widths]) -> np.ndarray:
+    """Returns the errors of the candidates, f64[n].
+
+    Raises:
+      ScoreError: they are not as many, or not finite.
+    """
+    found = np.asarray(evaluate(candidates), np.float64)
+    if found.shape != (len(candidates),):
+        raise ScoreError(
+            f"the errors of {len(candidates)} candidates have shape {found.shape}.\nFix: evaluate "
+            "returns f64[n], one for each."
+        )
+    if bad := int((~np.isfinite(found)).sum()):
+        raise ScoreError(
+            f"the error of {bad} of {len(found)} candidates is not finite.\nFix: look for NaN in "
+            "the supernet and in the batch."
+        )
+    return found
+
+
+def _check_counts(graph: ChannelGraph, candidates: Iterable[Widths]) -> None:
+    for widths in candidates:
+        cut = {name: n for name, n in widths.items() if n != graph.groups[name].size}
+        for name, count in cut.items():
+            if not 1 <= count < graph.groups[name].size:
+                raise KeepError(
+                    f"a candidate has {count} channels of group {name!r}, which has "
+                    f"{graph.groups[name].size}.\nFix: counts from 1 to the size of the group."
+                )
+        check_exact(graph, cut, "Fix: space(..., protect=[...])")
 
 
 def greedy(
@@ -177,8 +209,8 @@ def greedy(
     Source: Yu and Huang, "AutoSlim: Towards One-Shot Architecture Search for Channel Numbers",
     2019, and the authors' code.
     """
+    check_targets(graph, space, targets, cost)
     wanted = sorted(targets, reverse=True)
-    check_targets(graph, space, wanted, cost)
     path = descent(evaluate, space)
     widths, error = next(path)
     found = []
@@ -192,11 +224,11 @@ def greedy(
 def descent(evaluate: Evaluate, space: Space) -> Iterator[tuple[dict[str, int], float]]:
     """Yields (widths, error) from the whole network down, each one greedy step below the last."""
     widths = {name: counts[0] for name, counts in space.items()}
-    yield widths, float(evaluate([widths])[0])
+    yield widths, float(asked(evaluate, [widths])[0])
     places = dict.fromkeys(space, 0)
     while open_ := [name for name, at in places.items() if at + 1 < len(space[name])]:
         candidates = [{**widths, name: space[name][places[name] + 1]} for name in open_]
-        errors = evaluate(candidates)
+        errors = asked(evaluate, candidates)
         best = int(np.argmin(errors))
         places[open_[best]] += 1
         widths = candidates[best]
@@ -248,8 +280,10 @@ def check_targets(graph: ChannelGraph, space: Space, targets: Sequence[float], c
             "\n".join(["the space does not fit the graph:", *bad])
             + "\nFix: slimmable.space(graph), or {group: counts} from at most its size down to 1."
         )
-    if not targets:
-        raise BudgetError("no targets.\nFix: targets=[0.5 * jp.cost.macs(graph)].")
+    if np.ndim(targets) != 1 or not len(targets):
+        raise BudgetError(
+            f"targets={targets!r} are no list of numbers.\nFix: [0.5 * jp.cost.macs(graph)]."
+        )
     least = cost(graph, {name: counts[-1] for name, counts in space.items()})
     if missed := [target for target in targets if not target >= least]:
         raise BudgetError(

@@ -65,7 +65,8 @@ def switch(
 
     Args:
       network: `keep -> run(variables, *inputs) -> outputs`, in eval mode:
-        `lambda keep: jp.linen.resize(model, graph, keep).apply`.
+        `lambda keep: jp.linen.resize(model, graph, keep).apply`. What `jp.nnx.function` gives
+        returns (outputs, updates), of which the first is wanted.
       graph: what `jaxprune.trace` returned.
       params: what was trained.
       rest: what was not, calibrated for every one of the widths if there is BatchNorm.

@@ -64,12 +64,13 @@ def split(
         S-Net paper shows. All of them start as the slices of `variables`.
 
     Raises:
-      KeepError: a keep does not fit the graph, or there is no width.
+      KeepError: a keep does not fit the graph, names cannot be sorted, or there is no width.
       TreeError: `variables` does not mirror the graph.
       PatternError: a pattern matches nothing.
     """
     if not widths:
         raise KeepError("no widths.\nFix: widths={w: prefix(graph, w) for w in (1.0, 0.5)}.")
+    check_names(widths)
     leaves, _ = paths.flatten(variables)
     masks.check_tree(graph, leaves, {})
     own = switchable(variables) if private is None else private
@@ -116,6 +117,17 @@ def check_private(params: Split, name: Hashable) -> None:
             f"{list(params.private)}.\nFix: name it in split(graph, variables, widths), or let all "
             "widths share scale and bias with private=statistics(variables)."
         )
+
+
+def check_names(widths: Mapping[Any, Keep]) -> None:
+    """Raises KeepError unless the names can be keys of one pytree, which sorts them."""
+    try:
+        sorted(widths)
+    except TypeError:
+        raise KeepError(
+            f"the names {list(widths)} have no order, which a pytree needs.\nFix: numbers alone, "
+            "or strings alone."
+        ) from None
 
 
 def combine(*trees: Any) -> Any:

@@ -1,6 +1,6 @@
 """One training step of all widths: their gradients add up on the shared variables."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxprune import masks
+from jaxprune import masks, paths
+from jaxprune._removal import is_number
 from jaxprune.errors import JaxpruneError, KeepError
 from jaxprune.graph import ChannelGraph
-from jaxprune.slimmable.state import Split, check_private, combine, updated
+from jaxprune.slimmable.state import Split, check_private, combine, own, updated
 from jaxprune.slimmable.widths import Keep
 
 Network = Callable[[Keep], Callable[[Any, Any], tuple[Any, Any]]]
@@ -50,15 +51,15 @@ def gradients(
 
     `widths` is {name: keep}. Each of them is a forward and a backward pass of the resized network
     on `slice` of the shared variables; `unslice` puts its gradients back, where they add up. So
-    activations of one width live at a time, and small widths cost what small networks cost.
+    small widths cost what small networks cost.
 
     A keep that is traced, because it came in as an argument of the jitted function that `step` is
     called in, is executed by mask: one program then serves all keeps, each at the cost of the
-    whole network. Such a width has no leaves of its own.
+    whole network. Such a width has no leaves of its own, and its groups must be exact.
 
     Called outside of jit, `step` compiles one program for every keep that it meets, and no more
-    when it meets it again: as many as the grid has widths. Inside of jit all widths of the call are
-    one program.
+    when it meets it again: as many as the grid has widths; the activations of one width live at a
+    time. Inside of jit all widths of the call are one program, which may hold those of several.
 
     Args:
       network: `keep -> run`, where `run(variables, inputs) -> (outputs, updates)` is the network
@@ -73,8 +74,10 @@ def gradients(
 
     Raises:
       KeepError: when `step` is called, as the next: a keep does not fit, the first width is not the
-        widest where it teaches, or a width lacks the leaves that others have for themselves.
-      TreeError: the network updates what is trained, or what is not there.
+        widest where it teaches, a width lacks the leaves that others have for themselves, or one
+        that is executed by mask has inexact groups.
+      TreeError: the network updates what is trained, or what is not there, or the leaves of a width
+        are not those of its keep.
 
     Source: Yu et al., "Slimmable Neural Networks", ICLR 2019; Yu and Huang, "Universally Slimmable
     Networks and Improved Training Techniques", ICCV 2019.
@@ -127,7 +130,8 @@ def distillation(
 
     Source: Yu and Huang, "Universally Slimmable Networks", ICCV 2019 (T = 1, mix = 1).
     """
-    if not (temperature > 0 and 0 <= mix <= 1) or (mix < 1 and loss is None):
+    numbers = is_number(temperature) and is_number(mix)
+    if not (numbers and temperature > 0 and 0 <= mix <= 1) or (mix < 1 and loss is None):
         raise JaxpruneError(
             f"distillation: temperature={temperature!r}, mix={mix!r}, loss={loss!r}.\nFix: a "
             "temperature above 0 and a mix in [0, 1]; below 1 give the loss of the labels too."
@@ -203,18 +207,40 @@ def _check_widths(
         raise KeepError("no widths.\nFix: widths={w: prefix(graph, w) for w in (1.0, 0.5)}.")
     for name, keep in widths.items():
         check_private(params, name)
-        if is_traced(keep) and (name in params.private or name in rest.private):
-            raise KeepError(
-                f"width {name!r} has leaves of its own, but its keep is traced and has no size.\n"
-                "Fix: a concrete keep for it, or another name."
-            )
+        if is_traced(keep):
+            _check_masked(graph, params, rest, name, keep)
+            continue
+        counts = masks.widths(graph, keep)
+        for leaves in own(params, rest, name):
+            masks.check_tree(graph, paths.flatten(leaves)[0], counts)
     first, *others = widths.values()
-    if distilled and not any(map(is_traced, widths.values())):
+    if distilled and not is_traced(first):
         wide = masks.widths(graph, first)
-        for keep in others:
+        for keep in [keep for keep in others if not is_traced(keep)]:
             here = masks.widths(graph, keep)
             if wider := [name for name in wide if here[name] > wide[name]]:
                 raise KeepError(
                     f"the first width teaches the others, but {wider[:3]} are wider in another "
                     "one.\nFix: put the largest width first."
                 )
+
+
+def _check_masked(
+    graph: ChannelGraph, params: Split, rest: Split, name: Hashable, keep: Keep
+) -> None:
+    if name in params.private or name in rest.private:
+        raise KeepError(
+            f"width {name!r} has leaves of its own, but its keep is traced and has no size.\n"
+            "Fix: a concrete keep for it, or another name."
+        )
+    check_exact(graph, keep, "Fix: concrete keeps, which are sliced, or prefix(..., protect=[...])")
+
+
+def check_exact(graph: ChannelGraph, names: Iterable[str], fix: str) -> None:
+    """Raises KeepError if a group is inexact: by mask it would be another network than sliced."""
+    for name in names:
+        if name in graph.groups and (why := graph.groups[name].inexact):
+            raise KeepError(
+                f"group {name!r} is inexact ({why}): executed by mask, the network is not the one "
+                f"that is served.\n{fix} with it."
+            )

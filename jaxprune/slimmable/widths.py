@@ -65,6 +65,7 @@ def prefix(
       KeepError: a width is out of range, the rounding makes no sense, or a stream loses channels
         that one of its readers (`jp.select_inputs`) keeps.
       PatternError: a pattern matches nothing.
+      TypeError: there is no such option.
 
     Source: Yu et al., ICLR 2019; Yu and Huang, ICCV 2019 (expansion); the authors' code.
 
@@ -140,16 +141,20 @@ def sandwich(
             f"sandwich: n={n!r} of {len(widths)} widths; a sandwich is the largest and the "
             "smallest at least.\nFix: n=4 and a grid of four widths or more."
         )
-    ranked = sorted(widths, key=lambda name: _channels(widths[name]))
-    smallest, *others, largest = ranked
+    largest, *others, smallest = sorted(widths, key=lambda name: _removed(widths[name]))
     drawn = rng.permutation(len(others))[: n - 2]
     return {name: widths[name] for name in (largest, smallest, *(others[i] for i in drawn))}
 
 
 def outside(graph: ChannelGraph, keep: Keep, trained: Iterable[Keep]) -> list[str]:
-    """Returns the groups that are narrower, or wider, in `keep` than in any of `trained`."""
+    """Returns the groups that are narrower, or wider, in `keep` than in any of `trained`.
+
+    Raises:
+      KeepError: there are no trained widths.
+    """
     here = masks.widths(graph, keep)
-    known = [masks.widths(graph, other) for other in trained]
+    if not (known := [masks.widths(graph, other) for other in trained]):
+        raise KeepError("no trained widths.\nFix: trained=widths.values().")
     return [
         name
         for name, count in here.items()
@@ -157,8 +162,9 @@ def outside(graph: ChannelGraph, keep: Keep, trained: Iterable[Keep]) -> list[st
     ]
 
 
-def _channels(keep: Keep) -> int:
-    return sum(int(np.sum(kept)) for kept in keep.values())
+def _removed(keep: Keep) -> int:
+    """How many channels go; groups that are absent stay whole."""
+    return sum(int(np.size(kept) - np.sum(kept)) for kept in keep.values())
 
 
 def _count(width: float, size: int, times: int, rounding: Rounding) -> int:
@@ -253,6 +259,9 @@ def _factors(space: Space) -> Iterator[Sequence[Space]]:
 
 
 def _check_rounding(rounding: Rounding) -> None:
+    options = list(Rounding.__annotations__)
+    if unknown := [name for name in rounding if name not in options]:
+        raise TypeError(f"there is no option {unknown[0]!r}.\nFix: one of {options}.")
     bad = [
         f"{name} must be an int, at least 1, got {value!r}"
         for name, value in (
