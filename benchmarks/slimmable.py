@@ -1,11 +1,17 @@
 """What many widths cost: a training step of all of them, a switch between them, a search.
 
 Command: python -m benchmarks.slimmable
-On ResNet-20 and 64 images of 32x32 pixels. Prints the time of the gradient of an S-Net with four
-widths as a share of the sum of the gradients of four plain networks of these sizes, interleaved,
-beside that of the same plain programs again; what a switch between its widths compiles after the
-first calls; and the time of a greedy search down to a quarter of the MACs as a share of that of as
-many forward passes of the plain network, with the number of its programs.
+On ResNet-20 and 64 images of 32x32 pixels. Prints
+
+* the time of the gradient of an S-Net with four widths as a share of the sum of the gradients of
+  four plain networks of these sizes, beside that of the same plain programs again;
+* the time of a US-Net's gradient with two drawn widths that are executed by mask, in one program,
+  as a share of that where they are sliced, with a program for each;
+* what a switch between widths compiles after the first calls;
+* the time of a greedy search down to a quarter of the MACs as a share of that of as many forward
+  passes of the plain network, and how many programs it compiles.
+
+All that is compared takes turns.
 """
 
 import time
@@ -73,8 +79,9 @@ def step(
     networks = partial(train_mode, graph)
     params, rest = slimmable.split(graph, variables, widths)
     gradients = slimmable.gradients(networks, graph, cross_entropy)
-    together = jax.jit(partial(gradients, widths=widths, inputs=images, targets=labels))
-    all_widths = together.lower(params, rest).compile()
+    together = jax.jit(partial(gradients, widths=widths))
+    batch = {"inputs": images, "targets": labels}
+    all_widths = together.lower(params, rest, **batch).compile()
     apart = [
         (jp.slice(graph, variables, keep), jax.jit(plain(networks(keep))))
         for keep in widths.values()
@@ -92,7 +99,33 @@ def step(
         more.subtract(operations(program))
     print(f"operations more: { ({name: n for name, n in more.items() if n > 0}) }")
     calls = {"apart": one_by_one, "apart again": one_by_one}
-    print_times(calls | {"together": lambda: all_widths(params, rest)}, "apart", rounds=30)
+    print_times(calls | {"together": lambda: all_widths(params, rest, **batch)}, "apart", rounds=30)
+
+
+def execution(
+    graph: jp.ChannelGraph, variables: Any, widths: Mapping[Any, Keep], images: Any, labels: Any
+) -> None:
+    """Prints the time of a step with widths drawn for it, by mask beside sliced."""
+    private = slimmable.statistics(variables)
+    ends = {width: widths[width] for width in (WIDTHS[0], WIDTHS[-1])}
+    drawn = {str(width): widths[width] for width in WIDTHS[1:-1]}
+    params, rest = slimmable.split(graph, variables, ends, private=private)
+    gradients = slimmable.gradients(
+        partial(train_mode, graph), graph, cross_entropy, distill=slimmable.distillation()
+    )
+    sliced = partial(gradients, params, rest, ends | drawn, images, labels)
+
+    @jax.jit
+    def program(params: Any, rest: Any, drawn: Any, images: Any, labels: Any) -> Any:
+        return gradients(params, rest, ends | drawn, images, labels)
+
+    masked = partial(program, params, rest, drawn, images, labels)
+    calls = {"sliced": sliced, "sliced again": sliced, "masked": masked}
+    for name in ("sliced", "masked"):
+        with compilations() as programs:
+            jax.block_until_ready(calls[name]())
+        print(f"{name}: {len(programs)} programs")
+    print_times(calls, "sliced", rounds=30)
 
 
 def switching(
@@ -157,6 +190,7 @@ def main() -> None:
     graph = training.channel_graph(MODEL, IMAGE)
     widths = {width: slimmable.prefix(graph, width, divisor=4) for width in WIDTHS}
     step(graph, variables, widths, images, labels)
+    execution(graph, variables, widths, images, labels)
     switching(graph, variables, widths, images)
     searching(graph, variables, images, labels)
 

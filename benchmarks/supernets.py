@@ -54,19 +54,21 @@ def variants(config: Config) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def measure(config: Config) -> dict[str, list[dict[str, float]]]:
-    """Returns {curve: for every seed {multiplier: test accuracy}}."""
+def measure(config: Config) -> tuple[dict[str, list[dict[str, float]]], list[str]]:
+    """Returns ({curve: for every seed {multiplier: test accuracy}}, commits of the runs)."""
     found: dict[str, list[dict[str, float]]] = {}
+    commits = set()
     for seed in config.seeds:
         for name, (experiment, one) in variants(config).items():
             label = f"{name.replace(' ', '-')}-{seed}"
             changed = replace(one, seed=seed, name=label, root=config.root, resume=True)
             summary = runs.read_json(experiment.main(changed) / runs.SUMMARY)
+            commits.add(summary["commit"])
             for curve, networks in summary["curves"].items():
                 row = {each.rsplit("-", 1)[1]: summary["accuracy"][each] for each in networks}
                 key = {"alone": f"alone, {name}", "before calibration": curve}.get(curve, name)
                 found.setdefault(key, []).append(row)
-    return found
+    return found, sorted(commits)
 
 
 def table(
@@ -119,13 +121,14 @@ def _each(values: Mapping[str, float]) -> str:
 def main(config: Config) -> None:
     """Runs what is missing, and writes JSON and Markdown."""
     provenance = runs.provenance()
-    found = measure(config)
+    found, commits = measure(config)
     text = [
         "# Slimmable networks on digits",
         "",
-        f"Made by `{provenance['command']}` at commit {provenance['commit']}; seeds "
-        f"{', '.join(map(str, config.seeds))}. Test accuracy in percent (400 images), mean over "
-        "the seeds and its standard error.",
+        f"Made by `{provenance['command']}` at commit {provenance['commit']}, of runs at "
+        f"{', '.join(commits)}; seeds {', '.join(map(str, config.seeds))}. Test accuracy in "
+        "percent (400 images), mean over the seeds and its standard error. Before calibration all "
+        "widths of the same US-Net have the statistics of the widest.",
         "",
         *table(found, ("slimmable", "alone, slimmable", "shared")),
         "",
