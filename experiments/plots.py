@@ -1,6 +1,7 @@
 """Figures of a pruning run, as PNG files."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def spectrum(
     """
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for color, (label, points) in zip(_COLORS[1:], curves.items(), strict=False):
+    for color, (label, points) in zip(cycle(_COLORS[1:]), curves.items(), strict=False):
         macs, accuracies = zip(*sorted(points), strict=True)
         axes.plot(macs, accuracies, color=color, marker="o", markersize=3, label=label)
     axes.set(xlabel="MACs", ylabel=measure, xscale="log")

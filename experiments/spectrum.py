@@ -1,13 +1,17 @@
 """The runs of slimmable networks: what they keep on the disk, and accuracy against MACs.
 
 Every network of a run, a width of the supernet or one that was trained by itself, is a checkpoint.
+
+Command:   python -m experiments.spectrum runs/slimmable runs/us_slimmable runs/autoslim
+Writes:    spectrum.png, the accuracy against the MACs of all networks of these runs
 """
 
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -138,3 +142,31 @@ def _costs(setup: Setup, network: Network) -> dict[str, Any]:
         "latency_ms": 1e3 * results.latency(setup, network).median,
         "widths": counts,
     }
+
+
+def main(
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional], out: Path = Path("spectrum.png")
+) -> None:
+    """Draw the networks of several runs in one picture.
+
+    Args:
+      paths: directories of finished runs.
+      out: the picture.
+
+    Raises:
+      ValueError: one of them is no finished run of slimmable networks.
+    """
+    curves = {}
+    for path in paths:
+        summary = runs.read_json(path / runs.SUMMARY)
+        if "curves" not in summary:
+            raise ValueError(
+                f"{path} has no curves.\nFix: runs of slimmable, us_slimmable, autoslim."
+            )
+        curves |= {f"{label}, {path.name}": found for label, found in points(summary).items()}
+    plots.spectrum(out, curves)
+    print(f"{len(curves)} curves in {out}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main, prog="python -m experiments.spectrum")

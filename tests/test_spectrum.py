@@ -86,6 +86,15 @@ def test_a_width_is_evaluated_from_its_checkpoint(s_net: Path) -> None:
     assert evaluate.main(s_net)
 
 
+def test_runs_are_drawn_in_one_picture(s_net: Path, tmp_path: Path) -> None:
+    drawn = tmp_path / "all.png"
+    spectrum.main((s_net, s_net), drawn)
+    assert drawn.stat().st_size > 1000
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"has no curves.\nFix: runs of slimmable networks"):
+        spectrum.main((tmp_path,), drawn)
+
+
 def test_every_width_of_an_s_net_has_its_own_norm_and_the_kernels_are_shared(s_net: Path) -> None:
     setup = procedures.setup(S_NET)
     wide, narrow = (
@@ -270,6 +279,21 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
             slimmable.main(config)
     run = slimmable.main(config)
     check_same(run, s_net, fields=("curves",))
+
+
+@pytest.mark.parametrize("module", [us_slimmable, autoslim], ids=lambda module: module.NAME)
+def test_what_was_calibrated_and_searched_is_not_done_anew_but_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any
+) -> None:
+    config: Any = US_NET if module is us_slimmable else replace(AUTO, searches=("random",))
+    whole = module.main(replace(config, root=tmp_path / "whole"))
+    config = replace(config, root=tmp_path / "broken", resume=True)
+    with monkeypatch.context() as patch:
+        interrupt(patch, jp, "save", 3, before=False)
+        with pytest.raises(Interrupted):
+            module.main(config)
+    monkeypatch.setattr(autoslim, "search", lambda *_: 1 / 0)
+    check_same(module.main(config), whole, fields=("curves",))
 
 
 def test_a_target_out_of_reach_is_an_error_before_any_training(tmp_path: Path) -> None:
