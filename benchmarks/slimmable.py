@@ -21,18 +21,15 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import jaxprune as jp
 from benchmarks.programs import operations, print_times
-from experiments import models, training
+from benchmarks.resnet20 import MODEL, problem
 from experiments.training import cross_entropy
 from jaxprune import slimmable
 from jaxprune.masks import Keep
 
-MODEL = models.build("resnet20", classes=10)
-BATCH, IMAGE = 64, (32, 32, 3)
 WIDTHS = (1.0, 0.75, 0.5, 0.25)
 
 
@@ -40,7 +37,7 @@ WIDTHS = (1.0, 0.75, 0.5, 0.25)
 def compilations() -> Iterator[list[str]]:
     """Yields a list that grows by what JAX compiles in the block."""
     found: list[str] = []
-    running = [True]
+    running = True
 
     def listen(event: str, *_: Any, **__: Any) -> None:
         if running and event.endswith("backend_compile_duration"):
@@ -50,7 +47,7 @@ def compilations() -> Iterator[list[str]]:
     try:
         yield found
     finally:
-        running.clear()
+        running = False
 
 
 def train_mode(graph: jp.ChannelGraph, keep: Keep) -> Callable[[Any, Any], Any]:
@@ -183,11 +180,7 @@ def searching(graph: jp.ChannelGraph, variables: Any, images: Any, labels: Any) 
 
 def main() -> None:
     """Prints the comparisons."""
-    random = np.random.default_rng(0)
-    images = jnp.asarray(random.normal(size=(BATCH, *IMAGE)), jnp.float32)
-    labels = jnp.asarray(random.integers(0, 10, BATCH))
-    variables = jax.jit(partial(MODEL.init, train=False))(jax.random.key(0), images[:1])
-    graph = training.channel_graph(MODEL, IMAGE)
+    graph, variables, images, labels = problem()
     widths = {width: slimmable.prefix(graph, width, divisor=4) for width in WIDTHS}
     step(graph, variables, widths, images, labels)
     execution(graph, variables, widths, images, labels)

@@ -15,15 +15,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import jaxprune as jp
 from benchmarks.programs import operations, print_times
-from experiments import models, training
+from benchmarks.resnet20 import MODEL, problem
 from experiments.training import cross_entropy
-
-MODEL = models.build("resnet20", classes=10)
-BATCH, IMAGE = 64, (32, 32, 3)
 
 Apply = Callable[..., Any]
 
@@ -86,11 +82,7 @@ def scorers(graph: jp.ChannelGraph) -> dict[str, Apply]:
 
 def main() -> None:
     """Prints the comparison."""
-    random = np.random.default_rng(0)
-    images = jnp.asarray(random.normal(size=(BATCH, *IMAGE)), jnp.float32)
-    labels = jnp.asarray(random.integers(0, 10, BATCH))
-    variables = jax.jit(partial(MODEL.init, train=False))(jax.random.key(0), images[:1])
-    graph = training.channel_graph(MODEL, IMAGE)
+    graph, variables, images, labels = problem()
     programs: dict[str, Any] = {
         name: jax.jit(lambda *args, run=run: run(*args)).lower(variables, images, labels).compile()
         for name, run in scorers(graph).items()

@@ -57,8 +57,8 @@ width  channels    MACs  parameters
 A US-Net shares scale and bias (`split(..., private=statistics(variables))`), draws the widths of a
 step (`sandwich`), lets the largest teach the others (`distill=distillation()`), and measures the
 statistics of every width after training (`calibrate`). With drawn keeps as arguments of the jitted
-step, one program serves them all. AutoSlim trains that at `nonuniform` widths of a wider network,
-and looks where it can be narrow: `evaluator`, `space`, `greedy`.
+step, one program serves them all, if their groups are exact. AutoSlim trains that at `nonuniform`
+widths of a wider network, and looks where it can be narrow: `evaluator`, `space`, `greedy`.
 
 Sources: Yu et al., "Slimmable Neural Networks", ICLR 2019; Yu and Huang, "Universally Slimmable
 Networks and Improved Training Techniques", ICCV 2019; Yu and Huang, "AutoSlim: Towards One-Shot
