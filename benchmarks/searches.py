@@ -28,7 +28,7 @@ from experiments import config as configuration
 from experiments.gradual import scaled
 from experiments.procedures import Setup
 
-TARGETS, OTHERS = (0.25, 0.1), ("uniform", "scores", "random")
+TARGETS, OTHERS = (0.25, 0.15), ("uniform", "scores", "random")
 CLAIMS = tuple(
     (f"greedy {target}", f"{other} {target}")
     for target in TARGETS
