@@ -106,7 +106,7 @@ def gradients(
             total, rest, value, outputs = one(total, params, rest, inputs, teacher, targets)
             losses.append(value)
             if number == 0:
-                first = jax.lax.stop_gradient(outputs)
+                first = outputs
         return Gradients(total, rest, jnp.stack(losses), first)
 
     return step
