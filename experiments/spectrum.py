@@ -160,9 +160,7 @@ def main(
     for path in paths:
         summary = runs.read_json(path / runs.SUMMARY)
         if "curves" not in summary:
-            raise ValueError(
-                f"{path} has no curves.\nFix: runs of slimmable, us_slimmable, autoslim."
-            )
+            raise ValueError(f"{path} has no curves.\nFix: runs of slimmable networks.")
         curves |= {f"{label}, {path.name}": found for label, found in points(summary).items()}
     plots.spectrum(out, curves)
     print(f"{len(curves)} curves in {out}")

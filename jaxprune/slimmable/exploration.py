@@ -8,7 +8,7 @@ from jaxprune import cost as costs
 from jaxprune._removal import is_count
 from jaxprune.errors import BudgetError
 from jaxprune.graph import ChannelGraph
-from jaxprune.slimmable.search import Cost, Evaluate, Found, Space, asked, check_targets
+from jaxprune.slimmable.search import Cost, Evaluate, Found, Space, check_targets, checked
 
 Counts = dict[str, int]
 
@@ -40,6 +40,7 @@ def random_search(
     Raises:
       BudgetError: the target is out of reach, or a number makes no sense.
       KeepError: the space does not fit the graph.
+      ScoreError: the errors are not finite, or not one for each candidate.
     """
     _check(samples, samples=samples)
     fit = _fitter(graph, space, target, rng, cost)
@@ -127,7 +128,7 @@ def _ranked(
     evaluate: Evaluate, graph: ChannelGraph, drawn: Sequence[Counts], target: float, cost: Cost
 ) -> list[Found]:
     """Evaluates widths and returns them, the best first."""
-    errors = asked(evaluate, drawn)
+    errors = checked(evaluate(drawn), drawn)
     order = np.argsort(errors, kind="stable")
     return [Found(drawn[i], float(errors[i]), cost(graph, drawn[i]), target) for i in order]
 

@@ -140,19 +140,18 @@ def evaluator(
             chunk = rows[start : start + at_once]
             filled = np.concatenate([chunk, chunk[-1:].repeat(at_once - len(chunk), axis=0)])
             errors.append(program(variables, inputs, targets, filled)[: len(chunk)])
-        found = np.concatenate([np.zeros(0), *jax.device_get(errors)])
-        return asked(lambda _: found, candidates)
+        return checked(np.concatenate([np.zeros(0), *jax.device_get(errors)]), candidates)
 
     return evaluate
 
 
-def asked(evaluate: Evaluate, candidates: Sequence[Widths]) -> np.ndarray:
+def checked(errors: Any, candidates: Sequence[Widths]) -> np.ndarray:
     """Returns the errors of the candidates, f64[n].
 
     Raises:
       ScoreError: they are not as many, or not finite.
     """
-    found = np.asarray(evaluate(candidates), np.float64)
+    found = np.asarray(errors, np.float64)
     if found.shape != (len(candidates),):
         raise ScoreError(
             f"the errors of {len(candidates)} candidates have shape {found.shape}.\nFix: evaluate "
@@ -205,6 +204,7 @@ def greedy(
     Raises:
       BudgetError: a target is out of reach; the message names the smallest cost.
       KeepError: the space does not fit the graph.
+      ScoreError: the errors are not finite, or not one for each candidate.
 
     Source: Yu and Huang, "AutoSlim: Towards One-Shot Architecture Search for Channel Numbers",
     2019, and the authors' code.
@@ -224,11 +224,11 @@ def greedy(
 def descent(evaluate: Evaluate, space: Space) -> Iterator[tuple[dict[str, int], float]]:
     """Yields (widths, error) from the whole network down, each one greedy step below the last."""
     widths = {name: counts[0] for name, counts in space.items()}
-    yield widths, float(asked(evaluate, [widths])[0])
+    yield widths, float(checked(evaluate([widths]), [widths])[0])
     places = dict.fromkeys(space, 0)
     while open_ := [name for name, at in places.items() if at + 1 < len(space[name])]:
         candidates = [{**widths, name: space[name][places[name] + 1]} for name in open_]
-        errors = asked(evaluate, candidates)
+        errors = checked(evaluate(candidates), candidates)
         best = int(np.argmin(errors))
         places[open_[best]] += 1
         widths = candidates[best]
