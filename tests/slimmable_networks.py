@@ -10,6 +10,9 @@ import numpy as np
 import optax
 
 import jaxprune as jp
+from jaxprune import slimmable
+
+close = partial(jax.tree.map, partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-9))
 
 
 class Residual(nn.Module):
@@ -75,3 +78,8 @@ def setup(model: Any = None, seed: int = 0, dtype: Any = jnp.float32) -> Setup:
 def loss(logits, labels):
     """Returns the mean cross entropy."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def widths_of(graph, widths=(1.0, 0.5)):
+    """Returns the prefix keep of each multiplier."""
+    return {width: slimmable.prefix(graph, width, divisor=2) for width in widths}
