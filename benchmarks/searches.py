@@ -41,7 +41,7 @@ def _preset() -> autoslim.Config:
     start = presets.config("digits", autoslim.PRESETS, autoslim.Config())
     searches: Any = ("greedy", *OTHERS)
     changes: Any = {"keep_macs": TARGETS, "searches": searches, "judge": "loss"}
-    return replace(start, divisor=1, **changes)  # so that all come near to a target
+    return replace(start, divisor=1, parts=48, **changes)  # one channel a step: near to a target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +89,9 @@ def measure(config: Config, number: int) -> Iterator[dict[str, Any]]:
             shares = zip(search.keep_macs, networks.values(), strict=True)
             keeps = {str(share): network.keep for share, network in shares}
             times = range(1, config.retrainings)
-            again = [run.alone(f"{label}-again-{n}", keeps, how) for n in times]
+            again = [
+                autoslim.retrained(search, run, f"{label}-again-{n}", keeps, how) for n in times
+            ]
             for trained in (networks, *again):
                 for target, network in zip(keeps, trained.values(), strict=True):
                     macs = jp.cost.macs(setup.graph, jp.widths(setup.graph, network.keep)) / base

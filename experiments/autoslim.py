@@ -208,9 +208,17 @@ def apart(config: Config, dataset: Dataset) -> tuple[Split | Stream, Split]:
     """Returns the training images that the supernet sees, and the batch of the search.
 
     Of a stream that batch is from the validation images, which the supernet does not see either.
+
+    Raises:
+      ValueError: the batch would be all of the training images.
     """
     train, validation = dataset.train, dataset.validation
     if isinstance(train, Split):
+        if config.held_out >= train.size:
+            raise ValueError(
+                f"held_out={config.held_out} leaves none of {train.size} training images.\n"
+                "Fix: a lower --held-out, or a higher --limit."
+            )
         rest, batch = data.shuffled(train, config.held_out)
         return rest, batch
     assert isinstance(validation, Stream)
@@ -244,7 +252,12 @@ def aims(config: Config, setup: Setup) -> tuple[slimmable.Space, list[float]]:
     }
     base = jp.cost.macs(setup.graph, uniform(config, setup)(1.0))
     targets = [share * base for share in config.keep_macs]
-    slimmable.check_targets(setup.graph, space, targets, jp.cost.macs)
+    try:
+        slimmable.check_targets(setup.graph, space, targets, jp.cost.macs)
+    except jp.errors.BudgetError as error:
+        found = str(error).partition("Fix: ")[0]
+        fix = "Fix: higher --keep-macs, lower --low or --divisor, more --parts, less --protect."
+        raise jp.errors.BudgetError(found + fix) from None
     return space, targets
 
 
@@ -333,6 +346,7 @@ def _by_scores(
         setup.graph,
         scores,
         keep_macs=int(target),
+        min_keep_ratio=config.low / config.widest,
         multiple_of=config.divisor,
         protect=config.protect,
     )

@@ -1,7 +1,7 @@
 """What every run, and one of Network Slimming, can be asked for."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -151,9 +151,20 @@ def check(config: Common, problems: Iterable[str], *, positive: Iterable[str] = 
         if not getattr(config, name) > 0
     ]
     both = ["overwrite replaces a run and resume goes on with it"]
-    found = [*low, *problems, *(both if config.overwrite and config.resume else [])]
+    unread = _unread(config) if isinstance(config, Slim) else []
+    found = [*low, *problems, *unread, *(both if config.overwrite and config.resume else [])]
     if found:
         raise ValueError("\n".join([*found, "Fix: see --help for what goes together."]))
+
+
+def _unread(config: Slim) -> Iterator[str]:
+    """Yields what is set in a training and that training at several widths does not know."""
+    plain = Training(epochs=1, rates=((0.0, 0.0),))
+    for field in fields(config):
+        if isinstance(how := getattr(config, field.name), Training):
+            for name in ("part", "strength", "data"):
+                if (value := getattr(how, name)) != getattr(plain, name):
+                    yield f"{field.name}.{name}={value} is not for slimmable networks"
 
 
 def to_json(config: Common) -> dict[str, Any]:

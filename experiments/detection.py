@@ -73,6 +73,7 @@ class Config(Common):
     dataset: Literal["shapes"] = "shapes"
     """Data set; it is made here."""
     data_dir: tyro.conf.Suppress[Path | None] = None
+    checkpoint_every: tyro.conf.Suppress[int] = 1
     workers: tyro.conf.Suppress[int] = 0
     mobile: tyro.conf.Suppress[bool] = False
     image_size: int = 64

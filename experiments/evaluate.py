@@ -1,6 +1,6 @@
 """Evaluates the pruned network of a run from its directory alone.
 
-Command:   python -m experiments.evaluate runs/network_slimming, or any other run
+Command:   python -m experiments.evaluate runs/network_slimming, or another run that classifies
 Expected:  the accuracy of the run, to the last digit; exit status 1 otherwise
 """
 
@@ -44,10 +44,15 @@ def main(run: Annotated[Path, tyro.conf.Positional], data_dir: Path | None = Non
 
     Returns:
       True if both are the same.
+
+    Raises:
+      ValueError: it is a run of another experiment.
     """
     value, summary = runs.read_json(run / runs.CONFIG), runs.read_json(run / runs.SUMMARY)
-    kind = KINDS[value.pop("experiment", "network_slimming")]
-    config = configuration.from_json(value, kind)
+    experiment = value.pop("experiment", "network_slimming")
+    if experiment not in KINDS:
+        raise ValueError(f"{run} is of {experiment!r}.\nFix: a run of one of {sorted(KINDS)}.")
+    config = configuration.from_json(value, KINDS[experiment])
     setup = procedures.setup(replace(config, data_dir=data_dir or config.data_dir))
     dataset, name = setup.dataset, summary["final"]
     accuracy = results.accuracy(setup, resume.load(run, setup, name), dataset.test)

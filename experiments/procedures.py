@@ -14,7 +14,7 @@ from flax import linen as nn
 
 import jaxprune as jp
 from experiments import data, models, training
-from experiments.config import C, Common, Config
+from experiments.config import C, Common, Config, Slim
 from experiments.data import Dataset, Split, Stream
 from experiments.training import QUIET, Journal, Variables
 from jaxprune.masks import Keep
@@ -63,7 +63,9 @@ def setup(config: C) -> Setup[C]:
     )
     fields = {"widths": config.widths} if config.widths else {}
     model = models.build(config.model, classes=dataset.classes, **fields)
-    return Setup(config, dataset, model, training.channel_graph(model, dataset.image_shape))
+    slim = isinstance(config, Slim)  # widths are of streams, and all readers have these
+    graph = training.channel_graph(model, dataset.image_shape, select_inputs=not slim)
+    return Setup(config, dataset, model, graph)
 
 
 def phases(setup: Setup) -> list[Phase]:

@@ -157,11 +157,15 @@ def main(
       ValueError: one of them is no finished run of slimmable networks.
     """
     curves = {}
+    names = [path.name for path in paths]
     for path in paths:
         summary = runs.read_json(path / runs.SUMMARY)
         if "curves" not in summary:
-            raise ValueError(f"{path} has no curves.\nFix: runs of slimmable networks.")
-        curves |= {f"{label}, {path.name}": found for label, found in points(summary).items()}
+            raise ValueError(
+                f"{path} has no curves.\nFix: runs of slimmable, us_slimmable or autoslim."
+            )
+        name = path.name if names.count(path.name) == 1 else str(path)
+        curves |= {f"{label}, {name}": found for label, found in points(summary).items()}
     plots.spectrum(out, curves)
     print(f"{len(curves)} curves in {out}")
 

@@ -69,6 +69,7 @@ class Config(Common):
     """Name of the run; a name that is taken gets a number."""
     dataset: str = "shapes"
     """Data set, a name in experiments/pictures.py."""
+    checkpoint_every: tyro.conf.Suppress[int] = 1
     workers: tyro.conf.Suppress[int] = 0
     mobile: tyro.conf.Suppress[bool] = False
     image_size: int = 48

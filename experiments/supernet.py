@@ -214,14 +214,17 @@ def optimizer(setup: Setup, how: Training) -> optax.GradientTransformation:
 def _decays(graph: jp.ChannelGraph, params: Any) -> Any:
     """Returns where the weight decay acts: on kernels, but for depthwise ones.
 
-    These have one input channel, as the first kernel of all where images are gray.
+    These have one input channel in the whole network, as the first kernel of all where images are
+    gray.
     """
     first = next(jp.cost.each_contraction(graph.contractions)).kernels
 
     def decays(path: str, leaf: Any) -> bool:
         name = f"params/{path.removeprefix('shared/').removeprefix('params/')}"
-        one = np.ndim(leaf) == 4 and leaf.shape[0] > 1 and leaf.shape[2] == 1
-        return np.ndim(leaf) > 1 and (not one or name in first)
+        if np.ndim(leaf) < 2:
+            return False
+        *window, inputs, _ = graph.variables[name].shape
+        return name in first or not (len(window) == 2 and window[0] > 1 and inputs == 1)
 
     leaves, treedef = paths.flatten(params)
     return jax.tree.unflatten(treedef, [decays(path, leaf) for path, leaf in leaves.items()])

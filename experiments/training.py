@@ -350,15 +350,18 @@ def _score(
     return jnp.sum(loss, where=inside), jnp.sum(right, where=inside)
 
 
-def channel_graph(model: nn.Module, image_shape: tuple[int, ...]) -> jp.ChannelGraph:
+def channel_graph(
+    model: nn.Module, image_shape: tuple[int, ...], *, select_inputs: bool = True
+) -> jp.ChannelGraph:
     """Returns the channel graph of the model on one image; needs and computes no weights.
 
-    Every BatchNorm that reads a stream with several readers may keep its own channels of it.
+    Every BatchNorm that reads a stream with several readers may keep its own channels of it; not
+    without `select_inputs`, where all of them keep the same.
     """
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
-    apply = jp.linen.select_inputs(partial(model.apply, train=False))
-    return jp.trace(apply, variables, image)
+    apply = partial(model.apply, train=False)
+    return jp.trace(jp.linen.select_inputs(apply) if select_inputs else apply, variables, image)
 
 
 def batch_statistics(model: nn.Module, dataset: Dataset) -> Callable[[Variables, jax.Array], Any]:

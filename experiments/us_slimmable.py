@@ -88,7 +88,9 @@ class Config(Slim):
             problems.append(f"number={self.number} draws no width")
         if not {1.0, self.low}.isdisjoint(self.unseen):
             problems.append(f"unseen={self.unseen} must not name the ends, which every step has")
-        configuration.check(self, problems, positive=("grid", "calibration_batches"))
+        configuration.check(
+            self, problems, positive=("grid", "calibration_batches", "calibration_size")
+        )
 
 
 _V2 = V2 | {"low": 0.35, "evaluated": (1.0, 0.9, 0.8, 0.75, 0.7, 0.6, 0.5, 0.45, 0.4, 0.35)}
@@ -140,7 +142,7 @@ PRESETS: presets.Presets = MappingProxyType(
 
 def multipliers(config: Config) -> list[float]:
     """Returns those that steps draw, rising from the lowest to 1."""
-    count = round((1 - config.low) / config.grid)
+    count = max(1, round((1 - config.low) / config.grid))
     found = [round(float(width), 6) for width in np.linspace(config.low, 1, count + 1)]
     found[0] = config.low  # of any number of digits
     return [width for width in found if width not in config.unseen]

@@ -91,7 +91,7 @@ def test_runs_are_drawn_in_one_picture(s_net: Path, tmp_path: Path) -> None:
     spectrum.main((s_net, s_net), drawn)
     assert drawn.stat().st_size > 1000
     (tmp_path / "summary.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"has no curves.\nFix: runs of slimmable networks"):
+    with pytest.raises(ValueError, match=r"has no curves.\nFix: runs of slimmable, us_slimmable"):
         spectrum.main((tmp_path,), drawn)
 
 
