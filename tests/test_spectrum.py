@@ -1,5 +1,6 @@
 """S-Net, US-Net and AutoSlim from end to end, at a size of seconds."""
 
+import shutil
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -27,26 +28,9 @@ from experiments import (
     training,
     us_slimmable,
 )
-from experiments.data import Split
-from jaxprune.schedule import Training, constant
+from jaxprune.schedule import Part
 from same_runs import Interrupted, check_same, interrupt
-
-HOW = Training(epochs=2, rates=constant(0.05), weight_decay=1e-4)
-SMALL: dict[str, Any] = {
-    "limit": 128,
-    "model": "mlp",
-    "widths": (12, 10),
-    "batch_size": 32,
-    "divisor": 2,
-    "training": HOW,
-}
-S_NET = slimmable.Config(**SMALL, multipliers=(1.0, 0.5))
-US_NET = us_slimmable.Config(
-    **SMALL, grid=0.125, low=0.25, evaluated=(1.0, 0.6, 0.25), number=3, alone=False
-)
-AUTO = autoslim.Config(
-    **SMALL, supernet=HOW, keep_macs=(0.9, 0.6), held_out=32, samples=5, widest=1.5, parts=4
-)
+from slimmable_runs import AUTO, HOW, S_NET, US_NET
 
 
 @pytest.fixture(autouse=True)
@@ -82,17 +66,29 @@ def test_an_s_net_beside_networks_trained_alone(s_net: Path) -> None:
     ]
 
 
-def test_a_width_is_evaluated_from_its_checkpoint(s_net: Path) -> None:
+def test_a_width_is_evaluated_from_its_checkpoint(s_net: Path, tmp_path: Path) -> None:
     assert evaluate.main(s_net)
+    runs.write_json(tmp_path / runs.CONFIG, {"experiment": "detection"})
+    runs.write_json(tmp_path / runs.SUMMARY, {})
+    with pytest.raises(ValueError, match=r"is of 'detection'.\nFix: a run of one of"):
+        evaluate.main(tmp_path)
 
 
-def test_runs_are_drawn_in_one_picture(s_net: Path, tmp_path: Path) -> None:
-    drawn = tmp_path / "all.png"
-    spectrum.main((s_net, s_net), drawn)
-    assert drawn.stat().st_size > 1000
+def test_runs_are_drawn_in_one_picture(
+    s_net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = tmp_path / "all.png"
+    spectrum.main((s_net, s_net), picture)
+    assert picture.stat().st_size > 1000
     (tmp_path / "summary.json").write_text("{}")
+    other = tmp_path / "other" / s_net.name
+    shutil.copytree(s_net, other)
+    drawn = []
+    monkeypatch.setattr(plots, "spectrum", lambda _, curves: drawn.extend(curves))
+    spectrum.main((s_net, other), tmp_path / "both.png")
+    assert len(set(drawn)) == len(drawn) == 4
     with pytest.raises(ValueError, match=r"has no curves.\nFix: runs of slimmable, us_slimmable"):
-        spectrum.main((tmp_path,), drawn)
+        spectrum.main((tmp_path,), picture)
 
 
 def test_every_width_of_an_s_net_has_its_own_norm_and_the_kernels_are_shared(s_net: Path) -> None:
@@ -135,17 +131,8 @@ def test_what_no_step_draws_is_named() -> None:
     drawn = us_slimmable.multipliers(replace(US_NET, unseen=(0.5, 0.75)))
     assert drawn == [0.25, 0.375, 0.625, 0.875, 1.0]
     third = replace(US_NET, low=1 / 3, evaluated=(1.0,))
+    assert us_slimmable.multipliers(replace(US_NET, grid=2.0)) == [0.25, 1.0]
     assert list(us_slimmable.method(third, procedures.setup(third)).fixed) == ["1.0", str(1 / 3)]
-
-
-def test_a_search_asks_only_for_widths_that_were_trained() -> None:
-    config = replace(AUTO, low=0.4)
-    setup = procedures.setup(config)
-    space, _ = autoslim.aims(config, setup)
-    least = autoslim.uniform(config, setup)(0.4)
-    assert all(counts[-1] >= least[group] for group, counts in space.items())
-    wider, _ = autoslim.aims(AUTO, setup)
-    assert sum(map(len, space.values())) < sum(map(len, wider.values()))
 
 
 def test_drawn_widths_are_of_the_grid_together_or_group_by_group() -> None:
@@ -162,45 +149,6 @@ def test_drawn_widths_are_of_the_grid_together_or_group_by_group() -> None:
     assert pairs[True] == {(a, b) for a in (1, 2, 3) for b in (2, 4, 6)}
 
 
-@pytest.mark.parametrize("retrain", ["alone", "jointly"])
-def test_autoslim_finds_widths_within_every_target(retrain: Any, tmp_path: Path) -> None:
-    searches: Any = ("greedy", "uniform", "scores", "random", "evolution")
-    searches = searches if retrain == "jointly" else ("greedy", "scores")
-    config = replace(AUTO, root=tmp_path, retrain=retrain, searches=searches)
-    run = autoslim.main(config)
-    summary, setup = read(run), procedures.setup(config)
-    base = jp.cost.macs(setup.graph, autoslim.uniform(config, setup)(1.0))
-    assert set(summary["curves"]) == set(searches)
-    for label, names in summary["curves"].items():
-        assert names == [f"{label}-{share}" for share in config.keep_macs]
-        for name, share in zip(names, config.keep_macs, strict=True):
-            assert 0 < summary["networks"][name]["macs"] <= share * base
-    trained = {record["phase"] for record in runs.read_metrics(run)}
-    alone = {name for names in summary["curves"].values() for name in names}
-    jointly = {f"{label}-jointly" for label in searches}
-    assert trained == {"supernet"} | (alone if retrain == "alone" else jointly)
-
-
-def test_the_supernet_does_not_see_what_the_search_looks_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = {}
-    monkeypatch.setattr(
-        spectrum.Run,
-        "supernet",
-        lambda run, *_: seen.update(train=run.setup.dataset.train) or 1 / 0,
-    )
-    with pytest.raises(ZeroDivisionError):
-        autoslim.main(replace(AUTO, root=tmp_path))
-    whole = procedures.setup(AUTO).dataset
-    rest, batch = autoslim.apart(AUTO, whole)
-    assert isinstance(rest, Split)
-    np.testing.assert_array_equal(seen["train"].images, rest.images)
-    assert rest.size + batch.size == whole.train.size == 128
-    pictures = [{np.asarray(image).tobytes() for image in part.images} for part in (rest, batch)]
-    assert not pictures[0] & pictures[1]
-
-
 def test_smooth_labels_give_their_share_to_the_other_classes() -> None:
     logits, labels = jax.random.normal(jax.random.key(0), (5, 4)), jax.numpy.arange(5) % 4
     log = np.asarray(jax.nn.log_softmax(logits), np.float64)
@@ -210,25 +158,6 @@ def test_smooth_labels_give_their_share_to_the_other_classes() -> None:
         training.smoothed(0.1)(logits, labels), -(soft * log).sum(-1).mean(), rtol=1e-6
     )
     assert training.smoothed(0.0) is training.cross_entropy
-
-
-@pytest.mark.parametrize("retrain", ["alone", "jointly"])
-def test_only_what_was_found_trains_with_smooth_labels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, retrain: Any
-) -> None:
-    asked = []
-
-    def smoothed(share: float) -> Any:
-        asked.append(share)
-        return lambda logits, labels: 100 + training.cross_entropy(logits, labels)
-
-    monkeypatch.setattr(training, "smoothed", smoothed)
-    config = replace(
-        AUTO, root=tmp_path, retrain=retrain, smoothing=0.1, searches=("greedy",), judge="loss"
-    )
-    metrics = runs.read_metrics(autoslim.main(config))
-    assert asked == [0.1]
-    assert {r["phase"] for r in metrics if r["train"]["loss"] < 50} == {"supernet"}
 
 
 def test_weights_decay_but_for_norms_biases_and_depthwise_kernels() -> None:
@@ -247,6 +176,19 @@ def test_weights_decay_but_for_norms_biases_and_depthwise_kernels() -> None:
     updates, _ = tx.update(jax.tree.map(np.zeros_like, parts), tx.init(parts), parts)
     moved_parts = {path for path, leaf in jp.paths.flatten(updates)[0].items() if np.any(leaf)}
     assert moved_parts == {f"shared/params/{path}" for path in moved}
+
+
+def test_kernels_that_read_a_single_channel_decay_too() -> None:
+    config = replace(S_NET, model="convnet", widths=(2, 4))
+    setup = procedures.setup(config)
+    keep = jp.slimmable.prefix(setup.graph, {name: 1 for name in setup.graph.groups})
+    small = procedures.fresh(
+        jp.linen.resize(setup.model, setup.graph, keep), setup.dataset, jax.random.key(0)
+    )["params"]
+    tx = supernet.optimizer(setup, HOW)
+    updates, _ = tx.update(jax.tree.map(np.zeros_like, small), tx.init(small), small)
+    moved = {path for path, leaf in jp.paths.flatten(updates)[0].items() if np.any(leaf)}
+    assert moved == {path for path in jp.paths.flatten(small)[0] if path.endswith("kernel")}
 
 
 def test_before_the_calibration_all_widths_have_the_statistics_of_the_widest(
@@ -296,19 +238,15 @@ def test_what_was_calibrated_and_searched_is_not_done_anew_but_the_same(
     check_same(module.main(config), whole, fields=("curves",))
 
 
-def test_a_target_out_of_reach_is_an_error_before_any_training(tmp_path: Path) -> None:
-    config = replace(AUTO, root=tmp_path, keep_macs=(0.01,))
-    with pytest.raises(jp.errors.BudgetError, match="out of reach"):
-        autoslim.main(config)
-    assert runs.read_metrics(tmp_path / autoslim.NAME) == []
-
-
 def test_contradictions_are_errors() -> None:
     cases: list[tuple[Any, dict[str, Any], str]] = [
         (S_NET, {"multipliers": (0.5, 1.0)}, r"multipliers=\(0.5, 1.0\) must fall, from 1"),
         (US_NET, {"evaluated": (0.1,)}, r"evaluated=\(0.1,\) must lie in \[low=0.25, 1\]"),
         (US_NET, {"number": 2}, "number=2 draws no width"),
         (US_NET, {"unseen": (0.5, 1.0)}, r"unseen=\(0.5, 1.0\) must not name the ends"),
+        (US_NET, {"calibration_size": 0}, "calibration_size=0 must be above 0"),
+        (S_NET, {"training": replace(HOW, data=0.5)}, "training.data=0.5 is not for slimmable"),
+        (AUTO, {"supernet": replace(HOW, part=Part.GATES)}, "supernet.part=gates is not for"),
         (AUTO, {"smoothing": 1.0}, r"smoothing=1.0 must be in \[0, 1\)"),
         (AUTO, {"keep_macs": (0.3, 0.6)}, r"keep_macs=\(0.3, 0.6\) must fall"),
         (AUTO, {"low": 2.0}, "low=2.0 must lie between 0 and widest=1.5"),
@@ -321,7 +259,7 @@ def test_contradictions_are_errors() -> None:
 @cache
 def graph_of(model: str, widths: tuple[int, ...], shape: tuple[int, ...]) -> Any:
     network = models.build(model, **({"widths": widths} if widths else {}))
-    return training.channel_graph(network, shape)
+    return training.channel_graph(network, shape, select_inputs=False)
 
 
 SHAPES = {"digits": (8, 8, 1), "imagenet2012": (224, 224, 3)}
