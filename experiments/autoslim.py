@@ -255,9 +255,10 @@ def aims(config: Config, setup: Setup) -> tuple[slimmable.Space, list[float]]:
     try:
         slimmable.check_targets(setup.graph, space, targets, jp.cost.macs)
     except jp.errors.BudgetError as error:
-        found = str(error).partition("Fix: ")[0]
-        fix = "Fix: higher --keep-macs, lower --low or --divisor, more --parts, less --protect."
-        raise jp.errors.BudgetError(found + fix) from None
+        error.add_note(
+            "Fix: higher --keep-macs, lower --low or --divisor, more --parts, less --protect."
+        )
+        raise
     return space, targets
 
 
