@@ -243,6 +243,27 @@ def test_marks_in_a_plain_function():
     )
 
 
+def test_channels_that_a_reader_does_not_keep_are_no_zeros_in_its_stream():
+    def fn(v, x):
+        x = x @ v["stem"]
+        y = jp.select_inputs(x, "summed")
+        return x @ v["wide"] + y @ v["out"] + y.sum(axis=-1, keepdims=True)
+
+    random = np.random.default_rng(0)
+    shapes = {"stem": (3, 6), "wide": (6, 2), "out": (6, 2)}
+    variables = {name: np.float32(random.normal(size=shape)) for name, shape in shapes.items()}
+    x = np.float32(random.normal(size=(4, 3)))
+    graph = jp.trace(fn, variables, x)
+    assert "reduce_sum" in (graph.groups["summed"].inexact or "")
+    assert graph.groups["stem"].inexact is None
+    kept = np.arange(6) % 2 == 0
+    small = jp.slice(graph, variables, {"summed": kept})
+    h = x @ variables["stem"]
+    expected = h @ variables["wide"] + h[:, kept] @ small["out"] + h[:, kept].sum(-1)[:, None]
+    found = jp.narrow(fn, graph, {"summed": kept})(small, x)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_marks_differentiate_and_batch():
     x = np.float32(np.random.default_rng(0).normal(size=(5, 3, 4)))
     take = partial(streams.take, indices=(2, 0), reader="here")
