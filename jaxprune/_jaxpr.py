@@ -76,6 +76,14 @@ def literal(atom: Any) -> Any:
     return atom.val if isinstance(atom, core.Literal) else None
 
 
+def scalar(atom: Any) -> bool | int | float | complex | None:
+    """Returns the number of a literal; None for an array, a key or a variable."""
+    value = literal(atom)
+    if value is None or np.ndim(value) or jnp.issubdtype(atom.aval.dtype, jax.dtypes.extended):
+        return None
+    return np.asarray(value).item()
+
+
 def shape(atom: Any) -> tuple[int, ...]:
     """Returns the shape of an operand or a result; values without one are scalars."""
     return getattr(atom.aval, "shape", ())

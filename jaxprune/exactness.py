@@ -1,15 +1,17 @@
 """Decides which groups can be masked exactly: zeros at pruned indices through the program.
 
-Masking zeroes the pruned entries of the variables; slicing removes them. Both give the same
-network exactly when every reduction and every contraction over a pruned axis meets values that
-are provably zero there, and nothing divides by the size. This pass propagates "zero at pruned
-indices" through every operation and names the first operation at which a group fails.
+Masking zeroes the pruned entries of the variables; `jp.narrow` runs without them. Both give the
+same outputs and gradients exactly when every reduction and every contraction over a pruned axis
+meets values that are provably zero there, and no operation has an infinite derivative at these
+zeros. This pass propagates "zero at pruned indices" through every operation and names the first
+operation at which a group fails. Which constants a resized module computes anew from its widths is
+another question: `resize` sees both programs and lists them (`follows`).
 """
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from jaxprune import _jaxpr, sizes
+from jaxprune import _jaxpr
 from jaxprune import axes as ax
 from jaxprune._jaxpr import Op
 from jaxprune.axes import Atom, Space
@@ -21,23 +23,20 @@ class Pass:
     """One run over a traced program.
 
     `found` maps a group's atom to the reason it is inexact; `poles` holds the (variable, atom)
-    whose zeros met an operation that is not finite there.
+    whose zeros met an operation that has no finite value or derivative there.
     """
 
     def __init__(self, rules: Mapping[str, Rule]):
         self.rules = rules
         self.found: dict[Atom, str] = {}
         self.poles: set[tuple[int, Atom]] = set()
-        self._silent = 0
-        self._groups: dict[int, frozenset[Atom]] = {}
+        self._silent = False
+        self._peeked: dict[tuple[Walk, tuple[Known, ...]], list[Known]] = {}
+        self._groups: dict[Space, frozenset[Atom]] = {}
 
     def groups(self, space: Space) -> frozenset[Atom]:
         """Returns the groups that appear in a space."""
-        known = self._groups.get(id(space))
-        if known is None:
-            known = frozenset(atom for atom in ax.atoms(space) if atom.name is not None)
-            self._groups[id(space)] = known
-        return known
+        return ax.fold(space, self._groups, _groups)
 
     def inexact(self, groups: frozenset[Atom], op: Op, why: str) -> None:
         """Marks groups as inexact; the first reason stays."""
@@ -54,6 +53,20 @@ class Pass:
 
     def run(self, walk: Walk, known: list[Known]) -> list[Known]:
         """Returns what is known of the results of a program."""
+        return self.peek(walk, known) if self._silent else self._run(walk, known)
+
+    def peek(self, walk: Walk, known: list[Known]) -> list[Known]:
+        """As `run`, without marking anything; the same is not propagated twice."""
+        key = walk, tuple(known)
+        if key not in self._peeked:
+            before, self._silent = self._silent, True
+            try:
+                self._peeked[key] = self._run(walk, known)
+            finally:
+                self._silent = before
+        return self._peeked[key]
+
+    def _run(self, walk: Walk, known: list[Known]) -> list[Known]:
         program = walk.program
         env = dict(zip(program.invars, known, strict=True))
         for var in program.constvars:
@@ -65,24 +78,20 @@ class Pass:
                 results = [Known((frozenset(),) * len(shape)) for shape in op.out_shapes]
             else:
                 results = rule.zeros(op, operands, self)
-            results = sizes.follow(op, operands, results, self)
             env.update(zip(op.eqn.outvars, results, strict=True))
         return [_read(env, atom) for atom in program.outvars]
 
-    def peek(self, walk: Walk, known: list[Known]) -> list[Known]:
-        """As `run`, without marking anything."""
-        self._silent += 1
-        try:
-            return self.run(walk, known)
-        finally:
-            self._silent -= 1
+
+def _groups(space: Space, items: list[frozenset[Atom]]) -> frozenset[Atom]:
+    if isinstance(space, Atom):
+        return frozenset() if space.name is None else frozenset({space})
+    return frozenset().union(*items)
 
 
 def _read(env: Mapping[object, Known], atom: object) -> Known:
     if not _jaxpr.is_literal(atom):
         return env[atom]
-    shape = _jaxpr.shape(atom)
-    return Known((frozenset(),) * len(shape), None if shape else _jaxpr.literal(atom))
+    return Known((frozenset(),) * len(_jaxpr.shape(atom)), _jaxpr.scalar(atom))
 
 
 class Verdict(NamedTuple):

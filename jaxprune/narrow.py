@@ -61,7 +61,6 @@ class Evaluator:
     def __init__(self, graph: ChannelGraph, kept: Kept):
         self.graph = graph
         self.kept = kept
-        self.named = [slot.atom for group in graph.groups.values() for slot in group.slots]
 
     def run(self, walk: Walk, args: Sequence[Any]) -> list[Any]:
         """Returns the results of a program for small `args`."""
@@ -97,16 +96,17 @@ class Evaluator:
         """Walks `fn`, a derivative of `op` at full size; it may tie nothing new."""
         program, _ = _jaxpr.trace(fn, *full)
         tracer = Tracer(self.graph.rules, free_constants=self.graph.options["free_constants"])
+        copies = ax.Copies()
+        spaces, outs = ([list(map(copies, axes)) for axes in arrays] for arrays in (spaces, outs))
         walk = tracer.walk(program, spaces, [None] * len(spaces), op.scope)
         for ours, theirs in zip(walk.outs, outs, strict=True):
             for a, b in zip(ours, theirs, strict=True):
                 ax.unify(a, b, op)
-        moved = {a.name for a in self.named if a.link is not None or a.reason is not None}
-        if moved:
+        if moved := {atom.name for atom in copies.refined() if atom.name is not None}:
             raise ResizeError(
                 f"the custom derivative of {op!r} at {op.place} ties channels that the function "
-                f"itself does not tie, of {sorted(filter(None, moved))}.\nFix: keep these groups "
-                "whole (protect= in jp.select)."
+                f"itself does not tie, of {sorted(moved)}.\nFix: keep these groups whole "
+                "(protect= in jp.select)."
             )
         return walk
 

@@ -154,8 +154,8 @@ def tie_immovable(walk: Walk, variables: Iterable[Iterable[Space]]) -> None:
     """Ties readers whose channels cannot be pruned, until there are none; ties none twice."""
     spaces = [space for axes in variables for space in axes]
     marks = [op for op in _marks(walk) if not _is_tied(op)]
-    while True:
-        free = {atom for space in spaces for atom in ax.atoms(space) if atom.reason is None}
+    while marks:
+        free = {atom for atom in ax.distinct(spaces) if atom.reason is None}
         fixed = [op for op in marks if not set(ax.atoms(_reader(op))) <= free]
         if not fixed:
             return

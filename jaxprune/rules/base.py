@@ -16,14 +16,10 @@ class Known(NamedTuple):
 
     `zeros[i]`: the groups at whose pruned indices along axis i every entry is zero.
     `value`: the one value of all entries, if it is known.
-    `sums`: the (groups, size) of the sums over pruned axes that the array is, up to a factor.
-    `factors`: the constants that it was multiplied with.
     """
 
     zeros: tuple[frozenset[Atom], ...]
     value: Any = None
-    sums: frozenset[tuple[frozenset[Atom], int]] = frozenset()
-    factors: frozenset[float] = frozenset()
 
 
 class Exactness(Protocol):
@@ -38,7 +34,7 @@ class Exactness(Protocol):
         ...
 
     def undefined(self, groups: frozenset[Atom], op: Op, operand: int, why: str) -> None:
-        """Marks groups at whose pruned indices the zeros of an operand have no finite result."""
+        """Marks groups at whose pruned indices zeros have no finite result or derivative."""
         ...
 
     def run(self, walk: Any, known: list[Known]) -> list[Known]:
