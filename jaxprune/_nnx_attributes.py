@@ -6,7 +6,7 @@ from typing import Any
 from flax import nnx
 from flax.core import FrozenDict
 
-from jaxprune import axes as ax
+from jaxprune import fixed
 from jaxprune._attributes import View
 from jaxprune.axes import Space
 from jaxprune.graph import ChannelGraph, Variable
@@ -137,7 +137,7 @@ def _group_norm(module: nnx.GroupNorm, sizes: Sizes) -> Attributes:
     if vector is None:
         return {}
     count = sizes.view.kept.size
-    pair = ax.factored(sizes.axes(vector, 1)[0], module.group_size)
+    pair = fixed.factored(sizes.axes(vector, 1)[0], module.group_size)
     if pair is None:  # a subclass that does not normalize by groups
         return {}
     return {"num_groups": count(pair[0]), "group_size": count(pair[1])}

@@ -6,12 +6,12 @@ every axis of every array is written in the free atoms that remain. A free atom 
 variable is a channel group; a frozen atom carries the reason why it cannot be pruned.
 
 What cannot be aligned is frozen on both sides: never an error, and never wrong. The spaces of a
-traced graph are fixed: what would refine them afterwards works on `Copies`.
+traced graph are fixed (`fixed.py`): what would refine them afterwards works on copies.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar, final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +86,6 @@ class Prod:
 
 Space = Atom | Sum | Prod
 ONE = Prod(())
-T = TypeVar("T")
 
 
 def fresh(size: int) -> Space:
@@ -323,88 +322,6 @@ def factor(space: Space, k: int, at: Any = None) -> tuple[Space, Space]:
 def _child(atom: Atom, size: int) -> Space:
     """A piece of `atom`: it keeps the owner and, where there is one, the reason."""
     return ONE if size == 1 else Atom(size, atom.reason, atom.owner)
-
-
-def distinct(spaces: Iterable[Space]) -> set[Atom]:
-    """Returns the unbound atoms of many spaces; what they share is visited once."""
-    left, seen = list(spaces), set()
-    while left:
-        space = find(left.pop())
-        if space not in seen:
-            seen.add(space)
-            left.extend(_items(space))
-    return {space for space in seen if type(space) is Atom}
-
-
-def _items(space: Space) -> tuple[Space, ...]:
-    if type(space) is Atom:
-        return ()
-    return space.parts if type(space) is Sum else space.factors
-
-
-def fold(space: Space, known: dict[Space, T], make: Callable[[Space, list[T]], T]) -> T:
-    """Returns `make(space, [fold of each item])`, from the atoms up; `known` keeps all of them."""
-    left = [space]
-    while left:
-        root = find(left[-1])
-        items = _items(root)
-        if left[-1] in known:
-            left.pop()
-        elif root in known:
-            known[left.pop()] = known[root]
-        elif missing := [item for item in items if item not in known]:
-            left.extend(missing)
-        else:
-            known[root] = make(root, [known[item] for item in items])
-    return known[space]
-
-
-def fix(space: Space, known: dict[Space, Space]) -> Space:
-    """Returns `space` of atoms that cannot change any more; `known` holds what it shares."""
-
-    def make(space: Space, items: list[Space]) -> Space:
-        if type(space) is Atom:
-            space.fixed = True
-            return space
-        return concat(items) if type(space) is Sum else product(items)
-
-    return fold(space, known, make)
-
-
-class Copies:
-    """Copies of spaces of a traced graph: they can be refined, and the graph stays as it is.
-
-    A copied atom has the name, the reason and the layers of its original.
-    """
-
-    def __init__(self) -> None:
-        self._copies: dict[Atom, Atom] = {}
-
-    def __call__(self, space: Space) -> Space:
-        """Returns the copy of a space; an atom is copied once."""
-        if type(space) is Sum:
-            return Sum(map(self, space.parts))
-        if type(space) is Prod:
-            return Prod(map(self, space.factors))
-        if space not in self._copies:
-            copy = Atom(space.size, space.reason, space.owner)
-            copy.name, copy.layers = space.name, space.layers
-            self._copies[space] = copy
-        return self._copies[space]
-
-    def refined(self) -> list[Atom]:
-        """Returns the originals whose copies have been bound or frozen."""
-        pairs = self._copies.items()
-        return [a for a, copy in pairs if copy.link is not None or copy.reason is not a.reason]
-
-
-def factored(space: Space, k: int) -> tuple[Space, Space] | None:
-    """Returns a fixed space as outer * inner with an inner of size `k`, if it is one."""
-    copies = Copies()
-    if k < 1 or space.size % k:
-        return None
-    outer, inner = factor(copies(space), k)
-    return None if copies.refined() else (resolve(outer), resolve(inner))
 
 
 def count(space: Space, widths: Mapping[str, int]) -> int:

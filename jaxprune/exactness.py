@@ -11,8 +11,7 @@ another question: `resize` sees both programs and lists them (`follows`).
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from jaxprune import _jaxpr
-from jaxprune import axes as ax
+from jaxprune import _jaxpr, fixed
 from jaxprune._jaxpr import Op
 from jaxprune.axes import Atom, Space
 from jaxprune.rules import Known, Rule
@@ -36,7 +35,7 @@ class Pass:
 
     def groups(self, space: Space) -> frozenset[Atom]:
         """Returns the groups that appear in a space."""
-        return ax.fold(space, self._groups, _groups)
+        return fixed.fold(space, self._groups, _groups)
 
     def inexact(self, groups: frozenset[Atom], op: Op, why: str) -> None:
         """Marks groups as inexact; the first reason stays."""

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxprune import _jaxpr, interpreter, streams
+from jaxprune import _jaxpr, fixed, interpreter, streams
 from jaxprune import axes as ax
 from jaxprune._jaxpr import Op
 from jaxprune.axes import Space
@@ -96,7 +96,7 @@ class Evaluator:
         """Walks `fn`, a derivative of `op` at full size; it may tie nothing new."""
         program, _ = _jaxpr.trace(fn, *full)
         tracer = Tracer(self.graph.rules, free_constants=self.graph.options["free_constants"])
-        copies = ax.Copies()
+        copies = fixed.Copies()
         spaces, outs = ([list(map(copies, axes)) for axes in arrays] for arrays in (spaces, outs))
         walk = tracer.walk(program, spaces, [None] * len(spaces), op.scope)
         for ours, theirs in zip(walk.outs, outs, strict=True):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxprune import _jaxpr
+from jaxprune import _jaxpr, fixed
 from jaxprune import axes as ax
 from jaxprune._jaxpr import Op
 from jaxprune.axes import Reason, Space
@@ -155,12 +155,12 @@ def tie_immovable(walk: Walk, variables: Iterable[Iterable[Space]]) -> None:
     spaces = [space for axes in variables for space in axes]
     marks = [op for op in _marks(walk) if not _is_tied(op)]
     while marks:
-        free = {atom for atom in ax.distinct(spaces) if atom.reason is None}
-        fixed = [op for op in marks if not set(ax.atoms(_reader(op))) <= free]
-        if not fixed:
+        free = {atom for atom in fixed.distinct(spaces) if atom.reason is None}
+        whole = [op for op in marks if not set(ax.atoms(_reader(op))) <= free]
+        if not whole:
             return
-        marks = [op for op in marks if op not in fixed]
-        for op in fixed:
+        marks = [op for op in marks if op not in whole]
+        for op in whole:
             _same(op)
 
 

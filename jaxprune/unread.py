@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from jaxprune import _jaxpr
+from jaxprune import _jaxpr, fixed
 from jaxprune import axes as ax
 from jaxprune.axes import Reason, Space
 from jaxprune.walk import Walk
@@ -34,7 +34,7 @@ def freeze_unread(walk: Walk, variables: Sequence[Sequence[Space]]) -> None:
         if atom is not ax.find(space) and atom.reason is None
     }
     if parts:
-        parts -= ax.distinct(_elsewhere(walk))
+        parts -= fixed.distinct(_elsewhere(walk))
     for atom in parts:
         ax.freeze(atom, Reason("not read by the function"))
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from jaxprune import _jaxpr
+from jaxprune import _jaxpr, fixed
 from jaxprune import axes as ax
 from jaxprune._jaxpr import Op, Program
 from jaxprune.axes import Atom, Reason, Space
@@ -30,7 +30,7 @@ def fix(walk: Walk) -> None:
     """Writes every space of a walk in the atoms that are left; they cannot change from then on."""
     known: dict[Space, Space] = {}
     for arrays in _arrays(walk):
-        arrays[:] = [[ax.fix(space, known) for space in axes] for axes in arrays]
+        arrays[:] = [[fixed.fix(space, known) for space in axes] for axes in arrays]
 
 
 def _arrays(walk: Walk) -> Iterator[list[Axes]]:

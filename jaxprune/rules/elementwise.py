@@ -121,6 +121,8 @@ def binary(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     a, b = known
     if op.name == "pow" and not (isinstance(b.value, int | float) and b.value >= 1):
         return fractional_power(op, known, exact)
+    if op.name in ("div", "rem"):
+        exact.undefined(_zeros(b), op, 1, "divides by a value that the mask makes zero")
     found = _beside_a_value(op, a, b)
     if found is not None:
         return [found]
@@ -129,7 +131,6 @@ def binary(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     if op.name in ("mul", "and"):
         return [join(a, b)]
     if op.name in ("div", "rem"):
-        exact.undefined(_zeros(b), op, 1, "divides by a value that the mask makes zero")
         return [Known(tuple(x - y for x, y in zip(a.zeros, b.zeros, strict=True)))]
     return [meet(a, b)]
 
