@@ -25,8 +25,9 @@ class Pass:
     whose zeros met an operation that has no finite value or derivative there.
     """
 
-    def __init__(self, rules: Mapping[str, Rule]):
+    def __init__(self, rules: Mapping[str, Rule], *, may: bool = False):
         self.rules = rules
+        self.may = may
         self.found: dict[Atom, str] = {}
         self.poles: set[tuple[int, Atom]] = set()
         self._silent = False
@@ -39,13 +40,17 @@ class Pass:
 
     def inexact(self, groups: frozenset[Atom], op: Op, why: str) -> None:
         """Marks groups as inexact; the first reason stays."""
+        if not self.may:
+            self._mark(groups, op, why)
+
+    def _mark(self, groups: frozenset[Atom], op: Op, why: str) -> None:
         if groups and not self._silent:
             for atom in groups:
                 self.found.setdefault(atom, f"{op!r} at {op.place}: {why}")
 
     def undefined(self, groups: frozenset[Atom], op: Op, operand: int, why: str) -> None:
         """Marks groups whose zeros have no finite result, and the variables they come from."""
-        self.inexact(groups, op, why)
+        self._mark(groups, op, why)
         if not self._silent:
             sources = op.sources[operand] or frozenset()
             self.poles.update((leaf, atom) for leaf in sources for atom in groups)
@@ -106,19 +111,26 @@ def decide(walk: Walk, rules: Mapping[str, Rule], variables: int) -> Verdict:
     Where zeros of a variable meet a pole (the norm of a filter in weight normalization), the
     variable keeps its values in the mask if its group is exact then: others silence the channel.
     """
-    first = _run(walk, rules, variables, frozenset())
+    first = _passes(walk, rules, variables, frozenset())
     if not first.poles:
         return Verdict(first.found, frozenset())
-    second = _run(walk, rules, variables, frozenset(first.poles))
+    second = _passes(walk, rules, variables, frozenset(first.poles))
     spared = frozenset((leaf, atom) for leaf, atom in first.poles if atom not in second.found)
-    return Verdict(_run(walk, rules, variables, spared).found, spared)
+    return Verdict(_passes(walk, rules, variables, spared).found, spared)
 
 
-def _run(
+def _passes(
     walk: Walk, rules: Mapping[str, Rule], variables: int, spared: frozenset[tuple[int, Atom]]
 ) -> Pass:
-    """Runs the pass with every variable zero at pruned indices, but for what is spared."""
-    run = Pass(rules)
+    """Runs the pass over what must be zero; poles are also where an array only may be zero."""
+    must, may = (_run(Pass(rules, may=m), walk, variables, spared) for m in (False, True))
+    must.found = may.found | must.found
+    must.poles |= may.poles
+    return must
+
+
+def _run(run: Pass, walk: Walk, variables: int, spared: frozenset[tuple[int, Atom]]) -> Pass:
+    """Runs a pass with every variable zero at pruned indices, but for what is spared."""
 
     def zeros(leaf: int, space: Space) -> frozenset[Atom]:
         groups = run.groups(space) if leaf < variables else frozenset()

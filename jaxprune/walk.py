@@ -154,11 +154,11 @@ class Tracer:
         spaces: Sequence[Space] = (),
         coefficient: int = 1,
         contracted: Sequence[Sequence[Space]] = (),
-        table: Sequence[Space] = (),
+        table: Sequence[Space] | None = None,
     ) -> None:
         """Notes a contraction of `op` and the roles of the variables that enter it."""
-        self.roles.extend((atom, "out") for space in table for atom in _owned(space))
-        if table:
+        if table is not None:
+            self.roles.extend((atom, "out") for space in table for atom in _owned(space))
             return
         kernels: frozenset[int] = frozenset()
         for axes, source, gone in zip(op.ins, op.sources, contracted, strict=False):

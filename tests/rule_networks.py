@@ -156,7 +156,7 @@ def see(name: str, case: Case, feed: Feed, rules: Mapping[str, jp.Rule]) -> Seen
 
     def zeros(op: Any, known: list[Any], exact: Any) -> list[Any]:
         results = rule.zeros(op, known, exact)
-        if MARK in op.place:
+        if MARK in op.place and not exact.may:
             said.append((op, results))
         return results
 

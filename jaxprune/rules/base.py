@@ -16,14 +16,21 @@ class Known(NamedTuple):
 
     `zeros[i]`: the groups at whose pruned indices along axis i every entry is zero.
     `value`: the one value of all entries, if it is known.
+    `ones[i]`: of truths, the groups at whose pruned indices every entry is true; () if none is.
     """
 
     zeros: tuple[frozenset[Atom], ...]
     value: Any = None
+    ones: tuple[frozenset[Atom], ...] = ()
 
 
 class Exactness(Protocol):
-    """The pass that decides which groups can be masked exactly."""
+    """The pass that decides which groups can be masked exactly.
+
+    may: where an array is one of several, zeros are those of any of them, not of all.
+    """
+
+    may: bool
 
     def groups(self, space: Space) -> frozenset[Atom]:
         """The groups that appear in a space."""
@@ -106,6 +113,14 @@ def join(a: Known, b: Known) -> Known:
     if is_zero(a) or is_zero(b):
         return a if is_zero(a) else b
     return Known(tuple(x if x is y else x | y for x, y in zip(a.zeros, b.zeros, strict=True)))
+
+
+def either(a: Known, b: Known, exact: Exactness) -> Known:
+    """What is known of an array that is a or b, or in parts a and b."""
+    zeros = meet(a, b).zeros
+    if exact.may:
+        zeros = tuple(x | y for x, y in zip(a.zeros, b.zeros, strict=True))
+    return Known(zeros, a.value if a.value == b.value else None)
 
 
 def is_zero(known: Known) -> bool:

@@ -1,5 +1,6 @@
 """Elementwise primitives: all operands and results share their axes."""
 
+import operator
 from typing import Any
 
 from jaxprune import axes as ax
@@ -10,6 +11,7 @@ from jaxprune.rules.base import (
     Exactness,
     Known,
     Rule,
+    either,
     is_zero,
     join,
     meet,
@@ -28,9 +30,8 @@ _KEEPS_ZERO = (
 _ROOTS = "sqrt cbrt".split()
 _OTHER = (
     "acos after_all bessel_i0e bessel_i1e cos cosh erfc exp exp2 is_finite "
-    "logistic not population_count clz "
-    "nextafter eq ne lt le "
-    "gt ge eq_to lt_to le_to shift_left shift_right_arithmetic shift_right_logical xor "
+    "logistic population_count clz nextafter "
+    "eq_to lt_to le_to shift_left shift_right_arithmetic shift_right_logical xor "
     "threefry2x32"
 ).split()
 # Not finite at zero.
@@ -116,9 +117,14 @@ _ZERO_WITH_LEFT = {
 }
 
 
+_FOLDS = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "max": max, "min": min}
+
+
 def binary(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """Zero where the operation gives zero for the zeros of its operands."""
     a, b = known
+    if op.name in _FOLDS and a.value is not None and b.value is not None:
+        return [unknown(op.out_shapes[0])._replace(value=_FOLDS[op.name](a.value, b.value))]
     if op.name == "pow" and not (isinstance(b.value, int | float) and b.value >= 1):
         return fractional_power(op, known, exact)
     if op.name in ("div", "rem"):
@@ -132,7 +138,7 @@ def binary(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
         return [join(a, b)]
     if op.name in ("div", "rem"):
         return [Known(tuple(x - y for x, y in zip(a.zeros, b.zeros, strict=True)))]
-    return [meet(a, b)]
+    return [either(a, b, exact) if op.name in ("max", "min") else meet(a, b)]
 
 
 def _spread(item: Known, shape: tuple[int, ...]) -> Known:
@@ -188,20 +194,12 @@ def integer_power(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     return [Known(known[0].zeros) if op.params["y"] else unknown(op.out_shapes[0])]
 
 
-def chooses(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
-    """select_n: zero where every case is zero."""
-    result, *rest = known[1:]
-    for case in rest:
-        result = meet(result, case)
-    return [Known(result.zeros, 0 if all(map(is_zero, known[1:])) else None)]
-
-
 def clamps(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """clamp(low, x, high) keeps zero between known bounds."""
     low, item, high = known
-    if low.value is None or high.value is None or not low.value <= 0 <= high.value:
-        return [unknown(op.out_shapes[0])]
-    return [Known(item.zeros)]
+    if low.value is None or high.value is None:
+        return [Known(item.zeros) if exact.may else unknown(op.out_shapes[0])]
+    return [Known(item.zeros) if low.value <= 0 <= high.value else unknown(op.out_shapes[0])]
 
 
 RULES = (
@@ -214,7 +212,6 @@ RULES = (
         "atan2": Rule(elementwise, angle),
         "convert_element_type": Rule(elementwise, converts),
         "integer_pow": Rule(elementwise, integer_power),
-        "select_n": Rule(elementwise, chooses),
         "clamp": Rule(elementwise, clamps),
     }
 )

@@ -10,9 +10,9 @@ from jaxprune.rules.base import (
     Known,
     Rule,
     Size,
+    either,
     freeze,
     frozen,
-    meet,
     unify,
     unknown,
 )
@@ -107,7 +107,7 @@ def dynamic_update_slice(op: Op) -> list[Axes]:
 
 def update_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """Zero where both the operand and the update are."""
-    return [Known(meet(known[0], known[1]).zeros)]
+    return [either(known[0], known[1], exact)]
 
 
 def scatter(op: Op) -> list[Axes]:
@@ -142,7 +142,9 @@ def scatter_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     windows = iter(dims.update_window_dims)
     for axis in range(len(zeros)):
         if axis not in gone:
-            zeros[axis] = known[0].zeros[axis] & known[2].zeros[next(windows)]
+            written = known[2].zeros[next(windows)]
+            before = known[0].zeros[axis]
+            zeros[axis] = before | written if exact.may else before & written
     return [Known(tuple(zeros))]
 
 
