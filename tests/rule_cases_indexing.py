@@ -126,6 +126,12 @@ SCATTER = {
 }
 SCATTER["scatter-add"] += (
     Case(
+        lambda a: jnp.zeros(2).at[(a > 0.5).astype(jnp.int32)].add(a),
+        (F(3),),
+        "., a 1, a -> . ! a",
+        forgets="*",
+    ),
+    Case(
         _scatter(lax.scatter_add, ADD_PIECE, np.array([1], np.int32)),
         (F(3, 3), F(3, 2)),
         "a ., 1, a . -> a .",

@@ -63,6 +63,11 @@ def unknown(shape: Sequence[int]) -> Known:
     return Known((frozenset(),) * len(shape))
 
 
+def spread(item: Known, shape: Sequence[int]) -> Known:
+    """What is known of a scalar beside an array of `shape`; of an array as it is."""
+    return item if len(item.zeros) == len(shape) else unknown(shape)._replace(value=item.value)
+
+
 def same(op: Op, size: Size) -> dict[str, Any]:
     """No parameter depends on a size."""
     return {}

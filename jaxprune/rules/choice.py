@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 from jaxprune._jaxpr import Op
 from jaxprune.axes import Atom
-from jaxprune.rules.base import Exactness, Known, Rule, is_zero, meet, unknown
+from jaxprune.rules.base import Exactness, Known, Rule, is_zero, meet, spread, unknown
 from jaxprune.rules.elementwise import elementwise
 
 _COMPARE: Mapping[str, Callable[..., bool]] = {
@@ -23,6 +23,7 @@ def compares(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
         return [_where(op, a.zeros, holds(0, b.value))]
     if a.value is not None and len(b.zeros) == len(op.out_shapes[0]):
         return [_where(op, b.zeros, holds(a.value, 0))]
+    a, b = (spread(item, op.out_shapes[0]) for item in known)
     return [_where(op, meet(a, b).zeros, holds(0, 0))]
 
 

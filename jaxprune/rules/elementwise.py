@@ -16,6 +16,7 @@ from jaxprune.rules.base import (
     join,
     meet,
     nothing,
+    spread,
     unknown,
 )
 
@@ -132,18 +133,12 @@ def binary(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     found = _beside_a_value(op, a, b)
     if found is not None:
         return [found]
-    shape = op.out_shapes[0]
-    a, b = (item if len(item.zeros) == len(shape) else _spread(item, shape) for item in (a, b))
+    a, b = (spread(item, op.out_shapes[0]) for item in known)
     if op.name in ("mul", "and"):
         return [join(a, b)]
     if op.name in ("div", "rem"):
         return [Known(tuple(x - y for x, y in zip(a.zeros, b.zeros, strict=True)))]
     return [either(a, b, exact) if op.name in ("max", "min") else meet(a, b)]
-
-
-def _spread(item: Known, shape: tuple[int, ...]) -> Known:
-    """A scalar beside an array."""
-    return Known(unknown(shape).zeros, item.value)
 
 
 _INFINITE = "is infinite where the mask makes it zero"

@@ -135,8 +135,15 @@ def scatter(op: Op) -> list[Axes]:
 
 
 def scatter_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
-    """A window axis is zero where operand and updates are."""
+    """A window axis is zero where operand and updates are; what is written by index is summed."""
     dims = op.params["dimension_numbers"]
+    neutral = op.name in ("scatter-add", "scatter-sub")
+    places = [i for i in range(len(op.ins[2])) if i not in dims.update_window_dims]
+    for i, axis in enumerate(places):
+        if i not in dims.scatter_indices_batching_dims:
+            zero = known[2].zeros[axis] if neutral else frozenset()
+            why = f"{op.name}: writes values that the mask does not make zero"
+            exact.inexact(exact.groups(op.ins[2][axis]) - zero, op, why)
     gone = {*dims.inserted_window_dims, *dims.operand_batching_dims}
     zeros = list(unknown(op.out_shapes[0]).zeros)
     windows = iter(dims.update_window_dims)
