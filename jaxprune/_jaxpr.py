@@ -5,6 +5,7 @@ of call primitives, the parameters of `scan`.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -81,6 +82,16 @@ def shape(atom: Any) -> tuple[int, ...]:
     return getattr(atom.aval, "shape", ())
 
 
+def draws_alone(keys: Any) -> bool:
+    """True if every one of `keys` draws by itself: of a batch of other keys one draws for all."""
+    return str(keys.aval.dtype) == "key<fry>"
+
+
+def closed_over(eqn: Any) -> int:
+    """Returns how many leading operands a function with its own derivative only closes over."""
+    return eqn.params.get("num_consts", 0)
+
+
 def name(eqn: Any) -> str:
     """Returns the name of the primitive, one name for all JAX versions."""
     given = eqn.primitive.name
@@ -137,7 +148,9 @@ def bind(eqn: Any, args: Sequence[Any], params: dict[str, Any]) -> list[Any]:
     """Applies the equation's primitive to `args` with `params`; always returns a list."""
     found = eqn.primitive.get_bind_params(params)
     subfuns, params = found if isinstance(found, tuple) else ((), found)
-    out = eqn.primitive.bind(*subfuns, *args, **params)
+    context = getattr(eqn, "ctx", None)  # the mesh under which it was traced
+    with nullcontext() if context is None else context.manager:
+        out = eqn.primitive.bind(*subfuns, *args, **params)
     return list(out) if eqn.primitive.multiple_results else [out]
 
 

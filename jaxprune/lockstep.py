@@ -55,7 +55,7 @@ def check(
       ResizeError: `fn`, which goes by `name`, does not run at the kept widths, or is another
         network there; ends with the `way_out`.
     """
-    small = [jax.ShapeDtypeStruct(kept.shape(v), v.dtype) for v in graph.variables.values()]
+    small = [v.struct(kept.shape(v)) for v in graph.variables.values()]
     try:
         program, _ = _jaxpr.trace(fn, jax.tree.unflatten(graph.treedef, small), *graph.inputs)
     except Exception as error:

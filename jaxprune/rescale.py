@@ -150,7 +150,7 @@ class _OtherReasons(exactness.Pass):
 
 def _retrace(graph: ChannelGraph, kept: Kept, resized: Resized | None) -> Program:
     """Returns the program of the network at the kept widths."""
-    small = [jax.ShapeDtypeStruct(kept.shape(v), v.dtype) for v in graph.variables.values()]
+    small = [v.struct(kept.shape(v)) for v in graph.variables.values()]
     abstract = jax.tree.unflatten(graph.treedef, small)
     try:
         if resized is None and (module := _module(graph)) is not None:

@@ -3,7 +3,16 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from jaxprune.rules import contraction, control, elementwise, indexing, reduction, shape, stream
+from jaxprune.rules import (
+    contraction,
+    control,
+    elementwise,
+    indexing,
+    random,
+    reduction,
+    shape,
+    stream,
+)
 from jaxprune.rules.base import Known as Known
 from jaxprune.rules.base import Rule as Rule
 
@@ -13,6 +22,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
     | contraction.RULES
     | reduction.RULES
     | indexing.RULES
+    | random.RULES
     | control.RULES
     | stream.RULES
 )
