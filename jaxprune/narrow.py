@@ -55,11 +55,24 @@ def narrow(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Callable[
         kept = Kept(keep)
         here = retraced(interpreter.full(graph, variables, kept.counts), inputs)
         interpreter.check_groups(graph, here, keep)
+        _check_layers(here, kept)
         args = [*jax.tree.leaves(variables), *map(jnp.asarray, jax.tree.leaves(inputs))]
         outs = Evaluator(here, kept).run(here.walk, args)
         return jax.tree.unflatten(jax.tree.structure(here.output), outs)
 
     return run
+
+
+def _check_layers(here: ChannelGraph, kept: Kept) -> None:
+    """Raises ResizeError where layers keep channels of their own that the function ties."""
+    groups = {name: here.groups[name] for name in kept.keep if name in here.groups}
+    tied = [name for name, g in groups.items() if kept.keep[name].shape not in ((g.size,), g.shape)]
+    if tied:
+        raise ResizeError(
+            f"every layer keeps channels of its own of {tied}, which the function ties over all layers "
+            "at these inputs (a random draw that they share).\nFix: trace the graph with the "
+            "function that you run, or keep the same channels in every layer: bool[n]."
+        )
 
 
 class Evaluator:

@@ -88,7 +88,7 @@ def factors(graph: ChannelGraph, keep: Keep, resized: Resized | None = None) -> 
         return {}
     if failures := list(_inexact(graph, pruned)):
         _refuse(failures)
-    changed = lockstep.compare(graph, kept, _retrace(graph, kept, resized))
+    changed = lockstep.compare(graph, kept, _retrace(graph, kept, resized)).changed
     return _Scales(graph, changed).solve() if changed else {}
 
 
