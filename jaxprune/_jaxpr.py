@@ -5,7 +5,7 @@ of call primitives, the parameters of `scan`.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -144,13 +144,17 @@ def join(eqn: Any, scope: str) -> str:
     return f"{scope}/{own}" if scope and own else scope or own
 
 
+def context(eqn: Any) -> AbstractContextManager[Any]:
+    """Returns the context of an equation, to be entered where it is evaluated: its mesh."""
+    own = getattr(eqn, "ctx", None)
+    return nullcontext() if own is None else own.manager
+
+
 def bind(eqn: Any, args: Sequence[Any], params: dict[str, Any]) -> list[Any]:
     """Applies the equation's primitive to `args` with `params`; always returns a list."""
     found = eqn.primitive.get_bind_params(params)
     subfuns, params = found if isinstance(found, tuple) else ((), found)
-    context = getattr(eqn, "ctx", None)  # the mesh under which it was traced
-    with nullcontext() if context is None else context.manager:
-        out = eqn.primitive.bind(*subfuns, *args, **params)
+    out = eqn.primitive.bind(*subfuns, *args, **params)
     return list(out) if eqn.primitive.multiple_results else [out]
 
 

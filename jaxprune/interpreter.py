@@ -44,7 +44,8 @@ def run(walk: Walk, args: Sequence[Any], apply: Apply, cut: Cut = whole) -> tupl
         return _jaxpr.literal(atom) if _jaxpr.is_literal(atom) else env[atom]
 
     for op in walk.ops:
-        outs, found = apply(op, [read(atom) for atom in op.eqn.invars])
+        with _jaxpr.context(op.eqn):
+            outs, found = apply(op, [read(atom) for atom in op.eqn.invars])
         env.update(zip(op.eqn.outvars, outs, strict=True))
         noted |= found
     return [read(atom) for atom in program.outvars], noted
@@ -78,7 +79,7 @@ def retracer(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., Chann
     def at(variables: Any, inputs: Any) -> ChannelGraph:
         shapes = jax.eval_shape(lambda *xs: xs, *inputs)  # a graph must not hold on to tracers
         leaves, treedef = jax.tree.flatten((variables, shapes))
-        context = jax.sharding.get_abstract_mesh(), jax.config.jax_enable_x64
+        context = jax.sharding.get_abstract_mesh(), jax.dtypes.canonicalize_dtype(float)
         return traced(treedef, context, *leaves)
 
     return at

@@ -69,9 +69,9 @@ def _check_layers(here: ChannelGraph, kept: Kept) -> None:
     tied = [name for name, g in groups.items() if kept.keep[name].shape not in ((g.size,), g.shape)]
     if tied:
         raise ResizeError(
-            f"every layer keeps channels of its own of {tied}, which the function ties over all layers "
-            "at these inputs (a random draw that they share).\nFix: trace the graph with the "
-            "function that you run, or keep the same channels in every layer: bool[n]."
+            f"every layer keeps channels of its own of {tied}, which the function ties over all "
+            "layers at these inputs (a random draw that they share).\nFix: trace the graph with "
+            "the function that you run, or keep the same channels in every layer: bool[n]."
         )
 
 
@@ -281,7 +281,8 @@ def _derivative(
     run: Evaluator, op: Op, fn: Callable[..., Any], full: Any, spaces: Any, outs: Any
 ) -> Walk:
     """Walks `fn`, a derivative of `op` at full size; it may tie nothing new."""
-    program, _ = _jaxpr.trace(fn, *full)
+    with _jaxpr.context(op.eqn):
+        program, _ = _jaxpr.trace(fn, *full)
     copies: dict[Atom, Atom] = {}
     ins, outs = ([[_copy(x, copies) for x in axes] for axes in side] for side in (spaces, outs))
     tracer = Tracer(run.graph.rules, free_constants=run.graph.options["free_constants"])
@@ -289,12 +290,11 @@ def _derivative(
     for ours, theirs in zip(walk.outs, outs, strict=True):
         for a, b in zip(ours, theirs, strict=True):
             ax.unify(a, b, op)
-    named = (atom for atom in copies.values() if atom.name is not None)
-    moved = {atom.name for atom in named if atom.link is not None or atom.reason is not None}
+    moved = {a.name for a in copies.values() if a.name and (a.link or a.reason) is not None}
     if moved:
         raise ResizeError(
             f"the custom derivative of {op!r} at {op.place} ties channels that the function "
-            f"itself does not tie, of {sorted(moved)}.\nFix: keep these groups whole (protect= in "
+            f"itself does not tie, of {sorted(filter(None, moved))}.\nFix: keep these groups whole (protect= in "
             "jp.select)."
         )
     return walk
