@@ -38,6 +38,7 @@ _CALLS = {
     "checkpoint": ("remat", "jaxpr"),
     "remat": ("remat", "jaxpr"),
     "remat2": ("remat", "jaxpr"),
+    "remat_opt": ("closed_call", "fwd_jaxpr"),
     "shard_map": ("shard_map", "jaxpr"),
 }
 _CALL_KEYS = ("policy", "prevent_cse", "mesh", "in_specs", "out_specs", "check_vma", "manual_axes")
@@ -80,6 +81,11 @@ def literal(atom: Any) -> Any:
 def shape(atom: Any) -> tuple[int, ...]:
     """Returns the shape of an operand or a result; values without one are scalars."""
     return getattr(atom.aval, "shape", ())
+
+
+def reads_others(program: Program) -> bool:
+    """True if a program reads values of another one, which it can only have closed over."""
+    return any(isinstance(value, jax.core.Tracer) for value in program.consts)
 
 
 def draws_alone(keys: Any) -> bool:

@@ -283,6 +283,11 @@ def _derivative(
     """Walks `fn`, a derivative of `op` at full size; it may tie nothing new."""
     with _jaxpr.context(op.eqn):
         program, _ = _jaxpr.trace(fn, *full)
+    if _jaxpr.reads_others(program):
+        raise ResizeError(
+            f"the custom derivative of {op!r} at {op.place} reads values of the network that it "
+            "closes over.\nFix: make them arguments of the function, as jax.closure_convert does."
+        )
     copies: dict[Atom, Atom] = {}
     ins, outs = ([[_copy(x, copies) for x in axes] for axes in side] for side in (spaces, outs))
     tracer = Tracer(run.graph.rules, free_constants=run.graph.options["free_constants"])
@@ -294,8 +299,8 @@ def _derivative(
     if moved:
         raise ResizeError(
             f"the custom derivative of {op!r} at {op.place} ties channels that the function "
-            f"itself does not tie, of {sorted(filter(None, moved))}.\nFix: keep these groups whole (protect= in "
-            "jp.select)."
+            f"itself does not tie, of {sorted(filter(None, moved))}.\nFix: keep these groups "
+            "whole (protect= in jp.select)."
         )
     return walk
 

@@ -103,6 +103,8 @@ def rescale(graph: ChannelGraph, small: Any, keep: Keep, resized: Resized | None
 def _times(leaf: Any, factor: float) -> Any:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf
+    if getattr(leaf, "weak_type", False):
+        return leaf * factor
     wide = jnp.promote_types(leaf.dtype, jnp.float32)
     return (leaf.astype(wide) * np.asarray(factor, wide)).astype(leaf.dtype)
 

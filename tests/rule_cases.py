@@ -6,6 +6,7 @@ import rule_cases_contraction
 import rule_cases_control
 import rule_cases_elementwise
 import rule_cases_indexing
+import rule_cases_random
 import rule_cases_reduction
 import rule_cases_shape
 from rule_networks import Case
@@ -16,6 +17,7 @@ CASES: dict[str, tuple[Case, ...]] = (
     | rule_cases_contraction.CASES
     | rule_cases_reduction.CASES
     | rule_cases_indexing.CASES
+    | rule_cases_random.CASES
     | rule_cases_control.CASES
 )
 
