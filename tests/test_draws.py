@@ -233,7 +233,7 @@ FROZEN: dict[str, tuple[Layer, str]] = {
     ),
     "choice by weights": (
         lambda h: h[:, jax.random.choice(KEY, 8, (8,), p=jax.nn.softmax(h[0]))],
-        "gather",
+        "",  # JAX 0.12 has a primitive of its own
     ),
     "keys of a generator that draws at once": (
         lambda h: per_key(h, jax.random.split(jax.random.key(1, impl="rbg"), WIDTH)),

@@ -24,7 +24,7 @@ _KEEPS_ZERO = (
 ).split()
 _OTHER = (
     "acos acosh after_all bessel_i0e bessel_i1e cos cosh erfc exp exp2 is_finite "
-    "logistic not population_count clz "
+    "logistic not population_count clz one_minus_square polynomial "
     "nextafter atan2 eq ne lt le "
     "gt ge eq_to lt_to le_to shift_left shift_right_arithmetic shift_right_logical xor "
     "threefry2x32"
