@@ -191,9 +191,11 @@ LAYERS = {
     "freed of what it closes over": converted,
     "mapped": lambda h: jax.vmap(lambda row: clipped(row) * step(row - 0.1))(h),
     "of a derivative": lambda h: jax.grad(lambda h: (converted(h) ** 2).sum())(h),
-    "a root": root,
     "what is recomputed": remembered,
 }
+
+if jax.__version_info__ < (0, 12):  # later it is a primitive without a rule
+    LAYERS["a root"] = root
 
 
 @pytest.mark.parametrize("name", LAYERS)
