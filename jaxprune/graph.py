@@ -94,6 +94,11 @@ class Variable:
     shape: tuple[int, ...]
     dtype: Any
     axes: tuple[Space, ...]
+    weak_type: bool = False
+
+    def struct(self, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+        """Returns what the variable is to JAX, at another shape."""
+        return jax.ShapeDtypeStruct(shape, self.dtype, weak_type=self.weak_type)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +162,7 @@ class ChannelGraph:
     @property
     def abstract(self) -> Any:
         """The variables as a pytree of `jax.ShapeDtypeStruct`."""
-        leaves = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in self.variables.values()]
+        leaves = [v.struct(v.shape) for v in self.variables.values()]
         return jax.tree.unflatten(self.treedef, leaves)
 
 
@@ -222,9 +227,7 @@ def trace(
     unread.freeze_unread(walk, axes)
     fix(walk)
     found = {
-        path: Variable(
-            path=path, shape=leaf.shape, dtype=leaf.dtype, axes=tuple(map(ax.resolve, spaces))
-        )
+        path: _variable(path, leaf, spaces)
         for (path, leaf), spaces in zip(leaves.items(), walk.ins, strict=False)
     }
     names = list(leaves)
@@ -245,6 +248,16 @@ def trace(
         },
         walk=walk,
         output=output,
+    )
+
+
+def _variable(path: str, leaf: Any, spaces: Sequence[Space]) -> Variable:
+    return Variable(
+        path=path,
+        shape=leaf.shape,
+        dtype=leaf.dtype,
+        axes=tuple(map(ax.resolve, spaces)),
+        weak_type=getattr(leaf, "weak_type", False),
     )
 
 

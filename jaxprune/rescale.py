@@ -85,7 +85,7 @@ def factors(graph: ChannelGraph, keep: Keep, resized: Resized | None = None) -> 
         return {}
     if failures := list(_inexact(graph, pruned)):
         _refuse(failures)
-    changed = lockstep.compare(graph, kept, _retrace(graph, kept, resized))
+    changed = lockstep.compare(graph, kept, _retrace(graph, kept, resized)).changed
     return _Scales(graph, changed).solve() if changed else {}
 
 
@@ -100,6 +100,8 @@ def rescale(graph: ChannelGraph, small: Any, keep: Keep, resized: Resized | None
 def _times(leaf: Any, factor: float) -> Any:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf
+    if getattr(leaf, "weak_type", False):
+        return leaf * factor
     wide = jnp.promote_types(leaf.dtype, jnp.float32)
     return (leaf.astype(wide) * np.asarray(factor, wide)).astype(leaf.dtype)
 
@@ -122,7 +124,7 @@ def _inexact(graph: ChannelGraph, pruned: Sequence[str]) -> Iterator[str]:
 
 def _retrace(graph: ChannelGraph, kept: Kept, resized: Resized | None) -> Program:
     """Returns the program of the network at the kept widths."""
-    small = [jax.ShapeDtypeStruct(kept.shape(v), v.dtype) for v in graph.variables.values()]
+    small = [v.struct(kept.shape(v)) for v in graph.variables.values()]
     abstract = jax.tree.unflatten(graph.treedef, small)
     try:
         if resized is None and (module := _module(graph)) is not None:

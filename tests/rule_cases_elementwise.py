@@ -202,5 +202,9 @@ OTHER = {
 
 if hasattr(primitives, "log2_p"):  # JAX 0.12
     OTHER["log2"] = (Case(jnp.log2, (SQUARE,), SAME + " !! ab"),)
+    OTHER["one_minus_square"] = (Case(_bind("one_minus_square"), (SQUARE,), SAME),)
+    OTHER["polynomial"] = (
+        Case(lambda a: _bind("polynomial")(a, 1.0, 2.0), (SQUARE,), "a b, (), () -> a b"),
+    )
 
 CASES = UNARY | BINARY | OTHER

@@ -23,9 +23,8 @@ class Case(NamedTuple):
     """A function that ends in one primitive.
 
     `forgets`: the groups whose zeros the rule need not see; `*` stands for all of them as soon as
-    an operand is shifted. `draws`: the values are random, so that a smaller draw has others.
-    `local`: the primitive runs inside a shard_map. `grad`: derivatives too, also by a gain that
-    all channels share.
+    an operand is shifted. `local`: the primitive runs inside a shard_map. `grad`: derivatives too,
+    also by a gain that all channels share.
     `eager`: what compiles slowly runs alone, not many times inside one program.
     `runs`: False where the CPU has no such primitive, so that only the spec is checked.
     """
@@ -34,7 +33,6 @@ class Case(NamedTuple):
     operands: tuple[jax.ShapeDtypeStruct, ...]
     spec: str
     forgets: str = ""
-    draws: bool = False
     local: bool = False
     grad: bool = False
     eager: bool = False

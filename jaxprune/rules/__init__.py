@@ -9,6 +9,7 @@ from jaxprune.rules import (
     control,
     elementwise,
     indexing,
+    random,
     reduction,
     shape,
     stream,
@@ -23,6 +24,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
     | contraction.RULES
     | reduction.RULES
     | indexing.RULES
+    | random.RULES
     | control.RULES
     | stream.RULES
 )

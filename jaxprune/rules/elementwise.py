@@ -31,7 +31,7 @@ _KEEPS_ZERO = (
 _ROOTS = "sqrt cbrt".split()
 _OTHER = (
     "acos after_all bessel_i0e bessel_i1e cos cosh erfc exp exp2 is_finite "
-    "logistic population_count clz nextafter "
+    "logistic population_count clz one_minus_square polynomial nextafter "
     "eq_to lt_to le_to shift_left shift_right_arithmetic shift_right_logical xor "
     "threefry2x32"
 ).split()

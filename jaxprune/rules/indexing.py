@@ -166,28 +166,6 @@ def opaque(text: str) -> Any:
     return rule
 
 
-def random_bits(op: Op) -> list[Axes]:
-    """Bits for every key; the drawn axes are new spaces."""
-    keys = op.ins[0]
-    return [[*keys, *(ax.fresh(n) for n in op.out_shapes[0][len(keys) :])]]
-
-
-def random_bits_params(op: Op, size: Size) -> dict[str, Any]:
-    """As many bits as are kept."""
-    drawn = op.outs[0][len(op.ins[0]) :]
-    return {"shape": tuple(size(space) for space in drawn)}
-
-
-def keys(op: Op) -> list[Axes]:
-    """Keys share the leading axes of what they are made from; the rest is frozen."""
-    shared = op.ins[0][: len(op.out_shapes[0])]
-    for other in op.ins[1:]:
-        unify(op, shared, other)
-    freeze(op.ins[0][len(shared) :], "inside a random key", op)
-    rest = op.out_shapes[0][len(shared) :]
-    return [[*shared, *frozen(rest, "inside a random key", op)]]
-
-
 _COLLECTIVES = "all_gather all_gather_invariant reduce_scatter all_to_all".split()
 _SCATTERS = "scatter scatter-add scatter-sub scatter-mul scatter-min scatter-max".split()
 
@@ -195,17 +173,9 @@ RULES = (
     {name: Rule(opaque(f"collective {name}")) for name in _COLLECTIVES}
     | {name: Rule(scatter, scatter_zeros) for name in _SCATTERS}
     | {
-        name: Rule(keys)
-        for name in (
-            "random_seed random_wrap random_unwrap random_split random_fold_in random_clone".split()
-        )
-    }
-    | {
         "gather": Rule(gather, gather_zeros, gather_params),
         "dynamic_slice": Rule(dynamic_slice, dynamic_slice_zeros, dynamic_slice_params),
         "dynamic_update_slice": Rule(dynamic_update_slice, update_zeros),
-        "random_bits": Rule(random_bits, params=random_bits_params),
         "axis_index": Rule(opaque("axis index")),
-        "rng_bit_generator": Rule(opaque("random bit generator")),
     }
 )
