@@ -19,7 +19,6 @@ from jaxprune.rules import Known, Rule
 from jaxprune.rules.base import is_zero, meet
 from jaxprune.walk import Walk
 
-
 STEEP = "has no finite derivative where the mask makes it zero"
 
 
