@@ -1,5 +1,6 @@
 """The channels inside a block: made by one kernel, read by one kernel."""
 
+from jaxprune._arguments import check_graph
 from jaxprune.errors import PatternError
 from jaxprune.graph import ChannelGraph
 
@@ -29,6 +30,7 @@ def interior(graph: ChannelGraph) -> tuple[str, ...]:
     >>> interior(graph)
     ('up',)
     """
+    check_graph(graph)
     found = tuple(
         name
         for name, group in graph.groups.items()

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprune._removal import is_count, is_number
+from jaxprune._numbers import is_count, is_number
 from jaxprune.errors import BudgetError, JaxpruneError
 
 Rates = tuple[tuple[float, float], ...]

@@ -6,7 +6,7 @@ being asked for what follows the last finished phase, and it may look at what ha
 
 from collections.abc import Callable, Iterator, Sequence
 
-from jaxprune._removal import is_count, is_number
+from jaxprune._numbers import is_count, is_number
 from jaxprune.errors import BudgetError, JaxpruneError
 from jaxprune.schedule.phases import Part, Phase, Prune, Quota, Training, constant, triangular
 

@@ -8,7 +8,9 @@ import jax
 import numpy as np
 
 from jaxprune import _quota, cost, masks, select
-from jaxprune._removal import Constraints, Keep, Scores, removal_order
+from jaxprune._constraints import Constraints
+from jaxprune._removal import Keep, removal_order
+from jaxprune._scored import Scores
 from jaxprune.compose import compose
 from jaxprune.errors import KeepError, ScoreError
 from jaxprune.graph import ChannelGraph

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from jaxprune import cost as costs
-from jaxprune._removal import is_count
+from jaxprune._numbers import is_count
 from jaxprune.errors import BudgetError
 from jaxprune.graph import ChannelGraph
 from jaxprune.slimmable.search import Cost, Evaluate, Found, Space, check_targets, checked

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxprune import cost as costs
 from jaxprune import masks
-from jaxprune._removal import is_count
+from jaxprune._numbers import is_count
 from jaxprune.errors import BudgetError, JaxpruneError, KeepError, PatternError, ScoreError
 from jaxprune.graph import ChannelGraph
 from jaxprune.slimmable.training import Network, check_exact

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxprune import cost, masks
-from jaxprune._removal import is_number
+from jaxprune._numbers import is_number
 from jaxprune.errors import JaxpruneError, KeepError
 from jaxprune.graph import ChannelGraph
 from jaxprune.slimmable.calibration import warn_outside

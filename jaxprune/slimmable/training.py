@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxprune import masks, paths
-from jaxprune._removal import is_number
+from jaxprune._numbers import is_number
 from jaxprune.errors import JaxpruneError, KeepError
 from jaxprune.graph import ChannelGraph
 from jaxprune.slimmable.state import Split, check_private, combine, own, updated

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxprune import axes as ax
 from jaxprune import masks, paths
-from jaxprune._removal import is_count, is_number
+from jaxprune._numbers import is_count, is_number
 from jaxprune.axes import Space
 from jaxprune.cost import each_contraction
 from jaxprune.errors import KeepError
