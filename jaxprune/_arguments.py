@@ -1,27 +1,16 @@
-"""Checks of arguments that many functions share: graphs, functions, options, trees of arrays."""
+"""Checks of arguments that many functions share: mappings, options, functions, trees of arrays."""
 
-from collections.abc import Callable, Collection, Mapping
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxprune._functions import check_function as check_function
 from jaxprune.errors import JaxpruneError, TreeError
-from jaxprune.graph import ChannelGraph
 from jaxprune.paths import flatten, near
 
 Error = Callable[[str], JaxpruneError]
-
-
-def check_graph(graph: Any) -> None:
-    """Raises JaxpruneError unless `graph` is a channel graph."""
-    if not isinstance(graph, ChannelGraph):
-        raise JaxpruneError(
-            f"expected a channel graph, got {kind_of(graph)}.\n"
-            "Fix: graph = jp.trace(fn, variables, *inputs); it comes first, but for functions that "
-            "take another function or a module."
-        )
 
 
 def check_mapping(value: Any, what: str, example: str, error: Error) -> Mapping[Any, Any]:
@@ -46,6 +35,63 @@ def check_flag(value: Any, name: str) -> None:
     """Raises JaxpruneError unless `value` is True or False."""
     if not isinstance(value, bool | np.bool_):
         raise JaxpruneError(f"{name} must be True or False, got {value!r}.\nFix: {name}=True.")
+
+
+def check_callable(
+    value: Any, name: str, example: str, error: Error = JaxpruneError, *, optional: bool = False
+) -> None:
+    """Raises `error` unless `value` is a function, or None where it is optional."""
+    if not (callable(value) or (optional and value is None)):
+        raise error(f"{name} must be a function, got {kind_of(value)}.\nFix: {example}")
+
+
+def check_pytree(tree: Any, what: str, fix: str) -> None:
+    """Raises TreeError where something that is no container stands for a tree of arrays."""
+    if "" in flatten(tree)[0]:
+        raise TreeError(f"{what} must be a tree of arrays, got {kind_of(tree)}.\nFix: {fix}")
+
+
+def check_batches(batches: Any, where: str) -> Iterator[Any]:
+    """Yields the batches, each once it is known to be a tree of arrays."""
+    fix = "Fix: an iterable of batches, each an array or a tree of arrays, such as [images]."
+    if not isinstance(batches, Iterable) or isinstance(batches, str | bytes | Mapping):
+        raise JaxpruneError(f"{where}: batches must be several, got {kind_of(batches)}.\n{fix}")
+    for number, batch in enumerate(batches):
+        leaves = flatten(batch)[0]
+        bad = [kind_of(leaf) for leaf in leaves.values() if not is_array(leaf)]
+        if bad or not leaves:
+            found = bad[0] if bad else kind_of(batch)
+            raise JaxpruneError(f"{where}: batch {number} is or holds {found}, no array.\n{fix}")
+        yield batch
+
+
+def check_path(path: Any, error: Error) -> None:
+    """Raises `error` unless `path` is one of the file system."""
+    if not isinstance(path, str | os.PathLike):
+        raise error(
+            f"path must be a string or a pathlib.Path, got {kind_of(path)}.\nFix: 'pruned'."
+        )
+
+
+def check_structure(tree: Any, like: Any, what: str, fix: str) -> None:
+    """Raises TreeError unless a tree has the structure of another."""
+    got, expected = jax.tree.structure(tree), jax.tree.structure(like)
+    if got != expected:
+        raise TreeError(
+            f"{what} does not mirror the parameters.\n"
+            f"  parameters: {expected}\n  given:      {got}\nFix: {fix}"
+        )
+
+
+def check_names(names: Any, what: str, error: Error) -> list[str]:
+    """Returns one name or several as a list, or raises `error`."""
+    given = [names] if isinstance(names, str) else names
+    given = list(given) if isinstance(given, Iterable) else [given]
+    if not all(isinstance(name, str) for name in given):
+        raise error(
+            f"{what} must be names of groups, got {names!r}.\nFix: print(graph) lists them."
+        )
+    return given
 
 
 def check_roles(roles: Any, known: Collection[str], error: Error) -> None:
@@ -75,8 +121,10 @@ def check_arrays(tree: Any, what: str) -> dict[str, Any]:
 
 
 def is_array(leaf: Any) -> bool:
-    """True for an array of any library, a shape, a traced value or a number."""
-    return isinstance(leaf, int | float | complex | np.generic | jax.Array | np.ndarray) or (
+    """True for an array of any library, a shape, a traced value or a number; not for words."""
+    if isinstance(leaf, np.generic | np.ndarray):
+        return leaf.dtype.kind in "biufcV"
+    return isinstance(leaf, int | float | complex) or (
         hasattr(leaf, "shape") and hasattr(leaf, "dtype") and not isinstance(leaf, type)
     )
 

@@ -1,13 +1,17 @@
-"""What is given where a function of variables is wanted."""
+"""What may be traced: a function of variables and inputs, and how."""
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 from flax import nnx
 
-from jaxprune.errors import TraceError
+from jaxprune._arguments import check_flag, is_array, kind_of
+from jaxprune._numbers import is_integer
+from jaxprune.errors import PatternError, TraceError
+from jaxprune.paths import flatten
 
 
 def check_function(fn: Any, what: str = "fn") -> None:
@@ -22,9 +26,44 @@ def check_function(fn: Any, what: str = "fn") -> None:
         )
     if not callable(fn):
         raise TraceError(
-            f"{what} must be a function of variables and inputs, got {type(fn).__name__} "
-            f"{str(fn)[:40]!r}.\nFix: lambda v, x: model.apply(v, x), for example."
+            f"{what} must be a function of variables and inputs, got {kind_of(fn)}.\n"
+            "Fix: lambda v, x: model.apply(v, x), for example."
         )
+
+
+def check_inputs(inputs: Any) -> None:
+    """Raises TraceError unless inputs are trees of arrays, numbers or shapes."""
+    leaves = flatten(list(inputs))[0].items()
+    bad = [f"input {path!r} is {kind_of(leaf)}" for path, leaf in leaves if not is_array(leaf)]
+    if bad:
+        raise TraceError(
+            "\n".join([*bad[:8], "Fix: pass arrays, or jax.ShapeDtypeStructs of their shapes."])
+        )
+
+
+def check_tracing(rules: Any, layers: Any, *, strict: Any, free_constants: Any) -> None:
+    """Raises unless the options of a trace have the right types."""
+    check_flag(strict, "strict")
+    check_flag(free_constants, "free_constants")
+    fits = isinstance(rules, Mapping) and all(map(callable, _axes(rules)))
+    if not fits:
+        raise TraceError(
+            "rules must be {primitive or its name: jp.Rule, or the function of its axes}, got "
+            f"{kind_of(rules)}.\nFix: rules=jp.RULES | {{'name': rule}}."
+        )
+    if not isinstance(layers, Mapping) or not all(isinstance(pattern, str) for pattern in layers):
+        raise PatternError(
+            f"layers must be {{pattern of variable paths: axis}}, got {kind_of(layers)}.\n"
+            "Fix: layers={'blocks/*': 0}."
+        )
+    bad = [f"layers of {p!r}: the axis is {n!r}" for p, n in layers.items() if not is_integer(n)]
+    if bad:
+        raise TraceError("\n".join([*bad, "Fix: an int, such as layers={'blocks/*': 0}."]))
+
+
+def _axes(rules: Mapping[Any, Any]) -> list[Any]:
+    """The functions of a table of rules."""
+    return [getattr(rule, "axes", rule) for rule in rules.values()]
 
 
 def _module(fn: Any) -> tuple[str, str] | None:

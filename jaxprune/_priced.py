@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxprune._arguments import check_graph
 from jaxprune._numbers import is_number, plain
 from jaxprune._scored import Scores, check_scores, where_left
 from jaxprune.axes import atoms, count
 from jaxprune.cost import Cost, each_contraction
 from jaxprune.errors import BudgetError
-from jaxprune.graph import ChannelGraph
+from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.keep import check_keep, widths
 
 

@@ -5,7 +5,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from jaxprune._arguments import check_graph, check_mapping, check_options
+from jaxprune._arguments import check_mapping, check_options
 from jaxprune._constraints import Constraints
 from jaxprune._numbers import is_count, is_number, plain
 from jaxprune._removal import Keep, Order, keep_of, removal_order, widths_after
@@ -14,7 +14,7 @@ from jaxprune._rules import Rule, check_rule, removed
 from jaxprune._scored import Scores, where_left
 from jaxprune.batchnorm import batch_norms
 from jaxprune.errors import BudgetError, ScoreError
-from jaxprune.graph import ChannelGraph
+from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.keep import check_keep
 from jaxprune.paths import near
 

@@ -21,10 +21,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxprune import stacks
-from jaxprune._arguments import check_graph
 from jaxprune._constraints import Constraints, Limits, check_constraints, scope
 from jaxprune._scored import Scores, check_scores
-from jaxprune.graph import ChannelGraph
+from jaxprune.graph import ChannelGraph, check_graph
 
 Keep = dict[str, np.ndarray]
 

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from jaxprune._arguments import check_graph, check_mapping, kind_of
+from jaxprune._arguments import check_mapping, kind_of
 from jaxprune.errors import ScoreError
-from jaxprune.graph import ChannelGraph, Group
+from jaxprune.graph import ChannelGraph, Group, check_graph
 from jaxprune.paths import near
 
 Scores = Mapping[str, Any]
@@ -74,7 +74,7 @@ def host_scores(scores: Any) -> dict[Any, np.ndarray | None]:
 def real(value: Any) -> np.ndarray | None:
     """Returns real numbers as float64 on the host, None for anything else."""
     try:
-        array = np.asarray(value)
+        array = np.asarray(jax.device_get(value))
         number = array.dtype.kind in "iuf" or jax.numpy.issubdtype(array.dtype, np.floating)
         return array.astype(np.float64) if number or array.size == 0 else None
     except (TypeError, ValueError):  # ragged lists, objects

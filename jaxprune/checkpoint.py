@@ -27,6 +27,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from jaxprune import _stored_tree as stored_tree
+from jaxprune._arguments import check_flag, check_path
 from jaxprune._stored_tree import raise_if
 from jaxprune.errors import CheckpointError
 from jaxprune.keep import spec_problems
@@ -86,6 +87,8 @@ def save(
     >>> restore(path).metadata
     {'accuracy': 0.97}
     """
+    check_path(path, CheckpointError)
+    check_flag(overwrite, "overwrite")
     trees = {"variables": variables} | ({} if opt_state is None else {"opt_state": opt_state})
     what = f"cannot save {os.fspath(path)!r}"
     raise_if(
@@ -131,6 +134,7 @@ def restore(path: str | os.PathLike[str], *, like: Any = None, opt_state: Any = 
       CheckpointError: there is no checkpoint at `path`; it is broken, foreign or newer than this
         library; or a template does not fit it.
     """
+    check_path(path, CheckpointError)
     directory = Path(path).absolute()
     content = _read(directory)
     data, trees = directory / content["data"], content["trees"]

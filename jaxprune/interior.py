@@ -1,8 +1,7 @@
 """The channels inside a block: made by one kernel, read by one kernel."""
 
-from jaxprune._arguments import check_graph
 from jaxprune.errors import PatternError
-from jaxprune.graph import ChannelGraph
+from jaxprune.graph import ChannelGraph, check_graph
 
 
 def interior(graph: ChannelGraph) -> tuple[str, ...]:

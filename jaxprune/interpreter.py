@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxprune import _jaxpr, paths
+from jaxprune._functions import check_function, check_inputs
 from jaxprune._jaxpr import Op
 from jaxprune.axes import Space
 from jaxprune.errors import ResizeError, TreeError
-from jaxprune.graph import ChannelGraph, trace
+from jaxprune.graph import ChannelGraph, check_graph, trace
 from jaxprune.masks import check_tree
 from jaxprune.walk import Walk
 
@@ -67,9 +68,12 @@ def full(graph: ChannelGraph, variables: Any, counts: Mapping[str, int]) -> Any:
 
 def retracer(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., ChannelGraph]:
     """Returns `(variables, inputs) -> the graph of fn at their shapes`, each traced once."""
+    check_function(fn)
+    check_graph(graph)
     traced: dict[Any, ChannelGraph] = {}
 
     def at(variables: Any, inputs: Any) -> ChannelGraph:
+        check_inputs(inputs)
         shapes = jax.eval_shape(lambda *xs: xs, *inputs)  # a graph must not hold on to tracers
         leaves, treedef = jax.tree.flatten((variables, shapes))
         key = (treedef, *map(str, leaves))

@@ -13,10 +13,10 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxprune import axes as ax
-from jaxprune._arguments import check_graph, check_mapping, kind_of
+from jaxprune._arguments import check_mapping, kind_of
 from jaxprune._numbers import is_integer, plain
 from jaxprune.errors import KeepError
-from jaxprune.graph import ChannelGraph, Group
+from jaxprune.graph import ChannelGraph, Group, check_graph
 from jaxprune.paths import near
 
 Keep = Mapping[str, Any]

@@ -6,10 +6,9 @@ from typing import Any
 
 from jaxprune import axes as ax
 from jaxprune import flow, paths
-from jaxprune._arguments import check_graph
 from jaxprune.axes import Space
 from jaxprune.errors import PatternError
-from jaxprune.graph import ChannelGraph
+from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.walk import Walk
 
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from jaxprune import _cut, paths, stacks
 from jaxprune import axes as ax
-from jaxprune._arguments import check_graph, is_array, kind_of
+from jaxprune._arguments import is_array, kind_of
 from jaxprune.errors import JaxpruneError, KeepError, TreeError
-from jaxprune.graph import ChannelGraph, Variable
+from jaxprune.graph import ChannelGraph, Variable, check_graph
 from jaxprune.keep import FORMAT, Keep, Widths, check_keep, count, spec_problems
 from jaxprune.keep import widths as widths
 
