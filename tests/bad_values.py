@@ -163,7 +163,7 @@ BAD_SCORES = {
     "a number for a name": {3: SCORES[A]},
     "empty": {},
 }
-PATTERNS = bad(3, 0.5, True, b"a/*", "nope*", ["nope"], [3], [None], [["a/*"]], ["a/*", 3], jp.Kind)
+PATTERNS = bad(3, 0.5, True, b"a/*", "nope*", ["nope"], [3], [None], [["a/*"]], ["a/*", 3])
 PATTERNS |= {"the keep": {"nope": KEEP[A]}, "a kind that is absent": jp.Kind.HEADS}
 NONE_CHOSEN = bad([], (), set(), {})
 RATIOS = bad("0.5", None, NAN, -0.1, 1.5, True, [0.5], 1j, float("inf"), 1.0, np.ones(2) / 2, b"1")
