@@ -112,7 +112,7 @@ def held(
     >>> updates["a"].tolist(), updates["b"].ravel().tolist()
     ([[-0.5, 0.0]], [0.0, 0.0])
     """
-    if not callable(getattr(tx, "update", None)) or isinstance(tx, type):
+    if not callable(getattr(tx, "init", None)) or isinstance(tx, type):
         raise JaxpruneError(
             f"held: tx must be an optimizer, got {kind_of(tx)}.\nFix: tx=optax.sgd(0.1)."
         )

@@ -57,6 +57,7 @@ def phases(plan: Plan, left: Callable[[], float], *, after: Phase | None = None)
     """
     check_callable(plan, "plan", "plan=jp.schedule.tick_tock(keep_macs=0.5).")
     check_callable(left, "left", "left=lambda: progress.left().")
+    after = None if after is None else check_phase(after)
     while (after := plan(after, left())) is not None:
         yield after
 
@@ -108,7 +109,7 @@ def tick_tock(
         number = rounds // ticks + 1
         return Phase(kind="tock", number=number, rounds=rounds, milestone=milestone, training=tock)
 
-    return _toward(keep_macs, share, work, finetune)
+    return _toward(keep_macs, _share(share), work, finetune)
 
 
 def tick_only(
@@ -119,7 +120,7 @@ def tick_only(
     finetune: Sequence[Training] = FINETUNE,
 ) -> Plan:
     """Returns the plan of Gate Decorator without Tocks; arguments and errors as of `tick_tock`."""
-    return _toward(keep_macs, share, _rounds("tick", tick), finetune)
+    return _toward(keep_macs, _share(share), _rounds("tick", tick), finetune)
 
 
 def iterative(
@@ -143,7 +144,7 @@ def iterative(
 
     Source: Li et al., "OICSR", CVPR 2019, figure 2.
     """
-    return _toward(keep_macs, share, _rounds("train", training), finetune)
+    return _toward(keep_macs, _share(share), _rounds("train", training), finetune)
 
 
 def one_shot(
@@ -262,6 +263,12 @@ def _toward(
         return work(kind, rounds, milestone, prunes[milestone])
 
     return _plan(reached, len(targets), toward, finetune)
+
+
+def _share(share: Any) -> float:
+    if not (is_number(share) and 0 < plain(share) < 1):
+        raise BudgetError(f"share must be in (0, 1), got {share!r}.\nFix: share=0.01.")
+    return plain(share)
 
 
 def _check_trainings(**trainings: Any) -> None:
