@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune.errors import JaxpruneError, TreeError
+from jaxprune.errors import JaxpruneError, PatternError, TreeError
 from jaxprune.paths import flatten, near
 
 Error = Callable[[str], JaxpruneError]
@@ -63,6 +63,17 @@ def check_batches(batches: Any, where: str) -> Iterator[Any]:
             found = bad[0] if bad else kind_of(batch)
             raise JaxpruneError(f"{where}: batch {number} is or holds {found}, no array.\n{fix}")
         yield batch
+
+
+def check_overrides(overrides: Any) -> None:
+    """Raises PatternError unless these are {pattern of modules: {attribute: value}}, or None."""
+    example = "{pattern of module paths: {attribute: value}}"
+    for values in check_mapping(overrides or {}, "overrides", example, PatternError).values():
+        if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
+            raise PatternError(
+                f"overrides must be {example}, got {overrides!r:.80}.\n"
+                "Fix: overrides={'Block_0': {'heads': 2}}."
+            )
 
 
 def check_path(path: Any, error: Error) -> None:

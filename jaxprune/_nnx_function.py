@@ -95,6 +95,11 @@ def function(model: nnx.Module, *, method: Method = "__call__", **arguments: Any
       TraceError: `model` is no `nnx.Module`, or an argument is a shape.
     """
     check_module(model)
+    if not callable(method) and not (isinstance(method, str) and hasattr(model, method)):
+        raise TraceError(
+            f"method must be the name of a method of {type(model).__name__}, or a function of the "
+            f"model, got {method!r}.\nFix: method='__call__'."
+        )
     shapes = [name for name, value in arguments.items() if _holds_shapes(value)]
     if shapes:
         raise TraceError(

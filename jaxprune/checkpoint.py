@@ -27,7 +27,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from jaxprune import _stored_tree as stored_tree
-from jaxprune._arguments import check_flag, check_path
+from jaxprune._arguments import check_flag, check_path, is_array, kind_of
 from jaxprune._stored_tree import raise_if
 from jaxprune.errors import CheckpointError
 from jaxprune.keep import spec_problems
@@ -135,6 +135,11 @@ def restore(path: str | os.PathLike[str], *, like: Any = None, opt_state: Any = 
         library; or a template does not fit it.
     """
     check_path(path, CheckpointError)
+    raise_if(
+        [*_template_problems(like, "like"), *_template_problems(opt_state, "opt_state")],
+        "this is not a template",
+        "arrays or jax.ShapeDtypeStructs, such as jax.eval_shape(tx.init, params).",
+    )
     directory = Path(path).absolute()
     content = _read(directory)
     data, trees = directory / content["data"], content["trees"]
@@ -161,6 +166,11 @@ def restore(path: str | os.PathLike[str], *, like: Any = None, opt_state: Any = 
         else stored_tree.load(data, "opt_state", trees["opt_state"], opt_state),
         metadata=content["metadata"],
     )
+
+
+def _template_problems(template: Any, name: str) -> list[str]:
+    leaves = jax.tree.leaves(template)
+    return [f"{name} holds {kind_of(leaf)}" for leaf in leaves if not is_array(leaf)]
 
 
 def _json_problems(value: Any, place: str) -> Iterator[str]:

@@ -44,7 +44,7 @@ def check_keep(graph: ChannelGraph, keep: Keep, *, traced: bool = False) -> dict
     for name, mask in masks.items():
         group = graph.groups.get(name) if isinstance(name, str) else None
         if group is None:
-            failures.append(_unknown(graph, name))
+            failures.append(_unknown(graph, name, "keep names"))
         elif why := _problem(f"keep for group {name!r}", keep[name], mask, group, traced):
             failures.append(why)
     failures = failures or list(_without_input(graph, masks))
@@ -90,22 +90,28 @@ def widths(graph: ChannelGraph, keep: Keep | Widths | None = None) -> dict[str, 
     if keep is None:
         return found
     masks, failures = {}, []
-    for name, value in check_mapping(
-        keep, "widths", _KEEP + ", or {group: count}", KeepError
-    ).items():
+    given = check_mapping(keep, "widths", _KEEP + ", or {group: count}", KeepError)
+    for name, value in given.items():
         size = found.get(name) if isinstance(name, str) else None
-        if size is not None and (type(value) is int or is_integer(value)):
+        if size is None:
+            failures.append(_unknown(graph, name, "widths name"))
+        elif type(value) is int or is_integer(value):
             found[name] = plain(value)
-            if not 1 <= found[name] <= size:
-                failures.append(
-                    f"width of group {name!r} is {value}, not a count from 1 to {size}, the number "
-                    "of its channels. Fix: at least 1; leave out what stays whole."
-                )
-        else:
+            failures += [] if 1 <= found[name] <= size else [_no_count(name, value, size)]
+        elif isinstance(value, list | tuple) or np.ndim(value):
             masks[name] = value
+        else:
+            failures.append(_no_count(name, value, size))
     if failures:
         raise KeepError("\n".join(failures))
     return found | {name: count(mask) for name, mask in check_keep(graph, masks).items()}
+
+
+def _no_count(name: str, value: Any, size: int) -> str:
+    return (
+        f"width of group {name!r} is {kind_of(value)}, neither a keep, bool[{size}], nor a count "
+        f"from 1 to {size}, the number of its channels. Fix: leave out what stays whole."
+    )
 
 
 def count(mask: np.ndarray) -> int:
@@ -221,9 +227,9 @@ def _without_input(graph: ChannelGraph, masks: Mapping[str, Any]) -> Iterator[st
             )
 
 
-def _unknown(graph: ChannelGraph, name: Any) -> str:
+def _unknown(graph: ChannelGraph, name: Any, what: str) -> str:
     return (
-        f"keep names group {name!r}, which the graph does not have; near: "
+        f"{what} group {name!r}, which the graph does not have; near: "
         f"{near(name, graph.groups) or list(graph.groups)[:5]}. Fix: list the groups with "
         "print(graph)."
     )

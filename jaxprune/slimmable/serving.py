@@ -148,7 +148,10 @@ def spectrum(
         `latency=lambda w: jp.latency(net.at(w), x).median`.
     """
     given = check_mapping(widths, "widths", "{name of a width: keep}", KeepError)
-    counts = [masks.widths(graph, keep) for keep in given.values()]
+    keep = "{group: bool[n]}, a keep, or {group: count}"
+    for name, value in given.items():
+        check_mapping(value, f"width {name!r}", keep, KeepError)
+    counts = [masks.widths(graph, value) for value in given.values()]
     for name, column in columns.items():
         check_callable(column, f"column {name!r}", f"{name}=lambda width: ..., a number.")
     return Spectrum(
