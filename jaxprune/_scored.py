@@ -49,9 +49,9 @@ def check_scores(
     if failures:
         raise ScoreError("\n".join([*failures, _FIX]))
     return {
-        name: np.broadcast_to(values[name], group.shape)
+        name: np.broadcast_to(found, group.shape)
         for name, group in graph.groups.items()
-        if name in values
+        if (found := values.get(name)) is not None
     }
 
 

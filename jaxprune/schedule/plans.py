@@ -245,8 +245,8 @@ def _toward(
     keep_macs: Targets, share: float | None, work: Work, finetune: Sequence[Training]
 ) -> Plan:
     """Returns the plan that works down to each target."""
-    given = isinstance(keep_macs, Sequence) and not isinstance(keep_macs, str)
-    targets = [plain(target) for target in (keep_macs if given else [keep_macs])]
+    several = [keep_macs] if isinstance(keep_macs, str | float | int) else keep_macs
+    targets = [plain(t) for t in (several if isinstance(several, Sequence) else [several])]
     shares = all(is_number(target) and 0 < target < 1 for target in targets)
     if not targets or not shares or targets != sorted(set(targets), reverse=True):
         raise BudgetError(

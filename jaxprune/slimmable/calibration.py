@@ -8,9 +8,10 @@ from jaxprune._arguments import check_batches, check_callable
 from jaxprune.errors import KeepError
 from jaxprune.graph import ChannelGraph
 from jaxprune.recover.batch_norm import recalibrate
+from jaxprune.slimmable._named import named_keeps
 from jaxprune.slimmable.state import Split, check_splits, combine, only, statistics, variables
 from jaxprune.slimmable.training import NETWORK, Network
-from jaxprune.slimmable.widths import Keep, named_keeps, outside
+from jaxprune.slimmable.widths import Keep, outside
 
 
 def calibrate(

@@ -10,8 +10,8 @@ from jaxprune._arguments import check_callable
 from jaxprune._numbers import check_count, check_positive, check_share
 from jaxprune.errors import BudgetError
 from jaxprune.graph import ChannelGraph
+from jaxprune.slimmable._named import check_generator
 from jaxprune.slimmable.search import Cost, Evaluate, Found, Space, check_targets, checked
-from jaxprune.slimmable.widths import check_generator
 
 Counts = dict[str, int]
 

@@ -12,9 +12,10 @@ from jaxprune._numbers import is_number, plain
 from jaxprune.errors import JaxpruneError, KeepError
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep import check_keep
+from jaxprune.slimmable._named import named_keeps
 from jaxprune.slimmable.calibration import warn_outside
 from jaxprune.slimmable.state import Split, check_splits, is_named, variables
-from jaxprune.slimmable.widths import Keep, named_keeps
+from jaxprune.slimmable.widths import Keep
 
 Serve = Callable[[Keep], Callable[..., Any]]
 """keep -> run(variables, *inputs) -> outputs, in eval mode."""

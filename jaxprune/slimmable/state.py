@@ -12,7 +12,8 @@ from jaxprune.batchnorm import batch_norms
 from jaxprune.errors import KeepError, TreeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep import check_keep
-from jaxprune.slimmable.widths import Keep, named_keeps
+from jaxprune.slimmable._named import named_keeps
+from jaxprune.slimmable.widths import Keep
 
 
 class Split(NamedTuple):

@@ -13,8 +13,9 @@ from jaxprune._arguments import check_arrays, check_callable
 from jaxprune._numbers import check_positive, check_share
 from jaxprune.errors import JaxpruneError, KeepError
 from jaxprune.graph import ChannelGraph, check_graph
+from jaxprune.slimmable._named import named_keeps
 from jaxprune.slimmable.state import Split, check_private, check_splits, combine, own, updated
-from jaxprune.slimmable.widths import Keep, named_keeps
+from jaxprune.slimmable.widths import Keep
 
 Network = Callable[[Keep], Callable[[Any, Any], tuple[Any, Any]]]
 """keep -> (variables at its widths, inputs) -> (outputs, updated leaves)."""

@@ -12,12 +12,13 @@ from jaxprune._constraints import Groups
 from jaxprune._numbers import check_count, check_finite, is_count, is_number, plain
 from jaxprune.axes import Space
 from jaxprune.cost import each_contraction
-from jaxprune.errors import JaxpruneError, KeepError
+from jaxprune.errors import KeepError
 from jaxprune.graph import ChannelGraph, Contraction, check_graph
 from jaxprune.keep import Keep as Keep
 from jaxprune.keep import Widths as Widths
-from jaxprune.keep import check_keep, check_masks
+from jaxprune.keep import check_keep
 from jaxprune.kinds import matching
+from jaxprune.slimmable._named import check_generator, named_keeps
 
 
 class Rounding(TypedDict, total=False):
@@ -323,29 +324,6 @@ def _range(
             f"(0, {supernet}], the lower one first."
         )
     return low, high
-
-
-def check_generator(rng: Any) -> None:
-    """Raises JaxpruneError unless `rng` is a generator of NumPy."""
-    if not isinstance(rng, np.random.Generator):
-        raise JaxpruneError(
-            f"rng must be a np.random.Generator, got {kind_of(rng)}.\n"
-            "Fix: rng=np.random.default_rng(0)."
-        )
-
-
-def named_keeps(
-    widths: Any, graph: ChannelGraph | None = None, *, traced: bool = False
-) -> dict[Any, dict[str, Any]]:
-    """Returns {name of a width: keep} with masks on the host, fitted to the graph if it is given.
-
-    Raises:
-      KeepError: this is not such a mapping, or a keep does not fit.
-    """
-    given = check_mapping(widths, "widths", "{name of a width: keep}", KeepError)
-    if graph is None:
-        return {name: check_masks(keep, f"width {name!r}: keep") for name, keep in given.items()}
-    return {name: check_keep(graph, keep, traced=traced) for name, keep in given.items()}
 
 
 def _check_widths(

@@ -1,4 +1,4 @@
-"""Arguments that every public function must refuse in words, and good ones to call it with."""
+"""Good arguments to call a function with, and bad ones of every kind."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -80,9 +80,13 @@ def bad(*values: Any) -> dict[str, Any]:
     return {repr(value)[:50]: value for value in values}
 
 
-NAN = float("nan")
-THINGS = bad(None, 3, "text", {1, 2}, Net)  # good for nothing that is no number, pattern or path
+def without(table: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """The table without some of its entries."""
+    assert table.keys() >= set(names)
+    return {name: value for name, value in table.items() if name not in names}
 
+
+NAN = float("nan")
 GRAPHS = bad(None, 3, "graph", {}, [], apply, MODEL, VARIABLES)
 MASKS: dict[str, Any] = {
     "None": None,
@@ -126,7 +130,7 @@ KEEPS = {
     "a good one beside": {B: np.ones(6, bool), A: [0, 2]},
 }
 WIDTHS = {
-    **{n: keep for n, keep in KEEPS.items() if n not in ("None", "{a: a count}")},
+    **without(KEEPS, "None", "{a: a count}"),
     **{f"{{a: {n!r}}}": {A: n} for n in (0, -1, 5, 2.0, True, NAN, "2", None, 1j, np.float32(2))},
     "jax zero": {A: jnp.int32(0)},
     "unknown count": {"nope": 1},
@@ -157,7 +161,7 @@ ONE_SCORE = {
     "a key": jax.random.key(0),
 }
 BAD_SCORES = {
-    **{name: value for name, value in NO_MAPPINGS.items()},
+    **NO_MAPPINGS,
     **{f"{{a: {name}}}": {A: value} for name, value in ONE_SCORE.items()},
     "an unknown group": {"nope": SCORES[A]},
     "a number for a name": {3: SCORES[A]},
