@@ -148,5 +148,5 @@ def kind_of(value: Any) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if hasattr(value, "dtype") and hasattr(value, "shape"):
-        return f"an array, {value.dtype}{list(value.shape)}"
+        return f"{value.dtype}{list(value.shape)}"
     return f"a {type(value).__name__}"

@@ -41,10 +41,12 @@ def check_inputs(inputs: Any) -> None:
         )
 
 
-def check_tracing(rules: Any, layers: Any, *, strict: Any, free_constants: Any) -> None:
-    """Raises unless the options of a trace have the right types."""
-    check_flag(strict, "strict")
-    check_flag(free_constants, "free_constants")
+def check_tracing(fn: Any, inputs: Any, rules: Any, layers: Any, flags: tuple[Any, Any]) -> None:
+    """Raises unless the arguments of a trace have the right types, `flags` its two bools."""
+    check_function(fn)
+    check_inputs(inputs)
+    check_flag(flags[0], "strict")
+    check_flag(flags[1], "free_constants")
     fits = isinstance(rules, Mapping) and all(map(callable, _axes(rules)))
     if not fits:
         raise TraceError(

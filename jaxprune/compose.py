@@ -36,8 +36,8 @@ def compose(first: Keep, second: Keep) -> dict[str, np.ndarray]:
       >>> compose(first, second)
       {'Dense_0/kernel': array([False, False,  True,  True])}
     """
-    keep = {name: kept.copy() for name, kept in check_masks(first, "first keep").items()}
-    again = check_masks(second, "second keep")
+    keep, again = check_masks({"first keep": first, "second keep": second})
+    keep = {name: kept.copy() for name, kept in keep.items()}
     failures = [
         f"second keep for group {name!r} has shape {again[name].shape}, the first keeps "
         f"{kept.sum(axis=-1).tolist()} of {kept.shape[-1]} channels. Fix: select on the graph of "

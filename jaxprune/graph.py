@@ -12,7 +12,7 @@ import numpy as np
 from jaxprune import _jaxpr, exactness, naming, outputs, paths, stacks, streams, unread
 from jaxprune import axes as ax
 from jaxprune._arguments import kind_of
-from jaxprune._functions import check_function, check_inputs, check_tracing
+from jaxprune._functions import check_tracing
 from jaxprune.axes import Atom, Space
 from jaxprune.errors import JaxpruneError, TraceError
 from jaxprune.rules import RULES, Rule
@@ -206,9 +206,7 @@ def trace(
         `layers`.
       PatternError: a pattern of `layers` or `free_outputs` matches nothing.
     """
-    check_function(fn)
-    check_inputs(inputs)
-    check_tracing(rules, layers, strict=strict, free_constants=free_constants)
+    check_tracing(fn, inputs, rules, layers, (strict, free_constants))
     table = {
         getattr(key, "name", key): rule if isinstance(rule, Rule) else Rule(rule)
         for key, rule in rules.items()

@@ -60,17 +60,22 @@ def host_masks(keep: Any, what: str = "keep") -> dict[Any, Any]:
     return {name: _host(value) for name, value in (given | _fetched(concrete)).items()}
 
 
-def check_masks(keep: Any, what: str) -> dict[Any, np.ndarray]:
-    """Returns the masks of a keep whose graph is not known.
+def check_masks(keeps: Mapping[str, Any]) -> list[dict[Any, np.ndarray]]:
+    """Returns the masks of keeps whose graph is not known, given as {what it is: keep}.
 
     Raises:
-      KeepError: a mask is no vector of bools, nor one for each layer, or is empty.
+      KeepError: a mask is no vector of bools, nor one for each layer, or is empty; all are listed.
     """
-    masks = host_masks(keep, what)
-    whys = (_problem(f"{what} for group {n!r}", keep[n], mask) for n, mask in masks.items())
-    if failures := [why for why in whys if why]:
+    found = {what: host_masks(keep, what) for what, keep in keeps.items()}
+    failures = [
+        why
+        for what, masks in found.items()
+        for name, mask in masks.items()
+        if (why := _problem(f"{what} for group {name!r}", keeps[what][name], mask))
+    ]
+    if failures:
         raise KeepError("\n".join(failures))
-    return masks
+    return list(found.values())
 
 
 def widths(graph: ChannelGraph, keep: Keep | Widths | None = None) -> dict[str, int]:

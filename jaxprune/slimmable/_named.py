@@ -29,5 +29,6 @@ def named_keeps(
     """
     given = check_mapping(widths, "widths", "{name of a width: keep}", KeepError)
     if graph is None:
-        return {name: check_masks(keep, f"width {name!r}: keep") for name, keep in given.items()}
+        masks = check_masks({f"width {name!r}: keep": keep for name, keep in given.items()})
+        return dict(zip(given, masks, strict=True))
     return {name: check_keep(graph, keep, traced=traced) for name, keep in given.items()}
