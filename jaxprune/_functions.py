@@ -84,8 +84,9 @@ def _module(fn: Any) -> tuple[str, str] | None:
     if isinstance(fn, nnx.Module):
         return name, "jp.nnx.trace(model, *inputs), and graph.fn for what takes a function."
     equinox, keras = sys.modules.get("equinox"), sys.modules.get("keras")
-    held = equinox is not None and isinstance(fn, equinox.Module) and not hasattr(fn, "__wrapped__")
-    if held and any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(fn)):
+    held = equinox is not None and isinstance(fn, equinox.Module)
+    wraps = hasattr(fn, "__wrapped__") or hasattr(fn, "__self__")  # a function, a method
+    if held and not wraps and any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(fn)):
         return name, (
             "v, static = eqx.partition(model, eqx.is_array), and the function "
             "lambda v, x: eqx.combine(v, static)(x)."

@@ -43,6 +43,8 @@ def check_keep(graph: ChannelGraph, keep: Keep, *, traced: bool = False) -> dict
     failures = []
     for name, mask in masks.items():
         group = graph.groups.get(name) if isinstance(name, str) else None
+        if group is not None and _is_plain(mask, group.size):
+            continue
         if group is None:
             failures.append(_unknown(graph, name, "keep names"))
         elif why := _problem(f"keep for group {name!r}", keep[name], mask, group, traced):
@@ -56,8 +58,9 @@ def check_keep(graph: ChannelGraph, keep: Keep, *, traced: bool = False) -> dict
 def host_masks(keep: Any, what: str = "keep") -> dict[Any, Any]:
     """Returns {group: host array}; a traced mask as it is, what is no array as None."""
     given = dict(check_mapping(keep, what, _KEEP, KeepError))
-    concrete = {n: v for n, v in given.items() if isinstance(v, jax.Array) and not _is_traced(v)}
-    return {name: _host(value) for name, value in (given | _fetched(concrete)).items()}
+    other = {name: value for name, value in given.items() if type(value) is not np.ndarray}
+    concrete = {n: v for n, v in other.items() if isinstance(v, jax.Array) and not _is_traced(v)}
+    return given | {name: _host(value) for name, value in (other | _fetched(concrete)).items()}
 
 
 def check_masks(keeps: Mapping[str, Any]) -> list[dict[Any, np.ndarray]]:
@@ -121,7 +124,7 @@ def _no_count(name: str, value: Any, size: int) -> str:
 
 def count(mask: np.ndarray) -> int:
     """Returns how many channels a mask keeps, in each layer if it has several."""
-    return int(mask.sum(axis=-1).flat[0])
+    return int(np.count_nonzero(mask if mask.ndim == 1 else mask[0]))
 
 
 def spec_problems(spec: Any) -> list[str]:
@@ -166,6 +169,12 @@ def _host(value: Any) -> Any:
         return np.asarray(value)
     except (TypeError, ValueError):  # ragged lists, lists of traced values
         return None
+
+
+def _is_plain(mask: Any, size: int) -> bool:
+    """True for what nearly all masks are: a vector of bools on the host, of which some are True."""
+    host = type(mask) is np.ndarray and mask.shape == (size,) and mask.dtype == np.bool_
+    return host and np.count_nonzero(mask) > 0
 
 
 def _is_traced(value: Any) -> bool:

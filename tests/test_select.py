@@ -347,11 +347,9 @@ def test_an_empty_only_is_refused_and_no_only_is_all():
     for nothing in ([], (), set(), iter(())):
         with pytest.raises(PatternError, match=r"leave no group to prune.\nFix: .* leave only out"):
             select.global_ratio(graph, EXAMPLE, prune_ratio=0.5, only=nothing)
-    everything = select.global_ratio(graph, EXAMPLE, prune_ratio=0.5)
-    assert kept(select.global_ratio(graph, EXAMPLE, prune_ratio=0.5, only=None)) == kept(everything)
-    assert kept(select.global_ratio(graph, EXAMPLE, prune_ratio=0.5, protect=[])) == kept(
-        everything
-    )
+    for everything in ({}, {"only": None}, {"protect": []}, {"within": {}}):
+        keep = select.global_ratio(graph, EXAMPLE, prune_ratio=0.6, **everything)
+        assert kept(keep) == {A: [1, 3], B: [1, 3]}
 
 
 def test_numbers_of_numpy_and_jax_are_numbers():

@@ -113,6 +113,9 @@ class Training:
         if not (is_number(self.data) and 0 < self.data <= 1):
             bad.append(f"data must be in (0, 1], the share of the examples, got {self.data!r}")
         bad += _bad_rates(self.rates)
+        if not bad:
+            rates = tuple((plain(share), plain(rate)) for share, rate in self.rates)
+            object.__setattr__(self, "rates", rates)
         if bad:
             example = "Training(epochs=10, rates=jaxprune.schedule.constant(1e-3))"
             raise JaxpruneError("\n".join([*bad, f"Fix: {example}, and what you need beside it."]))

@@ -286,7 +286,7 @@ def check_targets(graph: ChannelGraph, space: Space, targets: Sequence[float], c
     check_graph(graph)
     check_callable(cost, "cost", "cost=jp.cost.macs.")
     _check_space(space, graph)
-    listed = isinstance(targets, Sequence | np.ndarray) and np.ndim(targets) == 1
+    listed = isinstance(targets, Sequence | np.ndarray | jax.Array) and np.ndim(targets) == 1
     if not listed or not len(targets) or not all(map(is_number, targets)):
         raise BudgetError(
             f"targets={targets!r} are no list of numbers.\nFix: [0.5 * jp.cost.macs(graph)]."
