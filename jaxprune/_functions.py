@@ -91,6 +91,6 @@ def _module(fn: Any) -> tuple[str, str] | None:
             "v, static = eqx.partition(model, eqx.is_array), and the function "
             "lambda v, x: eqx.combine(v, static)(x)."
         )
-    if keras is not None and isinstance(fn, keras.Layer):
+    if keras is not None and isinstance(fn, getattr(keras, "Layer", ())):
         return name, "a function that calls model.stateless_call; see jaxprune.resize."
     return None

@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 
 import jaxprune as jp
-from refused.rows import GATES, INPUT, REDUCE, ROLES, TRACED, Row, later, splat
+from refused.rows import ABSENT, GATES, INPUT, REDUCE, ROLES, TRACED, Row, later, splat
 from refused.values import (
     BAD_SCORES,
     CALLABLES,
@@ -37,6 +37,7 @@ GATE = Arg({A: np.ones(4, np.float32)}, GATES, "gate")
 KEY = Arg(jax.random.key(0), bad(None, "key", 0.5, [], X), "key")
 METHOD = Arg("__call__", bad(None, 3, "nope", []), "method")
 NNX = {"model": Arg(TWIN, MODULES, "Module"), "graph": Arg(TWIN_GRAPH, G.bad, "graph")}
+UNTAKEN = Arg(ABSENT, bad(True, 3), "near: .*strict")
 NNX_KEEP = Arg(TWIN_KEEP, without(KEEPS, "a good one beside"), "keep")
 OPTIMIZER = nnx.Optimizer(TWIN, TX, wrt=nnx.Param)
 OVERRIDES = Arg(
@@ -108,11 +109,13 @@ ROWS: dict[str, Row] = {
             "overrides": OVERRIDES,
         },
     ),
-    "nnx.function": Row(jp.nnx.function, {"model": NNX["model"], "method": METHOD}),
+    "nnx.function": Row(
+        jp.nnx.function, {"model": NNX["model"], "method": METHOD, "strct": UNTAKEN}
+    ),
     "nnx.variables": Row(jp.nnx.variables, {"model": NNX["model"]}),
     "nnx.trace": Row(
         splat(jp.nnx.trace),
-        {"model": NNX["model"], "inputs": INPUT, "method": METHOD, **TRACED},
+        {"model": NNX["model"], "inputs": INPUT, "method": METHOD, "strct": UNTAKEN, **TRACED},
     ),
     "nnx.resize": Row(jp.nnx.resize, {**NNX, "keep": NNX_KEEP, "overrides": OVERRIDES}),
     "nnx.follows": Row(
