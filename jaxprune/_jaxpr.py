@@ -5,6 +5,7 @@ of call primitives, the parameters of `scan`.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -37,6 +38,7 @@ _CALLS = {
     "checkpoint": ("remat", "jaxpr"),
     "remat": ("remat", "jaxpr"),
     "remat2": ("remat", "jaxpr"),
+    "remat_opt": ("closed_call", "fwd_jaxpr"),
     "shard_map": ("shard_map", "jaxpr"),
 }
 _CALL_KEYS = ("policy", "prevent_cse", "mesh", "in_specs", "out_specs", "check_vma", "manual_axes")
@@ -76,9 +78,32 @@ def literal(atom: Any) -> Any:
     return atom.val if isinstance(atom, core.Literal) else None
 
 
+def scalar(atom: Any) -> bool | int | float | complex | None:
+    """Returns the number of a literal; None for an array, a key or a variable."""
+    value = literal(atom)
+    if value is None or np.ndim(value) or jnp.issubdtype(atom.aval.dtype, jax.dtypes.extended):
+        return None
+    return np.asarray(value).item()
+
+
 def shape(atom: Any) -> tuple[int, ...]:
     """Returns the shape of an operand or a result; values without one are scalars."""
     return getattr(atom.aval, "shape", ())
+
+
+def reads_others(program: Program) -> bool:
+    """True if a program reads values of another one, which it can only have closed over."""
+    return any(isinstance(value, jax.core.Tracer) for value in program.consts)
+
+
+def draws_alone(keys: Any) -> bool:
+    """True if every one of `keys` draws by itself: of a batch of other keys one draws for all."""
+    return str(keys.aval.dtype) == "key<fry>"
+
+
+def closed_over(eqn: Any) -> int:
+    """Returns how many leading operands a function with its own derivative only closes over."""
+    return eqn.params.get("num_consts", 0)
 
 
 def name(eqn: Any) -> str:
@@ -131,6 +156,12 @@ def join(eqn: Any, scope: str) -> str:
     """Returns the name stack of an equation behind that of the equations around it."""
     own = str(eqn.source_info.name_stack)
     return f"{scope}/{own}" if scope and own else scope or own
+
+
+def context(eqn: Any) -> AbstractContextManager[Any]:
+    """Returns the context of an equation, to be entered where it is evaluated: its mesh."""
+    own = getattr(eqn, "ctx", None)
+    return nullcontext() if own is None else own.manager
 
 
 def bind(eqn: Any, args: Sequence[Any], params: dict[str, Any]) -> list[Any]:

@@ -1,8 +1,7 @@
 """The channel graph: which axes of which variables must be cut together."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -17,7 +16,7 @@ from jaxprune.axes import Atom, Space
 from jaxprune.errors import JaxpruneError, TraceError
 from jaxprune.rules import RULES, Rule
 from jaxprune.streams import Reading
-from jaxprune.walk import Recorded, Tracer, Walk
+from jaxprune.walk import Recorded, Tracer, Walk, fix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +96,11 @@ class Variable:
     shape: tuple[int, ...]
     dtype: Any
     axes: tuple[Space, ...]
+    weak_type: bool = False
+
+    def struct(self, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+        """Returns what the variable is to JAX, at another shape."""
+        return jax.ShapeDtypeStruct(shape, self.dtype, weak_type=self.weak_type)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,9 +128,12 @@ class Branches:
     alternatives: tuple[tuple["Contraction | Branches", ...], ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ChannelGraph:
     """All channel groups of a function, what is frozen and why, and what it costs.
+
+    A graph is a value: nothing writes to it once it is traced, so that threads may share it. Two
+    graphs are equal only if they are the same object.
 
     Attributes:
       groups: {name: Group} in tree order.
@@ -154,10 +161,10 @@ class ChannelGraph:
 
         return report.graph_table(self)
 
-    @cached_property
+    @property
     def abstract(self) -> Any:
         """The variables as a pytree of `jax.ShapeDtypeStruct`."""
-        leaves = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in self.variables.values()]
+        leaves = [v.struct(v.shape) for v in self.variables.values()]
         return jax.tree.unflatten(self.treedef, leaves)
 
 
@@ -230,11 +237,10 @@ def trace(
     outputs.tie(output, walk, axes, twins, free_outputs)
     streams.tie_immovable(walk, axes)
     unread.freeze_unread(walk, axes)
+    fix(walk)
     found = {
-        path: Variable(
-            path=path, shape=leaf.shape, dtype=leaf.dtype, axes=tuple(map(ax.resolve, spaces))
-        )
-        for (path, leaf), spaces in zip(leaves.items(), axes, strict=True)
+        path: _variable(path, leaf, spaces)
+        for (path, leaf), spaces in zip(leaves.items(), walk.ins, strict=False)
     }
     names = list(leaves)
     return ChannelGraph(
@@ -254,6 +260,16 @@ def trace(
         },
         walk=walk,
         output=output,
+    )
+
+
+def _variable(path: str, leaf: Any, spaces: Sequence[Space]) -> Variable:
+    return Variable(
+        path=path,
+        shape=leaf.shape,
+        dtype=leaf.dtype,
+        axes=tuple(map(ax.resolve, spaces)),
+        weak_type=getattr(leaf, "weak_type", False),
     )
 
 
@@ -277,9 +293,18 @@ def _groups(variables: Mapping[str, Variable], walk: Walk, tracer: Tracer) -> di
     verdict = exactness.decide(walk, tracer.rules, len(paths))
     spared = {(paths[leaf], atom) for leaf, atom in verdict.spared}
 
-    def complete(slot: Slot) -> Slot:
-        layer = stacks.layer_axis(variables[slot.path].axes, slot.atom)
-        return replace(slot, masked=(slot.path, slot.atom) not in spared, layer=layer)
+    def complete(place: naming.Place) -> Slot:
+        layered = place.atom.layers is not None
+        axes = variables[place.path].axes
+        return Slot(
+            path=place.path,
+            axis=place.axis,
+            role=place.role,
+            space=place.space,
+            atom=place.atom,
+            masked=(place.path, place.atom) not in spared,
+            layer=stacks.layer_axis(axes, place.atom) if layered else None,
+        )
 
     return {
         names[atom]: Group(
@@ -306,8 +331,8 @@ def _give_layers(variables: Mapping[str, Sequence[Space]], layers: Mapping[str, 
 
 def _slots(
     variables: Mapping[str, Variable], roles: Sequence[tuple[Atom, str]]
-) -> dict[Atom, list[Slot]]:
-    """The slots of every free atom, in tree order."""
+) -> dict[Atom, list[naming.Place]]:
+    """Where every free atom stands, in tree order."""
     names = list(variables)
     known: dict[tuple[str, int, Atom], str] = {}
     for owned, role in roles:
@@ -316,14 +341,14 @@ def _slots(
         for atom in ax.atoms(owned):
             key = (names[leaf], axis, atom)
             known[key] = "out" if "out" in (role, known.get(key)) else role
-    found: dict[Atom, list[Slot]] = {}
+    found: dict[Atom, list[naming.Place]] = {}
     for path, variable in variables.items():
         for axis, space in enumerate(variable.axes):
             for atom in dict.fromkeys(ax.atoms(space)):
                 if atom.reason is None and atom.size > 1:
                     role = known.get((path, axis, atom), "vector")
-                    slot = Slot(path=path, axis=axis, role=role, space=space, atom=atom)
-                    found.setdefault(atom, []).append(slot)
+                    place = naming.Place(path, axis, role, space, atom)
+                    found.setdefault(atom, []).append(place)
     return found
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -22,6 +23,8 @@ Noted = dict[Any, Any]
 Apply = Callable[[Op, list[Any]], tuple[list[Any], Noted]]
 Run = Callable[[Walk, Sequence[Any]], tuple[list[Any], Noted]]
 Cut = Callable[[Any, Sequence[Space]], Any]
+GRAPHS = 16
+"""For how many sets of input shapes the graph of a function is kept."""
 
 
 def whole(constant: Any, _axes: Sequence[Space]) -> Any:
@@ -42,14 +45,15 @@ def run(walk: Walk, args: Sequence[Any], apply: Apply, cut: Cut = whole) -> tupl
         return _jaxpr.literal(atom) if _jaxpr.is_literal(atom) else env[atom]
 
     for op in walk.ops:
-        outs, found = apply(op, [read(atom) for atom in op.eqn.invars])
+        with _jaxpr.context(op.eqn):
+            outs, found = apply(op, [read(atom) for atom in op.eqn.invars])
         env.update(zip(op.eqn.outvars, outs, strict=True))
         noted |= found
     return [read(atom) for atom in program.outvars], noted
 
 
 def full(graph: ChannelGraph, variables: Any, counts: Mapping[str, int]) -> Any:
-    """Returns the shapes of `variables` in the full network, in the dtypes that they have.
+    """Returns what `variables` are to JAX at their full shapes: dtypes, weak types, shardings.
 
     Raises:
       TreeError: they are not all of the graph's variables in their shapes at `counts`.
@@ -60,26 +64,27 @@ def full(graph: ChannelGraph, variables: Any, counts: Mapping[str, int]) -> Any:
         tree = "jp.slice's tree" if counts else "the variables that were traced"
         raise TreeError(f"variables {missing} are missing.\nFix: pass all of {tree}.")
     shapes = [
-        jax.ShapeDtypeStruct(graph.variables[path].shape, leaf.dtype)
-        for path, leaf in leaves.items()
+        jax.typeof(leaf).update(shape=graph.variables[path].shape) for path, leaf in leaves.items()
     ]
     return jax.tree.unflatten(treedef, shapes)
 
 
 def retracer(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., ChannelGraph]:
-    """Returns `(variables, inputs) -> the graph of fn at their shapes`, each traced once."""
+    """Returns `(variables, inputs) -> the graph of fn at their shapes`; the last ones are kept."""
     check_function(fn)
     check_graph(graph)
-    traced: dict[Any, ChannelGraph] = {}
+
+    @lru_cache(maxsize=GRAPHS)
+    def traced(treedef: Any, _context: Any, *leaves: Any) -> ChannelGraph:
+        variables, inputs = jax.tree.unflatten(treedef, leaves)
+        return trace(fn, variables, *inputs, rules=graph.rules, **graph.options)
 
     def at(variables: Any, inputs: Any) -> ChannelGraph:
         check_inputs(inputs)
         shapes = jax.eval_shape(lambda *xs: xs, *inputs)  # a graph must not hold on to tracers
         leaves, treedef = jax.tree.flatten((variables, shapes))
-        key = (treedef, *map(str, leaves))
-        if key not in traced:
-            traced[key] = trace(fn, variables, *shapes, rules=graph.rules, **graph.options)
-        return traced[key]
+        context = jax.sharding.get_abstract_mesh(), jax.dtypes.canonicalize_dtype(float)
+        return traced(treedef, context, *leaves)
 
     return at
 

@@ -29,13 +29,15 @@ class Plan:
 
     `shapes`: path of a parameter -> (full shape, kept shape); `attributes`: path of a module ->
     {attribute: value}; `selections`: path of a module -> the channels that it reads;
-    `follows`: the constants of the network that follow a pruned size.
+    `follows`: the constants of the network that follow a pruned size; `draws`: what it draws over
+    pruned channels.
     """
 
     shapes: tuple[tuple[str, tuple[Shape, Shape]], ...]
     attributes: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
     selections: tuple[tuple[str, tuple[int, ...] | None], ...] = ()
     follows: tuple[str, ...] = field(default=(), compare=False)
+    draws: tuple[str, ...] = field(default=(), compare=False)
 
     @contextmanager
     def applied(self, prefix: tuple[str, ...] = ()) -> Iterator[None]:
@@ -214,6 +216,11 @@ class Resized(nn.Module):
         """The constants of the network that follow a pruned size, before and after."""
         return tuple(text for plan in self.plans for text in plan.follows)
 
+    @property
+    def draws(self) -> tuple[str, ...]:
+        """What the network draws at random over pruned channels, with numbers of its own."""
+        return tuple(text for plan in self.plans for text in plan.draws)
+
     def run(self, *args: Any, method: str | Callable[..., Any] = "__call__", **kwargs: Any) -> Any:
         """Calls a method of the module, given by name or as a function of the module."""
         prefix = tuple(self.scope.path) if self.scope else ()
@@ -262,7 +269,8 @@ def resize(
 
     The result is re-traced and compared with the original equation by equation, so that it is the
     same network or an error. Constants that follow a width (the mean over channels, the root of
-    the head size) may differ; `result.follows` lists them.
+    the head size) may differ; `result.follows` lists them. So may random numbers over pruned
+    channels (dropout), of which it draws fewer; `result.draws` lists them.
 
     Args:
       module: the module that was traced; its variables are those of the graph, or their params.
@@ -294,8 +302,8 @@ def resize(
         with plan.applied():
             return graph.fn(*args)
 
-    follows = lockstep.check(graph, kept, small, type(module).__name__)
-    plan = replace(plan, follows=tuple(map(str, follows)))
+    found = lockstep.check(graph, kept, small, type(module).__name__)
+    plan = replace(plan, follows=found.follows, draws=found.draws)
     if isinstance(module, Resized):
         return Resized(original=module.original, plans=(*module.plans, plan))
     return Resized(original=Hidden(module), plans=(plan,))

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ from jaxprune.axes import Space
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.masks import Kept
+from jaxprune.rules import random
 from jaxprune.streams import Reading
 from jaxprune.walk import Walk
 
@@ -42,20 +43,32 @@ class Changed(tuple):
         return f"{op!r} at {op.place}: {before:.6g} became {after:.6g}"
 
 
+class Compared(NamedTuple):
+    """What may differ: constants that follow a pruned size, and what is drawn over one."""
+
+    changed: list[Changed]
+    draws: tuple[str, ...]
+
+    @property
+    def follows(self) -> tuple[str, ...]:
+        """The constants, before and after, as text."""
+        return tuple(map(str, self.changed))
+
+
 class _DifferenceError(Exception):
     """An equation that differs: (operation or None, what differs)."""
 
 
 def check(
     graph: ChannelGraph, kept: Kept, fn: Callable[..., Any], name: str, way_out: str = WAY_OUT
-) -> list[Changed]:
-    """Returns the constants that follow a size in `fn`, traced at the kept widths.
+) -> Compared:
+    """Returns what follows a size in `fn`, traced at the kept widths.
 
     Raises:
       ResizeError: `fn`, which goes by `name`, does not run at the kept widths, or is another
         network there; ends with the `way_out`.
     """
-    small = [jax.ShapeDtypeStruct(kept.shape(v), v.dtype) for v in graph.variables.values()]
+    small = [v.struct(kept.shape(v)) for v in graph.variables.values()]
     try:
         program, _ = _jaxpr.trace(fn, jax.tree.unflatten(graph.treedef, small), *graph.inputs)
     except Exception as error:
@@ -66,10 +79,8 @@ def check(
     return compare(graph, kept, program, way_out)
 
 
-def compare(
-    graph: ChannelGraph, kept: Kept, program: Program, way_out: str = WAY_OUT
-) -> list[Changed]:
-    """Returns the constants that follow a size; raises at the first equation that differs.
+def compare(graph: ChannelGraph, kept: Kept, program: Program, way_out: str = WAY_OUT) -> Compared:
+    """Returns what follows a size; raises at the first equation that differs.
 
     Raises:
       ResizeError: names the equation and its module, what was expected, what came.
@@ -83,7 +94,7 @@ def compare(
         raise ResizeError(
             f"the resized network is not the same network: {where} {text}{found.near}.\n{way_out}"
         ) from None
-    return found.changed
+    return Compared(found.changed, tuple(found.draws))
 
 
 class _Lockstep:
@@ -91,6 +102,7 @@ class _Lockstep:
         self.graph = graph
         self.kept = kept
         self.changed: list[Changed] = []
+        self.draws: list[str] = []
         self.twins: dict[Any, Any] = {}
         self.readings: dict[Any, Reading] = {}
         self.taken: dict[Any, tuple[Any, np.ndarray | None]] = {}
@@ -163,12 +175,20 @@ class _Lockstep:
         if expected != found:
             _refuse(op, f"should give {_list(expected)} at the kept widths, gives {_list(found)}")
         self.parameters(op, eqn)
+        self.draw(op, expected)
         self.twins.update(zip(op.eqn.outvars, eqn.outvars, strict=True))
         inner = _jaxpr.programs(eqn)
         if len(inner) != len(op.inner):
             _refuse(op, f"calls {len(op.inner)} programs, now {len(inner)}")
         for walk, program in zip(op.inner, inner, strict=True):
             self.programs(walk, program, op)
+
+    def draw(self, op: Op, shapes: list[tuple[int, ...]]) -> None:
+        """Notes what the resized network draws anew: it has other numbers, not only fewer."""
+        if op.name in random.DRAWS and any(
+            self.kept.mask(space) is not None for space in random.drawn(op)
+        ):
+            self.draws.append(f"{op!r} at {op.place} became {_list(shapes)}")
 
     def operand(self, op: Op | None, a: Any, b: Any) -> None:
         if not _jaxpr.is_literal(a):

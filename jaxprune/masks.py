@@ -112,6 +112,11 @@ class Kept:
         mask = self.mask(space)
         return None if mask is None else stacks.rows(mask)
 
+    def places(self, space: ax.Space) -> np.ndarray | None:
+        """int[n] or int[layers, n], of every position the place of the nearest kept one."""
+        mask = self.mask(space)
+        return None if mask is None else np.maximum(np.cumsum(mask, axis=-1) - 1, 0)
+
     def size(self, space: ax.Space) -> int:
         """The kept size of an axis."""
         return ax.count(space, self.counts)
@@ -138,7 +143,7 @@ def _where(masks: Sequence[Any], leaf: Any, variable: Variable, base: Any = None
     host = isinstance(leaf, np.ndarray) and isinstance(kept, np.ndarray)
     xp = np if host else jnp
     if base is None:
-        return xp.where(kept, leaf, xp.zeros((), leaf.dtype))
+        return xp.where(kept, leaf, xp.zeros_like(leaf, shape=()))
     base = xp.asarray(base)
     return xp.where(kept, leaf if leaf.dtype == base.dtype else leaf.astype(base.dtype), base)
 
@@ -171,16 +176,11 @@ def unslice(graph: ChannelGraph, small: Any, keep: Keep, into: Any = None) -> An
     if full is not None:
         check_tree(graph, full, {})
 
-    def places(space: ax.Space) -> np.ndarray | None:
-        """For every channel the place of the nearest kept one in the small array."""
-        mask = kept.mask(space)
-        return None if mask is None else np.maximum(np.cumsum(mask, axis=-1) - 1, 0)
-
     def fill(leaf: Any, variable: Variable) -> Any:
         base = None if full is None else full[variable.path]
         return _where([kept.mask(space) for space in variable.axes], leaf, variable, base)
 
-    return _map(graph, _take(graph, small, kept.counts, places), {}, fill)
+    return _map(graph, _take(graph, small, kept.counts, kept.places), {}, fill)
 
 
 def _map(graph: ChannelGraph, tree: Any, counts: Widths, fn: Callable[[Any, Variable], Any]) -> Any:

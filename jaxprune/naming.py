@@ -1,7 +1,7 @@
 """The names of channel groups: readable, and the same after pruning."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple
 
 from jaxprune import axes as ax
 from jaxprune import streams
@@ -9,22 +9,17 @@ from jaxprune.axes import Atom, Space
 from jaxprune.walk import Walk
 
 
-class _Slot(Protocol):
-    """Where an atom stands: in `space`, on an axis of a variable."""
+class Place(NamedTuple):
+    """Where an atom stands: in the `space` of an axis of a variable."""
 
-    @property
-    def path(self) -> str: ...
-    @property
-    def axis(self) -> int: ...
-    @property
-    def role(self) -> str: ...
-    @property
-    def space(self) -> Space: ...
-    @property
-    def atom(self) -> Atom: ...
+    path: str
+    axis: int
+    role: str
+    space: Space
+    atom: Atom
 
 
-Slots = Mapping[Atom, Sequence[_Slot]]
+Slots = Mapping[Atom, Sequence[Place]]
 
 
 def names(
@@ -74,11 +69,11 @@ def _readers(walk: Walk, slots: Slots) -> dict[Atom, str]:
     }
 
 
-def _only_read(slots: Sequence[_Slot]) -> bool:
+def _only_read(slots: Sequence[Place]) -> bool:
     return all(slot.role != "out" for slot in slots)
 
 
-def _part(slot: _Slot) -> str:
+def _part(slot: Place) -> str:
     """[axis], or [axis.factor] where the axis holds several groups."""
     inside = list(dict.fromkeys(ax.atoms(slot.space)))
     return f"[{slot.axis}.{inside.index(slot.atom)}]" if len(inside) > 1 else f"[{slot.axis}]"

@@ -132,7 +132,15 @@ def follows(
     They are the mean over channels, the root of the head size and the like; where there is one,
     the resized network differs from the masked one. Arguments and errors as in `resize`.
     """
-    return _plan(graph, keep, overrides)[1]
+    return _plan(graph, keep, overrides)[1].follows
+
+
+def draws(graph: ChannelGraph, keep: Keep, *, overrides: Changes | None = None) -> tuple[str, ...]:
+    """Returns what the resized network draws at random over pruned channels (dropout).
+
+    It draws fewer numbers than the masked one, and so others. Arguments and errors as in `resize`.
+    """
+    return _plan(graph, keep, overrides)[1].draws
 
 
 def resized_function(graph: ChannelGraph, keep: Keep) -> Function:
@@ -186,8 +194,8 @@ def resize_optimizer(
 
 def _plan(
     graph: ChannelGraph, keep: Keep, overrides: Changes | None
-) -> tuple[Changes, tuple[str, ...]]:
-    """The attributes to change, checked to give the same network, and the constants that follow."""
+) -> tuple[Changes, lockstep.Compared]:
+    """The attributes to change, checked to give the same network, and what follows the widths."""
     fn = _function_of(graph)
     check_overrides(overrides)
     kept, model = Kept(check_keep(graph, keep)), fn.model()
@@ -202,7 +210,7 @@ def _plan(
             f"{type(model).__name__} does not run at the kept widths: {error}\n"
             f"{place_of(error)}\n{lockstep.WAY_OUT}"
         ) from error
-    return changes, tuple(map(str, lockstep.compare(graph, kept, program)))
+    return changes, lockstep.compare(graph, kept, program)
 
 
 def _function_of(graph: ChannelGraph) -> Function:

@@ -69,10 +69,12 @@ class Resized:
     Attributes:
       fn: the function.
       follows: the constants of the network that follow a pruned size, before and after.
+      draws: what it draws at random over pruned channels, with numbers of its own.
     """
 
     fn: Callable[..., Any]
     follows: tuple[str, ...]
+    draws: tuple[str, ...]
     graph: ChannelGraph = field(repr=False)
     kept: Kept = field(repr=False)
 
@@ -92,7 +94,8 @@ def resize(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Resized:
 
     The function is traced at the kept widths and compared with the graph equation by equation, so
     that it is the same network or an error. Constants that follow a width (the mean over channels,
-    the root of the head size) may differ; `result.follows` lists them.
+    the root of the head size) may differ; `result.follows` lists them. So may random numbers over
+    pruned channels (dropout), of which it draws fewer; `result.draws` lists them.
 
     Args:
       fn: the function that was traced, or one that makes the same network of the kept widths.
@@ -115,12 +118,12 @@ def resize(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Resized:
     kept = Kept(check_keep(graph, keep))
     check_function(fn)
     try:
-        follows = lockstep.check(graph, kept, fn, "the function", WAY_OUT)
+        found = lockstep.check(graph, kept, fn, "the function", WAY_OUT)
     except ResizeError as error:
         if _is_traced(fn, graph):
             raise
         raise ResizeError(str(error).removesuffix(WAY_OUT) + OTHER) from error
-    return Resized(fn, tuple(map(str, follows)), graph, kept)
+    return Resized(fn, found.follows, found.draws, graph, kept)
 
 
 def _is_traced(fn: Callable[..., Any], graph: ChannelGraph) -> bool:

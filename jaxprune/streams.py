@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxprune import _jaxpr
+from jaxprune import _jaxpr, fixed
 from jaxprune import axes as ax
 from jaxprune._arguments import kind_of
 from jaxprune._jaxpr import Op
@@ -167,13 +167,13 @@ def tie_immovable(walk: Walk, variables: Iterable[Iterable[Space]]) -> None:
     """Ties readers whose channels cannot be pruned, until there are none; ties none twice."""
     spaces = [space for axes in variables for space in axes]
     marks = [op for op in _marks(walk) if not _is_tied(op)]
-    while True:
-        free = {atom for space in spaces for atom in ax.atoms(space) if atom.reason is None}
-        fixed = [op for op in marks if not set(ax.atoms(_reader(op))) <= free]
-        if not fixed:
+    while marks:
+        free = {atom for atom in fixed.distinct(spaces) if atom.reason is None}
+        whole = [op for op in marks if not set(ax.atoms(_reader(op))) <= free]
+        if not whole:
             return
-        marks = [op for op in marks if op not in fixed]
-        for op in fixed:
+        marks = [op for op in marks if op not in whole]
+        for op in whole:
             _same(op)
 
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from jaxprune import _jaxpr
+from jaxprune import _jaxpr, fixed
 from jaxprune import axes as ax
-from jaxprune.axes import Atom, Reason, Space
+from jaxprune.axes import Reason, Space
 from jaxprune.walk import Walk
 
 
@@ -34,19 +34,19 @@ def freeze_unread(walk: Walk, variables: Sequence[Sequence[Space]]) -> None:
         if atom is not ax.find(space) and atom.reason is None
     }
     if parts:
-        parts.difference_update(_elsewhere(walk))
+        parts -= fixed.distinct(_elsewhere(walk))
     for atom in parts:
         ax.freeze(atom, Reason("not read by the function"))
 
 
-def _elsewhere(walk: Walk) -> Iterator[Atom]:
-    """Yields the atoms of all arrays that are not computed from one variable alone."""
+def _elsewhere(walk: Walk) -> Iterator[Space]:
+    """Yields the axes of all arrays that are not computed from one variable alone."""
     for op in walk.ops:
         both = frozenset().union(*(source or () for source in op.sources))
         whole = None if None in op.sources else both
         for arrays, found in ((op.ins, op.sources), (op.outs, [whole] * len(op.outs))):
             for spaces, source in zip(arrays, found, strict=True):
                 if source is None or len(source) > 1:
-                    yield from (atom for space in spaces for atom in ax.atoms(space))
+                    yield from spaces
         for inner in op.inner:
             yield from _elsewhere(inner)

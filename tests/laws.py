@@ -54,7 +54,8 @@ class Traced(NamedTuple):
 def applied(module: Any, *, train: bool) -> Apply:
     """Returns `(variables, x) -> (logits, updated statistics)`."""
     mutable = ["batch_stats"] if train else []
-    return lambda v, x: module.apply(v, x, train=train, mutable=mutable)
+    rngs = {"dropout": jax.random.key(7)}
+    return lambda v, x: module.apply(v, x, train=train, mutable=mutable, rngs=rngs)
 
 
 @functools.cache
@@ -125,7 +126,7 @@ def resized(
     """Returns the resized network, or None where the keep is refused as it must be.
 
     Numbers in the code of a block must be refused where the keep changes them, uneven halves may,
-    unless `strict`.
+    unless `strict`. None too where it draws numbers of its own.
     """
     may_refuse = written.hard_coded or (networks.blocks(network.spec) & DIVIDING and not strict)
     try:
@@ -135,7 +136,7 @@ def resized(
             return None
         raise
     assert not written.hard_coded, f"resize did not refuse {written}"
-    return applied(module, train=train)
+    return None if module.draws else applied(module, train=train)
 
 
 def runs(network: Traced, keep: Keep, *, train: bool, strict: bool) -> dict[str, tuple[Apply, Any]]:

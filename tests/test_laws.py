@@ -16,6 +16,7 @@ NETWORKS = [random_networks.network(index) for index in range(60)]
 LISTED = {
     "Conv",
     "Depthwise",
+    "Dropout",
     "Grouped",
     "Dense",
     "Norm",

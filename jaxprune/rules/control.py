@@ -9,8 +9,8 @@ from jaxprune.rules.base import (
     Exactness,
     Known,
     Rule,
+    either,
     freeze,
-    meet,
     unify,
 )
 
@@ -60,14 +60,10 @@ def _settle(walk: Any, known: list[Known], n: int, m: int, exact: Exactness) -> 
     """Weakens what is known of the carry until a step keeps it."""
     while True:
         outs = exact.peek(walk, known)
-        carry = [_weaker(a, b) for a, b in zip(known[n : n + m], outs[:m], strict=True)]
+        carry = [either(a, b, exact) for a, b in zip(known[n : n + m], outs[:m], strict=True)]
         if carry == known[n : n + m]:
             return known
         known = [*known[:n], *carry, *known[n + m :]]
-
-
-def _weaker(a: Known, b: Known) -> Known:
-    return Known(meet(a, b).zeros, a.value if a.value == b.value else None)
 
 
 def while_(op: Op) -> list[Axes]:
@@ -105,7 +101,7 @@ def cond_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """Zero where every branch is."""
     first, *rest = (exact.run(walk, known[1:]) for walk in op.inner)
     for outs in rest:
-        first = [_weaker(a, b) for a, b in zip(first, outs, strict=True)]
+        first = [either(a, b, exact) for a, b in zip(first, outs, strict=True)]
     return first
 
 
