@@ -118,9 +118,12 @@ ROWS: dict[str, Row] = {
         {"model": NNX["model"], "inputs": INPUT, "method": METHOD, "strct": UNTAKEN, **TRACED},
     ),
     "nnx.resize": Row(jp.nnx.resize, {**NNX, "keep": NNX_KEEP, "overrides": OVERRIDES}),
-    "nnx.follows": Row(
-        jp.nnx.follows, {"graph": NNX["graph"], "keep": NNX_KEEP, "overrides": OVERRIDES}
-    ),
+    **{
+        f"nnx.{fn.__name__}": Row(
+            fn, {"graph": NNX["graph"], "keep": NNX_KEEP, "overrides": OVERRIDES}
+        )
+        for fn in (jp.nnx.follows, jp.nnx.draws)
+    },
     "nnx.resized_function": Row(jp.nnx.resized_function, {"graph": NNX["graph"], "keep": NNX_KEEP}),
     "nnx.resize_optimizer": Row(
         jp.nnx.resize_optimizer,
