@@ -1,5 +1,6 @@
 """A method of an NNX model as a pure function of the model's variables."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from jaxprune._nnx_names import modules, path_name
 from jaxprune.errors import TraceError, TreeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.masks import Kept
+from jaxprune.paths import near
 
 Method = str | Callable[..., Any]
 Changes = Mapping[str, Mapping[str, Any]]
@@ -95,6 +97,12 @@ def function(model: nnx.Module, *, method: Method = "__call__", **arguments: Any
       TraceError: `model` is no `nnx.Module`, or an argument is a shape.
     """
     check_module(model)
+    if not callable(method) and not (isinstance(method, str) and hasattr(model, method)):
+        raise TraceError(
+            f"method must be the name of a method of {type(model).__name__}, or a function of the "
+            f"model, got {method!r}.\nFix: method='__call__'."
+        )
+    _check_arguments(model, method, arguments)
     shapes = [name for name, value in arguments.items() if _holds_shapes(value)]
     if shapes:
         raise TraceError(
@@ -116,6 +124,20 @@ def function(model: nnx.Module, *, method: Method = "__call__", **arguments: Any
         method=method,
         arguments=arguments,
     )
+
+
+def _check_arguments(model: nnx.Module, method: Method, arguments: Mapping[str, Any]) -> None:
+    """Raises TraceError for a keyword that the method does not take: a misspelled option."""
+    taken = inspect.signature(method if callable(method) else getattr(model, method)).parameters
+    if any(item.kind is inspect.Parameter.VAR_KEYWORD for item in taken.values()):
+        return
+    known = [*taken, "method", "rules", "strict", "layers", "free_outputs", "free_constants"]
+    bad = [f"{name!r}; near: {near(name, known)}" for name in arguments if name not in taken]
+    if bad:
+        raise TraceError(
+            "\n".join([f"{type(model).__name__} takes no keyword {why}" for why in bad])
+            + f"\nFix: one of {list(taken)}, or an option of jp.nnx.trace."
+        )
 
 
 def check_module(model: Any) -> None:

@@ -1,12 +1,15 @@
 """BatchNorm layers of a variable tree, found by structure and never by the layer's name."""
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import jax
 
+from jaxprune._arguments import check_pytree
 from jaxprune.errors import TreeError
 from jaxprune.paths import flatten
+
+_WHOLE = "pass the whole variables, {'params': ..., 'batch_stats': ...}."
 
 
 class BatchNorm(NamedTuple):
@@ -62,7 +65,8 @@ def scale_mask(variables: Any) -> Any:
     Raises:
       TreeError: no BatchNorm of `variables` has a scale.
     """
-    linen = "params" in variables
+    check_pytree(variables, "variables", _WHOLE)
+    linen = isinstance(variables, Mapping) and "params" in variables
     scales = {norm.scale for norm in batch_norms(variables).values()} - {None}
     if not scales:
         raise TreeError(
@@ -77,9 +81,11 @@ def scale_mask(variables: Any) -> Any:
 
 
 def _paths(variables_or_paths: Any) -> Iterable[str]:
-    collection = isinstance(variables_or_paths, Sequence | Set)
+    named = isinstance(variables_or_paths, Sequence | Set)
+    collection = named and not isinstance(variables_or_paths, str)
     if collection and all(isinstance(path, str) for path in variables_or_paths):
         return variables_or_paths
+    check_pytree(variables_or_paths, "variables", _WHOLE)
     return flatten(variables_or_paths)[0]
 
 

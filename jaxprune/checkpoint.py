@@ -27,11 +27,12 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from jaxprune import _stored_tree as stored_tree
+from jaxprune._arguments import check_flag, check_path, is_array, kind_of
 from jaxprune._stored_tree import raise_if
 from jaxprune.errors import CheckpointError
+from jaxprune.keep import spec_problems
 
 _FORMAT = 1
-_SPEC_FORMAT = 1
 _MANIFEST = "jaxprune.json"
 _TEMPORARY = "jaxprune.json.tmp"
 _DATA = re.compile(r"jaxprune-data-(\d+)(\.orbax.*)?")  # Orbax adds a suffix while it writes
@@ -86,11 +87,13 @@ def save(
     >>> restore(path).metadata
     {'accuracy': 0.97}
     """
+    check_path(path, CheckpointError)
+    check_flag(overwrite, "overwrite")
     trees = {"variables": variables} | ({} if opt_state is None else {"opt_state": opt_state})
     what = f"cannot save {os.fspath(path)!r}"
     raise_if(
         [*_json_problems(spec, "spec"), *_json_problems(metadata, "metadata")]
-        or _spec_problems(spec),
+        or spec_problems(spec),
         what,
         "pass the value of jaxprune.spec(graph, keep), and a JSON value as metadata.",
     )
@@ -131,6 +134,12 @@ def restore(path: str | os.PathLike[str], *, like: Any = None, opt_state: Any = 
       CheckpointError: there is no checkpoint at `path`; it is broken, foreign or newer than this
         library; or a template does not fit it.
     """
+    check_path(path, CheckpointError)
+    raise_if(
+        [*_template_problems(like, "like"), *_template_problems(opt_state, "opt_state")],
+        "this is not a template",
+        "arrays or jax.ShapeDtypeStructs, such as jax.eval_shape(tx.init, params).",
+    )
     directory = Path(path).absolute()
     content = _read(directory)
     data, trees = directory / content["data"], content["trees"]
@@ -140,7 +149,7 @@ def restore(path: str | os.PathLike[str], *, like: Any = None, opt_state: Any = 
         "restore another copy; a checkpoint is copied as a whole directory.",
     )
     raise_if(
-        _spec_problems(content["spec"]),
+        spec_problems(content["spec"]),
         f"checkpoint {str(directory)!r} holds a spec that cannot be read",
         "update jaxprune, or write the checkpoint again.",
     )
@@ -157,6 +166,11 @@ def restore(path: str | os.PathLike[str], *, like: Any = None, opt_state: Any = 
         else stored_tree.load(data, "opt_state", trees["opt_state"], opt_state),
         metadata=content["metadata"],
     )
+
+
+def _template_problems(template: Any, name: str) -> list[str]:
+    leaves = jax.tree.leaves(template)
+    return [f"{name} holds {kind_of(leaf)}" for leaf in leaves if not is_array(leaf)]
 
 
 def _json_problems(value: Any, place: str) -> Iterator[str]:
@@ -176,32 +190,6 @@ def _json_problems(value: Any, place: str) -> Iterator[str]:
                 yield from _json_problems(item, f"{place}[{key!r}]")
         case _:
             yield f"{place} is of type {type(value).__name__}, which JSON does not have"
-
-
-def _spec_problems(spec: Any) -> list[str]:
-    match spec:
-        case {"format": int(number)} if number > _SPEC_FORMAT:
-            return [f"spec has format {number}; this jaxprune reads up to {_SPEC_FORMAT}"]
-        case {"format": 1, "groups": dict(groups), "versions": dict()}:
-            whys = {name: _group_problem(group) for name, group in groups.items()}
-            return [f"spec of group {name!r}: {why}" for name, why in whys.items() if why]
-        case _:
-            return ["spec is not a dict with format 1, groups and versions"]
-
-
-def _group_problem(group: Any) -> str | None:
-    match group:
-        case {"size": int(size), "kept": [[*_], *_] as layers}:
-            whys = [_group_problem({"size": size, "kept": kept}) for kept in layers]
-            if len({len(kept) for kept in layers}) > 1:
-                whys.append("the layers do not keep the same number of channels")
-            return next(filter(None, whys), None)
-        case {"size": int(size), "kept": [_, *_] as kept} if all(type(i) is int for i in kept):
-            if list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= size:
-                return f"kept is not a list of increasing indices from 0 to {size - 1}"
-            return None
-        case _:
-            return "not a size and a list of kept indices, at least one"
 
 
 def _claim(path: str | os.PathLike[str], overwrite: bool) -> tuple[Path, list[str]]:

@@ -15,6 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import masks
+from jaxprune._arguments import check_callable
+from jaxprune._functions import check_inputs
+from jaxprune._numbers import check_count
 from jaxprune.axes import Space, count
 from jaxprune.batchnorm import batch_norms
 from jaxprune.errors import JaxpruneError
@@ -85,6 +88,7 @@ def weights(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int
 
 def channel_cost(graph: ChannelGraph, cost: Cost = macs) -> dict[str, int]:
     """Returns {group: cost of one channel}, the saving from the first channel that goes."""
+    check_callable(cost, "cost", "cost=jp.cost.macs.")
     dense = masks.widths(graph)
     total = cost(graph, dense)
     return {
@@ -122,11 +126,11 @@ def latency(fn: Callable[..., Any], *args: Any, repeats: int = 30, warmup: int =
     Raises:
       JaxpruneError: `repeats` or `warmup` is too small.
     """
-    if repeats < 1 or warmup < 0:
-        raise JaxpruneError(
-            f"latency: repeats must be at least 1 and warmup at least 0, got {repeats} and "
-            f"{warmup}.\nFix: latency(fn, *args, repeats=30)."
-        )
+    check_callable(fn, "latency: fn", "latency(jitted, *args).")
+    fix = "latency(fn, *args, repeats=30)."
+    repeats = check_count(repeats, "latency: repeats", fix)
+    warmup = check_count(warmup, "latency: warmup", fix, least=0)
+    check_inputs(args)
     args = jax.device_put(args)
     compiled = jax.jit(fn).lower(*args).compile()
     for _ in range(warmup):
@@ -162,7 +166,12 @@ def _total(terms: Iterable[Contraction | Branches], price: Callable[[Contraction
 
 
 def each_contraction(terms: Iterable[Contraction | Branches]) -> Iterator[Contraction]:
-    """Yields the contractions, those of every branch of a `cond` too."""
+    """Yields the contractions of `graph.contractions`, those of every branch of a `cond` too."""
+    terms = tuple(terms) if isinstance(terms, Iterable) else (terms,)
+    if not all(isinstance(term, Contraction | Branches) for term in terms):
+        raise JaxpruneError(
+            f"expected the contractions of a graph, got {terms!r:.60}.\nFix: graph.contractions."
+        )
     for term in terms:
         if isinstance(term, Branches):
             for branch in term.alternatives:

@@ -10,8 +10,10 @@ import numpy as np
 
 from jaxprune import _jaxpr, exactness, naming, outputs, paths, stacks, streams, unread
 from jaxprune import axes as ax
+from jaxprune._arguments import kind_of
+from jaxprune._functions import check_tracing
 from jaxprune.axes import Atom, Space
-from jaxprune.errors import TraceError
+from jaxprune.errors import JaxpruneError, TraceError
 from jaxprune.rules import RULES, Rule
 from jaxprune.streams import Reading
 from jaxprune.walk import Recorded, Tracer, Walk, fix
@@ -166,6 +168,15 @@ class ChannelGraph:
         return jax.tree.unflatten(self.treedef, leaves)
 
 
+def check_graph(graph: Any) -> None:
+    """Raises JaxpruneError unless `graph` is a channel graph."""
+    if not isinstance(graph, ChannelGraph):
+        raise JaxpruneError(
+            f"expected a channel graph, got {kind_of(graph)}.\n"
+            "Fix: graph = jp.trace(fn, variables, *inputs)."
+        )
+
+
 def trace(
     fn: Callable[..., Any],
     variables: Any,
@@ -202,6 +213,7 @@ def trace(
         `layers`.
       PatternError: a pattern of `layers` or `free_outputs` matches nothing.
     """
+    check_tracing(fn, inputs, rules, layers, (strict, free_constants))
     table = {
         getattr(key, "name", key): rule if isinstance(rule, Rule) else Rule(rule)
         for key, rule in rules.items()

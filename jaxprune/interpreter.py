@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxprune import _jaxpr, paths
+from jaxprune._functions import check_function, check_inputs
 from jaxprune._jaxpr import Op
 from jaxprune.axes import Space
 from jaxprune.errors import ResizeError, TreeError
-from jaxprune.graph import ChannelGraph, trace
+from jaxprune.graph import ChannelGraph, check_graph, trace
 from jaxprune.masks import check_tree
 from jaxprune.walk import Walk
 
@@ -70,6 +71,8 @@ def full(graph: ChannelGraph, variables: Any, counts: Mapping[str, int]) -> Any:
 
 def retracer(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., ChannelGraph]:
     """Returns `(variables, inputs) -> the graph of fn at their shapes`; the last ones are kept."""
+    check_function(fn)
+    check_graph(graph)
 
     @lru_cache(maxsize=GRAPHS)
     def traced(treedef: Any, _context: Any, *leaves: Any) -> ChannelGraph:
@@ -77,6 +80,7 @@ def retracer(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., Chann
         return trace(fn, variables, *inputs, rules=graph.rules, **graph.options)
 
     def at(variables: Any, inputs: Any) -> ChannelGraph:
+        check_inputs(inputs)
         shapes = jax.eval_shape(lambda *xs: xs, *inputs)  # a graph must not hold on to tracers
         leaves, treedef = jax.tree.flatten((variables, shapes))
         context = jax.sharding.get_abstract_mesh(), jax.dtypes.canonicalize_dtype(float)

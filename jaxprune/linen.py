@@ -15,8 +15,10 @@ import flax.linen as nn
 import jax
 
 from jaxprune import _jaxpr, lockstep, paths, streams
+from jaxprune._arguments import check_overrides, kind_of
 from jaxprune._attributes import ATTRIBUTES, Shape, View
-from jaxprune.errors import ResizeError
+from jaxprune._functions import check_function
+from jaxprune.errors import ResizeError, TraceError
 from jaxprune.graph import ChannelGraph
 from jaxprune.masks import Keep, Kept, check_keep
 
@@ -137,6 +139,12 @@ def select_inputs(
 
     Source: Liu et al., Network Slimming, ICCV 2017, section 3 (the channel selection layer).
     """
+    check_function(fn)
+    classes = layers if isinstance(layers, tuple) else (layers,)
+    if not classes or not all(isinstance(c, type) and issubclass(c, nn.Module) for c in classes):
+        raise TraceError(
+            f"layers must be classes of Linen layers, got {layers!r}.\nFix: layers=nn.BatchNorm."
+        )
 
     def intercept(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
         if isinstance(context.module, layers) and _is_call(context):
@@ -276,8 +284,13 @@ def resize(
       PatternError: an override matches no module.
       ResizeError: the resized module is another network; names the equation.
     """
-    check_keep(graph, keep)
-    kept = Kept(keep)
+    if not isinstance(module, nn.Module):
+        raise ResizeError(
+            f"expected a Linen Module, got {kind_of(module)}.\nFix: pass the module object that "
+            "was traced; jp.nnx.resize takes NNX models, jp.resize and jp.narrow functions."
+        )
+    kept = Kept(check_keep(graph, keep))
+    check_overrides(overrides)
     modules = _modules(graph)
     plan = Plan(
         shapes=tuple(_shapes(graph, kept)),

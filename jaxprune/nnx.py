@@ -16,12 +16,13 @@ from flax import nnx
 
 from jaxprune import _jaxpr, lockstep, paths
 from jaxprune import graph as graphs
+from jaxprune._arguments import check_overrides, kind_of
 from jaxprune._nnx_attributes import attributes
 from jaxprune._nnx_function import Changes, Function, Method, check_module, like, set_attributes
 from jaxprune._nnx_function import function as function
 from jaxprune._nnx_function import variables as variables
 from jaxprune._nnx_names import modules, named, path_name, place_of
-from jaxprune.errors import ResizeError, TreeError
+from jaxprune.errors import ResizeError, TraceError, TreeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.masks import Keep, Kept, check_keep, check_tree, slice
 from jaxprune.opt_state import slice_opt_state
@@ -166,6 +167,11 @@ def resize_optimizer(
       KeepError: the keep does not fit the graph.
       TreeError: the optimizer is not that of the graph's model, or its state cannot be cut.
     """
+    if not isinstance(optimizer, nnx.Optimizer):
+        raise TraceError(
+            f"expected an nnx optimizer, got {kind_of(optimizer)}.\n"
+            "Fix: nnx.Optimizer(model, tx, wrt=nnx.Param)."
+        )
     check_keep(graph, keep)
     check_tree(graph, paths.flatten(variables(small))[0], Kept(keep).counts)
     params = jax.eval_shape(nnx.as_pure, nnx.state(small, optimizer.wrt))
@@ -191,8 +197,8 @@ def _plan(
 ) -> tuple[Changes, lockstep.Compared]:
     """The attributes to change, checked to give the same network, and what follows the widths."""
     fn = _function_of(graph)
-    check_keep(graph, keep)
-    kept, model = Kept(keep), fn.model()
+    check_overrides(overrides)
+    kept, model = Kept(check_keep(graph, keep)), fn.model()
     changes = dict(attributes(graph, kept, modules(model), _places(model)))
     for path, values in _overridden(model, overrides or {}):
         changes[path] = {**changes.get(path, {}), **values}
@@ -208,6 +214,7 @@ def _plan(
 
 
 def _function_of(graph: ChannelGraph) -> Function:
+    graphs.check_graph(graph)
     if isinstance(graph.fn, Function):
         return graph.fn
     raise ResizeError("the graph is not that of an nnx.Module.\nFix: jp.nnx.trace(model, *inputs).")

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable
+from enum import Enum
 from functools import lru_cache
 from typing import Any
 
@@ -36,23 +37,51 @@ def matches(pattern: str, name: str) -> bool:
     return _compiled(pattern).fullmatch(name) is not None
 
 
-def require(patterns: Iterable[str], names: Iterable[str], *, what: str) -> set[str]:
+def require(patterns: Any, names: Iterable[str], *, what: str) -> set[str]:
     """Returns the names that any pattern matches.
 
+    Args:
+      patterns: a pattern or several.
+      names: what they choose from.
+      what: names the argument in errors.
+
     Raises:
-      PatternError: a pattern matches nothing; every such pattern is listed with near names.
+      PatternError: one is no pattern, or matches nothing; every such one is listed with near names.
     """
-    if isinstance(patterns, str):
-        patterns = (patterns,)
     names = list(names)
     found: set[str] = set()
     failures = []
-    for pattern in patterns:
+    for pattern in listed(patterns, what):
+        if not isinstance(pattern, str):
+            failures.append(f"{what} {pattern!r} is a {type(pattern).__name__}, not a string")
+            continue
         hits = [name for name in names if matches(pattern, name)]
         found.update(hits)
         if not hits:
-            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
-            failures.append(f"{what} {pattern!r} matches none of {len(names)} names; near: {near}")
+            close = near(pattern, names) or names[:3]
+            failures.append(f"{what} {pattern!r} matches none of {len(names)} names; near: {close}")
     if failures:
-        raise PatternError("\n".join([*failures, "Fix: list the names with print(graph)."]))
+        fix = "Fix: list the names with print(graph); a pattern is one of them, * is any text."
+        raise PatternError("\n".join([*failures, fix]))
     return found
+
+
+def listed(patterns: Any, what: str) -> list[Any]:
+    """Returns one pattern or several as a list.
+
+    Raises:
+      PatternError: they are neither.
+    """
+    if isinstance(patterns, str | Enum):
+        return [patterns]
+    if not isinstance(patterns, Iterable) or isinstance(patterns, bytes):
+        raise PatternError(
+            f"{what}: expected names or patterns, got {patterns!r}.\n"
+            "Fix: a list of strings, such as ['encoder/*']; print(graph) lists the names."
+        )
+    return list(patterns)
+
+
+def near(name: Any, names: Iterable[str]) -> list[str]:
+    """Returns up to three of the names that are spelled nearly as `name`."""
+    return difflib.get_close_matches(str(name), [*map(str, names)], n=3, cutoff=0.3)

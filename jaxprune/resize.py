@@ -47,6 +47,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxprune import interpreter, lockstep
+from jaxprune._functions import check_function, check_inputs
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.masks import Keep, Kept, check_keep
@@ -84,6 +85,7 @@ class Resized:
           TreeError: the variables are not those that `jp.slice` gives.
         """
         interpreter.full(self.graph, variables, self.kept.counts)
+        check_inputs(inputs)
         return self.fn(variables, *inputs)
 
 
@@ -113,8 +115,8 @@ def resize(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Resized:
       >>> resize(fn, graph, keep)(jp.slice(graph, v, keep), np.ones((1, 2))).shape
       (1, 3)
     """
-    check_keep(graph, keep)
-    kept = Kept(keep)
+    kept = Kept(check_keep(graph, keep))
+    check_function(fn)
     try:
         found = lockstep.check(graph, kept, fn, "the function", WAY_OUT)
     except ResizeError as error:

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import _cut, paths
+from jaxprune._functions import check_function, check_inputs
+from jaxprune._numbers import check_positive
 from jaxprune.graph import ChannelGraph
 from jaxprune.masks import Keep, Kept, check_keep, check_tree, mask, slice
 from jaxprune.narrow import narrow
@@ -82,7 +84,12 @@ def verify(
       resized network: exact
       largest relative difference 0.0e+00
     """
-    check_keep(graph, keep)
+    keep = check_keep(graph, keep)
+    check_function(fn)
+    if resized is not None:
+        check_function(resized, "resized")
+    check_inputs(inputs)
+    rtol = check_positive(rtol, "rtol", "rtol=1e-4.")
     check_tree(graph, paths.flatten(variables)[0], {})
     exact = {name: kept for name, kept in keep.items() if graph.groups[name].inexact is None}
     masked = jax.jit(lambda v, keep, *xs: fn(mask(graph, v, keep), *xs))

@@ -148,5 +148,5 @@ def test_latency_waits_for_a_compiled_call():
 
 
 def test_latency_of_no_calls():
-    with pytest.raises(JaxpruneError, match=r"at least 0, got 0 and 3.\nFix: latency\("):
+    with pytest.raises(JaxpruneError, match=r"at least 1, got 0.\nFix: latency\("):
         cost.latency(jnp.sin, 1.0, repeats=0)

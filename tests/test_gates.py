@@ -297,7 +297,7 @@ def test_gates_that_cannot_be() -> None:
     with pytest.raises(jp.errors.GateError) as caught:
         jp.gated(fn, graph)(v, {"a": np.ones(2), "z": np.ones(2)}, X)
     assert str(caught.value).splitlines()[1:3] == [
-        "group 'a': its gate must have shape (3,), got (2,)",
+        "group 'a': its gate must be numbers of shape (3,), got float64[2]",
         "group 'z': the graph has no such group; it has ['a', 'b', 'c', 'e']...",
     ]
     with pytest.raises(jp.errors.TreeError, match=r"variables \['f'\] are missing.\nFix: pass all"):

@@ -280,8 +280,9 @@ BAD_KEEPS = {
     ),
     "type": (
         {"conv/kernel": np.ones(8, np.float32)},
-        "keep for group 'conv/kernel' is float32, not bool. Fix: select with jp.select, or compare "
-        "the scores with a threshold.",
+        "keep for group 'conv/kernel' is float32[8], not bool: a keep is {group: bool[n]}, a bool "
+        "for each channel that says whether it stays. Fix: select with jp.select, or compare the "
+        "scores with a threshold.",
     ),
     "empty": (
         {"heads/kernel[1]": np.zeros(2, bool)},
@@ -290,8 +291,8 @@ BAD_KEEPS = {
     ),
     "unknown": (
         {"conv/bias": np.ones(8, bool)},
-        "keep names group 'conv/bias', which the graph does not have; it has ['conv/kernel', "
-        "'heads/kernel[1]', 'heads/kernel[2]']... Fix: list the groups with print(graph).",
+        "keep names group 'conv/bias', which the graph does not have; near: ['conv/kernel']. "
+        "Fix: list the groups with print(graph).",
     ),
 }
 

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprune._arguments import check_arrays
+from jaxprune._numbers import check_positive
 from jaxprune.batchnorm import batch_norms
 from jaxprune.errors import GateError, TreeError
 from jaxprune.paths import flatten
@@ -57,8 +59,8 @@ def decorate(variables: Any, *, limit: float = 10.0) -> Decorated:
       GateError: `limit` is not positive and finite.
       TreeError: no BatchNorm of `variables` has a scale.
     """
-    if not 0 < limit < np.inf:
-        raise GateError(f"limit must be positive and finite, got {limit}.\nFix: limit=10.0.")
+    limit = check_positive(limit, "limit", "limit=10.0.", GateError)
+    check_arrays(variables, "variables")
     leaves, treedef = flatten(variables)
     lost, closed = {}, {}
     for module, (scale, bias) in _gates(variables).items():
@@ -88,6 +90,7 @@ def melt(variables: Any) -> Any:
     Raises:
       TreeError: no BatchNorm of `variables` has a scale.
     """
+    check_arrays(variables, "variables")
     leaves, treedef = flatten(variables)
     for scale, bias in _gates(variables).values():
         if bias is not None:

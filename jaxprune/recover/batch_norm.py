@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprune._arguments import check_arrays, check_batches, check_callable
 from jaxprune.batchnorm import batch_norms
 from jaxprune.errors import JaxpruneError, TreeError
 from jaxprune.paths import flatten
@@ -42,6 +43,8 @@ def recalibrate(update: Callable[[Any, Any], Any], variables: Any, batches: Iter
     2019, "post-statistics of batch normalization". Deviation: their code averages unbiased batch
     variances and leaves out the variance between batches.
     """
+    check_callable(update, "recalibrate: update", _FIX_UPDATE.removeprefix("Fix: "))
+    check_arrays(variables, "variables")
     leaves, _ = flatten(variables)
     norms = batch_norms(list(leaves))
     if not norms:
@@ -59,7 +62,7 @@ def recalibrate(update: Callable[[Any, Any], Any], variables: Any, batches: Iter
     huge = {path: 2.0 ** (jnp.finfo(leaves[path].dtype).maxexp - 2) for path in paths}
     seen: list[dict[str, np.ndarray]] = []
     shape = batch = None
-    for batch in batches:
+    for batch in check_batches(batches, "recalibrate"):
         shape = shape or _shape(batch)
         _check_shape(len(seen), _shape(batch), shape)
         seen.append(_read(step(blank, batch), paths))

@@ -9,8 +9,9 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxprune import paths
-from jaxprune.errors import TreeError
-from jaxprune.graph import ChannelGraph, Slot
+from jaxprune._arguments import check_callable, is_array, kind_of
+from jaxprune.errors import ScoreError, TreeError
+from jaxprune.graph import ChannelGraph, Slot, check_graph
 
 Array = Any  # a numpy array outside `jax.jit`, a traced one inside
 
@@ -45,11 +46,18 @@ def collect(
     Raises:
       TreeError: `variables` lack a leaf of the graph, or one has another shape.
     """
+    check_graph(graph)
+    check_callable(reduce, "reduce", "reduce=jnp.sum, called with axis=1.", ScoreError)
     members = {
         name: slots
         for name, group in graph.groups.items()
         if (slots := [slot for slot in group.slots if wanted(slot)])
     }
+    if not members:
+        raise ScoreError(
+            "the score covers no group: none has what it reads among these variables.\n"
+            "Fix: pass the whole variables, {'params': ..., 'batch_stats': ...}, or another score."
+        )
     leaves = _leaves(graph, variables, [slot.path for slots in members.values() for slot in slots])
     scores = {}
     for name, slots in members.items():
@@ -72,13 +80,19 @@ def _leaves(graph: ChannelGraph, variables: Any, wanted: Iterable[str]) -> dict[
     failures = [
         f"{path}: the graph has shape {graph.variables[path].shape}, the variables have {found}"
         for path in wanted
-        if (found := np.shape(named[path]) if path in named else "no such leaf")
-        != graph.variables[path].shape
+        if (found := shape_in(named, path)) != graph.variables[path].shape
     ]
     if failures:
         fix = "Fix: pass the variables that the graph was traced from, or trace it again."
         raise TreeError("\n".join(["variables do not mirror the graph.", *failures, fix]))
     return _on_host({path: named[path] for path in wanted})
+
+
+def shape_in(leaves: Mapping[str, Any], path: str) -> Any:
+    """Returns the shape of a leaf, or in words what is there in its place."""
+    if path not in leaves:
+        return "no such leaf"
+    return np.shape(leaves[path]) if is_array(leaves[path]) else kind_of(leaves[path])
 
 
 def _on_host(leaves: Mapping[str, Array]) -> dict[str, Array]:

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
+from jaxprune._arguments import check_roles
 from jaxprune.errors import ScoreError
 from jaxprune.graph import ChannelGraph
 from jaxprune.scores._members import Array, Reduce, collect, total
@@ -37,7 +38,7 @@ def l1(
     Source: Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, section 3.1. In a
     residual stage the paper ranks by the projection shortcut alone; here all filters count.
     """
-    _check(roles)
+    check_roles(roles, _ROLES, ScoreError)
     return collect(
         graph, variables, wanted=lambda slot: slot.role in roles, entry=abs, reduce=reduce
     )
@@ -55,7 +56,7 @@ def l2(
     Arguments, result and errors are those of `l1`. With several slots it is the norms that
     `reduce` combines, not their squares.
     """
-    _check(roles)
+    check_roles(roles, _ROLES, ScoreError)
     return collect(
         graph,
         variables,
@@ -64,12 +65,3 @@ def l2(
         finish=lambda sums: sums**0.5,
         reduce=reduce,
     )
-
-
-def _check(roles: Collection[str]) -> None:
-    unknown = [role for role in roles if role not in _ROLES]
-    if isinstance(roles, str) or unknown or not roles:
-        raise ScoreError(
-            f"roles must be a collection of words among {_ROLES}, got {roles!r}.\n"
-            "Fix: roles=('out', 'in')."
-        )

@@ -6,7 +6,9 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from jaxprune.graph import ChannelGraph
+from jaxprune._arguments import kind_of
+from jaxprune.errors import ScoreError
+from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.scores._members import Array
 
 
@@ -16,7 +18,17 @@ def random(graph: ChannelGraph, key: jax.Array) -> dict[str, Array]:
     Args:
       graph: what `jaxprune.trace` returned.
       key: a PRNG key; equal keys give equal scores.
+
+    Raises:
+      ScoreError: `key` is no key.
     """
+    check_graph(graph)
+    try:
+        jax.eval_shape(jax.random.uniform, key)
+    except (TypeError, ValueError) as error:
+        raise ScoreError(
+            f"key must be a PRNG key, got {kind_of(key)}.\nFix: jax.random.key(0)."
+        ) from error
     ends = np.cumsum([math.prod(group.shape) for group in graph.groups.values()]).tolist()
     draw = jax.random.uniform(key, (ends[-1] if ends else 0,))
     if not isinstance(draw, Tracer):

@@ -12,11 +12,13 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxprune import paths
+from jaxprune._arguments import check_mapping, kind_of
+from jaxprune._scored import real
 from jaxprune.batchnorm import batch_norms
 from jaxprune.errors import ScoreError, TreeError
 from jaxprune.gates.sites import read_once
-from jaxprune.graph import ChannelGraph
-from jaxprune.scores._members import Array, Reduce, collect, total
+from jaxprune.graph import ChannelGraph, check_graph
+from jaxprune.scores._members import Array, Reduce, collect, shape_in, total
 
 
 def taylor(graph: ChannelGraph, variables: Any, gradients: Any) -> dict[str, Array]:
@@ -44,6 +46,7 @@ def taylor(graph: ChannelGraph, variables: Any, gradients: Any) -> dict[str, Arr
     Source: the gate is that of Molchanov et al., "Importance Estimation for Neural Network
     Pruning", CVPR 2019, who square its gradient.
     """
+    check_graph(graph)
     read = read_once(graph)
     products = _products(graph, variables, gradients, [slot.path for slot in read])
     sums = collect(graph, products, wanted=lambda slot: slot in read, entry=_same)
@@ -122,14 +125,18 @@ def taylor_activation(graph: ChannelGraph, gradients: Mapping[str, Any]) -> dict
     Inference", ICLR 2017. The paper scores each feature map where it is made; here a group has
     one gate, where contractions read it.
     """
+    check_graph(graph)
+    slopes = "{group: f32[examples, n]}"
+    gradients = check_mapping(gradients, "gradients", slopes, ScoreError)
     failures = []
     for name, gradient in gradients.items():
-        group, shape = graph.groups.get(name), list(np.shape(gradient))
+        group, shape = graph.groups.get(name), _shape(gradient)
         if group is None:
             failures.append(f"group {name!r}: the graph has no such group")
-        elif tuple(shape[1:]) != group.shape:
+        elif shape is None or tuple(shape[1:]) != group.shape:
             expected = ", ".join(["examples", *map(str, group.shape)])
-            failures.append(f"group {name!r}: expected gradients [{expected}], got {shape}")
+            got = kind_of(gradient) if shape is None else shape
+            failures.append(f"group {name!r}: expected gradients [{expected}], got {got}")
     if failures:
         fix = "Fix: jax.vmap(jax.grad(loss), (None, 0)) by the gates, over the examples."
         raise ScoreError("\n".join(["these are no gradients of gates.", *failures, fix]))
@@ -141,7 +148,19 @@ def normalized(scores: Mapping[str, Any]) -> dict[str, Array]:
 
     Source: Molchanov et al., ICLR 2017, the layer-wise l2-normalization.
     """
-    return {name: _unit(_here(score)) for name, score in scores.items()}
+    given = check_mapping(scores, "scores", "{group: f32[n]}", ScoreError)
+    if bad := [f"{n!r} are {kind_of(score)}" for n, score in given.items() if not _shape(score)]:
+        fix = "Fix: pass what a function of jp.scores returned."
+        raise ScoreError("\n".join(["scores must be real numbers, but those of", *bad[:8], fix]))
+    return {name: _unit(_here(score)) for name, score in given.items()}
+
+
+def _shape(values: Any) -> list[int] | None:
+    """The shape of an array of real numbers; None for anything else."""
+    if isinstance(values, Tracer):
+        return list(values.shape)
+    found = real(values)
+    return None if found is None else list(found.shape)
 
 
 def _unit(score: Array) -> Array:
@@ -158,8 +177,7 @@ def _products(
         f"{path}: the graph has shape {graph.variables[path].shape}, the {what} have {found}"
         for what, tree in zip(("variables", "gradients"), trees, strict=True)
         for path in wanted
-        if (found := np.shape(tree[path]) if path in tree else "no such leaf")
-        != graph.variables[path].shape
+        if (found := shape_in(tree, path)) != graph.variables[path].shape
     ]
     if failures:
         fix = (
@@ -179,6 +197,7 @@ def _here(values: Any) -> Array:
 
 def _scales(graph: ChannelGraph, variables: Any) -> dict[str, str | None]:
     """Returns {path of a scale: path of its bias} of the BatchNorms that have slots in groups."""
+    check_graph(graph)
     inside = {slot.path for group in graph.groups.values() for slot in group.slots}
     norms = batch_norms(variables).values()
     return {norm.scale: norm.bias for norm in norms if norm.scale in inside}

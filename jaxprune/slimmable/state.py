@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import masks, paths
+from jaxprune._arguments import kind_of
 from jaxprune.batchnorm import batch_norms
 from jaxprune.errors import KeepError, TreeError
 from jaxprune.graph import ChannelGraph
+from jaxprune.keep import check_keep
+from jaxprune.slimmable._named import named_keeps
 from jaxprune.slimmable.widths import Keep
 
 
@@ -68,6 +71,7 @@ def split(
       TreeError: `variables` does not mirror the graph.
       PatternError: a pattern matches nothing.
     """
+    widths = named_keeps(widths, graph)
     if not widths:
         raise KeepError("no widths.\nFix: widths={w: prefix(graph, w) for w in (1.0, 0.5)}.")
     check_names(widths)
@@ -97,6 +101,8 @@ def variables(
       KeepError: `params` has private leaves, but none for this width.
       TreeError: the private leaves are not those of this keep.
     """
+    keep = check_keep(graph, keep)
+    check_splits(params, rest)
     check_private(params, name)
     shared = [masks.slice(graph, part.shared, keep) for part in (params, rest)]
     found = combine(*own(params, rest, name), *shared)
@@ -106,17 +112,32 @@ def variables(
 
 def own(params: Split, rest: Split, name: Hashable) -> list[Any]:
     """Returns the private trees of a width, as many as it has."""
-    return [part.private[name] for part in (params, rest) if name in part.private]
+    return [part.private[name] for part in (params, rest) if is_named(part, name)]
 
 
 def check_private(params: Split, name: Hashable) -> None:
     """Raises KeepError if other widths have trained leaves of their own, and this one none."""
-    if params.private and name not in params.private:
+    if params.private and not is_named(params, name):
         raise KeepError(
             f"width {name!r} has no trained leaves of its own; those that have are "
             f"{list(params.private)}.\nFix: name it in split(graph, variables, widths), or let all "
             "widths share scale and bias with private=statistics(variables)."
         )
+
+
+def check_splits(*parts: Any) -> None:
+    """Raises TreeError unless these are parts of variables, such as `split` gives."""
+    for part in parts:
+        if not isinstance(part, Split) or not isinstance(part.private, Mapping):
+            raise TreeError(
+                f"expected a part of what split returned, got {kind_of(part)}.\n"
+                "Fix: params, rest = split(graph, variables, widths)."
+            )
+
+
+def is_named(part: Split, name: Any) -> bool:
+    """True if a width has leaves of its own."""
+    return isinstance(name, Hashable) and name in part.private
 
 
 def check_names(widths: Mapping[Any, Keep]) -> None:

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import optax
 
 from jaxprune import paths
+from jaxprune._numbers import check_finite
 from jaxprune.axes import atoms
 from jaxprune.batchnorm import batch_norms
 from jaxprune.errors import JaxpruneError, TreeError
-from jaxprune.graph import ChannelGraph
+from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.sparsify._channels import located
-from jaxprune.sparsify._penalty import check_number
 from jaxprune.sparsify.structured import View
 
 
@@ -49,7 +49,8 @@ def fold_batch_norm(graph: ChannelGraph, *, epsilon: float = 1e-5) -> View:
         `variables` have no running variances.
       JaxpruneError: `epsilon` is negative or not finite; (from the view) no `variables`.
     """
-    check_number("fold_batch_norm", "epsilon", epsilon, "epsilon=1e-5.")
+    check_graph(graph)
+    epsilon = check_finite(epsilon, "fold_batch_norm: epsilon", "epsilon=1e-5.")
     folds = dict.fromkeys(_folds(graph))
     if not folds:
         raise TreeError(

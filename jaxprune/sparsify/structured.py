@@ -1,6 +1,6 @@
 """Penalties on the norms of channels, by their subgradients."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypedDict, Unpack
 
 import jax
@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import optax
 
 from jaxprune import paths
-from jaxprune.errors import JaxpruneError
+from jaxprune._arguments import check_callable, check_flag, check_options
+from jaxprune._constraints import Groups
 from jaxprune.graph import ChannelGraph
 from jaxprune.sparsify._channels import located, members, norms, size
-from jaxprune.sparsify._penalty import PenaltyState, check_number
+from jaxprune.sparsify._penalty import PenaltyState, check_strength, check_update
 
 Penalty = Callable[[jax.Array], jax.Array]
 """From the norms of a group's channels, f[n], to a number."""
@@ -25,8 +26,8 @@ class Options(TypedDict, total=False):
 
     size_norm: bool  # True: a norm counts times the root of its number of weights; default False
     view: View  # the penalty is that of view(params, variables); default: of params themselves
-    only: Sequence[str]  # patterns of the only groups that are penalized; default all
-    protect: Sequence[str]  # patterns of groups that are not penalized; default none
+    only: Groups | None  # names, patterns or kinds of the only groups penalized; default all
+    protect: Groups  # names, patterns or kinds of groups that are not penalized; default none
 
 
 def structured(
@@ -88,15 +89,16 @@ def lifted(
     options: Options,
 ) -> optax.GradientTransformationExtraArgs:
     """Returns `structured`, with errors in the name of the public function."""
-    if not callable(strength):
-        check_number(name, "strength", strength, "start from 1e-5, or pass a schedule from step.")
-    patterns = {"only": options.get("only", ()), "protect": options.get("protect", ())}
-    groups = members(graph, roles, **patterns)
-    sized = options.get("size_norm", False)
+    strength = check_strength(name, "strength", strength, "start from 1e-5.")
+    check_callable(penalty, f"{name}: penalty", "penalty=jnp.sum, a function of norms f[n].")
+    check_options(options, Options, name)
+    groups = members(graph, roles, only=options.get("only"), protect=options.get("protect", ()))
+    check_flag(sized := options.get("size_norm", False), "size_norm")
     factors = {
         group: size(graph, slots) ** 0.5 if sized else 1.0 for group, slots in groups.items()
     }
     view = options.get("view")
+    check_callable(view, "view", "view=fold_batch_norm(graph).", optional=True)
     kernels = [slot.path for slots in groups.values() for slot in slots]
 
     def init(params: optax.Params) -> PenaltyState:
@@ -112,11 +114,7 @@ def lifted(
         **extra: Any,
     ) -> tuple[optax.Updates, PenaltyState]:
         del extra
-        if params is None:
-            raise JaxpruneError(
-                f"{name}: update needs the parameters, which it shrinks.\n"
-                "Fix: tx.update(gradients, state, params)."
-            )
+        check_update(name, updates, state, params)
         leaves, treedef = paths.flatten(params)
         places = located(name, graph, kernels, leaves)
 
