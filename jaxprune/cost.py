@@ -7,7 +7,7 @@ the pruned network gives.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from jaxprune import masks
 from jaxprune.axes import Space
 from jaxprune.errors import JaxpruneError
 from jaxprune.graph import Branches, ChannelGraph, Contraction
+from jaxprune.parameters import each_contraction as each_contraction
 from jaxprune.parameters import parameters
 
 Widths = Mapping[str, int]
@@ -130,16 +131,6 @@ def latency(fn: Callable[..., Any], *args: Any, repeats: int = 30, warmup: int =
         times.append(time.perf_counter() - start)
     low, median, high = np.quantile(times, [0.25, 0.5, 0.75]).tolist()
     return Latency(median, high - low, repeats, jax.devices()[0].device_kind)
-
-
-def each_contraction(terms: Iterable[Contraction | Branches]) -> Iterator[Contraction]:
-    """Yields the contractions, those of every branch of a `cond` too."""
-    for term in terms:
-        if isinstance(term, Branches):
-            for branch in term.alternatives:
-                yield from each_contraction(branch)
-        else:
-            yield term
 
 
 class _Product(NamedTuple):

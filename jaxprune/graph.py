@@ -122,7 +122,7 @@ class Branches:
     alternatives: tuple[tuple["Contraction | Branches", ...], ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ChannelGraph:
     """All channel groups of a function, what is frozen and why, and what it costs.
 

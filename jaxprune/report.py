@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from jaxprune import cost, masks
 from jaxprune.graph import ChannelGraph
 
+
 class Change(NamedTuple):
     """One quantity before and after pruning."""
 
