@@ -118,7 +118,7 @@ def members(graph: ChannelGraph) -> dict[str, int]:
     >>> members(trace(fn, v, np.ones((1, 2))))
     {'first': 1}
     """
-    scales = {norm.scale for norm in batch_norms(list(graph.variables)).values()}
+    scales = {norm.scale for norm in batch_norms(graph).values()}
     counts = {
         name: sum(slot.path in scales for slot in group.slots)
         for name, group in graph.groups.items()

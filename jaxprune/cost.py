@@ -7,19 +7,23 @@ the pruned network gives.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jaxprune import _jaxpr, masks
 from jaxprune import axes as ax
-from jaxprune import masks
+from jaxprune._derived import once
 from jaxprune.axes import Space
-from jaxprune.errors import JaxpruneError
+from jaxprune.errors import JaxpruneError, UncountedWarning
 from jaxprune.graph import Branches, ChannelGraph, Contraction
 from jaxprune.parameters import each_contraction as each_contraction
 from jaxprune.parameters import parameters
+from jaxprune.walk import Walk
 
 Widths = Mapping[str, int]
 # A cost of the network at the widths, which may be a keep mapping too; None is dense.
@@ -84,6 +88,44 @@ def channel_cost(
         return dict.fromkeys(graph.groups, 0) | _sum(_TERMS[cost](graph), at).losses
     total = cost(graph, at)
     return {name: total - cost(graph, at | {name: at[name] - 1}) for name in graph.groups}
+
+
+class Uncounted(NamedTuple):
+    """An operation without a rule that reads numbers: its multiplications are in no cost."""
+
+    name: str
+    place: str
+
+
+@once
+def uncounted(graph: ChannelGraph) -> tuple[Uncounted, ...]:
+    """Returns the operations of which nothing is counted, in the order of the program.
+
+    They are those without a rule (`print(graph)` names them among what is frozen too) that read an
+    array of floating or complex numbers, or an integer variable: a Fourier transform, a
+    factorization, a kernel written for a device. Whether they multiply is not known.
+
+    >>> from jaxprune import trace
+    >>> graph = trace(lambda v, x: jax.numpy.fft.fft(x) @ v, np.ones((2, 3)), np.ones((1, 2)))
+    >>> [item.name for item in uncounted(graph)], macs(graph)
+    (['fft'], 6)
+    """
+    return tuple(_uncounted(graph.walk, graph.rules))
+
+
+def warn_uncounted(graph: ChannelGraph, costs: Iterable[Cost], *, stacklevel: int) -> None:
+    """Warns if one of the costs leaves out operations of the graph."""
+    short = [cost.__name__ for cost in costs if cost in (macs, weights, activation_bytes)]
+    if short and (missing := uncounted(graph)):
+        names = ", ".join(dict.fromkeys(item.name for item in missing))
+        warnings.warn(
+            f"{' and '.join(short)} leave out {len(missing)} operations without a rule ({names}; "
+            f"the first at {missing[0].place}): the budget is that of the others.\n"
+            "Fix: trace(..., rules=jp.RULES | {name: rule}) with a rule that records them, or "
+            "keep_params.",
+            UncountedWarning,
+            stacklevel=stacklevel + 1,
+        )
 
 
 class Latency(NamedTuple):
@@ -181,6 +223,24 @@ def _each(
         else term(item)
         for item in items
     ]
+
+
+def _uncounted(walk: Walk, rules: Mapping[str, Any]) -> Iterator[Uncounted]:
+    for op in walk.ops:
+        if op.name not in rules and any(map(_numbers, op.eqn.invars, op.sources)):
+            yield Uncounted(op.name, op.place)
+        for inner in op.inner:
+            yield from _uncounted(inner, rules)
+
+
+def _numbers(atom: Any, source: Any) -> bool:
+    """True for an array of numbers that could be multiplied, not of indices or keys."""
+    dtype = getattr(atom.aval, "dtype", None)
+    if dtype is None or not _jaxpr.shape(atom):
+        return False
+    if jnp.issubdtype(dtype, jnp.inexact):
+        return True
+    return jnp.issubdtype(dtype, jnp.integer) and bool(source)
 
 
 _TERMS: Mapping[Cost, Callable[[ChannelGraph], _Terms]] = {

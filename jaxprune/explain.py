@@ -132,7 +132,7 @@ def _ops(walk: Walk) -> Iterator[Op]:
             yield from _ops(inner)
 
 
-def _laid_apart(op: Op) -> Iterator[tuple[Atom, Prod]]:
+def _laid_apart(op: Op) -> Iterator[tuple[Atom, Space]]:
     """The atoms of which a reshape makes axes of their own, with the products they come from."""
     before, after = ([ax.resolve(space) for space in axes] for axes in (op.ins[0], op.outs[0]))
     for space in before:

@@ -27,8 +27,8 @@ _SAME = frozenset(
     "pvary reduce_precision reshard select_inputs sharding_constraint stop_gradient".split()
 )
 """Operations after which every operand is what it was."""
-_BOUNDED = frozenset("abs clamp max min".split())
-"""Operations that leave a statistic one; a bound keeps it from zero."""
+_BOUNDED = frozenset("abs clamp conj imag max min real".split())
+"""Operations that leave a statistic one, such as a bound that keeps it from zero."""
 _PARTS = frozenset("concatenate slice split".split())
 """Operations by which statistics travel together."""
 

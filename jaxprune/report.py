@@ -31,6 +31,7 @@ class Comparison:
     macs: Change
     params: Change
     activation_bytes: Change
+    uncounted: tuple[cost.Uncounted, ...] = ()
 
     def __str__(self) -> str:
         """The groups, then the totals, with before, after and the share that stays."""
@@ -38,7 +39,8 @@ class Comparison:
         head = ("group", "before", "after", "kept")
         rows = [_change(change) for change in (*self.groups, *totals)]
         lines = table([head, *rows], numbers={1, 2, 3})
-        return "\n".join(_ruled(lines, after=(0, len(self.groups))))
+        lines = _ruled(lines, after=(0, len(self.groups)))
+        return "\n".join([*lines, *_uncounted(self.uncounted)])
 
 
 def compare(graph: ChannelGraph, keep: Mapping[str, Any]) -> Comparison:
@@ -66,6 +68,7 @@ def compare(graph: ChannelGraph, keep: Mapping[str, Any]) -> Comparison:
         macs=change("MACs", cost.macs),
         params=change("parameters", cost.params),
         activation_bytes=change("activation bytes", cost.activation_bytes),
+        uncounted=cost.uncounted(graph),
     )
 
 
@@ -87,6 +90,7 @@ def graph_table(graph: ChannelGraph) -> str:
     lines = table([head, *rows], numbers={1, 2, 3, 4})
     reasons = Counter(frozen.reason for frozen in graph.frozen).most_common()
     frozen = [f"frozen: {n:,} x {reason}" for reason, n in reasons]
+    frozen += _uncounted(cost.uncounted(graph))
     note = "MACs and params are those of one channel; jaxprune.explain(graph) says more."
     return "\n".join([headline(graph), *_ruled(lines, after=(0, len(rows))), *frozen, note])
 
@@ -104,6 +108,17 @@ def headline(graph: ChannelGraph) -> str:
 def channel_costs(graph: ChannelGraph) -> tuple[dict[str, int], dict[str, int]]:
     """Returns {group: MACs of one channel} and {group: its parameters}."""
     return cost.channel_cost(graph, cost.macs), cost.channel_cost(graph, cost.params)
+
+
+def _uncounted(items: Iterable[cost.Uncounted]) -> Iterator[str]:
+    """Says for every kind of operation that no cost counts how many there are, and where."""
+    places: dict[str, list[str]] = {}
+    for item in items:
+        places.setdefault(item.name, []).append(item.place)
+    for name, found in places.items():
+        where = list(dict.fromkeys(found))
+        more = f" and {len(where) - 3} more places" if len(where) > 3 else ""
+        yield f"not counted: the MACs of {len(found):,} x {name}, at {', '.join(where[:3])}{more}"
 
 
 def _change(change: Change) -> tuple[str, ...]:

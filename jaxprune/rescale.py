@@ -24,6 +24,7 @@ from scipy.optimize import linprog
 from jaxprune import _jaxpr, exactness, lockstep, paths
 from jaxprune._jaxpr import Op, Program
 from jaxprune._nnx_function import Function
+from jaxprune._numbers import wide_dtype
 from jaxprune.axes import Atom
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
@@ -103,7 +104,7 @@ def rescale(graph: ChannelGraph, small: Any, keep: Keep, resized: Resized | None
 def _times(leaf: Any, factor: float) -> Any:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf
-    wide = jnp.promote_types(leaf.dtype, jnp.float32)
+    wide = wide_dtype(leaf.dtype)
     return (leaf.astype(wide) * np.asarray(factor, wide)).astype(leaf.dtype)
 
 

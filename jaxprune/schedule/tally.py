@@ -39,7 +39,7 @@ class Tally(NamedTuple):
         finite = jnp.stack([jnp.isfinite(score).all() for score in scores.values()]).all()
         bad = jnp.where((self.bad == 0) & ~finite, batches, self.bad)
         sums = {
-            name: jnp.where(bad == 0, total + scores[name], total)
+            name: jnp.where(bad == 0, (total + scores[name]).astype(total.dtype), total)
             for name, total in self.sums.items()
         }
         return Tally(sums, batches, bad)

@@ -7,7 +7,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxprune.graph import ChannelGraph
-from jaxprune.scores._members import Array
+from jaxprune.scores._members import Array, found
 
 
 def random(graph: ChannelGraph, key: jax.Array) -> dict[str, Array]:
@@ -16,9 +16,13 @@ def random(graph: ChannelGraph, key: jax.Array) -> dict[str, Array]:
     Args:
       graph: what `jaxprune.trace` returned.
       key: a PRNG key; equal keys give equal scores.
+
+    Raises:
+      ScoreError: the graph has no group.
     """
+    found(dict(graph.groups), by="the graph has no group", fix="print(graph) says what is frozen.")
     ends = np.cumsum([math.prod(group.shape) for group in graph.groups.values()]).tolist()
-    draw = jax.random.uniform(key, (ends[-1] if ends else 0,))
+    draw = jax.random.uniform(key, (ends[-1],))
     if not isinstance(draw, Tracer):
         draw = np.asarray(draw)
     return {

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxprune import paths
+from jaxprune._numbers import wide
 from jaxprune.errors import JaxpruneError
 from jaxprune.graph import ChannelGraph
 from jaxprune.sparsify._channels import located, members, norms, spread
@@ -94,7 +95,9 @@ def proximal_structured(
         named, structure = paths.flatten(updates)
         places = located(name, graph, kernels, leaves)
         weight = _at(strength, state.step) * _at(learning_rate, state.step)
-        stepped = {path: _full(leaves[own]) + named[own] for path, own in places.items()}
+        stepped = {
+            path: wide(jnp.asarray(leaves[own])) + named[own] for path, own in places.items()
+        }
         shrunk = dict(stepped)
         for slots in groups.values():
             before = norms(slots, stepped)
@@ -112,8 +115,3 @@ def proximal_structured(
 
 def _at(value: float | optax.Schedule, step: Any) -> Any:
     return value(step) if callable(value) else value
-
-
-def _full(leaf: jax.Array) -> jax.Array:
-    """Returns the leaf in float32 or higher."""
-    return jnp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32))
