@@ -148,8 +148,13 @@ def taylor_activation(graph: ChannelGraph, gradients: Mapping[str, Any]) -> dict
 def normalized(scores: Mapping[str, Any]) -> dict[str, Array]:
     """Returns the scores of every group divided by their Euclidean norm; zeros stay zero.
 
+    Raises:
+      ScoreError: there are no scores.
+
     Source: Molchanov et al., ICLR 2017, the layer-wise l2-normalization.
     """
+    fix = "normalize what jaxprune.scores returned."
+    scores = found(dict(scores), by="there are no scores", fix=fix)
     return {name: _unit(_here(score)) for name, score in scores.items()}
 
 
