@@ -22,6 +22,7 @@ from jaxprune.paths import flatten
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(4, 6, 6, 3)).astype(np.float32)
+ROW = X[0, 0, :, :]
 WIDTH = 5
 
 
@@ -285,3 +286,15 @@ def test_nothing_to_mark_and_nothing_to_score() -> None:
         "no BatchNorm with a scale is behind a group, so no group has a score.\n"
         "Fix: scores.l2 or scores.taylor, or trace with the running statistics as variables."
     )
+
+
+def test_trees_without_names() -> None:
+    """Haiku's parameters and state as a tuple; what eval mode does not read is no parameter."""
+
+    def forward(x: Any, train: bool) -> Any:
+        return hk.Linear(2)(hk.BatchNorm(True, True, 0.9)(hk.Linear(6)(x), train))
+
+    net = hk.without_apply_rng(hk.transform_with_state(forward))
+    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), ROW, True))
+    graph = jp.trace(lambda v, x: net.apply(*v, x, False)[0], tuple(shapes), ROW)
+    assert jp.cost.params(graph) == 3 * 6 + 6 + 6 + 6 + 6 * 2 + 2

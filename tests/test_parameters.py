@@ -178,16 +178,3 @@ def test_complex_numbers_in_an_nnx_state() -> None:
     names = ("down/kernel", "norm/bias", "norm/scale", "up/kernel")
     assert sorted(parameters(graph)) == list(names)
     assert jp.cost.params(graph) == 16 + 16 + 32
-
-
-def test_trees_without_names() -> None:
-    """Haiku's parameters and state as a tuple; what eval mode does not read is no parameter."""
-    import haiku as hk
-
-    def forward(x: Any, train: bool) -> Any:
-        return hk.Linear(2)(hk.BatchNorm(True, True, 0.9)(hk.Linear(6)(x), train))
-
-    net = hk.without_apply_rng(hk.transform_with_state(forward))
-    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), X, True))
-    graph = jp.trace(lambda v, x: net.apply(*v, x, False)[0], tuple(shapes), X)
-    assert jp.cost.params(graph) == 4 * 6 + 6 + 6 + 6 + 6 * 2 + 2
