@@ -132,7 +132,8 @@ class _Reader:
         for key in _matches(out):
             bias = self.found.get(key)
             self.found[key] = _bias(out, key) if bias is None else bias
-        return out if len(out) <= pr.LIMIT else self.array()
+        short = out if len(out) <= pr.LIMIT else pr.folded(out, next(self.numbers))
+        return short if len(short) <= pr.LIMIT else self.array()
 
     def apply(self, op: Op, ins: Sequence[Sum]) -> Sequence[Sum | None]:
         """Returns the results of one operation, None where nothing is known of one."""
@@ -197,14 +198,6 @@ class _Reader:
         a = pr.folded(a, next(self.numbers)) if rooted[1] else a
         b = pr.folded(b, next(self.numbers)) if rooted[0] else b
         return pr.times(a, b) if len(a) * len(b) <= pr.LIMIT else None
-
-    def total(self, a: Sum, b: Sum, sign: int) -> Sum | None:
-        """A sum or a difference; where it is long, what is in front of it is taken together."""
-        found = pr.plus(a, b, sign)
-        if len(found) > pr.LIMIT:
-            a, b = (pr.folded(item, next(self.numbers)) for item in (a, b))
-            found = pr.plus(a, b, sign)
-        return found
 
 
 def _literal(value: Any) -> Sum:
@@ -311,9 +304,9 @@ def _chosen(reader: _Reader, op: Op, which: Sum, *cases: Sum) -> Sum | None:
 
 
 _ARITHMETIC: Mapping[str, Any] = {
-    "add": lambda reader, _, a, b: reader.total(a, b, 1),
-    "add_any": lambda reader, _, a, b: reader.total(a, b, 1),
-    "sub": lambda reader, _, a, b: reader.total(a, b, -1),
+    "add": lambda _reader, _, a, b: pr.plus(a, b),
+    "add_any": lambda _reader, _, a, b: pr.plus(a, b),
+    "sub": lambda _reader, _, a, b: pr.plus(a, b, -1),
     "neg": lambda _reader, _, a: {product: -sign for product, sign in a.items()},
     "mul": lambda reader, _, a, b: reader.product(a, b),
     "square": lambda reader, _, a: reader.product(a, a),
