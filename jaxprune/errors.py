@@ -1,4 +1,4 @@
-"""The exceptions that jaxprune raises; every one is a `ValueError`."""
+"""The exceptions that jaxprune raises, every one a `ValueError`, and its warning."""
 
 
 class JaxpruneError(ValueError):
@@ -39,3 +39,7 @@ class GateError(JaxpruneError):
 
 class CheckpointError(JaxpruneError):
     """A checkpoint is missing, broken, foreign, or written by a newer version."""
+
+
+class UncountedWarning(UserWarning):
+    """A budget is of a cost that leaves out operations without a rule."""

@@ -33,19 +33,38 @@ def tie(
 def twins(output: Any, variables: Mapping[str, Any]) -> Twins:
     """For every output the place of the variable that it mirrors."""
     places = {path: i for i, path in enumerate(variables)}
+    ending: dict[str, list[str]] = {}
+    for name in variables:
+        for end in _ends(name)[1:]:
+            ending.setdefault(end, []).append(name)
     found = paths.flatten(output)[0].items()
-    names = (_mirrored(path, leaf.shape, variables) for path, leaf in found)
+    names = (_mirrored(path, leaf.shape, variables, ending) for path, leaf in found)
     return [None if name is None else places[name] for name in names]
 
 
-def _mirrored(path: str, shape: tuple[int, ...], variables: Mapping[str, Any]) -> str | None:
+def _mirrored(
+    path: str,
+    shape: tuple[int, ...],
+    variables: Mapping[str, Any],
+    ending: Mapping[str, Sequence[str]],
+) -> str | None:
     """The variable whose path ends `path`, or that ends with `path` of two names or more.
 
     The place of a tree among several outputs, as in `(logits, state)`, is no part of its path.
     """
-    same = [name for name, leaf in variables.items() if leaf.shape == shape]
-    if whole := [name for name in same if f"/{path}".endswith(f"/{name}")]:
-        return max(whole, key=len)
+
+    def fits(name: str) -> bool:
+        return name in variables and variables[name].shape == shape
+
+    whole = next(filter(fits, _ends(path)), None)
+    if whole is not None:
+        return whole
     ends = {end for end in (path, re.sub(r"^(\d+/)+", "", path)) if "/" in end}
-    twins = [name for name in same if any(name.endswith(f"/{end}") for end in ends)]
-    return twins[0] if len(twins) == 1 else None
+    twins = {name for end in ends for name in ending.get(end, ()) if fits(name)}
+    return twins.pop() if len(twins) == 1 else None
+
+
+def _ends(path: str) -> list[str]:
+    """A path, and what is left of it without its first names, the longest first."""
+    names = path.split("/")
+    return ["/".join(names[start:]) for start in range(len(names))]

@@ -24,6 +24,7 @@ from scipy.optimize import linprog
 from jaxprune import _jaxpr, lockstep, paths
 from jaxprune._jaxpr import Op, Program
 from jaxprune._nnx_function import Function
+from jaxprune._wide import wide_dtype
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.lockstep import Changed
@@ -102,7 +103,7 @@ def _times(leaf: Any, factor: float) -> Any:
         return leaf
     if getattr(leaf, "weak_type", False):
         return leaf * factor
-    wide = jnp.promote_types(leaf.dtype, jnp.float32)
+    wide = wide_dtype(leaf.dtype)
     return (leaf.astype(wide) * np.asarray(factor, wide)).astype(leaf.dtype)
 
 

@@ -108,6 +108,7 @@ def global_ratio(
     if quota is None:
         wanted = share(ascending.size, prune_ratio)
     else:
+        cost.warn_uncounted(graph, [quota], stacklevel=2)
         dense = quota(graph, widths_after(order, 0))
         label = f"prune_ratio={prune_ratio} of {getattr(quota, '__name__', 'the quota')}"
         bound = _Bound(label, quota, dense - share(dense, prune_ratio), dense)
@@ -204,6 +205,9 @@ def budget(
         names the smallest cost that can be reached.
       ScoreError: NaN, a wrong length, an unknown group.
       PatternError: a pattern matches nothing.
+
+    Warns:
+      UncountedWarning: a bound is of a cost that leaves out operations (`jp.cost.uncounted`).
     """
     asked = {
         "keep_macs": (cost.macs, keep_macs),
@@ -215,6 +219,7 @@ def budget(
         name: (price, plain(bound)) for name, (price, bound) in asked.items() if bound is not None
     }
     _check_bounds({name: bound for name, (_, bound) in asked.items()})
+    cost.warn_uncounted(graph, [price for price, _ in asked.values()], stacklevel=2)
     order = removal_order(graph, scores, constraints)
     bounds = []
     for name, (price, bound) in asked.items():
