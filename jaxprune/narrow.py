@@ -2,7 +2,8 @@
 
 This needs no module definition and no attribute, so sizes that are hard-coded in the network do
 not matter. Constants of the program stay as traced: a mean still divides by the full width, so
-that `narrow` equals the masked network; a resized module divides by the kept width.
+that `narrow` equals the masked network; a resized module divides by the kept width. For the same
+reason random numbers are drawn at full size, and the kept ones taken; a resized module draws fewer.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +36,8 @@ def narrow(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Callable[
     """Returns `fn` for sliced variables: `narrow(fn, graph, keep)(small, *inputs)`.
 
     The result can be jitted, differentiated and called at other batch sizes than the traced one;
-    every new set of input shapes is traced once. Custom derivatives are those of `fn`.
+    every new set of input shapes is traced once. Custom derivatives are those of `fn`. What is drawn
+    at random (dropout, noise, keys split by a width) is what the masked network draws.
 
     Args:
       fn: the function that was traced, for example
@@ -138,7 +140,7 @@ class Evaluator:
     def _scan(self, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
         """A scan, whose steps know their layer where the layers keep channels of their own."""
         before = op.params["num_consts"] + op.params["num_carry"]
-        over = {op, *(stacks.stack(axes[0]) for axes in op.ins[before:])} & self._layered()
+        over = {stacks.stack(axes[0]) for axes in op.ins[before:]} & self._layered()
         each = jnp.arange(op.params["length"]) if over else ()
         return interpreter.scan(lambda n: self.at(dict.fromkeys(over, n))._run, op, args, each)
 
