@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.extend import core, source_info_util
 from jax.interpreters import ad, batching, mlir
 
@@ -93,7 +94,7 @@ def shape(atom: Any) -> tuple[int, ...]:
 
 def reads_others(program: Program) -> bool:
     """True if a program reads values of another one, which it can only have closed over."""
-    return any(isinstance(value, jax.core.Tracer) for value in program.consts)
+    return any(isinstance(value, Tracer) for value in program.consts)
 
 
 def draws_alone(keys: Any) -> bool:

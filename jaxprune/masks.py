@@ -143,7 +143,8 @@ def _where(masks: Sequence[Any], leaf: Any, variable: Variable, base: Any = None
     host = isinstance(leaf, np.ndarray) and isinstance(kept, np.ndarray)
     xp = np if host else jnp
     if base is None:
-        return xp.where(kept, leaf, xp.zeros_like(leaf, shape=()))
+        weak = getattr(leaf, "weak_type", False)
+        return xp.where(kept, leaf, 0 if weak else xp.zeros((), leaf.dtype))
     base = xp.asarray(base)
     return xp.where(kept, leaf if leaf.dtype == base.dtype else leaf.astype(base.dtype), base)
 

@@ -2,7 +2,8 @@
 
 This needs no module definition and no attribute, so sizes that are hard-coded in the network do
 not matter. Constants of the program stay as traced: a mean still divides by the full width, so
-that `narrow` equals the masked network; a resized module divides by the kept width.
+that `narrow` equals the masked network; a resized module divides by the kept width. For the same
+reason random numbers are drawn at full size, and the kept ones taken; a resized module draws fewer.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +37,8 @@ def narrow(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Callable[
     """Returns `fn` for sliced variables: `narrow(fn, graph, keep)(small, *inputs)`.
 
     The result can be jitted, differentiated and called at other batch sizes than the traced one;
-    every new set of input shapes is traced once. Custom derivatives are those of `fn`.
+    every new set of input shapes is traced once. Custom derivatives are those of `fn`. Random
+    numbers (dropout, noise, keys split by a width) are those that the masked network draws.
 
     Args:
       fn: the function that was traced, for example
@@ -139,15 +141,15 @@ class Evaluator:
     def _scan(self, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
         """A scan, whose steps know their layer where the layers keep channels of their own."""
         before = op.params["num_consts"] + op.params["num_carry"]
-        over = {op, *(stacks.stack(axes[0]) for axes in op.ins[before:])} & self._layered()
+        over = self._layered().intersection(stacks.stack(axes[0]) for axes in op.ins[before:])
         each = jnp.arange(op.params["length"]) if over else ()
         return interpreter.scan(lambda n: self.at(dict.fromkeys(over, n))._run, op, args, each)
 
-    def _layered(self) -> set[Stack | None]:
+    def _layered(self) -> set[Stack]:
         """The stacks whose layers keep channels of their own."""
         own = {name for name, kept in self.kept.keep.items() if kept.ndim == 2}
         slots = (self.graph.groups[name].slots[0] for name in own & self.graph.groups.keys())
-        return {slot.atom.layers for slot in slots}
+        return {slot.atom.layers for slot in slots if slot.atom.layers is not None}
 
     def params(self, op: Op) -> dict[str, Any]:
         """The parameters of an operation at the kept sizes."""
