@@ -20,6 +20,9 @@ Method = str | Callable[..., Any]
 Changes = Mapping[str, Mapping[str, Any]]
 """{path of a module: {attribute: value}}."""
 
+MODES = ("deterministic", "use_running_average")
+"""The attributes that `model.train()` and `model.eval()` set."""
+
 _NOT_RANDOM = nnx.Not(nnx.RngState)
 
 

@@ -1,4 +1,4 @@
-"""The exceptions that jaxprune raises; every one is a `ValueError`."""
+"""The exceptions that jaxprune raises, every one a `ValueError`, and its warnings."""
 
 
 class JaxpruneError(ValueError):
@@ -39,3 +39,15 @@ class GateError(JaxpruneError):
 
 class CheckpointError(JaxpruneError):
     """A checkpoint is missing, broken, foreign, or written by a newer version."""
+
+
+class SpecError(JaxpruneError):
+    """A spec was written for another network."""
+
+
+class SpecWarning(UserWarning):
+    """A spec was written by another JAX or for another call, whose program differs."""
+
+
+class UnreadWarning(UserWarning):
+    """What is pruned may be read by variables that the traced call does not read."""

@@ -253,11 +253,7 @@ def trace(
         inputs=inputs,
         treedef=treedef,
         rules=table,
-        options={
-            "layers": layers,
-            "free_outputs": free_outputs,
-            "free_constants": free_constants,
-        },
+        options=dict(layers=layers, free_outputs=free_outputs, free_constants=free_constants),
         walk=walk,
         output=output,
     )

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 
 from jaxprune import graph as graphs
-from jaxprune import lockstep, paths
+from jaxprune import lockstep, paths, untied
 from jaxprune._attributes import ATTRIBUTES, Shape, View
 from jaxprune._linen_given import Function, as_traced
 from jaxprune._linen_plan import Plan as Plan
@@ -167,6 +167,7 @@ def resize(
     check_keep(graph, keep)
     kept = Kept(keep)
     at, modules = as_traced(graph, module)
+    untied.warn(graph, keep, "jp.linen.resize")
     plan = Plan(
         shapes=tuple(_shapes(graph, kept)),
         attributes=tuple(_attributes(graph, kept, modules, overrides or {})),

@@ -77,7 +77,7 @@ def check(
         raise
     except Exception as error:
         raise ResizeError(
-            f"{name} does not run at the {_widths(kept)} widths: {type(error).__name__}: {error}"
+            f"{name} does not run at the {widths(kept)} widths: {type(error).__name__}: {error}"
             f"{_raised_at(error)}\n{way_out}"
         ) from error
     return compare(graph, kept, program, way_out, failure)
@@ -98,16 +98,34 @@ def compare(
       ResizeError: names the equation and its module, what was expected, what came.
     """
     found = _Lockstep(graph, kept)
-    try:
-        found.programs(graph.walk, program, None)
-    except _DifferenceError as difference:
-        op, text = difference.args
+    difference = found.difference(program)
+    if found.changed and not prunes(kept):
+        first = found.changed[0]
+        text = f"reads the constant {first.after:.6g}, it was {first.before:.6g}"
+        difference = first.op, text
+    if difference is not None:
+        op, text = difference
         where = f"{op!r} at {op.place}" if op else "the function"
-        raise ResizeError(f"{failure}: {where} {text}{found.near}.\n{way_out}") from None
+        raise ResizeError(f"{failure}: {where} {text}.\n{way_out}")
     return found.changed
 
 
-def _widths(kept: Kept) -> str:
+def other_constants(graph: ChannelGraph, fn: Callable[..., Any]) -> list[Changed]:
+    """Returns the constants that `fn` has otherwise at the full widths, where none can follow.
+
+    Those behind the first equation that differs are not found.
+    """
+    try:
+        program, _ = _jaxpr.trace(fn, graph.abstract, *graph.inputs)
+    except Exception:  # a function that holds kept sizes runs at these only
+        return []
+    found = _Lockstep(graph, Kept({}))
+    found.difference(program)
+    return found.changed
+
+
+def widths(kept: Kept) -> str:
+    """Returns which widths they are, in a word."""
     return "kept" if prunes(kept) else "traced"
 
 
@@ -120,14 +138,22 @@ class _Lockstep:
     def __init__(self, graph: ChannelGraph, kept: Kept):
         self.graph = graph
         self.kept = kept
-        self.prunes = prunes(kept)
-        self.widths = _widths(kept)
+        self.widths = widths(kept)
         self.changed: list[Changed] = []
         self.twins: dict[Any, Any] = {}
         self.readings: dict[Any, Reading] = {}
         self.taken: dict[Any, tuple[Any, np.ndarray | None]] = {}
         self.paths = list(graph.variables)
         self.near = ""
+
+    def difference(self, program: Program) -> tuple[Op | None, str] | None:
+        """Compares with a program; returns the first operation that differs, and what differs."""
+        try:
+            self.programs(self.graph.walk, program, None)
+        except _DifferenceError as difference:
+            op, text = difference.args
+            return op, text + self.near
+        return None
 
     def shape(self, axes: list[Space]) -> tuple[int, ...]:
         return tuple(map(self.kept.size, axes))
@@ -212,7 +238,7 @@ class _Lockstep:
         before, after = _jaxpr.literal(a), _jaxpr.literal(b)
         if np.array_equal(before, after, equal_nan=_is_float(before)):
             return
-        if not (self.prunes and _is_float(before) and _is_float(after)):
+        if not (_is_float(before) and _is_float(after)):
             _refuse(op, f"reads the constant {after}, it was {before}")
         self.changed.append(Changed(op, position, float(before), float(after)))
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxprune import _cut, paths, stacks
+from jaxprune import _cut, paths, stacks, untied
 from jaxprune import axes as ax
 from jaxprune.errors import KeepError, TreeError
 from jaxprune.graph import ChannelGraph, Group, Variable
@@ -168,15 +168,24 @@ def slice(
       KeepError: a mask does not fit its group.
       TreeError: `variables` does not mirror the graph, or the mesh does not divide a kept width.
       ResizeError: no factors on the weights make the networks equal.
+
+    Warns:
+      UnreadWarning: the traced call does not read variables that might go with what is pruned.
     """
-    check_keep(graph, keep)
-    kept = Kept(keep)
-    small = _take(graph, variables, {}, kept.indices)
+    small = sliced(graph, variables, keep)
+    if graph.unread:
+        untied.warn(graph, keep, "jp.slice", paths.flatten(variables)[0])
     if rescale is False:
         return small
     from jaxprune import rescale as rescaling
 
     return rescaling.rescale(graph, small, keep, None if rescale is True else rescale)
+
+
+def sliced(graph: ChannelGraph, variables: Any, keep: Keep) -> Any:
+    """Returns what `slice` does, without a word on variables that the traced call does not read."""
+    check_keep(graph, keep)
+    return _take(graph, variables, {}, Kept(keep).indices)
 
 
 class Kept:

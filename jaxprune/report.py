@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprune import axes as ax
-from jaxprune import cost, flow, masks, paths
+from jaxprune import cost, flow, masks, paths, untied
 from jaxprune._jaxpr import Op
 from jaxprune.axes import Atom, Prod, Space
 from jaxprune.flow import Node
@@ -127,6 +127,7 @@ def graph_table(graph: ChannelGraph) -> str:
     reasons = Counter(frozen.reason for frozen in graph.frozen).most_common()
     frozen = [f"frozen: {n:,} x {reason}" for reason, n in reasons]
     note = "MACs and params are those of one channel; jaxprune.explain(graph) says more."
+    frozen += [untied.line(graph)] if graph.unread else []
     return "\n".join([_headline(graph), *_ruled(lines, after=(0, len(rows))), *frozen, note])
 
 

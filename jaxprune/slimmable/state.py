@@ -79,7 +79,7 @@ def split(
 
     def part(chosen: set[str], hidden: set[str]) -> Split:
         mine = own & chosen
-        cut = {n: masks.slice(graph, only(variables, mine), k) for n, k in widths.items()}
+        cut = {n: masks.sliced(graph, only(variables, mine), k) for n, k in widths.items()}
         fresh = jax.tree.map(_copied, cut) if mine else {}
         return Split(shared=only(variables, chosen - hidden), private=fresh)
 
@@ -98,7 +98,7 @@ def variables(
       TreeError: the private leaves are not those of this keep.
     """
     check_private(params, name)
-    shared = [masks.slice(graph, part.shared, keep) for part in (params, rest)]
+    shared = [masks.sliced(graph, part.shared, keep) for part in (params, rest)]
     found = combine(*own(params, rest, name), *shared)
     masks.check_tree(graph, paths.flatten(found)[0], masks.widths(graph, keep))
     return found
