@@ -5,13 +5,13 @@ inside of another call, is a call of the function: it is noted while the functio
 can go to another module in the same scope.
 """
 
+import contextlib
 import dataclasses
 import functools
 import os
 import sys
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +21,9 @@ import jax
 import numpy as np
 from flax.core import DenyList
 
-_LIBRARIES = tuple(
-    f"{Path(found).parent}{os.sep}" for found in (__file__, flax.__file__, jax.__file__)
+_LIBRARIES = (
+    *(f"{Path(found).parent}{os.sep}" for found in (__file__, flax.__file__, jax.__file__)),
+    contextlib.__file__,
 )
 _APPLY = "scope_fn"
 """Flax's function that calls the method of a bound copy."""
@@ -46,6 +47,15 @@ class Call(NamedTuple):
 Redirect = Callable[[nn.Module, str, tuple[Any, ...], Mapping[str, Any]], Any]
 
 
+class _Outer(NamedTuple):
+    """A call that comes from the function itself."""
+
+    module: nn.Module
+    method: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
 class _Outermost:
     """An interceptor of the calls that come from the function itself."""
 
@@ -56,7 +66,8 @@ class _Outermost:
 
     def __call__(self, call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         module = context.module
-        if self.inside or module.scope is None:
+        method = None if self.inside or module.scope is None else _method(context)
+        if method is None:
             return call(*args, **kwargs)
         root = _root(module)
         if all(root is not other for other in self.roots):
@@ -65,44 +76,55 @@ class _Outermost:
         self.inside = True
         try:
             run = functools.partial(call, *args, **kwargs)
-            return self.handle(number, run, args, kwargs, context)
+            return self.handle(number, run, _Outer(module, method, args, kwargs))
         finally:
             self.inside = False
 
 
-@contextmanager
+@contextlib.contextmanager
 def noted() -> Iterator[list[Call]]:
     """Gives the list to which every call of a top-level module inside is added."""
     found: list[Call] = []
 
-    def note(number: int, call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        if context.method_name != "setup":
-            root = _root(context.module)
-            direct = context.module is root and _is_direct()
-            text = _text(context.module, context.method_name, args, kwargs)
-            found.append(Call(root.copy(parent=None), number, text, direct))
-        return call()
+    def note(number: int, run: Callable[[], Any], call: _Outer) -> Any:
+        if call.method != "setup":
+            root = _root(call.module)
+            direct = call.module is root and _is_direct()
+            found.append(Call(root.copy(parent=None), number, _text(call), direct))
+        return run()
 
     with nn.intercept_methods(_Outermost(note)):
         yield found
 
 
-@contextmanager
+@contextlib.contextmanager
 def redirected(numbers: Collection[int], redirect: Redirect) -> Iterator[None]:
     """The calls of the top-level modules `numbers` go to `redirect`.
 
     It is called with the bound module, the name of the method and the arguments.
     """
 
-    def handle(number: int, call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    def handle(number: int, run: Callable[[], Any], call: _Outer) -> Any:
         if number not in numbers:
-            return call()
-        if context.method_name == "setup":  # the other module sets itself up
+            return run()
+        if call.method == "setup":  # the other module sets itself up
             return None
-        return redirect(context.module, context.method_name, args, kwargs)
+        return redirect(*call)
 
     with nn.intercept_methods(_Outermost(handle)):
         yield
+
+
+def _method(context: Any) -> str | None:
+    """The name of the method that is called; what transforms make of one may have another.
+
+    None if it is no method of the module's class, but one of Flax's checks.
+    """
+    kind, function = type(context.module), context.orig_method.func
+    for name in (context.method_name, *dir(kind)):
+        if getattr(getattr(kind, name, None), "__wrapped__", None) is function:
+            return name
+    return None
 
 
 def _root(module: nn.Module) -> nn.Module:
@@ -121,11 +143,12 @@ def _is_direct() -> bool:
     return False
 
 
-def _text(module: nn.Module, method: str, args: Any, kwargs: Any) -> str:
-    scope = module.scope
+def _text(call: _Outer) -> str:
+    scope = call.module.scope
     assert scope is not None
-    given = [*map(shown, args), *(f"{name}={shown(kwargs[name])}" for name in sorted(kwargs))]
-    words = ["/".join((*scope.path, method)) + f"({', '.join(given)})"]
+    named = (f"{name}={shown(call.kwargs[name])}" for name in sorted(call.kwargs))
+    given = ", ".join([*map(shown, call.args), *named])
+    words = [f"{'/'.join((*scope.path, call.method))}({given})"]
     if mutable := _names(scope.root.mutable):
         words.append(f"mutable={mutable}")
     if scope.root.rngs:
@@ -167,7 +190,8 @@ def _difference(ours: Any, theirs: Any, name: str, seen: set[tuple[int, int]]) -
     if ours is theirs or (id(ours), id(theirs)) in seen:
         return None
     seen.add((id(ours), id(theirs)))
-    if type(ours) is type(theirs) and (parts := _parts(ours)) is not None:
+    same = _plain(type(ours)) is _plain(type(theirs))
+    if same and (parts := _parts(ours)) is not None:
         others = _parts(theirs) or {}
         if parts.keys() == others.keys():
             below = (
@@ -177,10 +201,29 @@ def _difference(ours: Any, theirs: Any, name: str, seen: set[tuple[int, int]]) -
             found = next(filter(None, below), None)
             if found is None or not callable(ours) or isinstance(ours, nn.Module):
                 return found
-    elif type(ours) is type(theirs) and _equal(ours, theirs):
+    elif same and _equal(ours, theirs):
         return None
     what = f"its {name} is" if name else "it is"
     return f"{what} {_brief(theirs)}, that of the traced module is {_brief(ours)}"
+
+
+def is_transformed(module: nn.Module) -> bool:
+    """True for a module of a class that `nn.remat`, `nn.jit` and the like made."""
+    return _plain(type(module)) is not type(module)
+
+
+def _plain(kind: type) -> type:
+    """The class of which Flax's transforms made a class: these wrap some of its methods."""
+    if not issubclass(kind, nn.Module) or kind is nn.Module:
+        return kind
+    base = kind.__mro__[1]
+    own = {name: method for name, method in vars(kind).items() if callable(method)}
+    wrapping = [
+        getattr(method, "__wrapped__", None) is getattr(base, name, kind)
+        for name, method in own.items()
+        if name == "__call__" or not name.startswith("_")
+    ]
+    return _plain(base) if wrapping and all(wrapping) else kind
 
 
 def _parts(value: Any) -> dict[str, Any] | None:

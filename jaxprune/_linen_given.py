@@ -68,6 +68,8 @@ def as_traced(graph: ChannelGraph, module: nn.Module) -> tuple[At, Modules]:
         except ResizeError as error:
             failures.append(error)
         else:
+            if not modules:
+                raise ResizeError(_HIDDEN)
             return at, modules
     raise failures[0]
 
@@ -88,6 +90,8 @@ def _ways(graph: ChannelGraph, module: nn.Module) -> Iterator[tuple[At, str | No
         return
     differing.sort(key=lambda pair: type(pair[1].module) is not type(module))
     ways = [(top.numbers, differs) for differs, top in differing if top.direct]
+    if _linen_calls.is_transformed(module):  # it would be transformed inside of itself
+        ways = []
     for numbers, differs in ways:
         yield lambda *plans, numbers=numbers: _with(graph, plans, numbers, module), differs
     if not ways:
@@ -126,11 +130,11 @@ def _with(
             return call(original.clone(parent=bound.scope.rewound()), method, args, kwargs)
 
     def run(*args: Any) -> Any:
-        with (
-            applied(plans),
-            _linen_calls.redirected(numbers, redirect),
-            _linen_calls.noted() as calls,
-        ):
+        if module is None:
+            with applied(plans):
+                return graph.fn(*args)
+        to_module = _linen_calls.redirected(numbers, redirect)
+        with applied(plans), to_module, _linen_calls.noted() as calls:
             results = graph.fn(*args)
         if [noted.number for noted in calls] != [noted.number for noted in graph.calls]:
             raise ResizeError(_HIDDEN)
