@@ -6,11 +6,9 @@ can go to another module in the same scope.
 """
 
 import contextlib
-import dataclasses
 import functools
 import os
 import sys
-import types
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +16,9 @@ from typing import Any, NamedTuple
 import flax
 import flax.linen as nn
 import jax
-import numpy as np
 from flax.core import DenyList
+
+from jaxprune._words import shown
 
 _LIBRARIES = (
     *(f"{Path(found).parent}{os.sep}" for found in (__file__, flax.__file__, jax.__file__)),
@@ -163,102 +162,3 @@ def _names(mutable: Any) -> Any:
     if isinstance(mutable, DenyList):
         return f"all but {_names(mutable.deny)}"
     return [mutable] if isinstance(mutable, str) else sorted(mutable)
-
-
-def shown(value: Any) -> str:
-    """Returns an argument in words, the same in every process and for every batch."""
-    match value:
-        case None | bool() | int() | float() | str():
-            return repr(value)
-        case list() | tuple():
-            return f"({', '.join(map(shown, value))})"
-        case Mapping():
-            return f"{{{', '.join(f'{key}: {shown(value[key])}' for key in sorted(value))}}}"
-        case type() | types.FunctionType():
-            return value.__qualname__
-        case jax.Array() | np.ndarray() | np.generic() | jax.ShapeDtypeStruct():
-            return "array"
-    return type(value).__name__
-
-
-def difference(ours: Any, theirs: Any, name: str = "") -> str | None:
-    """Returns what first differs between two modules, in words; None if they are built alike."""
-    return _difference(ours, theirs, name, set())
-
-
-def _difference(ours: Any, theirs: Any, name: str, seen: set[tuple[int, int]]) -> str | None:
-    if ours is theirs or (id(ours), id(theirs)) in seen:
-        return None
-    seen.add((id(ours), id(theirs)))
-    same = _plain(type(ours)) is _plain(type(theirs))
-    if same and (parts := _parts(ours)) is not None:
-        others = _parts(theirs) or {}
-        if parts.keys() == others.keys():
-            below = (
-                _difference(part, others[key], f"{name}.{key}" if name else str(key), seen)
-                for key, part in parts.items()
-            )
-            found = next(filter(None, below), None)
-            if found is None or not callable(ours) or isinstance(ours, nn.Module):
-                return found
-    elif same and _equal(ours, theirs):
-        return None
-    what = f"its {name} is" if name else "it is"
-    return f"{what} {_brief(theirs)}, that of the traced module is {_brief(ours)}"
-
-
-def is_transformed(module: nn.Module) -> bool:
-    """True for a module of a class that `nn.remat`, `nn.jit` and the like made."""
-    return _plain(type(module)) is not type(module)
-
-
-def _plain(kind: type) -> type:
-    """The class of which Flax's transforms made a class: these wrap some of its methods."""
-    if not issubclass(kind, nn.Module) or kind is nn.Module:
-        return kind
-    base = kind.__mro__[1]
-    own = {name: method for name, method in vars(kind).items() if callable(method)}
-    wrapping = [
-        getattr(method, "__wrapped__", None) is getattr(base, name, kind)
-        for name, method in own.items()
-        if name == "__call__" or not name.startswith("_")
-    ]
-    return _plain(base) if wrapping and all(wrapping) else kind
-
-
-def _parts(value: Any) -> dict[str, Any] | None:
-    """What a value is made of, {name: part}; None for a value without parts."""
-    match value:
-        case nn.Module():
-            names = value.__dataclass_fields__.keys() - {"parent", "name"}
-            return {name: getattr(value, name, None) for name in sorted(names)}
-        case functools.partial():
-            return {"func": value.func, "args": value.args, "keywords": value.keywords}
-        case types.FunctionType():
-            cells = [cell.cell_contents for cell in value.__closure__ or ()]
-            same = (value.__defaults__, value.__kwdefaults__, value.__globals__.get("__name__"))
-            return {"code": value.__code__, "closure": cells, "defaults": same}
-        case list() | tuple():
-            return {str(i): item for i, item in enumerate(value)}
-        case Mapping():
-            return {str(key): item for key, item in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = (field for field in dataclasses.fields(value) if field.compare)
-        return {field.name: getattr(value, field.name) for field in fields}
-    return None
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, np.ndarray | jax.Array):
-        return a.dtype == b.dtype and np.array_equal(np.asarray(a), np.asarray(b))
-    try:
-        return bool(a == b)
-    except Exception:  # a value that cannot be compared is another one
-        return False
-
-
-def _brief(value: Any) -> str:
-    if isinstance(value, nn.Module | types.FunctionType | type):
-        return getattr(value, "__qualname__", None) or f"a {type(value).__qualname__}"
-    text = repr(value)
-    return text if len(text) < 60 else f"{text[:56]}..."

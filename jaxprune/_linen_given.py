@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 
 from jaxprune import _linen_calls, lockstep
-from jaxprune._linen_calls import difference
+from jaxprune._linen_alike import difference, is_transformed
 from jaxprune._linen_plan import Plan, Resized, applied, call, resized, scope_of
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
@@ -90,7 +90,7 @@ def _ways(graph: ChannelGraph, module: nn.Module) -> Iterator[tuple[At, str | No
         return
     differing.sort(key=lambda pair: type(pair[1].module) is not type(module))
     ways = [(top.numbers, differs) for differs, top in differing if top.direct]
-    if _linen_calls.is_transformed(module):  # it would be transformed inside of itself
+    if is_transformed(module):  # it would be transformed inside of itself
         ways = []
     for numbers, differs in ways:
         yield lambda *plans, numbers=numbers: _with(graph, plans, numbers, module), differs

@@ -27,6 +27,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from jaxprune import _stored_tree as stored_tree
+from jaxprune import description
 from jaxprune._stored_tree import raise_if
 from jaxprune.errors import CheckpointError
 
@@ -184,7 +185,9 @@ def _spec_problems(spec: Any) -> list[str]:
             return [f"spec has format {number}; this jaxprune reads up to {_SPEC_FORMAT}"]
         case {"format": 1, "groups": dict(groups), "versions": dict()}:
             whys = {name: _group_problem(group) for name, group in groups.items()}
-            return [f"spec of group {name!r}: {why}" for name, why in whys.items() if why]
+            found = [f"spec of group {name!r}: {why}" for name, why in whys.items() if why]
+            why = description.problem(spec["description"]) if "description" in spec else None
+            return found or ([f"description of the spec: {why}"] if why else [])
         case _:
             return ["spec is not a dict with format 1, groups and versions"]
 

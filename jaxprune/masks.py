@@ -3,7 +3,7 @@
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache, reduce
+from functools import reduce
 from typing import Any
 
 import jax
@@ -13,6 +13,8 @@ from jax.core import Tracer
 
 from jaxprune import _cut, paths, stacks, untied
 from jaxprune import axes as ax
+from jaxprune.check_spec import check_spec
+from jaxprune.description import describe, versions
 from jaxprune.errors import KeepError, TreeError
 from jaxprune.graph import ChannelGraph, Group, Variable
 
@@ -319,7 +321,15 @@ def check_tree(graph: ChannelGraph, leaves: Mapping[str, Any], counts: Widths) -
 
 
 def spec(graph: ChannelGraph, keep: Keep) -> dict[str, Any]:
-    """Returns the JSON value that says what was cut; it travels with every checkpoint."""
+    """Returns the JSON value that says what was cut of which network; see `check_spec`.
+
+    It travels with every checkpoint.
+    """
+    return kept_to_json(graph, keep) | {"description": describe(graph)}
+
+
+def kept_to_json(graph: ChannelGraph, keep: Keep) -> dict[str, Any]:
+    """Returns the JSON value that says what was cut, without a description of the network."""
     check_keep(graph, keep)
     groups = {
         name: {
@@ -328,18 +338,26 @@ def spec(graph: ChannelGraph, keep: Keep) -> dict[str, Any]:
         }
         for name, group in graph.groups.items()
     }
-    return {"format": FORMAT, "groups": groups, "versions": _versions()}
+    return {"format": FORMAT, "groups": groups, "versions": versions()}
 
 
-@lru_cache(maxsize=1)
-def _versions() -> dict[str, str]:
-    from jaxprune import __version__
+def keep_from_spec(
+    spec: Mapping[str, Any], graph: ChannelGraph | None = None
+) -> dict[str, np.ndarray]:
+    """Returns {group: bool[n]} of a spec, bool[layers, n] where layers keep their own.
 
-    return {"jax": jax.__version__, "jaxprune": __version__}
+    Args:
+      spec: what `jaxprune.spec` gave.
+      graph: that of the network before it was pruned, which must be the one of the spec.
 
+    Raises:
+      SpecError: the network of the graph is another one; see `check_spec`.
 
-def keep_from_spec(spec: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Returns {group: bool[n]} of a spec, bool[layers, n] where layers keep their own."""
+    Warns:
+      SpecWarning: the call or the version is another one, and the program differs.
+    """
+    if graph is not None:
+        check_spec(graph, spec, stacklevel=3)
     keep = {}
     for name, group in spec["groups"].items():
         kept = np.asarray(group["kept"])

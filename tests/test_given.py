@@ -66,7 +66,9 @@ def graphs(module: nn.Module, **call: Any) -> dict[str, jp.ChannelGraph]:
         "wrapped": jp.trace(wrapped, VARIABLES, X),
         "jit": jp.trace(jax.jit(lambda v, x: module.apply(v, x, **call)), VARIABLES, X),
         "siamese": jp.trace(
-            lambda v, x: module.apply(v, x, **call) - module.apply(v, -x, **call), VARIABLES, X
+            lambda v, x: jnp.hypot(module.apply(v, x, **call), module.apply(v, -x, **call)),
+            VARIABLES,
+            X,
         ),
     }
 
@@ -151,7 +153,7 @@ METHODS = {
 def test_methods(name):
     """Where a function stands between, it may read the module: then it must be built alike."""
     call = METHODS[name]
-    outputs = {"free_outputs": [""]}
+    outputs: dict[str, Any] = {"free_outputs": [""]}
     traced = jp.linen.trace(Net(), VARIABLES, X, **outputs, **call)
     closure = jp.trace(lambda v, x: Net().apply(v, x, **call), VARIABLES, X, **outputs)
     for graph in (traced, closure):
@@ -296,19 +298,25 @@ def test_a_resized_module_is_compared_too():
             jp.linen.resize(other, graph, keep)
 
 
+WRONG: list[Any] = [Net, Net().apply, KEEP]
+
+
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda: jp.linen.trace(Net, VARIABLES, X), r"expected a flax.linen.Module, got the class"),
-        (lambda: jp.linen.trace(Net().apply, VARIABLES, X), "Module, got method"),
-        (lambda: jp.linen.resize(KEEP, GRAPHS["trace"], KEEP), "got dict"),
+        (
+            lambda: jp.linen.trace(WRONG[0], VARIABLES, X),
+            r"expected a flax.linen.Module, got the class",
+        ),
+        (lambda: jp.linen.trace(WRONG[1], VARIABLES, X), "Module, got method"),
+        (lambda: jp.linen.resize(WRONG[2], GRAPHS["trace"], KEEP), "got dict"),
         (
             lambda: jp.linen.trace(Net(), VARIABLES, x=jax.ShapeDtypeStruct((1, 8, 8, 3), float)),
             r"\['x'\] hold shapes",
         ),
     ],
 )
-def test_what_is_no_module_or_argument(call, text):
+def test_what_is_no_module_or_argument(call: Any, text: str):
     with pytest.raises(jp.errors.TraceError, match=rf"{text}(.|\n)*Fix:"):
         call()
 
