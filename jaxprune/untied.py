@@ -63,8 +63,8 @@ def warn(
             return
         told.add((what, *found))
     warnings.warn(
-        f"{what}: the traced call reads none of {_listed(found)}, so they stay whole, though what "
-        f"they would read is pruned. A call that reads them fails.\nFix: {_WAY_OUT}; or drop them "
+        f"{what}: the traced call does not read {_listed(found)}. What would be read with it is "
+        f"pruned, but it stays whole: a call that reads it fails.\nFix: {_WAY_OUT}; or drop it "
         "from the variables.",
         UnreadWarning,
         stacklevel=3,

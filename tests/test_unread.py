@@ -112,7 +112,7 @@ def test_what_is_written_alone_is_not_unread():
 
 def test_slice_and_resize_tell_it_once():
     graph = jp.linen.trace(MODULE, VARIABLES, X)
-    text = r"{}: the traced call reads none of params/aux/kernel, so(.|\n)*train=True"
+    text = r"{}: the traced call does not read params/aux/kernel\. (.|\n)*train=True"
     with pytest.warns(jp.errors.UnreadWarning, match=text.format("jp.slice")) as found:
         small = jp.slice(graph, VARIABLES, KEEP)
     assert found[0].filename == __file__
@@ -180,9 +180,7 @@ def test_plain_functions_and_shapes():
     v = {"a": jnp.ones((3, 8)), "b": jnp.ones((8, 2)), "aux": jnp.ones((16, 3))}
     graph = jp.trace(lambda v, x: x @ v["a"] @ v["b"], v, jnp.ones((1, 3)))
     keep = {"a": np.arange(8) < 3}
-    with pytest.warns(
-        jp.errors.UnreadWarning, match="jp.resize: the traced call reads none of aux"
-    ):
+    with pytest.warns(jp.errors.UnreadWarning, match=r"jp.resize: .* does not read aux\. "):
         jp.resize(graph.fn, graph, keep)
     with pytest.warns(jp.errors.UnreadWarning, match="jp.slice"):
         jp.slice(graph, jax.eval_shape(lambda: v), keep)
@@ -206,7 +204,7 @@ def test_nnx_models():
     graph = jp.nnx.trace(model, x)
     assert graph.unread == ("aux/bias", "aux/kernel")
     with pytest.warns(
-        jp.errors.UnreadWarning, match=r"jp.nnx.resize: .* none of aux/kernel"
+        jp.errors.UnreadWarning, match=r"jp.nnx.resize: .* does not read aux/kernel"
     ) as found:
         jp.nnx.resize(model, graph, KEEP)
     assert (len(found), found[0].filename) == (1, __file__)
