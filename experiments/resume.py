@@ -109,7 +109,7 @@ def load(run: Path, setup: Setup, name: str) -> Network:
     """
     restored = jp.restore(path(run, name))
     found = restored.metadata
-    keep = jp.keep_from_spec(restored.spec) if found["pruned"] else {}
+    keep = jp.keep_from_spec(restored.spec, setup.graph) if found["pruned"] else {}
     model = jp.linen.resize(setup.model, setup.graph, keep) if found["sliced"] else setup.model
     momentum = None
     if found["momentum"]:

@@ -14,6 +14,7 @@ from jaxprune import slimmable as slimmable
 from jaxprune import sparsify as sparsify
 from jaxprune.batchnorm import batch_norms as batch_norms
 from jaxprune.batchnorm import scale_mask as scale_mask
+from jaxprune.check_spec import check_spec as check_spec
 from jaxprune.checkpoint import Restored as Restored
 from jaxprune.checkpoint import restore as restore
 from jaxprune.checkpoint import save as save

@@ -148,6 +148,27 @@ def programs(eqn: Any) -> list[Program]:
     return [found[key] for key in keys if isinstance(found.get(key), Program)]
 
 
+def calls(eqn: Any) -> list[tuple[Program, Sequence[int], Sequence[Any]]]:
+    """Returns (program, operands, results) of every program that an equation calls.
+
+    `operands` are the positions of what the equation hands to the program, `results` for every
+    result of the program the variable of the equation that it becomes, None for a condition.
+    Functions with derivatives of their own are left out: those may read what the function does not.
+    """
+    found = params(eqn)
+    if name(eqn).startswith("custom_"):
+        return []
+    if "branches" in found:
+        return [(b, range(1, len(eqn.invars)), eqn.outvars) for b in found["branches"]]
+    if "body_jaxpr" in found:
+        n, m = found["cond_nconsts"], found["body_nconsts"]
+        carry = range(n + m, len(eqn.invars))
+        test = (found["cond_jaxpr"], [*range(n), *carry], [None])
+        return [test, (found["body_jaxpr"], [*range(n, n + m), *carry], eqn.outvars)]
+    inner = [item for item in found.values() if isinstance(item, Program)]
+    return [(item, range(len(eqn.invars)), eqn.outvars) for item in inner]
+
+
 def place(eqn: Any, scope: str) -> str:
     """Returns the module path of an equation; outside of modules, the file and line."""
     return join(eqn, scope) or source_info_util.summarize(eqn.source_info)

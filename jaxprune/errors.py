@@ -1,4 +1,4 @@
-"""The exceptions that jaxprune raises, every one a `ValueError`, and its warning."""
+"""The exceptions that jaxprune raises, every one a `ValueError`, and its warnings."""
 
 
 class JaxpruneError(ValueError):
@@ -43,3 +43,15 @@ class CheckpointError(JaxpruneError):
 
 class UncountedWarning(UserWarning):
     """A budget is of a cost that leaves out operations without a rule."""
+
+
+class SpecError(JaxpruneError):
+    """A spec was written for another network."""
+
+
+class SpecWarning(UserWarning):
+    """A spec was written by another JAX or for another call, whose program differs."""
+
+
+class UnreadWarning(UserWarning):
+    """What is pruned may be read by variables that the traced call does not read."""

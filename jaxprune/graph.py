@@ -8,10 +8,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune import _jaxpr, exactness, naming, outputs, paths, stacks, streams, unread
+from jaxprune import (
+    _jaxpr,
+    _linen_calls,
+    exactness,
+    naming,
+    outputs,
+    paths,
+    stacks,
+    streams,
+    unread,
+)
 from jaxprune import axes as ax
 from jaxprune._arguments import kind_of
 from jaxprune._functions import check_tracing
+from jaxprune._linen_calls import Call
 from jaxprune.axes import Atom, Space
 from jaxprune.errors import JaxpruneError, TraceError
 from jaxprune.rules import RULES, Rule
@@ -141,6 +152,8 @@ class ChannelGraph:
       variables: {path: Variable} in tree order.
       contractions: every contraction with its closed-form size.
       readings: the layers that keep their own channels of a stream; see `jp.select_inputs`.
+      unread: the variables that the traced call neither reads nor writes: they stay whole.
+      calls: the calls of top-level Linen modules.
     """
 
     groups: Mapping[str, Group]
@@ -148,6 +161,8 @@ class ChannelGraph:
     variables: Mapping[str, Variable]
     contractions: tuple[Contraction | Branches, ...] = field(repr=False)
     readings: tuple[Reading, ...] = field(repr=False)
+    unread: tuple[str, ...]
+    calls: tuple[Call, ...] = field(repr=False)
     fn: Callable[..., Any] = field(repr=False)
     inputs: tuple[Any, ...] = field(repr=False)
     treedef: Any = field(repr=False)
@@ -220,17 +235,18 @@ def trace(
     }
     leaves, treedef = paths.flatten(variables)
     _check_leaves(leaves)
-    program, output = _jaxpr.trace(fn, variables, *inputs)
+    with _linen_calls.noted() as calls:
+        program, output = _jaxpr.trace(fn, variables, *inputs)
     axes: list[list[Space]] = [
         [Atom(size, owner=(i, axis)) for axis, size in enumerate(leaf.shape)]
         for i, leaf in enumerate(leaves.values())
     ]
     twins = outputs.twins(output, leaves)
-    unread.freeze_unused(program, axes, twins)
+    unused = unread.freeze_unused(program, axes, twins)
     _give_layers(dict(zip(leaves, axes, strict=True)), layers)
-    given = program.invars[len(axes) :]
-    outside = [[ax.frozen(n, "axis of an input") for n in _jaxpr.shape(var)] for var in given]
-    sources = [frozenset({i}) for i in range(len(axes))] + [None] * len(given)
+    shapes = map(_jaxpr.shape, program.invars[len(axes) :])
+    outside = [[ax.frozen(size, "axis of an input") for size in shape] for shape in shapes]
+    sources = [frozenset({i}) for i in range(len(axes))] + [None] * len(outside)
     tracer = Tracer(table, strict=strict, free_constants=free_constants)
     walk = tracer.walk(program, axes + outside, sources)
     streams.tie(walk)
@@ -249,15 +265,13 @@ def trace(
         variables=MappingProxyType(found),
         contractions=tuple(_contraction(item, names) for item in tracer.contractions),
         readings=tuple(streams.own(walk)),
+        unread=tuple(names[i] for i in unused),
+        calls=tuple(calls),
         fn=fn,
         inputs=inputs,
         treedef=treedef,
         rules=table,
-        options={
-            "layers": layers,
-            "free_outputs": free_outputs,
-            "free_constants": free_constants,
-        },
+        options=dict(layers=layers, free_outputs=free_outputs, free_constants=free_constants),
         walk=walk,
         output=output,
     )

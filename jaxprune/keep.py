@@ -13,6 +13,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxprune import axes as ax
+from jaxprune import description
 from jaxprune._arguments import check_mapping, kind_of
 from jaxprune._numbers import is_integer, plain
 from jaxprune.errors import KeepError
@@ -134,7 +135,10 @@ def spec_problems(spec: Any) -> list[str]:
             return [f"spec has format {number}; this jaxprune reads up to {FORMAT}"]
         case {"format": 1, "groups": dict(groups), "versions": dict()}:
             whys = {name: _stored_problem(group) for name, group in groups.items()}
-            return [f"spec of group {name!r}: {why}" for name, why in whys.items() if why]
+            if bad := [f"spec of group {name!r}: {why}" for name, why in whys.items() if why]:
+                return bad
+            why = description.problem(spec["description"]) if "description" in spec else None
+            return [f"description of the spec: {why}"] if why else []
         case _:
             return ["spec is not a dict with format 1, groups and versions"]
 
@@ -174,7 +178,7 @@ def _host(value: Any) -> Any:
 def _is_plain(mask: Any, size: int) -> bool:
     """True for what nearly all masks are: a vector of bools on the host, of which some are True."""
     host = type(mask) is np.ndarray and mask.shape == (size,) and mask.dtype == np.bool_
-    return host and np.count_nonzero(mask) > 0
+    return host and bool(mask.any())
 
 
 def _is_traced(value: Any) -> bool:

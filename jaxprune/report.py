@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from jaxprune import cost, masks
+from jaxprune import cost, masks, untied
 from jaxprune.graph import ChannelGraph
 
 
@@ -92,6 +92,7 @@ def graph_table(graph: ChannelGraph) -> str:
     frozen = [f"frozen: {n:,} x {reason}" for reason, n in reasons]
     frozen += _uncounted(cost.uncounted(graph))
     note = "MACs and params are those of one channel; jaxprune.explain(graph) says more."
+    frozen += [untied.line(graph)] if graph.unread else []
     return "\n".join([headline(graph), *_ruled(lines, after=(0, len(rows))), *frozen, note])
 
 

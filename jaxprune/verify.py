@@ -12,7 +12,7 @@ from jaxprune import _cut, paths
 from jaxprune._functions import check_function, check_inputs
 from jaxprune._numbers import check_positive
 from jaxprune.graph import ChannelGraph
-from jaxprune.masks import Keep, Kept, check_keep, check_tree, mask, slice
+from jaxprune.masks import Keep, Kept, check_keep, check_tree, mask, sliced
 from jaxprune.narrow import narrow
 
 Apply = Callable[..., Any]
@@ -96,7 +96,7 @@ def verify(
 
     def gap(part: Keep) -> float:
         traced = {name: jnp.asarray(part.get(name, np.ones_like(keep[name]))) for name in keep}
-        cut = jax.jit(narrow(fn, graph, part))(slice(graph, variables, part), *inputs)
+        cut = jax.jit(narrow(fn, graph, part))(sliced(graph, variables, part), *inputs)
         return _difference(_small(masked(variables, traced, *inputs), graph, part), cut)
 
     difference = gap(exact)
@@ -111,7 +111,7 @@ def verify(
     }
     verdict = None
     if resized is not None:
-        small = slice(graph, variables, keep)
+        small = sliced(graph, variables, keep)
         found = _difference(
             jax.jit(narrow(fn, graph, keep))(small, *inputs), jax.jit(resized)(small, *inputs)
         )

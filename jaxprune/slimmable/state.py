@@ -86,7 +86,7 @@ def split(
 
     def part(chosen: set[str], hidden: set[str]) -> Split:
         mine = own & chosen
-        cut = {n: masks.slice(graph, only(variables, mine), k) for n, k in widths.items()}
+        cut = {n: masks.sliced(graph, only(variables, mine), k) for n, k in widths.items()}
         fresh = jax.tree.map(_copied, cut) if mine else {}
         return Split(shared=only(variables, chosen - hidden), private=fresh)
 
@@ -107,7 +107,7 @@ def variables(
     keep = check_keep(graph, keep)
     check_splits(params, rest)
     check_private(params, name)
-    shared = [masks.slice(graph, part.shared, keep) for part in (params, rest)]
+    shared = [masks.sliced(graph, part.shared, keep) for part in (params, rest)]
     found = combine(*own(params, rest, name), *shared)
     masks.check_tree(graph, paths.flatten(found)[0], masks.widths(graph, keep))
     return found
