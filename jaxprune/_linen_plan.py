@@ -24,13 +24,15 @@ class Plan:
 
     `shapes`: path of a parameter -> (full shape, kept shape); `attributes`: path of a module ->
     {attribute: value}; `selections`: path of a module -> the channels that it reads;
-    `follows`: the constants of the network that follow a pruned size.
+    `follows`: the constants of the network that follow a pruned size; `draws`: what it draws over
+    pruned channels.
     """
 
     shapes: tuple[tuple[str, tuple[Shape, Shape]], ...]
     attributes: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
     selections: tuple[tuple[str, tuple[int, ...] | None], ...] = ()
     follows: tuple[str, ...] = field(default=(), compare=False)
+    draws: tuple[str, ...] = field(default=(), compare=False)
 
     @contextmanager
     def applied(self, prefix: tuple[str, ...] = ()) -> Iterator[None]:
@@ -170,6 +172,11 @@ class Resized(nn.Module):
     def follows(self) -> tuple[str, ...]:
         """The constants of the network that follow a pruned size, before and after."""
         return tuple(text for plan in self.plans for text in plan.follows)
+
+    @property
+    def draws(self) -> tuple[str, ...]:
+        """What the network draws at random over pruned channels, with numbers of its own."""
+        return tuple(text for plan in self.plans for text in plan.draws)
 
     @property
     def parts(self) -> tuple[nn.Module, tuple[Plan, ...]]:
