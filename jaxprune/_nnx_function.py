@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -61,10 +62,7 @@ class Function:
         before = nnx.to_pure_dict(nnx.state(model, _NOT_RANDOM))
         arguments = jax.tree.map(lambda leaf: leaf, self.arguments)  # the rngs among them count
         with self.around(model):
-            if callable(self.method):
-                outputs = self.method(model, *inputs, **arguments)
-            else:
-                outputs = getattr(model, self.method)(*inputs, **arguments)
+            outputs = _bound(model, self.method)(*inputs, **arguments)
         return outputs, _written(before, nnx.to_pure_dict(nnx.state(model, _NOT_RANDOM)))
 
     @property
@@ -114,12 +112,8 @@ def function(model: nnx.Module, *, method: Method = "__call__", **arguments: Any
       TraceError: `model` is no `nnx.Module`, or an argument is a shape.
     """
     check_module(model)
-    if not callable(method) and not (isinstance(method, str) and hasattr(model, method)):
-        raise TraceError(
-            f"method must be the name of a method of {type(model).__name__}, or a function of the "
-            f"model, got {method!r}.\nFix: method='__call__'."
-        )
-    _check_arguments(model, method, arguments)
+    if method != "__call__" or hasattr(model, method):  # a module may have other methods alone
+        _check_arguments(_bound(model, method), type(model).__name__, arguments)
     shapes = [name for name, value in arguments.items() if _holds_shapes(value)]
     if shapes:
         raise TraceError(
@@ -143,16 +137,32 @@ def function(model: nnx.Module, *, method: Method = "__call__", **arguments: Any
     )
 
 
-def _check_arguments(model: nnx.Module, method: Method, arguments: Mapping[str, Any]) -> None:
+def _bound(model: nnx.Module, method: Method) -> Callable[..., Any]:
+    """Returns a method of a model.
+
+    Raises:
+      TraceError: the model has no such method.
+    """
+    if callable(method):
+        return partial(method, model)
+    if not isinstance(method, str) or not hasattr(model, method):
+        raise TraceError(
+            f"method must be the name of a method of {type(model).__name__}, or a function of the "
+            f"model, got {method!r}.\nFix: method='__call__', where the class has it."
+        )
+    return getattr(model, method)
+
+
+def _check_arguments(method: Callable[..., Any], name: str, arguments: Mapping[str, Any]) -> None:
     """Raises TraceError for a keyword that the method does not take: a misspelled option."""
-    taken = inspect.signature(method if callable(method) else getattr(model, method)).parameters
+    taken = inspect.signature(method).parameters
     if any(item.kind is inspect.Parameter.VAR_KEYWORD for item in taken.values()):
         return
     known = [*taken, "method", "rules", "strict", "layers", "free_outputs", "free_constants"]
-    bad = [f"{name!r}; near: {near(name, known)}" for name in arguments if name not in taken]
+    bad = [f"{word!r}; near: {near(word, known)}" for word in arguments if word not in taken]
     if bad:
         raise TraceError(
-            "\n".join([f"{type(model).__name__} takes no keyword {why}" for why in bad])
+            "\n".join([f"{name} takes no keyword {why}" for why in bad])
             + f"\nFix: one of {list(taken)}, or an option of jp.nnx.trace."
         )
 

@@ -177,8 +177,8 @@ def _host(value: Any) -> Any:
 
 def _is_plain(mask: Any, size: int) -> bool:
     """True for what nearly all masks are: a vector of bools on the host, of which some are True."""
-    host = type(mask) is np.ndarray and mask.shape == (size,) and mask.dtype == np.bool_
-    return host and bool(mask.any())
+    vector = type(mask) is np.ndarray and mask.shape == (size,)
+    return vector and mask.dtype == np.bool_ and bool(np.count_nonzero(mask))
 
 
 def _is_traced(value: Any) -> bool:
