@@ -193,11 +193,8 @@ class _Reader:
         return _ARITHMETIC[op.name](self, op, *ins)
 
     def product(self, a: Sum, b: Sum) -> Sum | None:
-        """A product; what a root multiplies is taken together first, so that it stays short."""
-        rooted = [any(pr.has(p, "root") for p in item) for item in (a, b)]
-        a = pr.folded(a, next(self.numbers)) if rooted[1] else a
-        b = pr.folded(b, next(self.numbers)) if rooted[0] else b
-        return pr.times(a, b) if len(a) * len(b) <= pr.LIMIT else None
+        """A product, if it is not long."""
+        return pr.times(a, b) if len(a) * len(b) <= 4 * pr.LIMIT else None
 
 
 def _literal(value: Any) -> Sum:

@@ -230,6 +230,13 @@ OTHERS: dict[str, Callable[..., Any]] = {
     "a learned center": lambda y, v: (
         (y - v["m"]) * jax.lax.rsqrt(y.var((0, 1, 2)) + EPS) * v["g"] + v["b"]
     ),
+    "statistics of two axes": lambda y, v: (
+        (y - y.mean((0, 1, 2)))
+        / jnp.sqrt(y.var((0, 1, 2)) + y.var((0, 1, 3))[:, None] + EPS)
+        * v["g"]
+        + v["b"]
+    ),
+    "a gain below the line": lambda y, v: (y - v["m"]) / (jnp.sqrt(v["v"] + EPS) * v["g"]) + v["b"],
     "two variances": lambda y, v: (y - v["m"]) * jax.lax.rsqrt(v["v"] + v["g"]) + v["b"],
     "scale and shift": lambda y, v: y * v["g"] + v["b"],
     "a normalized kernel": standardized_kernel,

@@ -111,6 +111,14 @@ def test_what_is_returned_as_it_was_is_not_updated() -> None:
     assert of(lambda v, x: (chain(v["v"], x), v), {"v": WEIGHTS}) == {"v/a", "v/b"}
 
 
+def test_weights_that_are_returned_beside_state_that_moves() -> None:
+    def fn(v: Any, x: Any) -> Any:
+        y = chain(v["p"], x)
+        return y, {"p": v["p"], "s": {"mean": 0.9 * v["s"]["mean"] + 0.1 * y.mean(0)}}
+
+    assert of(fn, {"p": WEIGHTS, "s": {"mean": np.ones(3, np.float32)}}) == {"p/a", "p/b"}
+
+
 def test_a_training_step_updates_its_parameters() -> None:
     def step(v: Any, x: Any) -> Any:
         loss, slopes = jax.value_and_grad(lambda v: chain(v, x).sum())(v["v"])
@@ -131,10 +139,10 @@ def test_what_the_call_does_not_read_is_none() -> None:
 
 
 def test_through_control_flow() -> None:
-    names = "carried scanned looped bound chosen other which idle".split()
+    names = "carried scanned looped bound chosen other which idle inner".split()
     v = {name: np.ones((4, 4), np.float32) for name in names}
     v |= {"scanned": np.ones((3, 4, 4), np.float32), "which": np.ones((4, 4), np.int32)}
-    v |= {"times": np.ones((1, 1), np.int32)}
+    v |= {"times": np.ones((1, 1), np.int32), "pick": np.ones(1, np.int32)}
 
     def fn(v: Any, x: Any) -> Any:
         x = jax.lax.scan(lambda x, w: (jnp.tanh(x @ w @ v["carried"]), None), x, v["scanned"])[0]
@@ -143,9 +151,11 @@ def test_through_control_flow() -> None:
         )
         pred = (x.sum() > v["bound"].sum()) & (v["which"].sum() > 0)
         x = jax.lax.cond(pred, lambda x: x @ v["chosen"], lambda x: x @ v["other"], x)
+        x = jax.lax.switch(v["pick"][0], [lambda x: x, lambda x: 2 * x], x)
+        x = jax.lax.scan(lambda x, _: (jnp.tanh(x @ v["inner"]), x), x, None, length=3)[1][-1]
         return jax.checkpoint(jax.jit(lambda x: x * 2.0))(x)
 
-    assert of(fn, v) == set(v) - {"which", "idle", "times"}
+    assert of(fn, v) == set(v) - {"which", "idle", "times", "pick"}
 
 
 def test_a_collection_of_parameters_is_taken_at_its_word() -> None:

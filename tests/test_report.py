@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from chains import chain
-from jaxprune import graph, reasons, report
+from jaxprune import flow, graph, reasons, report
 from jaxprune.errors import KeepError, PatternError
 from jaxprune.explain import explain
 
@@ -287,6 +287,16 @@ def test_reports_of_a_thousand_groups_take_no_time():
         text = look(channels)
         assert time.process_time() - start < 1  # 0.04 to 0.2 s on an idle machine
         assert text.count("\n") > 1000
+
+
+def test_what_meets_again_after_another_is_tied():
+    def fn(v, x):
+        y = x @ v["a"]
+        return jnp.concatenate([y, x @ v["b"], jnp.tanh(y) + x @ v["c"]], 1) @ v["d"]
+
+    channels = graph.trace(fn, ones(a=(2, 3), b=(2, 4), c=(2, 3), d=(10, 2)), X)
+    (node,) = [node for node in flow.nodes(channels) if node.name == "concatenate"]
+    assert node.ties == ("a",)
 
 
 def test_places_of_channels_are_those_of_their_positions():

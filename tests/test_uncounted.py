@@ -73,6 +73,14 @@ def test_what_multiplies_no_numbers_is_not_listed() -> None:
     assert names(fn) == []
 
 
+def test_single_numbers_are_not_listed() -> None:
+    def fn(v: Any, x: Any) -> Any:
+        shape = jax.ShapeDtypeStruct((), jnp.float32)
+        return head(v, x * jax.pure_callback(lambda s: s, shape, x.sum()))
+
+    assert names(fn) == []
+
+
 def test_integer_kernels_are_listed_and_integer_inputs_are_not() -> None:
     def called(v: Any, x: Any) -> Any:
         shape = jax.ShapeDtypeStruct((4, 4), jnp.int32)
