@@ -6,6 +6,7 @@ from typing import Protocol
 from jaxprune import axes as ax
 from jaxprune import streams
 from jaxprune.axes import Atom, Space
+from jaxprune.errors import TreeError
 from jaxprune.walk import Walk
 
 
@@ -30,10 +31,34 @@ Slots = Mapping[Atom, Sequence[_Slot]]
 def names(
     walk: Walk, slots: Slots, roles: Sequence[tuple[Atom, str]], paths: Sequence[str]
 ) -> dict[Atom, str]:
-    """Returns the name of the group of every atom that has slots."""
+    """Returns the name of the group of every atom that has slots.
+
+    Raises:
+      TreeError: two groups would have one name.
+    """
     readers = _readers(walk, slots)
     others = {atom: members for atom, members in slots.items() if atom not in readers}
-    return readers | _of_slots(others, roles, paths)
+    found = readers | _of_slots(others, roles, paths)
+    _check(found, slots)
+    return found
+
+
+def _check(found: Mapping[Atom, str], slots: Slots) -> None:
+    """Raises if two groups have one name: a keep could not tell them apart."""
+    places: dict[str, list[str]] = {}
+    for atom, name in found.items():
+        slot = _first(slots[atom])
+        places.setdefault(name, []).append(f"{slot.path!r} axis {slot.axis}")
+    twice = [
+        f"{name!r} would name the groups of {' and of '.join(where)}"
+        for name, where in places.items()
+        if len(where) > 1
+    ]
+    if twice:
+        raise TreeError(
+            "\n".join(twice) + "\nFix: rename one of the variables; a group goes by the path of its "
+            "first kernel without 'params/', with [axis] behind it where a kernel has several."
+        )
 
 
 def _of_slots(
@@ -43,10 +68,7 @@ def _of_slots(
 
     An `out` axis that was pruned to one channel still claims, so that the others keep their names.
     """
-    firsts = {
-        atom: next((slot for slot in members if slot.role == "out"), members[0])
-        for atom, members in slots.items()
-    }
+    firsts = {atom: _first(members) for atom, members in slots.items()}
     claims: dict[str, set[tuple[int, Atom]]] = {}
     for atom, role in roles:
         if role == "out" and atom.size == 1 and atom.owner:
@@ -62,6 +84,10 @@ def _of_slots(
         + (_part(first) if len(claims[first.path]) > 1 else "")
         for atom, first in firsts.items()
     }
+
+
+def _first(members: Sequence[_Slot]) -> _Slot:
+    return next((slot for slot in members if slot.role == "out"), members[0])
 
 
 def _readers(walk: Walk, slots: Slots) -> dict[Atom, str]:
