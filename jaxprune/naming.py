@@ -56,7 +56,8 @@ def _check(found: Mapping[Atom, str], slots: Slots) -> None:
     ]
     if twice:
         raise TreeError(
-            "\n".join(twice) + "\nFix: rename one of the variables; a group goes by the path of its "
+            "\n".join(twice)
+            + "\nFix: rename one of the variables; a group goes by the path of its "
             "first kernel without 'params/', with [axis] behind it where a kernel has several."
         )
 
