@@ -1,5 +1,7 @@
 """What is saved comes back, and is read when it is asked for."""
 
+from collections import OrderedDict
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from checkpoints import METADATA, PARAMS, SPEC, VARIABLES, assert_identical, files, write
+from checkpoints import METADATA, PARAMS, SPEC, VARIABLES, assert_identical, data, files, write
 from jaxprune.checkpoint import restore, save
 from jaxprune.errors import CheckpointError
 
@@ -135,3 +137,82 @@ def test_metadata_is_any_json_value(tmp_path_factory, metadata):
     path = tmp_path_factory.mktemp("checkpoint")
     save(path, {}, SPEC, metadata=metadata)
     assert restore(path).metadata == metadata
+
+
+def test_an_optimizer_state_of_plain_containers_needs_no_template(tmp_path):
+    state = {"momentum": [np.ones(2), None], "rest": (np.int32(3), {})}
+    save(tmp_path / "pruned", PARAMS, SPEC, opt_state=state)
+    assert_identical(restore(tmp_path / "pruned").opt_state, state)
+
+
+def test_an_optimizer_state_that_needs_a_template_says_so(written):
+    restored = restore(written)
+    assert_identical(restored.variables, VARIABLES)
+    with pytest.raises(
+        CheckpointError, match=r"(?s)opt_state contain.*ScaleByAdamState.*Fix: "
+    ) as error:
+        _ = restored.opt_state
+    assert "restore(path, opt_state=jax.eval_shape(tx.init, params))" in str(error.value)
+
+
+def test_the_optimizer_state_is_none_only_if_none_was_saved(tmp_path, checkpoint):
+    assert restore(checkpoint).opt_state is None
+    for state in ((), {}, optax.EmptyState()):
+        save(tmp_path / "pruned", PARAMS, SPEC, opt_state=state, overwrite=True)
+        assert restore(tmp_path / "pruned", opt_state=state).opt_state == state
+
+
+def test_spec_and_metadata_are_there_without_the_arrays(tmp_path):
+    path = write(tmp_path / "pruned")
+    for file in data(path).rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    restored = restore(path)
+    assert (restored.spec, restored.metadata) == (SPEC, METADATA)
+    with pytest.raises(CheckpointError, match="has changed since it was written"):
+        _ = restored.variables
+
+
+def test_the_variables_are_there_without_the_optimizer_state(tmp_path):
+    path = write(tmp_path / "pruned")
+    for file in (data(path) / "opt_state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    restored = restore(path, opt_state=optax.adam(1e-3).init(PARAMS))
+    assert_identical(restored.variables, VARIABLES)
+    with pytest.raises(CheckpointError, match="has changed since it was written"):
+        _ = restored.opt_state
+
+
+def test_arrays_are_read_once_and_go_on_when_the_checkpoint_is_replaced(checkpoint):
+    early, late = restore(checkpoint), restore(checkpoint)
+    variables = early.variables
+    save(checkpoint, {"w": np.zeros(3)}, SPEC, overwrite=True)
+    assert early.variables is variables
+    with pytest.raises(CheckpointError, match=r"replaced by a later save before its variables"):
+        _ = late.variables
+    assert_identical(restore(checkpoint).variables, {"w": np.zeros(3)})
+
+
+def test_a_template_in_another_order_is_filled_by_path(tmp_path):
+    save(tmp_path / "pruned", {"a": np.zeros(2), "b": np.ones(2)}, SPEC)
+    like = OrderedDict(b=np.empty(2), a=np.empty(2))
+    restored = restore(tmp_path / "pruned", like=like).variables
+    assert [*restored] == ["b", "a"]
+    assert_identical(dict(restored), {"a": np.zeros(2), "b": np.ones(2)})
+
+
+COLLIDING = [
+    {"a/b": np.zeros(2), "a": {"b": np.ones(2)}},
+    {"a/0": np.zeros(2), "a": (np.ones(2), np.full(2, 2.0))},
+    {"": {"a": np.zeros(2)}, "/a": np.ones(2)},
+    {"a": {"b": {"c": np.zeros(2)}, "b/c": np.ones(2)}, "a/b": {"c": np.full(2, 2.0)}},
+    {"a\nb": np.zeros(2), "*": np.ones(2), "ü": np.full(2, 2.0), 'quote"': np.full(2, 3.0)},
+]
+
+
+@pytest.mark.parametrize("variables", COLLIDING, ids=str)
+def test_trees_whose_leaves_have_one_path_come_back_whole(tmp_path, variables):
+    save(tmp_path / "pruned", variables, SPEC)
+    for like in (None, variables):
+        assert_identical(restore(tmp_path / "pruned", like=like).variables, variables)

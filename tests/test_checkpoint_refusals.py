@@ -1,9 +1,14 @@
 """What cannot be saved is refused before anything is written."""
 
+import errno
+import os
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from checkpoints import PARAMS, SPEC, assert_identical, data, files
 from jaxprune.checkpoint import restore, save
@@ -100,3 +105,166 @@ def test_other_files_are_never_overwritten(tmp_path, name):
     with pytest.raises(CheckpointError, match="it is a URL"):
         save("gs://bucket/pruned", PARAMS, SPEC)
     assert files(tmp_path) == {name: b"keep me"}
+
+
+def nested(levels, leaf, wrap):
+    for _ in range(levels):
+        leaf = wrap(leaf)
+    return leaf
+
+
+def cyclic(kind):
+    value = [] if kind is list else {}
+    value.append([value, value]) if kind is list else value.update(a={"b": value, "c": value})
+    return value
+
+
+@pytest.mark.parametrize(
+    ("metadata", "why"),
+    [
+        (nested(5000, 1, lambda x: [x]), "is more than 100 levels deep, or holds itself"),
+        (nested(5000, 1, lambda x: {"a": x}), "is more than 100 levels deep, or holds itself"),
+        (nested(101, 1, lambda x: (x,)), "is more than 100 levels deep, or holds itself"),
+        (cyclic(list), "is more than 100 levels deep, or holds itself"),
+        ({"x": cyclic(dict)}, "is more than 100 levels deep, or holds itself"),
+        ({"n": 10**5000}, "metadata['n'] is an integer of more than 4,000 digits"),
+        ({"n": -(10**5000)}, "metadata['n'] is an integer of more than 4,000 digits"),
+        ([float("inf")], "metadata[0] is inf, which JSON does not have"),
+        ([np.float64("nan")], "metadata[0] is nan, which JSON does not have"),
+        ({None: 1}, "metadata has the key None; a key in JSON is a string"),
+        ({b"x": 1}, "a key in JSON is a string"),
+        ({("a", 1): 1}, "a key in JSON is a string"),
+        (b"bytes", "metadata is of type bytes, which JSON does not have"),
+        ({1, 2}, "metadata is of type set, which JSON does not have"),
+        ({"p": Path("x")}, "which JSON does not have"),
+    ],
+    ids=range(15),
+)
+def test_metadata_of_every_other_kind(tmp_path, metadata, why):
+    with pytest.raises(CheckpointError, match=r"(?s)cannot save.*Fix: ") as error:
+        save(tmp_path / "pruned", PARAMS, SPEC, metadata=metadata)
+    assert why in str(error.value)
+    with pytest.raises(CheckpointError, match=r"(?s)cannot save.*Fix: "):
+        save(tmp_path / "pruned", PARAMS, SPEC | {"more": metadata})
+    assert not (tmp_path / "pruned").exists()
+
+
+def test_metadata_may_be_as_deep_as_is_said(tmp_path):
+    for wrap in (lambda x: [x], lambda x: {"a": x}):
+        metadata = nested(100, 10**4000, wrap)
+        variables = nested(100, np.ones(1), wrap)
+        save(tmp_path, variables, SPEC, metadata=metadata, overwrite=True)
+        restored = restore(tmp_path)
+        assert restored.metadata == metadata
+        assert_identical(restored.variables, variables)
+
+
+@pytest.mark.parametrize(
+    ("variables", "why"),
+    [
+        (nested(101, np.ones(1), lambda x: [x]), "variables is more than 100 levels deep"),
+        (nested(5000, np.ones(1), lambda x: {"a": x}), "variables is more than 100 levels deep"),
+        (cyclic(dict), "variables is more than 100 levels deep, or holds itself"),
+        ({1: np.ones(1), "a": np.ones(1)}, "variables: a dict of the tree has keys that cannot"),
+        (nn.Partitioned(nested(5000, 1, lambda x: [x]), names=()), "variables"),
+    ],
+    ids=["list", "dict", "cyclic", "mixed keys", "boxed"],
+)
+def test_trees_that_are_not_trees(tmp_path, variables, why):
+    with pytest.raises(CheckpointError, match=r"(?s)cannot save.*Fix: ") as error:
+        save(tmp_path / "pruned", variables, SPEC)
+    assert why in str(error.value)
+    assert not (tmp_path / "pruned").exists()
+
+
+@pytest.mark.parametrize(
+    ("like", "why"),
+    [
+        ({"w": "x"}, "'w' is of type str"),
+        ({1: 1, "a": 2}, "keys that cannot be ordered"),
+        ({"w": None}, "'w': saved float64[3], template nothing"),
+        (7, "'': saved nothing, template python int[]"),
+    ],
+    ids=str,
+)
+def test_templates_that_are_not_templates(checkpoint, like, why):
+    with pytest.raises(CheckpointError, match=r"(?s)template.*Fix: ") as error:
+        restore(checkpoint, like=like)
+    assert why in str(error.value)
+
+
+def link_to_a_file(path):
+    (path.parent / "file").write_text("keep me")
+    path.symlink_to(path.parent / "file")
+
+
+def dangling_link(path):
+    path.symlink_to(path.parent / "absent")
+
+
+def link_to_a_directory(path):
+    (path.parent / "other").mkdir()
+    (path.parent / "other" / "file").write_text("keep me")
+    path.symlink_to(path.parent / "other")
+
+
+def file(path):
+    path.write_text("keep me")
+
+
+IN_THE_WAY = [link_to_a_file, dangling_link, link_to_a_directory, file]
+
+
+@pytest.mark.parametrize("way", IN_THE_WAY)
+@pytest.mark.parametrize(
+    "name",
+    ["", "jaxprune-data-0", "jaxprune-data-0123456789abcdef.orbax-checkpoint-tmp", "more"],
+)
+def test_what_stands_in_the_way_is_refused_and_stays(tmp_path, way, name):
+    path = tmp_path / "pruned"
+    if name:
+        save(path, PARAMS, SPEC)
+    way(path / name)
+    before = files(tmp_path)
+    for overwrite in (False, True):
+        with pytest.raises(CheckpointError, match=r"cannot save '.*pruned': .*\nFix: "):
+            save(path, {"w": np.zeros(3)}, SPEC, overwrite=overwrite)
+        assert files(tmp_path) == before
+    assert os.path.lexists(path / name)
+
+
+@pytest.mark.parametrize("way", [*IN_THE_WAY[:3], os.mkdir])
+@pytest.mark.parametrize("name", ["jaxprune.json", "jaxprune-save-0123456789abcdef.tmp"])
+def test_what_is_not_a_manifest_is_refused_and_stays(tmp_path, way, name):
+    path = tmp_path / "pruned"
+    path.mkdir()
+    way(path / name)
+    with pytest.raises(CheckpointError, match=rf"it holds other files: .*'{name}'"):
+        save(path, PARAMS, SPEC, overwrite=True)
+    with pytest.raises(CheckpointError, match=r"damaged|did not finish"):
+        restore(path)
+    assert name in os.listdir(path)
+
+
+def test_a_path_below_a_file_is_an_os_error_or_ours(tmp_path):
+    (tmp_path / "file").write_text("keep me")
+    with pytest.raises((CheckpointError, OSError)):
+        save(tmp_path / "file" / "pruned", PARAMS, SPEC)
+    with pytest.raises(CheckpointError, match="no directory"):
+        restore(tmp_path / "file" / "pruned")
+
+
+def test_a_directory_that_cannot_be_written_is_an_os_error(checkpoint, monkeypatch):
+    before = files(checkpoint)
+    opened = os.open
+
+    def refused(path, flags, *args, **options):
+        if flags & os.O_CREAT and str(checkpoint) in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, flags, *args, **options)
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(PermissionError):
+        save(checkpoint, {"w": np.zeros(3)}, SPEC, overwrite=True)
+    monkeypatch.undo()
+    assert files(checkpoint) == before

@@ -214,7 +214,7 @@ def _too_deep(tree: Any) -> bool:
     while todo:
         node, depth = todo.pop()
         if isinstance(node, dict | list | tuple):
-            if depth > DEEPEST:
+            if depth >= DEEPEST:
                 return True
             children = node.values() if isinstance(node, dict) else node
             todo.extend((child, depth + 1) for child in children)

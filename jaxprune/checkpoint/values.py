@@ -30,7 +30,7 @@ def json_problems(value: Any, place: str, deepest: int = DEEPEST) -> Iterator[st
             if why := _scalar_problem(value):
                 yield f"{place} is {why}"
             continue
-        if depth > deepest:
+        if depth >= deepest:
             yield f"{place[:40]}... is more than {deepest} levels deep, or holds itself"
             return
         items = value.items() if isinstance(value, dict) else enumerate(value)
