@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune import _jaxpr, exactness, naming, outputs, paths, stacks, streams, unread
+from jaxprune import _jaxpr, exactness, naming, outputs, paths, stacks, streams, symbolic, unread
 from jaxprune import axes as ax
 from jaxprune.axes import Atom, Space
 from jaxprune.errors import TraceError
@@ -132,6 +132,8 @@ class ChannelGraph:
       variables: {path: Variable} in tree order.
       contractions: every contraction with its closed-form size.
       readings: the layers that keep their own channels of a stream; see `jp.select_inputs`.
+      symbols: the names in symbolic sizes of the inputs, traced as 1, each with whether it is only
+        a batch.
     """
 
     groups: Mapping[str, Group]
@@ -146,6 +148,7 @@ class ChannelGraph:
     options: Mapping[str, Any] = field(repr=False)  # layers, free_outputs, free_constants
     walk: Walk = field(repr=False)
     output: Any = field(repr=False)
+    symbols: Mapping[str, bool] = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:
         from jaxprune import report
@@ -176,7 +179,8 @@ def trace(
         `lambda v, x: model.apply(v, x, train=False)`.
       variables: arrays or `jax.ShapeDtypeStruct`s; what may be pruned.
       *inputs: arrays, shapes or pytrees of them; their axes are frozen. MACs are those of this
-        call, so batch 1 gives the usual figure.
+        call, so batch 1 gives the usual figure; a symbolic batch (`jax.export.symbolic_shape`) is
+        traced as 1.
       rules: primitive, or its name -> `Rule`, or the bare function that relates its axes; extend
         the table with `jp.RULES | {my_primitive: my_rule}`.
       strict: raise at a primitive without a rule, which otherwise freezes what it touches.
@@ -201,6 +205,7 @@ def trace(
     }
     leaves, treedef = paths.flatten(variables)
     _check_leaves(leaves)
+    symbols, inputs = symbolic.names(inputs), symbolic.at_one(inputs)
     program, output = _jaxpr.trace(fn, variables, *inputs)
     axes: list[list[Space]] = [
         [Atom(size, owner=(i, axis)) for axis, size in enumerate(leaf.shape)]
@@ -242,6 +247,7 @@ def trace(
         },
         walk=walk,
         output=output,
+        symbols=MappingProxyType(symbols),
     )
 
 
@@ -251,6 +257,12 @@ def _check_leaves(leaves: Mapping[str, Any]) -> None:
         raise TraceError(
             f"variables {bad} are not arrays.\nFix: close over what is not an array (Equinox: "
             "eqx.partition(model, eqx.is_array)), or wrap it with jnp.asarray."
+        )
+    unknown = [path for path, leaf in leaves.items() if any(map(symbolic.is_symbolic, leaf.shape))]
+    if unknown:
+        raise TraceError(
+            f"variables {unknown} have symbolic sizes, so their channels cannot be counted.\nFix: "
+            "give variables numbers; inputs may have a symbolic batch."
         )
 
 

@@ -41,6 +41,8 @@ class Comparison:
     macs: Change
     params: Change
     activation_bytes: Change
+    symbols: tuple[str, ...] = ()
+    """The names in symbolic sizes, which count as 1."""
 
     def __str__(self) -> str:
         """The groups, then the totals, with before, after and the share that stays."""
@@ -48,7 +50,8 @@ class Comparison:
         head = ("group", "before", "after", "kept")
         rows = [_change(change) for change in (*self.groups, *totals)]
         lines = _table([head, *rows], numbers={1, 2, 3})
-        return "\n".join(_ruled(lines, after=(0, len(self.groups))))
+        note = [f"MACs and activation bytes are those{at}."] if (at := _at(self.symbols)) else []
+        return "\n".join([*_ruled(lines, after=(0, len(self.groups))), *note])
 
 
 def compare(graph: ChannelGraph, keep: Mapping[str, Any]) -> Comparison:
@@ -76,6 +79,7 @@ def compare(graph: ChannelGraph, keep: Mapping[str, Any]) -> Comparison:
         macs=change("MACs", cost.macs),
         params=change("parameters", cost.params),
         activation_bytes=change("activation bytes", cost.activation_bytes),
+        symbols=tuple(graph.symbols),
     )
 
 
@@ -134,9 +138,15 @@ def _headline(graph: ChannelGraph) -> str:
     channels = sum((group.layers or 1) * group.size for group in graph.groups.values())
     return (
         f"{len(graph.groups)} channel groups with {channels:,} channels, "
-        f"{len(graph.frozen)} frozen axes; {cost.macs(graph):,} MACs, "
+        f"{len(graph.frozen)} frozen axes; {cost.macs(graph):,} MACs{_at(graph.symbols)}, "
         f"{cost.params(graph):,} parameters"
     )
+
+
+def _at(symbols: Iterable[str]) -> str:
+    """Says what symbolic sizes count as."""
+    at = ", ".join(f"{name} = 1" for name in symbols)
+    return f" at {at}" if at else ""
 
 
 def _channel_costs(graph: ChannelGraph) -> tuple[dict[str, int], dict[str, int]]:

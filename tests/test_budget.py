@@ -16,7 +16,8 @@ LIBRARY = {
     if path.is_relative_to(ROOT / "jaxprune")
 }
 LAYERS = (
-    "errors paths _jaxpr axes rules walk streams stacks outputs unread sizes exactness naming graph"
+    "errors paths symbolic _jaxpr axes rules walk streams stacks outputs unread sizes exactness "
+    "naming graph"
 ).split()
 """The core from the bottom up; a module imports none that stands above it."""
 

@@ -119,6 +119,12 @@ def cyclic(kind):
     return value
 
 
+def endless():
+    value = []
+    value.append(value)
+    return value
+
+
 @pytest.mark.parametrize(
     ("metadata", "why"),
     [
@@ -160,19 +166,19 @@ def test_metadata_may_be_as_deep_as_is_said(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("variables", "why"),
+    ("make", "why"),
     [
-        (nested(101, np.ones(1), lambda x: [x]), "variables is more than 100 levels deep"),
-        (nested(5000, np.ones(1), lambda x: {"a": x}), "variables is more than 100 levels deep"),
-        (cyclic(dict), "variables is more than 100 levels deep, or holds itself"),
-        ({1: np.ones(1), "a": np.ones(1)}, "variables: a dict of the tree has keys that cannot"),
-        (nn.Partitioned(nested(5000, 1, lambda x: [x]), names=()), "variables"),
+        (lambda: nested(101, np.ones(1), lambda x: [x]), "variables is more than 100 levels deep"),
+        (lambda: nested(5000, 1, lambda x: {"a": x}), "variables is more than 100 levels deep"),
+        (lambda: cyclic(dict), "variables is more than 100 levels deep, or holds itself"),
+        (lambda: {1: 1, "a": 2}, "variables: a dict of the tree has keys that cannot be ordered"),
+        (lambda: nn.Partitioned(endless(), names=()), "variables: the tree holds itself"),
     ],
     ids=["list", "dict", "cyclic", "mixed keys", "boxed"],
 )
-def test_trees_that_are_not_trees(tmp_path, variables, why):
+def test_trees_that_are_not_trees(tmp_path, make, why):
     with pytest.raises(CheckpointError, match=r"(?s)cannot save.*Fix: ") as error:
-        save(tmp_path / "pruned", variables, SPEC)
+        save(tmp_path / "pruned", make(), SPEC)
     assert why in str(error.value)
     assert not (tmp_path / "pruned").exists()
 

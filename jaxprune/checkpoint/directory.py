@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxprune.checkpoint import manifest
+import jaxprune.checkpoint.manifest as manifest
 from jaxprune.errors import CheckpointError
 
 _TOKEN = r"([0-9a-f]{16}|\d+)"  # numbers come from earlier versions

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jaxprune.checkpoint import trees, values
+import jaxprune.checkpoint.trees as trees
+import jaxprune.checkpoint.values as values
 from jaxprune.errors import CheckpointError
 
 NAME = "jaxprune.json"

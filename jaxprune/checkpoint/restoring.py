@@ -6,7 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jaxprune.checkpoint import manifest, trees
+import jaxprune.checkpoint.manifest as manifest
+import jaxprune.checkpoint.trees as trees
 from jaxprune.errors import CheckpointError
 
 

@@ -10,7 +10,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from jaxprune.checkpoint import directory, trees, values
+import jaxprune.checkpoint.directory as directory
+import jaxprune.checkpoint.trees as trees
+import jaxprune.checkpoint.values as values
 from jaxprune.checkpoint.directory import Claim
 from jaxprune.errors import CheckpointError
 
