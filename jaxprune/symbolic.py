@@ -64,6 +64,6 @@ def _one(size: str) -> int:
     """Evaluates what JAX prints: sums, products, powers and a few functions of names."""
     known = dict.fromkeys(_NAME.findall(size), 1)
     try:
-        return eval(size.replace("^", "**"), {"__builtins__": {}}, _FUNCTIONS | known)
+        return eval(size.replace("^", "**"), {"__builtins__": {}}, {**_FUNCTIONS, **known})
     except ZeroDivisionError:
         return 0

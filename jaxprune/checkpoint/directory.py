@@ -29,6 +29,7 @@ from jaxprune.errors import CheckpointError
 _TOKEN = r"([0-9a-f]{16}|\d+)"  # numbers come from earlier versions
 _DATA = re.compile(rf"jaxprune-data-{_TOKEN}(\.orbax.*)?")  # Orbax adds a suffix while it writes
 _TICKET = re.compile(rf"jaxprune-save-{_TOKEN}\.tmp|jaxprune\.json\.tmp")
+_UNKNOWN = "the manifest cannot be read"
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK, errno.EACCES}
 
 
@@ -97,15 +98,15 @@ def abandon(begun: Claim) -> None:
     with suppress(OSError):
         os.unlink(begun.ticket)
     with suppress(OSError):
-        _sweep(begun.directory)
+        _sweep(begun.directory, begun.token)
 
 
-def lost(begun: Claim) -> bool:
-    """True if the save can no longer commit."""
-    return not os.path.lexists(begun.ticket)
+def is_overtaken(begun: Claim) -> bool:
+    """True if the save has not committed, and no longer can."""
+    return _is_over(begun) and _live(begun.directory) not in (begun.data.name, _UNKNOWN)
 
 
-def taken(begun: Claim) -> CheckpointError:
+def overtaken(begun: Claim) -> CheckpointError:
     """Returns the error of a save that another one has overtaken."""
     return CheckpointError(
         f"cannot save {str(begun.directory)!r}: another save to it has finished meanwhile, or its "
@@ -128,21 +129,29 @@ def _put_first(ticket: Path, target: Path) -> None:
         os.replace(ticket, target)
 
 
-def _sweep(path: Path) -> None:
+def _sweep(path: Path, only: str | None = None) -> None:
     """Deletes data that is superseded for good; what cannot be deleted now is so another time."""
-    names = [(name, match[1]) for name in os.listdir(path) if (match := _DATA.fullmatch(name))]
-    dead = [name for name, token in names if lost(Claim(path, token))]
-    if not dead:
-        return
-    try:
-        live = manifest.read(path)["data"]  # after the tickets: a ticket that is gone stays so
-    except FileNotFoundError:
-        live = None
-    except CheckpointError:
-        return
-    for name in dead:
-        if name != live:
+    found = [(name, match[1]) for name in os.listdir(path) if (match := _DATA.fullmatch(name))]
+    over = [name for name, token in found if only in (None, token) and _is_over(Claim(path, token))]
+    live = _live(path)  # read after the tickets: one that is gone stays so
+    for name in over:
+        if live not in (name, _UNKNOWN):
             shutil.rmtree(path / name, ignore_errors=True)
+
+
+def _is_over(begun: Claim) -> bool:
+    """True if a save has committed, or never will."""
+    return not os.path.lexists(begun.ticket)
+
+
+def _live(path: Path) -> str | None:
+    """Returns the name of the data that the manifest names; None without a manifest."""
+    try:
+        return manifest.read(path)["data"]
+    except FileNotFoundError:
+        return None
+    except CheckpointError:
+        return _UNKNOWN
 
 
 def _checked(path: Path, overwrite: bool) -> list[str]:

@@ -64,15 +64,14 @@ def save(
     arrays = {name: found for name, tree in stored.items() if (found := trees.arrays(tree))}
     begun = _claim(Path(path).absolute(), overwrite)
     try:
-        if arrays:
-            _write(begun, arrays)
+        _on_all(lambda: _write(begun, arrays))
         _on_first(lambda: directory.commit(begun, content, overwrite=overwrite))
     except BaseException as error:
         if jax.process_index() == 0:
-            overtaken = directory.lost(begun) and isinstance(error, Exception)
+            too_late = isinstance(error, Exception) and directory.is_overtaken(begun)
             directory.abandon(begun)
-            if overtaken and not isinstance(error, CheckpointError):
-                raise directory.taken(begun) from error
+            if too_late:
+                raise directory.overtaken(begun) from error
         raise
 
 
@@ -111,6 +110,8 @@ def _claim(path: Path, overwrite: bool) -> Claim:
 
 
 def _write(begun: Claim, arrays: Mapping[str, Any]) -> None:
+    if not arrays:
+        return
     try:
         ocp.save_checkpointables(str(begun.data), dict(arrays))
     except OSError:
@@ -120,6 +121,20 @@ def _write(begun: Claim, arrays: Mapping[str, Any]) -> None:
             f"Orbax cannot write {str(begun.directory)!r}: {error}\n"
             "Fix: look for the disk being full, and for arrays that were deleted."
         ) from error
+
+
+def _on_all(action: Callable[[], None]) -> None:
+    """Runs `action`; raises on every process if it raises on one."""
+    failure = None
+    try:
+        action()
+    except Exception as error:
+        failure = error
+    done = multihost_utils.process_allgather(np.uint8(failure is None))
+    if failure is not None:
+        raise failure
+    if not np.all(done):
+        raise CheckpointError("another process cannot save.\nFix: see the error that it raised.")
 
 
 def _on_first(action: Callable[[], bytes | None]) -> bytes:
