@@ -95,7 +95,6 @@ def save(run: Path, setup: Setup, name: str, network: Network) -> None:
         metadata={
             "pruned": bool(network.keep),
             "sliced": network.sliced,
-            "momentum": network.momentum is not None,
         },
         overwrite=True,
     )
@@ -111,11 +110,7 @@ def load(run: Path, setup: Setup, name: str) -> Network:
     found = restored.metadata
     keep = jp.keep_from_spec(restored.spec, setup.graph) if found["pruned"] else {}
     model = jp.linen.resize(setup.model, setup.graph, keep) if found["sliced"] else setup.model
-    momentum = None
-    if found["momentum"]:
-        like = restored.variables["params"]
-        momentum = jp.restore(path(run, name), opt_state=like).opt_state
-    return Network(model, restored.variables, keep, momentum)
+    return Network(model, restored.variables, keep, restored.opt_state)
 
 
 @contextmanager

@@ -112,7 +112,7 @@ def function(model: nnx.Module, *, method: Method = "__call__", **arguments: Any
       TraceError: `model` is no `nnx.Module`, or an argument is a shape.
     """
     check_module(model)
-    if method != "__call__" or hasattr(model, method):  # a module may have other methods alone
+    if method != "__call__" or callable(model):  # a module may have other methods alone
         _check_arguments(_bound(model, method), type(model).__name__, arguments)
     shapes = [name for name, value in arguments.items() if _holds_shapes(value)]
     if shapes:

@@ -26,7 +26,7 @@ class PatternError(JaxpruneError):
 
 
 class TreeError(JaxpruneError):
-    """A pytree does not mirror the variables that the graph was traced from."""
+    """A pytree does not mirror the variables of the graph, or two of its leaves have one path."""
 
 
 class ResizeError(JaxpruneError):

@@ -21,8 +21,9 @@ def tie(
     free: Sequence[str],
 ) -> None:
     """An output that mirrors a variable shares its axes; every other one is frozen or `free`."""
-    released = paths.require(free, paths.flatten(output)[0], what="free_outputs pattern")
-    for path, axes, twin in zip(paths.flatten(output)[0], walk.outs, twins, strict=True):
+    names = [paths.name(key) for key, _ in paths.keyed(output)[0]]
+    released = paths.require(free, names, what="free_outputs pattern")
+    for path, axes, twin in zip(names, walk.outs, twins, strict=True):
         for i, space in enumerate(axes):
             if twin is None and path not in released:
                 ax.freeze(space, Reason(f"axis of output {path!r}" if path else "output"))
@@ -37,8 +38,8 @@ def twins(output: Any, variables: Mapping[str, Any]) -> Twins:
     for name in variables:
         for end in _ends(name)[1:]:
             ending.setdefault(end, []).append(name)
-    found = paths.flatten(output)[0].items()
-    names = (_mirrored(path, leaf.shape, variables, ending) for path, leaf in found)
+    found = paths.keyed(output)[0]
+    names = (_mirrored(paths.name(key), leaf.shape, variables, ending) for key, leaf in found)
     return [None if name is None else places[name] for name in names]
 
 

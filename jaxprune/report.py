@@ -32,6 +32,8 @@ class Comparison:
     params: Change
     activation_bytes: Change
     uncounted: tuple[cost.Uncounted, ...] = ()
+    symbols: tuple[str, ...] = ()
+    """The names in symbolic sizes, which count as 1."""
 
     def __str__(self) -> str:
         """The groups, then the totals, with before, after and the share that stays."""
@@ -40,7 +42,8 @@ class Comparison:
         rows = [_change(change) for change in (*self.groups, *totals)]
         lines = table([head, *rows], numbers={1, 2, 3})
         lines = _ruled(lines, after=(0, len(self.groups)))
-        return "\n".join([*lines, *_uncounted(self.uncounted)])
+        note = [f"MACs and activation bytes are those{at}."] if (at := _at(self.symbols)) else []
+        return "\n".join([*lines, *_uncounted(self.uncounted), *note])
 
 
 def compare(graph: ChannelGraph, keep: Mapping[str, Any]) -> Comparison:
@@ -69,6 +72,7 @@ def compare(graph: ChannelGraph, keep: Mapping[str, Any]) -> Comparison:
         params=change("parameters", cost.params),
         activation_bytes=change("activation bytes", cost.activation_bytes),
         uncounted=cost.uncounted(graph),
+        symbols=tuple(graph.symbols),
     )
 
 
@@ -101,9 +105,15 @@ def headline(graph: ChannelGraph) -> str:
     channels = sum((group.layers or 1) * group.size for group in graph.groups.values())
     return (
         f"{len(graph.groups)} channel groups with {channels:,} channels, "
-        f"{len(graph.frozen)} frozen axes; {cost.macs(graph):,} MACs, "
+        f"{len(graph.frozen)} frozen axes; {cost.macs(graph):,} MACs{_at(graph.symbols)}, "
         f"{cost.params(graph):,} parameters"
     )
+
+
+def _at(symbols: Iterable[str]) -> str:
+    """Says what symbolic sizes count as."""
+    at = ", ".join(f"{name} = 1" for name in symbols)
+    return f" at {at}" if at else ""
 
 
 def channel_costs(graph: ChannelGraph) -> tuple[dict[str, int], dict[str, int]]:
