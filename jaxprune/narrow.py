@@ -31,6 +31,8 @@ from jaxprune.walk import Walk
 
 Find = Callable[[Space], np.ndarray | None]
 Steps = Mapping[Stack, Any]
+Constants = Mapping[tuple[Op, int], float]
+"""{(operation, operand): value}."""
 
 
 def narrow(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Callable[..., Any]:
@@ -59,11 +61,25 @@ def narrow(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Callable[
         here = retraced(interpreter.full(graph, variables, kept.counts), inputs)
         interpreter.check_groups(graph, here, keep)
         _check_layers(here, kept)
-        args = [*jax.tree.leaves(variables), *map(jnp.asarray, jax.tree.leaves(inputs))]
-        outs = Evaluator(here, kept).run(here.walk, args)
-        return jax.tree.unflatten(jax.tree.structure(here.output), outs)
+        return evaluate(here, kept, variables, inputs)
 
     return run
+
+
+def evaluate(
+    here: ChannelGraph,
+    kept: Kept,
+    variables: Any,
+    inputs: Sequence[Any],
+    constants: Constants = MappingProxyType({}),
+) -> Any:
+    """Returns the outputs of a graph traced at `inputs`, for sliced variables.
+
+    `constants` are other values for some of those that the program reads.
+    """
+    args = [*jax.tree.leaves(variables), *map(jnp.asarray, jax.tree.leaves(inputs))]
+    outs = Evaluator(here, kept, constants=constants).run(here.walk, args)
+    return jax.tree.unflatten(jax.tree.structure(here.output), outs)
 
 
 def _check_layers(here: ChannelGraph, kept: Kept) -> None:
@@ -82,17 +98,24 @@ class Evaluator:
     """Evaluates a traced program at the kept sizes.
 
     `steps`: of every stack that is stepped over here, and whose layers keep channels of their own,
-    the layer of now.
+    the layer of now. `constants`: other values for some that the program reads.
     """
 
-    def __init__(self, graph: ChannelGraph, kept: Kept, steps: Steps = MappingProxyType({})):
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        kept: Kept,
+        steps: Steps = MappingProxyType({}),
+        constants: Constants = MappingProxyType({}),
+    ):
         self.graph = graph
         self.kept = kept
         self.steps = steps
+        self.constants = constants
 
     def at(self, steps: Steps) -> "Evaluator":
         """The evaluator inside of a step."""
-        return Evaluator(self.graph, self.kept, {**self.steps, **steps})
+        return Evaluator(self.graph, self.kept, {**self.steps, **steps}, self.constants)
 
     def again(self, steps: Sequence[Any]) -> "Evaluator":
         """The evaluator at other layers of the same stacks."""
@@ -129,6 +152,8 @@ class Evaluator:
 
     def apply(self, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
         """Returns the results of one operation; nothing is noted."""
+        if self.constants:
+            args = [self._other(op, i, x) for i, x in enumerate(args)]
         if op.name == "scan":
             return self._scan(op, args)
         if op.name in interpreter.CONTROL:
@@ -137,6 +162,10 @@ class Evaluator:
         if special is not None:
             return special(self, op, args), {}
         return _jaxpr.bind(op.eqn, args, self.params(op)), {}
+
+    def _other(self, op: Op, operand: int, value: Any) -> Any:
+        found = self.constants.get((op, operand))
+        return value if found is None else jnp.asarray(found, jnp.asarray(value).dtype)
 
     def _scan(self, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
         """A scan, whose steps know their layer where the layers keep channels of their own."""
