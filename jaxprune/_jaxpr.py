@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.extend import core, source_info_util
 from jax.interpreters import ad, batching, mlir
 
@@ -93,7 +94,7 @@ def shape(atom: Any) -> tuple[int, ...]:
 
 def reads_others(program: Program) -> bool:
     """True if a program reads values of another one, which it can only have closed over."""
-    return any(isinstance(value, jax.core.Tracer) for value in program.consts)
+    return any(isinstance(value, Tracer) for value in program.consts)
 
 
 def draws_alone(keys: Any) -> bool:
@@ -145,6 +146,27 @@ def programs(eqn: Any) -> list[Program]:
         return list(found["branches"])
     keys = ("program", "cond_jaxpr", "body_jaxpr")
     return [found[key] for key in keys if isinstance(found.get(key), Program)]
+
+
+def calls(eqn: Any) -> list[tuple[Program, Sequence[int], Sequence[Any]]]:
+    """Returns (program, operands, results) of every program that an equation calls.
+
+    `operands` are the positions of what the equation hands to the program, `results` for every
+    result of the program the variable of the equation that it becomes, None for a condition.
+    Functions with derivatives of their own are left out: those may read what the function does not.
+    """
+    found = params(eqn)
+    if name(eqn).startswith("custom_"):
+        return []
+    if "branches" in found:
+        return [(b, range(1, len(eqn.invars)), eqn.outvars) for b in found["branches"]]
+    if "body_jaxpr" in found:
+        n, m = found["cond_nconsts"], found["body_nconsts"]
+        carry = range(n + m, len(eqn.invars))
+        test = (found["cond_jaxpr"], [*range(n), *carry], [None])
+        return [test, (found["body_jaxpr"], [*range(n, n + m), *carry], eqn.outvars)]
+    inner = [item for item in found.values() if isinstance(item, Program)]
+    return [(item, range(len(eqn.invars)), eqn.outvars) for item in inner]
 
 
 def place(eqn: Any, scope: str) -> str:

@@ -14,6 +14,7 @@ from flax import nnx
 
 from jaxprune import paths
 from jaxprune._nnx_names import modules, path_name
+from jaxprune._words import shown
 from jaxprune.errors import TraceError, TreeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.masks import Kept
@@ -22,6 +23,9 @@ from jaxprune.paths import near
 Method = str | Callable[..., Any]
 Changes = Mapping[str, Mapping[str, Any]]
 """{path of a module: {attribute: value}}."""
+
+MODES = ("deterministic", "use_running_average")
+"""The attributes that `model.train()` and `model.eval()` set."""
 
 _NOT_RANDOM = nnx.Not(nnx.RngState)
 
@@ -61,6 +65,19 @@ class Function:
             outputs = _bound(model, self.method)(*inputs, **arguments)
         return outputs, _written(before, nnx.to_pure_dict(nnx.state(model, _NOT_RANDOM)))
 
+    @property
+    def called(self) -> str:
+        """The method, its constant arguments and the mode of the model, in words."""
+        method = self.method if isinstance(self.method, str) else shown(self.method)
+        named = (f"{name}={shown(self.arguments[name])}" for name in sorted(self.arguments))
+        found = modules(self.model()).values()
+        modes = {
+            mode: sorted({shown(getattr(m, mode)) for m in found if hasattr(m, mode)})
+            for mode in MODES
+        }
+        words = (f"{mode}={' and '.join(values)}" for mode, values in modes.items() if values)
+        return " ".join([f"{method}({', '.join(named)})", *words])
+
     def model(self, state: Any = None) -> Any:
         """A new model with the given variables; else with ones that have shapes and no memory."""
         state = jax.tree.map(_hollow, self.state) if state is None else state
@@ -95,7 +112,7 @@ def function(model: nnx.Module, *, method: Method = "__call__", **arguments: Any
       TraceError: `model` is no `nnx.Module`, or an argument is a shape.
     """
     check_module(model)
-    if method != "__call__" or hasattr(model, method):  # a module may have other methods alone
+    if method != "__call__" or callable(model):  # a module may have other methods alone
         _check_arguments(_bound(model, method), type(model).__name__, arguments)
     shapes = [name for name, value in arguments.items() if _holds_shapes(value)]
     if shapes:

@@ -115,7 +115,7 @@ def members(graph: ChannelGraph) -> dict[str, int]:
     {'first': 1}
     """
     check_graph(graph)
-    scales = {norm.scale for norm in batch_norms(list(graph.variables)).values()}
+    scales = {norm.scale for norm in batch_norms(graph).values()}
     counts = {
         name: sum(slot.path in scales for slot in group.slots)
         for name, group in graph.groups.items()

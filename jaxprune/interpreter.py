@@ -1,6 +1,5 @@
 """Evaluates a traced program anew, equation by equation: what `narrow`, gates and taps share."""
 
-import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -94,13 +93,12 @@ def check_groups(graph: ChannelGraph, here: ChannelGraph, names: Collection[str]
 
     Variables that the function of now does not use may be missing from them.
     """
-    used = _used(here)
     failures = []
     for name in names:
         wanted = {(slot.path, slot.axis) for slot in graph.groups[name].slots}
         group = here.groups.get(name)
         found = set() if group is None else {(slot.path, slot.axis) for slot in group.slots}
-        if found - wanted or any(path in used for path, _ in wanted - found):
+        if found - wanted or any(path not in here.unread for path, _ in wanted - found):
             failures.append(f"group {name!r} has slots {sorted(wanted)}, now {sorted(found)}")
     if failures:
         raise ResizeError(
@@ -108,15 +106,6 @@ def check_groups(graph: ChannelGraph, here: ChannelGraph, names: Collection[str]
             + "\n".join(failures)
             + "\nFix: trace the graph with the function and the input ranks that you run."
         )
-
-
-def _used(graph: ChannelGraph) -> set[str]:
-    """The variables that the function reads or returns."""
-    program = graph.walk.program
-    atoms = itertools.chain(program.outvars, *(eqn.invars for eqn in program.eqns))
-    used = {atom for atom in atoms if not _jaxpr.is_literal(atom)}
-    pairs = zip(graph.variables, program.invars, strict=False)
-    return {path for path, var in pairs if var in used}
 
 
 def _call(run: Run, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:

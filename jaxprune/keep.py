@@ -13,6 +13,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxprune import axes as ax
+from jaxprune import description
 from jaxprune._arguments import check_mapping, kind_of
 from jaxprune._numbers import is_integer, plain
 from jaxprune.errors import KeepError
@@ -127,6 +128,9 @@ def count(mask: np.ndarray) -> int:
     return int(np.count_nonzero(mask if mask.ndim == 1 else mask[0]))
 
 
+_NO_GROUP = "not a size and a list of kept indices, at least one"
+
+
 def spec_problems(spec: Any) -> list[str]:
     """Returns what is wrong with the JSON value that says what was cut; nothing if it is whole."""
     match spec:
@@ -134,24 +138,33 @@ def spec_problems(spec: Any) -> list[str]:
             return [f"spec has format {number}; this jaxprune reads up to {FORMAT}"]
         case {"format": 1, "groups": dict(groups), "versions": dict()}:
             whys = {name: _stored_problem(group) for name, group in groups.items()}
-            return [f"spec of group {name!r}: {why}" for name, why in whys.items() if why]
+            if bad := [f"spec of group {name!r}: {why}" for name, why in whys.items() if why]:
+                return bad
+            why = description.problem(spec["description"]) if "description" in spec else None
+            return [f"description of the spec: {why}"] if why else []
         case _:
             return ["spec is not a dict with format 1, groups and versions"]
 
 
 def _stored_problem(group: Any) -> str | None:
     match group:
-        case {"size": int(size), "kept": [[*_], *_] as layers}:
-            whys = [_stored_problem({"size": size, "kept": kept}) for kept in layers]
-            if len({len(kept) for kept in layers if isinstance(kept, list | tuple)}) > 1:
-                whys.append("the layers do not keep the same number of channels")
+        case {"size": int(size), "kept": [[*_], *_] as layers} if type(size) is int:
+            whys = [_kept_problem(size, kept) for kept in layers]
+            if not any(whys) and len({len(kept) for kept in layers}) > 1:
+                return "the layers do not keep the same number of channels"
             return next(filter(None, whys), None)
-        case {"size": int(size), "kept": [_, *_] as kept} if all(type(i) is int for i in kept):
-            if list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= size:
-                return f"kept is not a list of increasing indices from 0 to {size - 1}"
-            return None
+        case {"size": int(size), "kept": kept} if type(size) is int:
+            return _kept_problem(size, kept)
         case _:
-            return "not a size and a list of kept indices, at least one"
+            return _NO_GROUP
+
+
+def _kept_problem(size: int, kept: Any) -> str | None:
+    if not isinstance(kept, list | tuple) or not kept or any(type(i) is not int for i in kept):
+        return _NO_GROUP
+    if list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= size:
+        return f"kept is not a list of increasing indices from 0 to {size - 1}"
+    return None
 
 
 def _fetched(masks: dict[Any, Any]) -> dict[Any, Any]:

@@ -2,16 +2,18 @@
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, reduce
+from functools import reduce
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import _cut, paths, stacks
+from jaxprune import _cut, paths, stacks, untied
 from jaxprune import axes as ax
 from jaxprune._arguments import is_array, kind_of
+from jaxprune.check_spec import check_spec
+from jaxprune.description import describe, versions
 from jaxprune.errors import JaxpruneError, KeepError, TreeError
 from jaxprune.graph import ChannelGraph, Variable, check_graph
 from jaxprune.keep import FORMAT, Keep, Widths, check_keep, count, spec_problems
@@ -74,20 +76,29 @@ def slice(
       KeepError: a mask does not fit its group.
       TreeError: `variables` does not mirror the graph, or the mesh does not divide a kept width.
       ResizeError: no factors on the weights make the networks equal.
+
+    Warns:
+      UnreadWarning: the traced call does not read variables that might go with what is pruned.
     """
-    kept = Kept(check_keep(graph, keep))
     resized = None if isinstance(rescale, bool) else rescale
     if not (resized is None or callable(resized)) or rescale is None:
         raise JaxpruneError(
             f"rescale must be True, False or the resized network, got {kind_of(rescale)}.\n"
             "Fix: rescale=lambda v, x: model2.apply(v, x)."
         )
-    small = _take(graph, variables, {}, kept.indices)
+    small = sliced(graph, variables, keep)
+    if graph.unread:
+        untied.warn(graph, keep, "jp.slice", paths.flatten(variables)[0])
     if rescale is False:
         return small
     from jaxprune import rescale as rescaling
 
     return rescaling.rescale(graph, small, keep, resized)
+
+
+def sliced(graph: ChannelGraph, variables: Any, keep: Keep) -> Any:
+    """Returns what `slice` does, without a word on variables that the traced call does not read."""
+    return _take(graph, variables, {}, Kept(check_keep(graph, keep)).indices)
 
 
 class Kept:
@@ -143,7 +154,8 @@ def _where(masks: Sequence[Any], leaf: Any, variable: Variable, base: Any = None
     host = isinstance(leaf, np.ndarray) and isinstance(kept, np.ndarray)
     xp = np if host else jnp
     if base is None:
-        return xp.where(kept, leaf, xp.zeros_like(leaf, shape=()))
+        weak = getattr(leaf, "weak_type", False)
+        return xp.where(kept, leaf, 0 if weak else xp.zeros((), leaf.dtype))
     base = xp.asarray(base)
     return xp.where(kept, leaf if leaf.dtype == base.dtype else leaf.astype(base.dtype), base)
 
@@ -217,7 +229,15 @@ def check_tree(graph: ChannelGraph, leaves: Mapping[str, Any], counts: Widths) -
 
 
 def spec(graph: ChannelGraph, keep: Keep) -> dict[str, Any]:
-    """Returns the JSON value that says what was cut; it travels with every checkpoint."""
+    """Returns the JSON value that says what was cut of which network; see `check_spec`.
+
+    It travels with every checkpoint.
+    """
+    return kept_to_json(graph, keep) | {"description": describe(graph)}
+
+
+def kept_to_json(graph: ChannelGraph, keep: Keep) -> dict[str, Any]:
+    """Returns the JSON value that says what was cut, without a description of the network."""
     check_keep(graph, keep)
     groups = {
         name: {
@@ -226,25 +246,30 @@ def spec(graph: ChannelGraph, keep: Keep) -> dict[str, Any]:
         }
         for name, group in graph.groups.items()
     }
-    return {"format": FORMAT, "groups": groups, "versions": _versions()}
+    return {"format": FORMAT, "groups": groups, "versions": versions()}
 
 
-@lru_cache(maxsize=1)
-def _versions() -> dict[str, str]:
-    from jaxprune import __version__
-
-    return {"jax": jax.__version__, "jaxprune": __version__}
-
-
-def keep_from_spec(spec: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def keep_from_spec(
+    spec: Mapping[str, Any], graph: ChannelGraph | None = None
+) -> dict[str, np.ndarray]:
     """Returns {group: bool[n]} of a spec, bool[layers, n] where layers keep their own.
+
+    Args:
+      spec: what `jaxprune.spec` gave.
+      graph: that of the network before it was pruned, which must be the one of the spec.
 
     Raises:
       KeepError: this is not what `jp.spec` gave.
+      SpecError: the network of the graph is another one; see `check_spec`.
+
+    Warns:
+      SpecWarning: the call or the version is another one, and the program differs.
     """
     if problems := spec_problems(spec):
         fix = "Fix: pass the value of jp.spec(graph, keep), or restored.spec of a checkpoint."
         raise KeepError("\n".join([*problems[:8], fix]))
+    if graph is not None:
+        check_spec(graph, spec, stacklevel=3)
     keep = {}
     for name, group in spec["groups"].items():
         kept = np.asarray(group["kept"])

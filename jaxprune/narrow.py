@@ -2,7 +2,8 @@
 
 This needs no module definition and no attribute, so sizes that are hard-coded in the network do
 not matter. Constants of the program stay as traced: a mean still divides by the full width, so
-that `narrow` equals the masked network; a resized module divides by the kept width.
+that `narrow` equals the masked network; a resized module divides by the kept width. For the same
+reason random numbers are drawn at full size, and the kept ones taken; a resized module draws fewer.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,28 +15,32 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxprune import _cut, _jaxpr, fixed, interpreter, stacks, streams
+from jaxprune import _cut, _jaxpr, interpreter, stacks, streams
 from jaxprune import axes as ax
 from jaxprune._cut import Cut
 from jaxprune._jaxpr import Op
 from jaxprune.axes import Space
+from jaxprune.derivatives import Derivative, derivative
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.interpreter import Noted
 from jaxprune.masks import Keep, Kept, check_keep
 from jaxprune.rules import random
 from jaxprune.stacks import Stack
-from jaxprune.walk import Tracer, Walk
+from jaxprune.walk import Walk
 
 Find = Callable[[Space], np.ndarray | None]
 Steps = Mapping[Stack, Any]
+Constants = Mapping[tuple[Op, int], float]
+"""{(operation, operand): value}."""
 
 
 def narrow(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Callable[..., Any]:
     """Returns `fn` for sliced variables: `narrow(fn, graph, keep)(small, *inputs)`.
 
     The result can be jitted, differentiated and called at other batch sizes than the traced one;
-    every new set of input shapes is traced once. Custom derivatives are those of `fn`.
+    every new set of input shapes is traced once. Custom derivatives are those of `fn`. Random
+    numbers (dropout, noise, keys split by a width) are those that the masked network draws.
 
     Args:
       fn: the function that was traced, for example
@@ -56,11 +61,25 @@ def narrow(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Callable[
         here = retraced(interpreter.full(graph, variables, kept.counts), inputs)
         interpreter.check_groups(graph, here, keep)
         _check_layers(here, kept)
-        args = [*jax.tree.leaves(variables), *map(jnp.asarray, jax.tree.leaves(inputs))]
-        outs = Evaluator(here, kept).run(here.walk, args)
-        return jax.tree.unflatten(jax.tree.structure(here.output), outs)
+        return evaluate(here, kept, variables, inputs)
 
     return run
+
+
+def evaluate(
+    here: ChannelGraph,
+    kept: Kept,
+    variables: Any,
+    inputs: Sequence[Any],
+    constants: Constants = MappingProxyType({}),
+) -> Any:
+    """Returns the outputs of a graph traced at `inputs`, for sliced variables.
+
+    `constants` are other values for some of those that the program reads.
+    """
+    args = [*jax.tree.leaves(variables), *map(jnp.asarray, jax.tree.leaves(inputs))]
+    outs = Evaluator(here, kept, constants=constants).run(here.walk, args)
+    return jax.tree.unflatten(jax.tree.structure(here.output), outs)
 
 
 def _check_layers(here: ChannelGraph, kept: Kept) -> None:
@@ -79,17 +98,24 @@ class Evaluator:
     """Evaluates a traced program at the kept sizes.
 
     `steps`: of every stack that is stepped over here, and whose layers keep channels of their own,
-    the layer of now.
+    the layer of now. `constants`: other values for some that the program reads.
     """
 
-    def __init__(self, graph: ChannelGraph, kept: Kept, steps: Steps = MappingProxyType({})):
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        kept: Kept,
+        steps: Steps = MappingProxyType({}),
+        constants: Constants = MappingProxyType({}),
+    ):
         self.graph = graph
         self.kept = kept
         self.steps = steps
+        self.constants = constants
 
     def at(self, steps: Steps) -> "Evaluator":
         """The evaluator inside of a step."""
-        return Evaluator(self.graph, self.kept, {**self.steps, **steps})
+        return Evaluator(self.graph, self.kept, {**self.steps, **steps}, self.constants)
 
     def again(self, steps: Sequence[Any]) -> "Evaluator":
         """The evaluator at other layers of the same stacks."""
@@ -126,6 +152,8 @@ class Evaluator:
 
     def apply(self, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
         """Returns the results of one operation; nothing is noted."""
+        if self.constants:
+            args = [self._other(op, i, x) for i, x in enumerate(args)]
         if op.name == "scan":
             return self._scan(op, args)
         if op.name in interpreter.CONTROL:
@@ -135,18 +163,22 @@ class Evaluator:
             return special(self, op, args), {}
         return _jaxpr.bind(op.eqn, args, self.params(op)), {}
 
+    def _other(self, op: Op, operand: int, value: Any) -> Any:
+        found = self.constants.get((op, operand))
+        return value if found is None else jnp.asarray(found, jnp.asarray(value).dtype)
+
     def _scan(self, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
         """A scan, whose steps know their layer where the layers keep channels of their own."""
         before = op.params["num_consts"] + op.params["num_carry"]
-        over = {op, *(stacks.stack(axes[0]) for axes in op.ins[before:])} & self._layered()
+        over = self._layered().intersection(stacks.stack(axes[0]) for axes in op.ins[before:])
         each = jnp.arange(op.params["length"]) if over else ()
         return interpreter.scan(lambda n: self.at(dict.fromkeys(over, n))._run, op, args, each)
 
-    def _layered(self) -> set[Stack | None]:
+    def _layered(self) -> set[Stack]:
         """The stacks whose layers keep channels of their own."""
         own = {name for name, kept in self.kept.keep.items() if kept.ndim == 2}
         slots = (self.graph.groups[name].slots[0] for name in own & self.graph.groups.keys())
-        return {slot.atom.layers for slot in slots}
+        return {slot.atom.layers for slot in slots if slot.atom.layers is not None}
 
     def params(self, op: Op) -> dict[str, Any]:
         """The parameters of an operation at the kept sizes."""
@@ -184,60 +216,16 @@ def _refuse(_run: Evaluator, op: Op, _args: list[Any]) -> list[Any]:
     )
 
 
-def _inexact(avals: Sequence[Any]) -> list[int]:
-    return [i for i, aval in enumerate(avals) if jnp.issubdtype(aval.dtype, jnp.inexact)]
-
-
 def _zero_tangent(x: Any) -> np.ndarray:
     return np.zeros(np.shape(x), jax.dtypes.float0)
 
 
-class _Moving:
-    """What can move of a function with its own derivative, in the full network.
-
-    full, results: what its operands and results are to JAX. moving, outs: the places of those with
-    a derivative, which what the function closes over has not.
-    """
-
-    def __init__(self, op: Op):
-        self.op = op
-        self.full = [atom.aval for atom in op.eqn.invars]
-        self.results = [var.aval for var in op.eqn.outvars]
-        closed = _jaxpr.closed_over(op.eqn)
-        self.moving = [i for i in _inexact(self.full) if i >= closed]
-        self.outs = _inexact(self.results)
-
-    def at(self, primals: Sequence[Any]) -> tuple[Callable[..., Any], list[Any]]:
-        """Returns the operation as a function of what moves, and where it stands."""
-
-        def moved(*xs: Any) -> Any:
-            filled = [*primals]
-            for i, x in zip(self.moving, xs, strict=True):
-                filled[i] = x
-            every = _jaxpr.bind(self.op.eqn, filled, self.op.eqn.params)
-            return [every[i] for i in self.outs]
-
-        return moved, [primals[i] for i in self.moving]
-
-
 def _custom_jvp(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
     """The function at the kept sizes, with its own JVP rule at the kept sizes."""
-    own = _Moving(op)
-
-    def at_full_size(*operands: Any) -> Any:
-        primals, tangents = operands[: len(own.full)], operands[len(own.full) :]
-        return jax.jvp(*own.at(primals), list(tangents))[1]
 
     def rule(primals: Any, tangents: Any) -> Any:
         (steps, *points), (_, *directions) = primals, tangents
-        walk = _derivative(
-            run,
-            op,
-            at_full_size,
-            [*own.full, *(own.full[i] for i in own.moving)],
-            [*op.ins, *(op.ins[i] for i in own.moving)],
-            [op.outs[i] for i in own.outs],
-        )
+        own, walk = _derivative(op)
         moved = run.again(steps).run(walk, [*points, *(directions[i] for i in own.moving)])
         out = fn(*primals)
         found = dict(zip(own.outs, moved, strict=True))
@@ -250,23 +238,10 @@ def _custom_jvp(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
 
 def _custom_vjp(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
     """The function at the kept sizes, with its own VJP rule at the kept sizes."""
-    own = _Moving(op)
-
-    def at_full_size(*operands: Any) -> Any:
-        primals, cotangents = operands[: len(own.full)], operands[len(own.full) :]
-        moved, points = own.at(primals)
-        return jax.vjp(moved, *points)[1](list(cotangents))
 
     def backward(primals: Any, cotangents: Any) -> Any:
         steps, *points = primals
-        walk = _derivative(
-            run,
-            op,
-            at_full_size,
-            [*own.full, *(own.results[i] for i in own.outs)],
-            [*op.ins, *(op.outs[i] for i in own.outs)],
-            [op.ins[i] for i in own.moving],
-        )
+        own, walk = _derivative(op)
         moved = run.again(steps).run(walk, [*points, *(cotangents[i] for i in own.outs)])
         found = dict(zip(own.moving, moved, strict=True))
         still = jax.tree.map(_zero_tangent, primals)
@@ -277,31 +252,13 @@ def _custom_vjp(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
     return fn([*run.steps.values()], *map(jnp.asarray, args))
 
 
-def _derivative(
-    run: Evaluator, op: Op, fn: Callable[..., Any], full: Any, spaces: Any, outs: Any
-) -> Walk:
-    """Walks `fn`, a derivative of `op` at full size; it may tie nothing new."""
-    with _jaxpr.context(op.eqn):
-        program, _ = _jaxpr.trace(fn, *full)
-    if _jaxpr.reads_others(program):
-        raise ResizeError(
-            f"the custom derivative of {op!r} at {op.place} reads values of the network that it "
-            "closes over.\nFix: make them arguments of the function, as jax.closure_convert does."
-        )
-    copies = fixed.Copies()
-    ins, outs = ([list(map(copies, axes)) for axes in arrays] for arrays in (spaces, outs))
-    tracer = Tracer(run.graph.rules, free_constants=run.graph.options["free_constants"])
-    walk = tracer.walk(program, ins, [None] * len(ins), op.scope)
-    for ours, theirs in zip(walk.outs, outs, strict=True):
-        for a, b in zip(ours, theirs, strict=True):
-            ax.unify(a, b, op)
-    if moved := {atom.name for atom in copies.refined() if atom.name is not None}:
-        raise ResizeError(
-            f"the custom derivative of {op!r} at {op.place} ties channels that the function "
-            f"itself does not tie, of {sorted(moved)}.\nFix: keep these groups "
-            "whole (protect= in jp.select)."
-        )
-    return walk
+def _derivative(op: Op) -> tuple[Derivative, Walk]:
+    found = derivative(op)
+    if found.walk is None:
+        text, way_out = found.problem or ("", "")
+        where = f"the custom derivative of {op!r} at {op.place}"
+        raise ResizeError(f"{where} {text}.\n{way_out}")
+    return found, found.walk
 
 
 _SPECIAL: dict[str, Callable[[Evaluator, Op, list[Any]], list[Any]]] = {

@@ -13,7 +13,7 @@ from jaxprune._arguments import kind_of
 from jaxprune.errors import TreeError
 from jaxprune.graph import ChannelGraph, Variable
 from jaxprune.keep import Keep, check_keep
-from jaxprune.masks import check_tree, slice
+from jaxprune.masks import check_tree, sliced
 
 KeyPath = tuple[Any, ...]
 
@@ -118,7 +118,7 @@ def _cut(graph: ChannelGraph, owners: Mapping[str, Variable], tree: Any, keep: K
     """Slices every leaf that has an owner, all of them in one program."""
     leaves, treedef = paths.flatten(tree)
     view = replace(graph, variables={path: replace(own, path=path) for path, own in owners.items()})
-    small = slice(view, {path: leaves[path] for path in owners}, keep)
+    small = sliced(view, {path: leaves[path] for path in owners}, keep)
     return jax.tree.unflatten(treedef, (leaves | small).values())
 
 

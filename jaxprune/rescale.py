@@ -24,6 +24,7 @@ from scipy.optimize import linprog
 from jaxprune import _jaxpr, lockstep, paths
 from jaxprune._jaxpr import Op, Program
 from jaxprune._nnx_function import Function
+from jaxprune._wide import wide_dtype
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.lockstep import Changed
@@ -102,7 +103,7 @@ def _times(leaf: Any, factor: float) -> Any:
         return leaf
     if getattr(leaf, "weak_type", False):
         return leaf * factor
-    wide = jnp.promote_types(leaf.dtype, jnp.float32)
+    wide = wide_dtype(leaf.dtype)
     return (leaf.astype(wide) * np.asarray(factor, wide)).astype(leaf.dtype)
 
 
@@ -234,7 +235,8 @@ class _Scales:
             return env[atom]
         value = _jaxpr.literal(atom)
         for item in self.changed:
-            if item[0] is op and np.ndim(value) == 0 and value == item[1] and item[1] * item[2] > 0:
+            same = item.op is op and np.ndim(value) == 0 and value == item.before
+            if same and item.before * item.after > 0:
                 self.met.add(item)
                 return {item: 1.0}
         return _constant(value, atom.aval.dtype)
@@ -288,7 +290,7 @@ class _Scales:
     def least(self, changed: Sequence[Changed]) -> dict[str, float] | None:
         """Returns {path: logarithm} that makes up for the constants, None if nothing does."""
         unknowns = list(dict.fromkeys(key for row in self.rows for key, _ in row))
-        logs = {item: math.log(item[2] / item[1]) for item in changed}
+        logs = {item: math.log(item.after / item.before) for item in changed}
         unknowns = [key for key in unknowns if not isinstance(key, Changed)]
         column = {key: i for i, key in enumerate(unknowns)}
         matrix = sparse.lil_array((len(self.rows), len(unknowns)))

@@ -46,7 +46,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxprune import interpreter, lockstep
+from jaxprune import interpreter, lockstep, untied
 from jaxprune._functions import check_function, check_inputs
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
@@ -104,7 +104,8 @@ def resize(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Resized:
 
     Raises:
       KeepError: the keep does not fit the graph.
-      ResizeError: `fn` holds a size that pruning changes; names the equation.
+      ResizeError: `fn` holds a size that pruning changes, or is another function than the traced
+        one; names the equation.
 
     Example:
       >>> import jax, numpy as np, jaxprune as jp
@@ -123,6 +124,13 @@ def resize(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Resized:
         if _is_traced(fn, graph):
             raise
         raise ResizeError(str(error).removesuffix(WAY_OUT) + OTHER) from error
+    others = found.changed and fn is not graph.fn and lockstep.other_constants(graph, fn)
+    if others:
+        text = "; ".join(map(str, others))
+        raise ResizeError(
+            f"the function is not the traced one: at the full widths too, {text}.\n{OTHER}"
+        )
+    untied.warn(graph, keep, "jp.resize")
     return Resized(fn, found.follows, found.draws, graph, kept)
 
 

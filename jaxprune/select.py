@@ -108,6 +108,8 @@ def global_ratio(
     if quota is None:
         wanted = share(ascending.size, prune_ratio)
     else:
+        cost.warn_uncounted(graph, [quota], stacklevel=2)
+        _check_symbols(graph, [quota])
         dense = quota(graph, widths_after(order, 0))
         label = f"prune_ratio={prune_ratio} of {getattr(quota, '__name__', 'the quota')}"
         bound = _Bound(label, quota, dense - share(dense, prune_ratio), dense)
@@ -185,7 +187,7 @@ def budget(
     """Returns the keep whose costs are the nearest at or below every bound.
 
     It is the first point of the removal order, from the lowest score of the whole network up, at
-    which all bounds hold.
+    which all bounds hold. A symbolic batch counts as 1: a bound is that of one example.
 
     Args:
       graph: what `jaxprune.trace` returned.
@@ -204,6 +206,9 @@ def budget(
         names the smallest cost that can be reached.
       ScoreError: NaN, a wrong length, an unknown group.
       PatternError: a pattern matches nothing.
+
+    Warns:
+      UncountedWarning: a bound is of a cost that leaves out operations (`jp.cost.uncounted`).
     """
     asked = {
         "keep_macs": (cost.macs, keep_macs),
@@ -215,6 +220,8 @@ def budget(
         name: (price, plain(bound)) for name, (price, bound) in asked.items() if bound is not None
     }
     _check_bounds({name: bound for name, (_, bound) in asked.items()})
+    _check_symbols(graph, [price for price, _ in asked.values()])
+    cost.warn_uncounted(graph, [price for price, _ in asked.values()], stacklevel=2)
     order = removal_order(graph, scores, constraints)
     bounds = []
     for name, (price, bound) in asked.items():
@@ -277,6 +284,17 @@ def _walk(graph: ChannelGraph, order: Order, bounds: Sequence[_Bound]) -> int:
         return all(bound.cost(graph, widths) <= bound.limit for bound in bounds)
 
     return bisect.bisect_left(range(end), True, key=holds)
+
+
+def _check_symbols(graph: ChannelGraph, prices: Sequence[cost.Cost]) -> None:
+    """Raises if what is left of a cost depends on a size that has no number yet."""
+    unknown = [name for name, batch in graph.symbols.items() if not batch]
+    if unknown and set(prices) - {cost.params, cost.weights}:
+        raise BudgetError(
+            f"what is left of the cost depends on {', '.join(unknown)}: a symbolic size, and not "
+            "only a batch, the leading axis of inputs.\nFix: trace with the numbers that you will "
+            "run, or bound keep_params or keep_weights."
+        )
 
 
 def _check_ratios(ratios: Mapping[str, Any]) -> None:

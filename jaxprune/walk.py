@@ -33,7 +33,7 @@ def fix(walk: Walk) -> None:
         arrays[:] = [[fixed.fix(space, known) for space in axes] for axes in arrays]
 
 
-def _arrays(walk: Walk) -> Iterator[list[Axes]]:
+def _arrays(walk: Walk) -> Iterator[Any]:
     """Yields the lists of axes of a walk, of inner programs too."""
     yield from (walk.ins, walk.outs, walk.consts)
     for op in walk.ops:

@@ -393,6 +393,7 @@ def test_nothing_to_decorate() -> None:
             call({"params": NORMS["params"]})
         assert str(caught.value) == (
             "no BatchNorm with a scale among the variables, so there is nothing to decorate.\n"
-            "Fix: pass the whole variables, {'params': ..., 'batch_stats': ...}; for a network "
-            "without BatchNorm use gates at the contractions, jp.gated(fn, graph)."
+            "Fix: pass the whole variables, {'params': ..., 'batch_stats': ...}, and graph= where "
+            "its names are not Flax's; for a network without BatchNorm use gates at the "
+            "contractions, jp.gated(fn, graph)."
         )

@@ -258,7 +258,11 @@ def test_spec_is_json_and_comes_back() -> None:
     spec = jp.spec(GRAPH, {"heads/kernel[2]": KEEP["heads/kernel[2]"]})
     assert spec["groups"]["heads/kernel[2]"] == {"size": 4, "kept": [0, 3]}
     assert spec["groups"]["heads/kernel[1]"] == {"size": 2, "kept": [0, 1]}
-    assert spec["versions"] == {"jax": jax.__version__, "jaxprune": jp.__version__}
+    assert spec["versions"] == {
+        "jax": jax.__version__,
+        "flax": flax.__version__,
+        "jaxprune": jp.__version__,
+    }
     found = jp.keep_from_spec(json.loads(json.dumps(jp.spec(GRAPH, KEEP))))
     assert found.keys() == KEEP.keys()
     for name, kept in KEEP.items():

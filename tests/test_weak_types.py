@@ -90,6 +90,7 @@ def test_a_plain_function_is_resized() -> None:
     graph = jp.trace(fn, v, X)
     small = jp.slice(graph, v, {"a": KEEP})
     assert jp.resize(fn, graph, {"a": KEEP})(small, X).dtype == jnp.bfloat16
+    assert jp.narrow(fn, graph, {"a": KEEP})(small, X).dtype == jnp.bfloat16
     strong = {**small, "s": np.float32(2.66)}  # as a checkpoint gives it back
     assert fn(strong, X).dtype == jnp.float32
     assert jp.narrow(fn, graph, {"a": KEEP})(strong, X).dtype == jnp.float32

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import _jaxpr, interpreter, paths
+from jaxprune import _jaxpr, _wide, interpreter, paths
 from jaxprune._arguments import check_mapping, check_names, kind_of
 from jaxprune._jaxpr import Op
 from jaxprune.errors import GateError
@@ -125,15 +125,20 @@ def fold(graph: ChannelGraph, variables: Any, gates: Gates) -> Any:
     _check_gates(graph, gates)
     read, why = read_once(graph), "no single weight reads its channels at every contraction"
     slots = {n: [slot for slot in graph.groups[n].slots if slot in read] for n in gates}
-    _check(gates, {name: why for name, own in slots.items() if not own}, "a folded gate")
+    failures = {name: why for name, own in slots.items() if not own}
+    for name, own in slots.items():
+        for path, dtype in ((slot.path, graph.variables[slot.path].dtype) for slot in own):
+            if not jnp.issubdtype(dtype, jnp.inexact):
+                failures[name] = f"{path} is {dtype}, which holds no fractions"
+    _check(gates, failures, "a folded gate")
     leaves, treedef = paths.flatten(variables)
     kernels = [slot.path for own in slots.values() for slot in own]
     places = located("fold", graph, kernels, leaves)
     for name, own in slots.items():
         for slot in own:
             kernel = jnp.asarray(leaves[places[slot.path]])
-            wide = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
-            factors = spread(jnp.asarray(gates[name], wide.dtype), slot, wide)
+            wide = _wide.wide(kernel)
+            factors = spread(jnp.asarray(gates[name], wide.real.dtype), slot, wide)
             leaves[places[slot.path]] = (wide * factors).astype(kernel.dtype)
     return jax.tree.unflatten(treedef, list(leaves.values()))
 

@@ -41,11 +41,23 @@ class Exactness(Protocol):
         ...
 
     def undefined(self, groups: frozenset[Atom], op: Op, operand: int, why: str) -> None:
-        """Marks groups at whose pruned indices zeros have no finite result or derivative."""
+        """Marks groups at whose pruned indices the zeros of an operand have no finite result."""
+        ...
+
+    def steep(self, groups: frozenset[Atom], op: Op, operand: int) -> None:
+        """Marks groups at whose pruned indices there is no finite derivative."""
         ...
 
     def run(self, walk: Any, known: list[Known]) -> list[Known]:
         """Propagates through an inner program; reports what it finds there."""
+        ...
+
+    def sums(self, groups: frozenset[Atom]) -> None:
+        """Notes groups whose channels are summed, not met by the zeros of a reader."""
+        ...
+
+    def derived(self, op: Op, known: list[Known]) -> list[Known]:
+        """Propagates through a function and the derivative that it brings."""
         ...
 
     def peek(self, walk: Any, known: list[Known]) -> list[Known]:
@@ -131,6 +143,11 @@ def either(a: Known, b: Known, exact: Exactness) -> Known:
 def is_zero(known: Known) -> bool:
     """True if every entry is zero."""
     return known.value is not None and known.value == 0
+
+
+def zeros_along(item: Known, axis: int, axes: Axes, exact: Exactness) -> frozenset[Atom]:
+    """The groups at whose pruned indices along an axis an array is zero, also if it is so whole."""
+    return exact.groups(axes[axis]) if is_zero(item) else item.zeros[axis]
 
 
 def regroup(op: Op, known: Known, exact: Exactness, blocks: Sequence[Sequence[int]]) -> Known:

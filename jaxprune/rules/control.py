@@ -27,6 +27,11 @@ def call_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     return exact.run(op.inner[0], known)
 
 
+def custom_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
+    """A call is its program, and a derivative of its own is another one."""
+    return exact.derived(op, known)
+
+
 def scan(op: Op) -> list[Axes]:
     """The carry is one space for all steps; the leading axis of what is stacked is frozen."""
     n, m = op.params["num_consts"], op.params["num_carry"]
@@ -127,9 +132,12 @@ def shard_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     return exact.run(op.inner[0], known)
 
 
-CALLS = ("jit", "closed_call", "custom_jvp_call", "custom_vjp_call", "remat")
+PLAIN = ("jit", "closed_call", "remat")
+CUSTOM = ("custom_jvp_call", "custom_vjp_call")
+CALLS = PLAIN + CUSTOM
 
-RULES = {name: Rule(call, call_zeros) for name in CALLS} | {
+RULES = {name: Rule(call, call_zeros) for name in PLAIN} | {
+    **{name: Rule(call, custom_zeros) for name in CUSTOM},
     "scan": Rule(scan, scan_zeros),
     "while": Rule(while_, while_zeros),
     "cond": Rule(cond, cond_zeros),

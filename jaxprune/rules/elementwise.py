@@ -142,7 +142,6 @@ def binary(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
 
 
 _INFINITE = "is infinite where the mask makes it zero"
-_STEEP = "has no finite derivative where the mask makes it zero"
 
 
 def _zeros(item: Known) -> frozenset[Atom]:
@@ -159,7 +158,7 @@ def pole(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
 
 def root(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """Zeros stay, but the gradient through them would not be a number."""
-    exact.undefined(_zeros(known[0]), op, 0, _STEEP)
+    exact.steep(_zeros(known[0]), op, 0)
     return keeps_zero(op, known, exact)
 
 
@@ -178,7 +177,7 @@ def angle(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     y, x = known
     if (is_zero(x) or _zeros(x)) and (is_zero(y) or _zeros(y)):
         for operand, item in enumerate(known):
-            exact.undefined(_zeros(item), op, operand, _STEEP)
+            exact.steep(_zeros(item), op, operand)
     return nothing(op, known, exact)
 
 

@@ -15,6 +15,7 @@ from jaxprune.rules.base import (
     frozen,
     unify,
     unknown,
+    zeros_along,
 )
 
 
@@ -86,7 +87,8 @@ def dynamic_slice(op: Op) -> list[Axes]:
 def dynamic_slice_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """Axes taken whole keep their zeros."""
     pairs = zip(known[0].zeros, op.outs[0], strict=True)
-    return [Known(tuple(zeros & exact.groups(space) for zeros, space in pairs))]
+    kept = tuple(zeros & exact.groups(space) for zeros, space in pairs)
+    return [Known(kept, known[0].value)]
 
 
 def dynamic_slice_params(op: Op, size: Size) -> dict[str, Any]:
@@ -144,13 +146,14 @@ def scatter_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
             zero = known[2].zeros[axis] if neutral else frozenset()
             why = f"{op.name}: writes values that the mask does not make zero"
             exact.inexact(exact.groups(op.ins[2][axis]) - zero, op, why)
+            exact.sums(exact.groups(op.ins[2][axis]))
     gone = {*dims.inserted_window_dims, *dims.operand_batching_dims}
     zeros = list(unknown(op.out_shapes[0]).zeros)
     windows = iter(dims.update_window_dims)
     for axis in range(len(zeros)):
         if axis not in gone:
-            written = known[2].zeros[next(windows)]
-            before = known[0].zeros[axis]
+            before = zeros_along(known[0], axis, op.ins[0], exact)
+            written = zeros_along(known[2], next(windows), op.ins[2], exact)
             zeros[axis] = before | written if exact.may else before & written
     return [Known(tuple(zeros))]
 

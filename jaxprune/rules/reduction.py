@@ -53,6 +53,7 @@ def _reduced(op: Op, known: list[Known], exact: Exactness, why: str, trust: bool
         for axis in () if trust and is_zero(item) else gone:
             lost = exact.groups(spaces[axis]) - (item.zeros[axis] if trust else frozenset())
             exact.inexact(lost, op, why)
+            exact.sums(exact.groups(spaces[axis]))
         kept = tuple(z for axis, z in enumerate(item.zeros) if axis not in gone)
         results.append(Known(kept, 0 if is_zero(item) else None))
     return results
@@ -128,6 +129,7 @@ def _along(op: Op, known: list[Known], exact: Exactness, why: str, trust: bool) 
     axis = op.params["axis"]
     zeros = list(known[0].zeros)
     exact.inexact(exact.groups(op.ins[0][axis]) - (zeros[axis] if trust else frozenset()), op, why)
+    exact.sums(exact.groups(op.ins[0][axis]))
     zeros[axis] = frozenset()
     return [Known(tuple(zeros))]
 

@@ -166,10 +166,12 @@ def split(op: Op) -> list[Axes]:
 def cut_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """Each piece keeps the zeros of the groups it holds."""
     (item,) = known
-    return [
-        Known(tuple(z & exact.groups(s) for z, s in zip(item.zeros, spaces, strict=True)))
-        for spaces in op.outs
-    ]
+    results = []
+    for spaces in op.outs:
+        pairs = zip(item.zeros, spaces, strict=True)
+        kept = tuple(zeros & exact.groups(space) for zeros, space in pairs)
+        results.append(Known(kept, item.value))
+    return results
 
 
 def split_params(op: Op, size: Size) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def trained(part: Part, graph: ChannelGraph, variables: Any, *, head: Sequence[s
     names = [f"params/{name}" if linen else name for name in names]
     if part != Part.GATES:
         return jax.tree.unflatten(treedef, [part == Part.ALL] * len(names))
-    norms = batch_norms(variables).values()
+    norms = batch_norms(graph).values()
     found = {path for norm in norms for path in (norm.scale, norm.bias)}
     outputs = {
         frozen.path

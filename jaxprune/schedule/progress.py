@@ -99,8 +99,8 @@ class Progress:
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON value from which `restored` makes this progress again."""
         return {
-            "committed": masks.spec(self.original, self.committed),
-            "total": masks.spec(self.original, self.total),
+            "committed": masks.kept_to_json(self.original, self.committed),
+            "total": masks.kept_to_json(self.original, self.total),
         }
 
     def restored(self, value: Mapping[str, Any], graph: ChannelGraph | None = None) -> "Progress":

@@ -52,7 +52,9 @@ class Tally(NamedTuple):
         ).all()
         bad = jnp.where((self.bad == 0) & ~finite, batches, self.bad)
         sums = {
-            name: jnp.where(bad == 0, total + jnp.asarray(scores[name]), total)
+            name: jnp.where(
+                bad == 0, (total + jnp.asarray(scores[name])).astype(total.dtype), total
+            )
             for name, total in self.sums.items()
         }
         return Tally(sums, batches, bad)

@@ -10,6 +10,7 @@ from jax.core import Tracer
 
 from jaxprune import paths
 from jaxprune._arguments import check_callable, is_array, kind_of
+from jaxprune._wide import wide
 from jaxprune.errors import ScoreError, TreeError
 from jaxprune.graph import ChannelGraph, Slot, check_graph
 
@@ -39,7 +40,8 @@ def collect(
     """Returns {group: f32[n] or f32[layers, n]} for the groups with a wanted slot.
 
     A wanted slot is a member: it gives every channel `finish(sum of entry(w))` over the entries w
-    that the channel owns there; `reduce` then combines the members. Concrete arrays are fetched
+    that the channel owns there, in float32 or wider (float64 variables give float64 scores);
+    `reduce` then combines the members. Concrete arrays are fetched
     and the work is done by numpy, because eager JAX would compile a program for every shape;
     inside `jax.jit` all stays in the program.
 
@@ -71,7 +73,18 @@ def owned(leaf: Array, slot: Slot, entry: Callable[[Array], Array]) -> Array:
 
     It is f32[n], and f32[layers, n] where every layer of a stack has its own channels.
     """
-    return slot.owned(slot.along(entry(leaf.astype(np.float32))))
+    return slot.owned(slot.along(entry(wide(leaf))))
+
+
+def found(scores: dict[str, Array], *, by: str, fix: str) -> dict[str, Array]:
+    """Returns the scores.
+
+    Raises:
+      ScoreError: there is none; `by` says what was looked for.
+    """
+    if not scores:
+        raise ScoreError(f"{by}, so no group has a score.\nFix: {fix}")
+    return scores
 
 
 def _leaves(graph: ChannelGraph, variables: Any, wanted: Iterable[str]) -> dict[str, Array]:

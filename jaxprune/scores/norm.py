@@ -6,9 +6,10 @@ from typing import Any
 from jaxprune._arguments import check_roles
 from jaxprune.errors import ScoreError
 from jaxprune.graph import ChannelGraph
-from jaxprune.scores._members import Array, Reduce, collect, total
+from jaxprune.scores._members import Array, Reduce, collect, found, total
 
 _ROLES = ("out", "in", "vector")
+_FIX = "roles=('out', 'in', 'vector'), or scores.random; print(jp.explain(graph)) lists the roles."
 
 
 def l1(
@@ -32,16 +33,17 @@ def l1(
       Scores, higher means keep; groups without such a slot are absent.
 
     Raises:
-      ScoreError: an unknown role.
+      ScoreError: an unknown role, or no group has a slot of these roles.
       TreeError: `variables` do not mirror the graph.
 
     Source: Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, section 3.1. In a
     residual stage the paper ranks by the projection shortcut alone; here all filters count.
     """
     check_roles(roles, _ROLES, ScoreError)
-    return collect(
+    scores = collect(
         graph, variables, wanted=lambda slot: slot.role in roles, entry=abs, reduce=reduce
     )
+    return found(scores, by=_by(roles), fix=_FIX)
 
 
 def l2(
@@ -57,11 +59,21 @@ def l2(
     `reduce` combines, not their squares.
     """
     check_roles(roles, _ROLES, ScoreError)
-    return collect(
+    scores = collect(
         graph,
         variables,
         wanted=lambda slot: slot.role in roles,
-        entry=lambda w: w * w,
+        entry=_square,
         finish=lambda sums: sums**0.5,
         reduce=reduce,
     )
+    return found(scores, by=_by(roles), fix=_FIX)
+
+
+def _square(values: Array) -> Array:
+    size = abs(values)
+    return size * size
+
+
+def _by(roles: Collection[str]) -> str:
+    return f"no group has a variable in the roles {tuple(roles)}"

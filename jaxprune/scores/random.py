@@ -9,7 +9,7 @@ from jax.core import Tracer
 from jaxprune._arguments import kind_of
 from jaxprune.errors import ScoreError
 from jaxprune.graph import ChannelGraph, check_graph
-from jaxprune.scores._members import Array
+from jaxprune.scores._members import Array, found
 
 
 def random(graph: ChannelGraph, key: jax.Array) -> dict[str, Array]:
@@ -20,7 +20,7 @@ def random(graph: ChannelGraph, key: jax.Array) -> dict[str, Array]:
       key: a PRNG key; equal keys give equal scores.
 
     Raises:
-      ScoreError: `key` is no key.
+      ScoreError: `key` is no key, or the graph has no group.
     """
     check_graph(graph)
     try:
@@ -29,8 +29,9 @@ def random(graph: ChannelGraph, key: jax.Array) -> dict[str, Array]:
         raise ScoreError(
             f"key must be a PRNG key, got {kind_of(key)}.\nFix: jax.random.key(0)."
         ) from error
+    found(dict(graph.groups), by="the graph has no group", fix="print(graph) says what is frozen.")
     ends = np.cumsum([math.prod(group.shape) for group in graph.groups.values()]).tolist()
-    draw = jax.random.uniform(key, (ends[-1] if ends else 0,))
+    draw = jax.random.uniform(key, (ends[-1],))
     if not isinstance(draw, Tracer):
         draw = np.asarray(draw)
     return {

@@ -274,7 +274,7 @@ def measured(
         key = tuple(counts.values())
         if key not in known:
             keep = {n: np.arange(graph.groups[n].size) < count for n, count in counts.items()}
-            small = masks.slice(graph, variables, keep)
+            small = masks.sliced(graph, variables, keep)
             known[key] = costs.latency(network(keep), small, inputs, repeats=repeats).median
         return known[key]
 

@@ -12,6 +12,7 @@ from jaxprune.batchnorm import batch_norms
 from jaxprune.errors import KeepError, TreeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep import check_keep
+from jaxprune.parameters import parameters
 from jaxprune.slimmable._named import named_keeps
 from jaxprune.slimmable.widths import Keep
 
@@ -27,21 +28,22 @@ class Split(NamedTuple):
     private: dict[Any, Any]
 
 
-def switchable(variables: Any) -> list[str]:
+def switchable(variables: Any, graph: ChannelGraph | None = None) -> list[str]:
     """Returns the paths of all of BatchNorm: each width of an S-Net has its own.
 
     Source: Yu et al., "Slimmable Neural Networks", ICLR 2019.
     """
-    norms = batch_norms(variables).values()
+    norms = batch_norms(variables if graph is None else graph).values()
     return [path for norm in norms for path in norm if path is not None]
 
 
-def statistics(variables: Any) -> list[str]:
+def statistics(variables: Any, graph: ChannelGraph | None = None) -> list[str]:
     """Returns the paths of BatchNorm's mean and variance: all that is private in a US-Net.
 
     Source: Yu and Huang, "Universally Slimmable Networks", ICCV 2019.
     """
-    return [path for norm in batch_norms(variables).values() for path in (norm.mean, norm.var)]
+    norms = batch_norms(variables if graph is None else graph).values()
+    return [path for norm in norms for path in (norm.mean, norm.var) if path is not None]
 
 
 def split(
@@ -53,9 +55,10 @@ def split(
 ) -> tuple[Split, Split]:
     """Returns (params, rest): what is trained, and what is not.
 
-    Trained is what lies under `params`, or every floating leaf but BatchNorm's statistics where
-    there is no such collection. `rest.shared` keeps the statistics of the traced network for
-    widths that have none of their own: they serve in train mode, which does not read them.
+    Trained is what lies under `params`, or where there is no such collection every parameter (see
+    `jaxprune.parameters`) that is no integer. `rest.shared` keeps the statistics of the traced
+    network for widths that have none of their own: they serve in train mode, which does not read
+    them.
 
     Args:
       graph: what `jaxprune.trace` returned.
@@ -77,13 +80,13 @@ def split(
     check_names(widths)
     leaves, _ = paths.flatten(variables)
     masks.check_tree(graph, leaves, {})
-    own = switchable(variables) if private is None else private
+    own = switchable(variables, graph) if private is None else private
     own = paths.require(own, leaves, what="private pattern")
-    trained = _trained(leaves)
+    trained = _trained(graph)
 
     def part(chosen: set[str], hidden: set[str]) -> Split:
         mine = own & chosen
-        cut = {n: masks.slice(graph, only(variables, mine), k) for n, k in widths.items()}
+        cut = {n: masks.sliced(graph, only(variables, mine), k) for n, k in widths.items()}
         fresh = jax.tree.map(_copied, cut) if mine else {}
         return Split(shared=only(variables, chosen - hidden), private=fresh)
 
@@ -104,7 +107,7 @@ def variables(
     keep = check_keep(graph, keep)
     check_splits(params, rest)
     check_private(params, name)
-    shared = [masks.slice(graph, part.shared, keep) for part in (params, rest)]
+    shared = [masks.sliced(graph, part.shared, keep) for part in (params, rest)]
     found = combine(*own(params, rest, name), *shared)
     masks.check_tree(graph, paths.flatten(found)[0], masks.widths(graph, keep))
     return found
@@ -200,10 +203,14 @@ def _replace(tree: Any, new: Mapping[str, Any]) -> Any:
     return jax.tree.unflatten(treedef, [new.get(path, leaf) for path, leaf in leaves.items()])
 
 
-def _trained(leaves: Mapping[str, Any]) -> set[str]:
-    named = {path for path in leaves if path.startswith("params/")}
-    floating = {path for path, leaf in leaves.items() if jnp.issubdtype(leaf.dtype, jnp.floating)}
-    return named or floating - set(statistics(list(leaves)))
+def _trained(graph: ChannelGraph) -> set[str]:
+    """The parameters, without integers where no collection names them: these have no gradient."""
+    found = {path: graph.variables[path].dtype for path in parameters(graph)}
+    return {
+        path
+        for path, dtype in found.items()
+        if path.startswith("params/") or jnp.issubdtype(dtype, jnp.inexact)
+    }
 
 
 def _copied(leaf: Any) -> Any:

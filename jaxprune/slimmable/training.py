@@ -199,7 +199,7 @@ def _pass(execution: _Execution, name: Hashable, objective: Distillation) -> Cal
 def _sliced(network: Network, graph: ChannelGraph, keep: Keep) -> _Execution:
     return _Execution(
         run=network(keep),
-        enter=lambda tree: masks.slice(graph, tree, keep),
+        enter=lambda tree: masks.sliced(graph, tree, keep),
         leave=lambda tree: masks.unslice(graph, tree, keep),
         spread=lambda small, full: masks.unslice(graph, small, keep, into=full),
     )

@@ -50,7 +50,7 @@ def norms(slots: Sequence[Slot], kernels: Mapping[str, jax.Array]) -> jax.Array:
 
 def spread(values: jax.Array, slot: Slot, kernel: jax.Array) -> jax.Array:
     """Returns f[*shape of the kernel]: each channel's value at the entries that it owns, else 1."""
-    back = jax.linear_transpose(lambda w: slot.owned(_replicated(slot.along(w))), kernel)
+    back = jax.linear_transpose(lambda w: slot.owned(_replicated(slot.along(w))), kernel.real)
     return back(values)[0] + (1 - back(jnp.ones_like(values))[0])
 
 
@@ -96,7 +96,8 @@ def located(
 
 def _owned(kernel: jax.Array, slot: Slot) -> jax.Array:
     """Returns f[*layers, n]: the sum of squares of the entries that each channel owns."""
-    return slot.owned(_replicated(slot.along(jnp.square(kernel))))
+    squares = (kernel * kernel.conj()).real if jnp.iscomplexobj(kernel) else jnp.square(kernel)
+    return slot.owned(_replicated(slot.along(squares)))
 
 
 def _replicated(vector: jax.Array) -> jax.Array:

@@ -82,11 +82,11 @@ def fold_batch_norm(graph: ChannelGraph, *, epsilon: float = 1e-5) -> View:
 
 def _folds(graph: ChannelGraph) -> Iterator[_Fold]:
     """Yields each kernel that alone makes a group, with the BatchNorm that alone scales it."""
-    norms = {norm.scale: norm for norm in batch_norms(list(graph.variables)).values()}
+    variances = {norm.scale: norm.var for norm in batch_norms(graph).values() if norm.var}
     for group in graph.groups.values():
         makers = [slot for slot in group.slots if slot.role == "out"]
-        scales = [slot for slot in group.slots if slot.path in norms]
+        scales = [slot for slot in group.slots if slot.path in variances]
         if len(makers) == len(scales) == 1:
             maker, scale = makers[0], scales[0]
             if list(atoms(maker.space)) == list(atoms(scale.space)):
-                yield _Fold(maker.path, maker.axis, scale.path, norms[scale.path].var)
+                yield _Fold(maker.path, maker.axis, scale.path, variances[scale.path])

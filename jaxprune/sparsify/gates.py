@@ -45,7 +45,7 @@ def l1_gates(
 
     def add(weight: jax.Array, step: jax.Array, gradient: jax.Array, gate: jax.Array) -> jax.Array:
         del step
-        return gradient + jnp.asarray(weight * jnp.sign(gate), gradient.dtype)
+        return gradient + jnp.asarray(weight * jnp.sign(gate).conj(), gradient.dtype)
 
     def of(tree: Any) -> optax.GradientTransformation:
         marks = jax.tree.map(lambda _: True, tree) if mask is None else mask

@@ -10,6 +10,7 @@ import optax
 from jaxprune import paths
 from jaxprune._arguments import check_callable
 from jaxprune._constraints import Groups
+from jaxprune._wide import wide
 from jaxprune.graph import ChannelGraph
 from jaxprune.sparsify._channels import located, members, norms, spread
 from jaxprune.sparsify._penalty import PenaltyState, check_strength, check_update
@@ -90,7 +91,9 @@ def proximal_structured(
         named, structure = paths.flatten(updates)
         places = located(name, graph, kernels, leaves)
         weight = _at(strength, state.step) * _at(learning_rate, state.step)
-        stepped = {path: _full(leaves[own]) + named[own] for path, own in places.items()}
+        stepped = {
+            path: wide(jnp.asarray(leaves[own])) + named[own] for path, own in places.items()
+        }
         shrunk = dict(stepped)
         for slots in groups.values():
             before = norms(slots, stepped)
@@ -108,8 +111,3 @@ def proximal_structured(
 
 def _at(value: float | optax.Schedule, step: Any) -> Any:
     return value(step) if callable(value) else value
-
-
-def _full(leaf: jax.Array) -> jax.Array:
-    """Returns the leaf in float32 or higher."""
-    return jnp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32))

@@ -49,7 +49,7 @@ def smooth_l1_bn_scale(
 
     def add(weight: jax.Array, step: jax.Array, gradient: jax.Array, scale: jax.Array) -> jax.Array:
         del step
-        slope = jnp.clip(scale / width, -1, 1)
+        slope = (scale / jnp.maximum(jnp.abs(scale), width)).conj()
         return gradient + jnp.asarray(weight * slope, gradient.dtype)
 
     return penalty(name, strength, mask, add)

@@ -10,6 +10,7 @@ import optax
 from jaxprune import paths
 from jaxprune._arguments import check_callable, check_flag, check_options
 from jaxprune._constraints import Groups
+from jaxprune._wide import wide_dtype
 from jaxprune.graph import ChannelGraph
 from jaxprune.sparsify._channels import located, members, norms, size
 from jaxprune.sparsify._penalty import PenaltyState, check_strength, check_update
@@ -49,7 +50,8 @@ def structured(
     and 0 where v_c is zero. A kernel makes the channels of one group and reads those of another,
     so the v_c overlap and their subgradients add up; an entry that makes and reads the same channel
     of a residual stream counts twice. The place in a chain is in front of everything else. Norms
-    are computed in float32, or in float64 for such parameters. The loss that the training loop
+    are computed in float32, or in float64 for such parameters; of complex ones they are those of
+    the moduli, and the subgradient is what `jax.grad` gives. The loss that the training loop
     reports does not contain the penalty, and no channel becomes exactly zero.
 
     Args:
@@ -129,7 +131,7 @@ def lifted(
             return sum(terms, jnp.zeros(()))
 
         weight = strength(state.step) if callable(strength) else strength
-        moving = _floating(leaves if view else {p: leaves[p] for p in places.values()})
+        moving = _moving(leaves if view else {p: leaves[p] for p in places.values()})
         named, structure = paths.flatten(updates)
         for path, slope in jax.grad(total)(moving).items():
             named[path] += (weight * slope).astype(named[path].dtype)
@@ -139,10 +141,10 @@ def lifted(
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
-def _floating(leaves: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+def _moving(leaves: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """Returns the leaves that have a gradient, in float32 or higher."""
     return {
-        path: jnp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32))
+        path: jnp.asarray(leaf, wide_dtype(leaf.dtype))
         for path, leaf in leaves.items()
-        if jnp.issubdtype(leaf.dtype, jnp.floating)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
     }
