@@ -21,6 +21,7 @@ from refused.values import (
     TWIN_GRAPH,
     TWIN_KEEP,
     TX,
+    VARIABLES,
     A,
     Arg,
     F,
@@ -28,6 +29,7 @@ from refused.values import (
     K,
     V,
     X,
+    apply,
     bad,
     train,
     without,
@@ -98,6 +100,19 @@ ROWS: dict[str, Row] = {
                 bad(None, 3, "BatchNorm", MODEL, int, (int,), [type(MODEL)], ()),
                 "layers",
             ),
+        },
+    ),
+    "linen.trace": Row(
+        splat(jp.linen.trace),
+        {
+            "module": Arg(MODEL, MODULES | {"nnx": TWIN}, "Module"),
+            "variables": Arg(
+                VARIABLES, bad("tree", apply) | {"words": TREES["strings"]}, "variables"
+            ),
+            "inputs": INPUT,
+            "strct": UNTAKEN,
+            "method": Arg(None, bad(3, "nope", []), "method"),
+            **TRACED,
         },
     ),
     "linen.resize": Row(
