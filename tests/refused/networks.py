@@ -6,7 +6,18 @@ import numpy as np
 from flax import nnx
 
 import jaxprune as jp
-from refused.rows import ABSENT, GATES, INPUT, REDUCE, ROLES, TRACED, Row, later, splat
+from refused.rows import (
+    ABSENT,
+    GATES,
+    INPUT,
+    OPTIONAL_GRAPH,
+    REDUCE,
+    ROLES,
+    TRACED,
+    Row,
+    later,
+    splat,
+)
 from refused.values import (
     BAD_SCORES,
     CALLABLES,
@@ -77,10 +88,11 @@ ROWS: dict[str, Row] = {
         jp.gates.decorate,
         {
             "variables": WITHOUT_SHAPES,
+            "graph": OPTIONAL_GRAPH,
             "limit": Arg(10.0, bad(0, -1, NAN, "1", None, True, [1], float("inf")), "limit"),
         },
     ),
-    "gates.melt": Row(jp.gates.melt, {"variables": WITHOUT_SHAPES}),
+    "gates.melt": Row(jp.gates.melt, {"variables": WITHOUT_SHAPES, "graph": OPTIONAL_GRAPH}),
     "gates.fold": Row(
         jp.gates.fold,
         {
@@ -157,6 +169,7 @@ ROWS: dict[str, Row] = {
     "recover.recalibrate": Row(
         jp.recover.recalibrate,
         {
+            "graph": OPTIONAL_GRAPH,
             "update": Arg(statistics, CALLABLES | {"nothing": lambda *_: 3}, "update"),
             "variables": WITHOUT_SHAPES,
             "batches": Arg(
