@@ -152,7 +152,8 @@ def calls(eqn: Any) -> list[tuple[Program, Sequence[int], Sequence[Any]]]:
     """Returns (program, operands, results) of every program that an equation calls.
 
     `operands` are the positions of what the equation hands to the program, `results` for every
-    result of the program the variable of the equation that it becomes, None for a condition.
+    result of the program the variable of the equation that it becomes, None for a condition or the
+    carry of a loop, which the next step reads.
     Functions with derivatives of their own are left out: those may read what the function does not.
     """
     found = params(eqn)
@@ -164,9 +165,11 @@ def calls(eqn: Any) -> list[tuple[Program, Sequence[int], Sequence[Any]]]:
         n, m = found["cond_nconsts"], found["body_nconsts"]
         carry = range(n + m, len(eqn.invars))
         test = (found["cond_jaxpr"], [*range(n), *carry], [None])
-        return [test, (found["body_jaxpr"], [*range(n, n + m), *carry], eqn.outvars)]
+        return [test, (found["body_jaxpr"], [*range(n, n + m), *carry], [None] * len(carry))]
     inner = [item for item in found.values() if isinstance(item, Program)]
-    return [(item, range(len(eqn.invars)), eqn.outvars) for item in inner]
+    carried = found.get("num_carry", 0)
+    results = [None] * carried + list(eqn.outvars[carried:])
+    return [(item, range(len(eqn.invars)), results) for item in inner]
 
 
 def place(eqn: Any, scope: str) -> str:

@@ -162,9 +162,11 @@ class _Reader:
             outs = self.run(op.inner[0], [*ins[:n], *carry, *rows])
             stacked = [pr.moved(item, _stacked, next(self.numbers)) for item in outs[m:]]
             return [*carry, *stacked]
+        if op.name == "cond":
+            branches = [self.run(walk, ins[1:]) for walk in op.inner]
+            return [_one_of(cases) for cases in zip(*branches, strict=True)]
         for walk in op.inner:
-            given = ins[1:] if op.name == "cond" else [None] * len(walk.program.invars)
-            self.run(walk, [self.array() if item is None else item for item in given])
+            self.run(walk, [self.array() for _ in walk.program.invars])
         return [None] * len(op.out_shapes)
 
     def reduced(self, op: Op, i: int, item: Sum) -> Sum | None:
@@ -291,9 +293,8 @@ def _bounded(reader: _Reader, op: Op, *ins: Sum) -> Sum | None:
     return None if more or kept is None else item
 
 
-def _chosen(reader: _Reader, op: Op, which: Sum, *cases: Sum) -> Sum | None:
+def _one_of(cases: Sequence[Sum]) -> Sum | None:
     """One of several statistics may be each; else nothing is known unless all are the same."""
-    del reader, op, which
     if all(case == cases[0] for case in cases):
         return cases[0]
     union = {p: sign for case in reversed(cases) for p, sign in case.items()}
@@ -312,7 +313,7 @@ _ARITHMETIC: Mapping[str, Any] = {
     "integer_pow": _power,
     "rsqrt": _inverse_root,
     "sqrt": _root,
-    "select_n": _chosen,
+    "select_n": lambda _reader, _, _which, *cases: _one_of(cases),
     **dict.fromkeys(_BOUNDED, _bounded),
 }
 

@@ -86,7 +86,7 @@ def factors(graph: ChannelGraph, keep: Keep, resized: Resized | None = None) -> 
         return {}
     if failures := list(_inexact(graph, pruned)):
         _refuse(failures)
-    changed = lockstep.compare(graph, kept, _retrace(graph, kept, resized)).changed
+    changed = lockstep.compare(graph, kept, retrace(graph, kept, resized)).changed
     return _Scales(graph, changed).solve() if changed else {}
 
 
@@ -123,7 +123,7 @@ def _inexact(graph: ChannelGraph, pruned: Sequence[str]) -> Iterator[str]:
             yield f"group {name!r}: {why}"
 
 
-def _retrace(graph: ChannelGraph, kept: Kept, resized: Resized | None) -> Program:
+def retrace(graph: ChannelGraph, kept: Kept, resized: Resized | None = None) -> Program:
     """Returns the program of the network at the kept widths."""
     small = [v.struct(kept.shape(v)) for v in graph.variables.values()]
     abstract = jax.tree.unflatten(graph.treedef, small)

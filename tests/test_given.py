@@ -144,7 +144,7 @@ METHODS = {
     "function": {"method": Net.encode},
     "lambda": {"method": lambda module, x: module.encode(x)},
     "parts": {"method": lambda module, x: module.bn(module.first(x), use_running_average=True)},
-    "field": {"method": lambda module, x: module.encode(x) * module.scale},
+    "field": {"method": lambda module, x: module.encode(x) * module.rate},
 }
 
 
@@ -162,15 +162,19 @@ def test_methods(name):
             cut = jp.slice(graph, VARIABLES, KEEP)
             wanted = jp.narrow(graph.fn, graph, KEEP)(cut, X)
             np.testing.assert_allclose(small.apply(cut, X, **call), wanted, rtol=1e-6)
-        with pytest.raises(jp.errors.ResizeError, match="not the one that was traced"):
-            jp.linen.resize(Net(dilation=2), graph, KEEP)
-    with pytest.raises(jp.errors.ResizeError, match="not the one that was traced") as error:
-        jp.linen.resize(Net(scale=3.0), closure, KEEP) if name == "field" else jp.linen.resize(
-            Net(epsilon=1e-3), closure, KEEP
-        )
-    if name in ("lambda", "parts", "field"):
-        assert "differs: it" in str(error.value) or "its " in str(error.value)
-    assert jp.linen.resize(Net(rate=0.1), traced, KEEP)
+        for other in (Net(dilation=2), Net(epsilon=1e-3)):
+            with pytest.raises(jp.errors.ResizeError, match="not the one that was traced"):
+                jp.linen.resize(other, graph, KEEP)
+    if name == "field":
+        with pytest.raises(jp.errors.ResizeError, match=r"constant 0.1, it was 0.5"):
+            jp.linen.resize(Net(rate=0.1), traced, KEEP)
+    else:
+        assert jp.linen.resize(Net(rate=0.1), traced, KEEP)
+    if name in ("named", "function"):
+        assert jp.linen.resize(Net(rate=0.1), closure, KEEP)
+    else:
+        with pytest.raises(jp.errors.ResizeError, match=r"traced: its rate is 0.1, that of the"):
+            jp.linen.resize(Net(rate=0.1), closure, KEEP)
 
 
 @pytest.mark.filterwarnings("ignore::jaxprune.errors.UnreadWarning")
@@ -226,6 +230,22 @@ def test_one_of_two_top_level_modules():
     for other, text in ((Encoder(act=nn.tanh), "became tanh"), (Decoder(act=nn.relu), "tanh")):
         with pytest.raises(jp.errors.ResizeError, match=text):
             jp.linen.resize(other, graph, keep)
+
+
+def test_one_of_two_that_is_hidden_in_a_cached_jit_is_refused():
+    encode = jax.jit(lambda v, x: Encoder().apply(v, x))
+
+    def both(v, x):
+        return encode(v, Decoder().apply(v, x))
+
+    x = jnp.ones((1, 2))
+    params = {
+        **Encoder().init(jax.random.key(0), x)["params"],
+        **Decoder().init(jax.random.key(0), x)["params"],
+    }
+    graph = jp.trace(both, {"params": params}, x, free_outputs=[""])
+    with pytest.raises(jp.errors.ResizeError, match="hides it in a cached jit"):
+        jp.linen.resize(Encoder(act=nn.tanh), graph, {"encoder/kernel": np.arange(8) < 3})
 
 
 class Shared(nn.Module):

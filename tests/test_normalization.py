@@ -162,6 +162,20 @@ def test_train_mode_in_every_spelling(measure: Any, update: str) -> None:
     assert found(split, v | {"s": state}) == [BatchNorm("g", "b", "s/m", "s/v")]
 
 
+@pytest.mark.parametrize("choose", [jnp.where, None])
+def test_both_modes_in_one_program(choose: Any) -> None:
+    def norm(y: Any, v: Any) -> Any:
+        train, measured = v["train"], moments(y)
+        if choose is None:
+            mean, var = jax.lax.cond(train, lambda: measured, lambda: (v["m"], v["v"]))
+        else:
+            mean, var = (choose(train, a, v[b]) for a, b in zip(measured, "mv", strict=True))
+        out = (y - mean) * jax.lax.rsqrt(var + EPS) * v["g"] + v["b"]
+        return out, {"s": {"m": 0.9 * v["m"] + 0.1 * mean, "v": 0.9 * v["v"] + 0.1 * var}}
+
+    assert found(norm, V | {"train": np.bool_(True)}) == [NAMES]
+
+
 def test_train_mode_without_statistics() -> None:
     def norm(y: Any, v: Any) -> Any:
         return jax.nn.standardize(y, axis=(0, 1, 2)) * v["g"] + v["b"]

@@ -70,6 +70,10 @@ def test_variables_that_no_spelling_reads_are_named(name):
     assert "train=True" in str(graph)
 
 
+def zeros() -> Any:
+    return jax.tree.map(jnp.zeros_like, VARIABLES)
+
+
 @jax.custom_vjp
 def scaled_backward(y: Any, _aux: Any) -> Any:
     """Reads the head in the derivative alone."""
@@ -87,6 +91,10 @@ READING: dict[str, Callable[..., Any]] = {
     "returned": lambda v, x: (run(v, x), v["params"]["aux"]["kernel"], v["params"]["aux"]["bias"]),
     "in a branch": lambda v, x: jax.lax.cond(
         x.sum() > 0, lambda: run(v, x), lambda: run(v, x) + MODULE.apply(v, x, train=True)[1].sum()
+    ),
+    "handed on": lambda v, x: MODULE.apply(jax.jit(lambda v: v)(v), x, train=True),
+    "swapped": lambda v, x: MODULE.apply(
+        jax.lax.scan(lambda c, _: (c[::-1], None), (v, zeros()), length=2)[0][0], x, train=True
     ),
     "in a derivative": lambda v, x: scaled_backward(run(v, x), v["params"]["aux"]),
 }

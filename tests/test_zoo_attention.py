@@ -235,6 +235,7 @@ CUSTOM: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::jaxprune.errors.UnreadWarning")  # not all have a scale
 @pytest.mark.parametrize("activate", CUSTOM.values(), ids=CUSTOM)
 def test_narrow_has_the_custom_derivatives_of(activate: Any) -> None:
     def fn(v: Any, x: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ from jaxprune import masks, paths
 from jaxprune._arguments import check_arrays, check_callable
 from jaxprune._numbers import check_positive, check_share
 from jaxprune.errors import JaxpruneError, KeepError
+from jaxprune.follows import following
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.slimmable._named import named_keeps
 from jaxprune.slimmable.state import Split, check_private, check_splits, combine, own, updated
@@ -253,10 +254,20 @@ def _check_masked(
 
 
 def check_exact(graph: ChannelGraph, names: Iterable[str], fix: str) -> None:
-    """Raises KeepError if a group is inexact: by mask it would be another network than sliced."""
-    for name in names:
-        if name in graph.groups and (why := graph.groups[name].inexact):
+    """Raises KeepError if by mask a group would be another network than sliced.
+
+    It is inexact, or a constant follows its width.
+    """
+    for name in (name for name in names if name in graph.groups):
+        why = graph.groups[name].inexact
+        why = f"is inexact ({why})" if why else _follower(graph, name)
+        if why:
             raise KeepError(
-                f"group {name!r} is inexact ({why}): executed by mask, the network is not the one "
-                f"that is served.\n{fix} with it."
+                f"group {name!r} {why}: executed by mask, the network is not the one that is "
+                f"served.\n{fix} with it."
             )
+
+
+def _follower(graph: ChannelGraph, name: str) -> str | None:
+    text = following(graph).get(name)
+    return text and f"has a constant that follows its width ({text})"

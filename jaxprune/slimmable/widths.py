@@ -13,6 +13,7 @@ from jaxprune._numbers import check_count, check_finite, is_count, is_number, pl
 from jaxprune.axes import Space
 from jaxprune.cost import each_contraction
 from jaxprune.errors import KeepError
+from jaxprune.follows import following
 from jaxprune.graph import ChannelGraph, Contraction, check_graph
 from jaxprune.keep import Keep as Keep
 from jaxprune.keep import Widths as Widths
@@ -238,7 +239,7 @@ def held(graph: ChannelGraph) -> set[str]:
     whole: set[str] = set()
 
     def rank(place: int, names: set[str]) -> tuple[bool, bool, bool, int]:
-        exact = not any(graph.groups[name].inexact for name in names)
+        exact = not any(graph.groups[name].inexact or name in following(graph) for name in names)
         return bool(names & slims), not names & whole, exact, place
 
     for factors in _products(graph):

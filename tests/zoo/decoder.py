@@ -182,8 +182,8 @@ def encoder_decoder(widths: Mapping[str, int]) -> EncoderDecoder:
 
 NETWORKS: tuple[Network, ...] = (
     mlp("SwiGLU", RMSNorm, Gated, "gate"),
-    mlp("GEGLU", nn.RMSNorm, partial(Gated, activation=nn.gelu), "gate", "Mlp/RMSNorm_0"),
-    mlp("Fused SwiGLU", nn.LayerNorm, partial(Gated, fused=True), "gate_up", "Mlp/LayerNorm_0"),
+    mlp("GEGLU", nn.RMSNorm, partial(Gated, activation=nn.gelu), "gate"),
+    mlp("Fused SwiGLU", nn.LayerNorm, partial(Gated, fused=True), "gate_up"),
     linen(
         "Llama",
         Llama(),
