@@ -6,7 +6,7 @@ from threading import RLock
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-from jaxprune.graph import ChannelGraph
+from jaxprune.graph import ChannelGraph, check_graph
 
 T = TypeVar("T")
 
@@ -18,6 +18,7 @@ def once(find: Callable[[ChannelGraph], T]) -> Callable[[ChannelGraph], T]:
 
     @wraps(find)
     def found(graph: ChannelGraph) -> T:
+        check_graph(graph)
         with lock:
             if graph not in known:
                 known[graph] = find(graph)

@@ -1,7 +1,8 @@
 """What may be traced: a function of variables and inputs, and how."""
 
+import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -11,7 +12,7 @@ from flax import nnx
 from jaxprune._arguments import check_flag, is_array, kind_of
 from jaxprune._numbers import is_integer
 from jaxprune.errors import PatternError, TraceError
-from jaxprune.paths import flatten
+from jaxprune.paths import flatten, near
 
 
 def check_function(fn: Any, what: str = "fn") -> None:
@@ -61,6 +62,26 @@ def check_tracing(fn: Any, inputs: Any, rules: Any, layers: Any, flags: tuple[An
     bad = [f"layers of {p!r}: the axis is {n!r}" for p, n in layers.items() if not is_integer(n)]
     if bad:
         raise TraceError("\n".join([*bad, "Fix: an int, such as layers={'blocks/*': 0}."]))
+
+
+def check_keywords(method: Any, name: str, given: Any, others: Sequence[str]) -> None:
+    """Raises TraceError for a keyword that a method does not take, such as a misspelled option.
+
+    Args:
+      method: a bound method of a module, or a function.
+      name: of the module.
+      given: the keywords that go to it.
+      others: the keywords that go elsewhere, beside the options of a trace.
+    """
+    taken = inspect.signature(method).parameters
+    if any(item.kind is inspect.Parameter.VAR_KEYWORD for item in taken.values()):
+        return
+    known = [*taken, *others, "rules", "strict", "layers", "free_outputs", "free_constants"]
+    bad = [f"{word!r}; near: {near(word, known)}" for word in given if word not in taken]
+    if bad:
+        raise TraceError(
+            "\n".join([f"{name} takes no keyword {why}" for why in bad]) + f"\nFix: one of {known}."
+        )
 
 
 def _axes(rules: Mapping[Any, Any]) -> list[Any]:

@@ -1,6 +1,5 @@
 """A method of an NNX model as a pure function of the model's variables."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -13,12 +12,12 @@ import numpy as np
 from flax import nnx
 
 from jaxprune import paths
+from jaxprune._functions import check_keywords
 from jaxprune._nnx_names import modules, path_name
 from jaxprune._words import shown
 from jaxprune.errors import TraceError, TreeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.masks import Kept
-from jaxprune.paths import near
 
 Method = str | Callable[..., Any]
 Changes = Mapping[str, Mapping[str, Any]]
@@ -113,7 +112,7 @@ def function(model: nnx.Module, *, method: Method = "__call__", **arguments: Any
     """
     check_module(model)
     if method != "__call__" or callable(model):  # a module may have other methods alone
-        _check_arguments(_bound(model, method), type(model).__name__, arguments)
+        check_keywords(_bound(model, method), type(model).__name__, arguments, ["method"])
     shapes = [name for name, value in arguments.items() if _holds_shapes(value)]
     if shapes:
         raise TraceError(
@@ -151,20 +150,6 @@ def _bound(model: nnx.Module, method: Method) -> Callable[..., Any]:
             f"model, got {method!r}.\nFix: method='__call__', where the class has it."
         )
     return getattr(model, method)
-
-
-def _check_arguments(method: Callable[..., Any], name: str, arguments: Mapping[str, Any]) -> None:
-    """Raises TraceError for a keyword that the method does not take: a misspelled option."""
-    taken = inspect.signature(method).parameters
-    if any(item.kind is inspect.Parameter.VAR_KEYWORD for item in taken.values()):
-        return
-    known = [*taken, "method", "rules", "strict", "layers", "free_outputs", "free_constants"]
-    bad = [f"{word!r}; near: {near(word, known)}" for word in arguments if word not in taken]
-    if bad:
-        raise TraceError(
-            "\n".join([f"{name} takes no keyword {why}" for why in bad])
-            + f"\nFix: one of {list(taken)}, or an option of jp.nnx.trace."
-        )
 
 
 def check_module(model: Any) -> None:

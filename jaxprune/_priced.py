@@ -9,7 +9,7 @@ import numpy as np
 from jaxprune._numbers import is_number, plain
 from jaxprune._scored import Scores, check_scores, where_left
 from jaxprune.axes import atoms, count
-from jaxprune.cost import Cost, each_contraction
+from jaxprune.cost import Cost, channel_cost, each_contraction
 from jaxprune.errors import BudgetError
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.keep import check_keep, widths
@@ -61,7 +61,12 @@ def cost_regularized(
     masks = check_keep(graph, {} if within is None else within)
     values = check_scores(graph, where_left(graph, scores, masks, 0.0))
     left = widths(graph, masks)
-    prices = _written(graph, left, values) if cost is None else _saved(graph, left, values, cost)
+    if cost is None:
+        prices = _written(graph, left, values)
+    else:
+        saved = channel_cost(graph, cost, left)
+        least = min((saved[name] for name in values if saved[name] > 0), default=1)
+        prices = {name: saved[name] / least for name in values}
     return {
         name: np.where(masks.get(name, True), score - strength * prices[name], 0.0)
         for name, score in values.items()
@@ -85,19 +90,3 @@ def _written(
                 made[name].append(positions * (1 if group.layers else term.repeats))
     least = min((positions for each in made.values() for positions in each), default=1)
     return {name: sum(each) * left[name] / least for name, each in made.items()}
-
-
-def _saved(
-    graph: ChannelGraph, left: Mapping[str, int], names: Iterable[str], cost: Cost
-) -> dict[str, float]:
-    """Returns {group: what the network saves without a channel, by the least such saving above 0}.
-
-    The last channel of a group, which cannot go, is worth what the one before it was.
-    """
-    prices = {}
-    for name in names:
-        width = max(left[name], 2)
-        before, after = ({**left, name: n} for n in (width, width - 1))
-        prices[name] = cost(graph, before) - cost(graph, after)
-    least = min((price for price in prices.values() if price > 0), default=1)
-    return {name: price / least for name, price in prices.items()}

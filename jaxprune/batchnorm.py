@@ -10,7 +10,7 @@ import jax
 from jaxprune._arguments import check_pytree
 from jaxprune._derived import once
 from jaxprune.errors import TreeError
-from jaxprune.graph import ChannelGraph
+from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.normalization import normalizations
 from jaxprune.paths import flatten
 
@@ -49,6 +49,13 @@ def batch_norms(of: Any) -> dict[str, BatchNorm]:
     'params/norm/scale'
     """
     return dict(_of_graph(of)) if isinstance(of, ChannelGraph) else _of_paths(_paths(of))
+
+
+def norms_in(variables: Any, graph: ChannelGraph | None = None) -> dict[str, BatchNorm]:
+    """Returns the BatchNorms of the graph if there is one, else those that the names tell."""
+    if graph is not None:
+        check_graph(graph)
+    return batch_norms(variables if graph is None else graph)
 
 
 def _of_paths(names: Iterable[str]) -> dict[str, BatchNorm]:
@@ -116,7 +123,7 @@ def scale_mask(variables: Any, graph: ChannelGraph | None = None) -> Any:
     """
     check_pytree(variables, "variables", _WHOLE)
     linen = isinstance(variables, Mapping) and "params" in variables
-    norms = batch_norms(variables if graph is None else graph).values()
+    norms = norms_in(variables, graph).values()
     scales = {norm.scale for norm in norms} - {None}
     names, treedef = flatten(variables["params"] if linen else variables)
     prefix = "params/" if linen else ""

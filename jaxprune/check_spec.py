@@ -5,9 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
+from jaxprune._numbers import check_count
 from jaxprune.description import GROUP, Description, describe, problem, versions
 from jaxprune.errors import SpecError, SpecWarning
-from jaxprune.graph import ChannelGraph
+from jaxprune.graph import ChannelGraph, check_graph
+from jaxprune.keep import spec_problems
 
 _MOST = 6
 
@@ -45,6 +47,8 @@ def check_spec(graph: ChannelGraph, spec: Mapping[str, Any], stacklevel: int = 2
       ...     print(str(error).splitlines()[1])
       before b: operation 1 is sin, it was tanh
     """
+    check_graph(graph)
+    check_count(stacklevel, "stacklevel", "stacklevel=2, the caller.")
     before = _description(spec)
     if before is None:
         return
@@ -67,14 +71,12 @@ def check_spec(graph: ChannelGraph, spec: Mapping[str, Any], stacklevel: int = 2
 
 
 def _description(spec: Any) -> Description | None:
-    match spec:
-        case {"groups": dict(), "versions": dict()}:
-            before = spec.get("description")
-            why = None if before is None else problem(before)
-        case _:
-            before, why = None, "it has not groups and versions"
-    if why is not None:
-        raise SpecError(f"the spec cannot be read: {why}.\nFix: pass what jp.spec gave.")
+    before = spec.get("description") if isinstance(spec, Mapping) else None
+    whys = spec_problems(spec) or ([] if before is None else filter(None, [problem(before)]))
+    if whys := list(whys):
+        raise SpecError(
+            "\n".join(["the spec cannot be read:", *whys[:8], "Fix: pass what jp.spec gave."])
+        )
     return before
 
 

@@ -23,7 +23,7 @@ from jaxprune._functions import check_inputs
 from jaxprune._numbers import check_count
 from jaxprune.axes import Space
 from jaxprune.errors import UncountedWarning
-from jaxprune.graph import Branches, ChannelGraph, Contraction
+from jaxprune.graph import Branches, ChannelGraph, Contraction, check_graph
 from jaxprune.parameters import each_contraction as each_contraction
 from jaxprune.parameters import parameters
 from jaxprune.walk import Walk
@@ -48,7 +48,8 @@ def macs(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int:
     >>> macs(graph), macs(graph, {"first": 1})
     (20, 5)
     """
-    return _total(_macs(graph), masks.widths(graph, widths))
+    at = masks.widths(graph, widths)
+    return _total(_macs(graph), at)
 
 
 def activation_bytes(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int:
@@ -56,7 +57,8 @@ def activation_bytes(graph: ChannelGraph, widths: Mapping[str, Any] | None = Non
 
     Elementwise operations are left out: a compiler fuses them into their producers.
     """
-    return _total(_activation_bytes(graph), masks.widths(graph, widths))
+    at = masks.widths(graph, widths)
+    return _total(_activation_bytes(graph), at)
 
 
 def params(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int:
@@ -65,7 +67,8 @@ def params(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int:
     They are the entries of what `jaxprune.parameters.parameters` lists: all under `params`, or
     where there is no such collection all that the outputs are made of, but no state.
     """
-    return _total(_params(graph), masks.widths(graph, widths))
+    at = masks.widths(graph, widths)
+    return _total(_params(graph), at)
 
 
 def weights(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int:
@@ -73,7 +76,8 @@ def weights(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int
 
     A kernel is a variable that enters a contraction, so biases and scales are left out.
     """
-    return _total(_weights(graph), masks.widths(graph, widths))
+    at = masks.widths(graph, widths)
+    return _total(_weights(graph), at)
 
 
 def channel_cost(
@@ -90,8 +94,11 @@ def channel_cost(
     at = masks.widths(graph, widths)
     if cost in _TERMS:
         return dict.fromkeys(graph.groups, 0) | _sum(_TERMS[cost](graph), at).losses
-    total = cost(graph, at)
-    return {name: total - cost(graph, at | {name: at[name] - 1}) for name in graph.groups}
+    found = {}
+    for name, width in at.items():  # what the last channel costs, the one before it tells
+        before, after = (at | {name: n} for n in (max(width, 2), max(width, 2) - 1))
+        found[name] = cost(graph, before) - cost(graph, after)
+    return found
 
 
 class Uncounted(NamedTuple):
@@ -119,6 +126,11 @@ def uncounted(graph: ChannelGraph) -> tuple[Uncounted, ...]:
 
 def warn_uncounted(graph: ChannelGraph, costs: Iterable[Cost], *, stacklevel: int) -> None:
     """Warns if one of the costs leaves out operations of the graph."""
+    check_graph(graph)
+    costs = tuple(costs) if isinstance(costs, Iterable) else (costs,)
+    for cost in costs:
+        check_callable(cost, "cost", "costs=[jp.cost.macs].")
+    check_count(stacklevel, "stacklevel", "stacklevel=2, the caller.")
     short = [cost.__name__ for cost in costs if cost in (macs, weights, activation_bytes)]
     if short and (missing := uncounted(graph)):
         names = ", ".join(dict.fromkeys(item.name for item in missing))

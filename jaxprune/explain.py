@@ -7,8 +7,9 @@ from jaxprune import axes as ax
 from jaxprune import flow, paths
 from jaxprune._jaxpr import Op
 from jaxprune.axes import Atom, Prod, Space
+from jaxprune.errors import PatternError
 from jaxprune.flow import Node
-from jaxprune.graph import ChannelGraph, Group, Slot, Variable
+from jaxprune.graph import ChannelGraph, Group, Slot, Variable, check_graph
 from jaxprune.reasons import INEXACT, Explained, explained
 from jaxprune.report import channel_costs, headline, table
 from jaxprune.walk import Walk
@@ -27,9 +28,12 @@ def explain(graph: ChannelGraph, path: str | None = None) -> str:
     Raises:
       PatternError: `path` matches no variable and no group.
     """
+    check_graph(graph)
     if path is None:
         blocks = [headline(graph), *_blocks(graph, graph.groups)]
         return "\n\n".join([*blocks, *_frozen(graph)])
+    if not isinstance(path, str):
+        raise PatternError(f"path must be a string, got {path!r}.\nFix: print(graph) lists names.")
     short = {name: name.removeprefix("params/") for name in graph.variables}
     names = dict.fromkeys([*graph.groups, *short.values(), *short])
     below = {name for name in names if name.startswith(f"{path.rstrip('/')}/")}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +13,7 @@ from jaxprune import graph as graphs
 from jaxprune import lockstep, paths, untied
 from jaxprune._arguments import check_overrides
 from jaxprune._attributes import ATTRIBUTES, Shape, View
-from jaxprune._functions import check_function
+from jaxprune._functions import check_function, check_keywords
 from jaxprune._linen_given import Function, as_traced
 from jaxprune._linen_plan import Plan as Plan
 from jaxprune._linen_plan import Resized as Resized
@@ -123,6 +124,7 @@ def trace(
             f"keyword arguments {shapes} hold shapes, but keyword arguments are constants.\nFix: "
             "make them inputs: method=lambda module, x, mask: module(x, mask=mask)."
         )
+    _check_call(module, call)
     options: Any = {
         "layers": layers,
         "free_outputs": free_outputs,
@@ -130,6 +132,21 @@ def trace(
     }
     fn = Function(module, MappingProxyType(call))
     return graphs.trace(fn, variables, *inputs, rules=rules, strict=strict, **options)
+
+
+def _check_call(module: nn.Module, call: Mapping[str, Any]) -> None:
+    """Raises TraceError unless the module has the method and takes the keywords."""
+    method = call.get("method")
+    named = isinstance(method, str) and hasattr(module, method)
+    if not (method is None or named or callable(method)):
+        raise TraceError(
+            f"method must be the name of a method of {type(module).__name__}, or a function of the "
+            f"module, got {method!r}.\nFix: leave it out for __call__."
+        )
+    bound = partial(method, module) if callable(method) else getattr(module, method or "__call__")
+    own = ("method", "rngs", "mutable", "capture_intermediates")
+    rest = [name for name in call if name not in own]
+    check_keywords(bound, type(module).__name__, rest, own)
 
 
 def _check_module(module: Any) -> None:

@@ -39,7 +39,7 @@ from jaxprune._rules import lua_author as lua_author
 from jaxprune._rules import pytorch_author as pytorch_author
 from jaxprune._scored import Scores
 from jaxprune.errors import BudgetError
-from jaxprune.graph import ChannelGraph
+from jaxprune.graph import ChannelGraph, check_graph
 
 _RELAX = "relax min_channels, min_keep_ratio, max_prune_ratio, multiple_of, protect or only"
 
@@ -288,6 +288,7 @@ def _walk(graph: ChannelGraph, order: Order, bounds: Sequence[_Bound]) -> int:
 
 def _check_symbols(graph: ChannelGraph, prices: Sequence[cost.Cost]) -> None:
     """Raises if what is left of a cost depends on a size that has no number yet."""
+    check_graph(graph)
     unknown = [name for name, batch in graph.symbols.items() if not batch]
     if unknown and set(prices) - {cost.params, cost.weights}:
         raise BudgetError(

@@ -18,7 +18,7 @@ from refused.values import GRAPH, KEEP, SPELLINGS
 
 DATA = (
     *(jp.Restored, jp.ChannelGraph, jp.Group, jp.Slot, jp.Kind, jp.Rule, jp.Verification),
-    *(jp.cost.Latency, jp.gates.Decorated, jp.linen.Plan, jp.linen.Hidden, jp.linen.Resized),
+    *(jp.cost.Latency, jp.cost.Uncounted, jp.gates.Decorated, jp.linen.Plan, jp.linen.Resized),
     *(jp.recover.Absorbed, jp.recover.Outcome, jp.sparsify.PenaltyState),
     *(jp.schedule.Part, jp.schedule.Quota, jp.schedule.Progress, jp.schedule.Tally),
     *(jp.slimmable.Found, jp.slimmable.Device, jp.slimmable.Spectrum, jp.slimmable.Switch),
@@ -95,7 +95,7 @@ def test_every_argument_is_tried(name: str) -> None:
         assert {p for p in inspect.signature(functions[name]).parameters} - given <= FREE
 
 
-FREE = {"options", "constraints", "rounding", "arguments", "columns", "args"}
+FREE = {"options", "constraints", "rounding", "arguments", "call", "columns", "args"}
 """Keywords, which have rows of their own."""
 
 

@@ -6,12 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jax
-
 import jaxprune.checkpoint.manifest as manifest
 import jaxprune.checkpoint.trees as trees
-import jaxprune.checkpoint.values as values
-from jaxprune._arguments import check_path, is_array, kind_of
+from jaxprune._arguments import check_path
 from jaxprune.errors import CheckpointError
 
 
@@ -77,11 +74,6 @@ def restore(path: str | os.PathLike[str], *, like: Any = None, opt_state: Any = 
         library; or a template does not fit it.
     """
     check_path(path, CheckpointError)
-    values.raise_if(
-        [*_template_problems(like, "like"), *_template_problems(opt_state, "opt_state")],
-        "this is not a template",
-        "arrays or jax.ShapeDtypeStructs, such as jax.eval_shape(tx.init, params).",
-    )
     directory = Path(path).absolute()
     content = _whole(directory)
     if opt_state is not None and "opt_state" not in content["trees"]:
@@ -101,11 +93,6 @@ def restore(path: str | os.PathLike[str], *, like: Any = None, opt_state: Any = 
         _content=content,
         _plans=plans,
     )
-
-
-def _template_problems(template: Any, name: str) -> list[str]:
-    leaves = jax.tree.leaves(template)
-    return [f"{name} holds {kind_of(leaf)}" for leaf in leaves if not is_array(leaf)]
 
 
 def _whole(directory: Path) -> dict[str, Any]:

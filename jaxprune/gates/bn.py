@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxprune._arguments import check_arrays
 from jaxprune._numbers import check_positive
-from jaxprune.batchnorm import batch_norms
+from jaxprune.batchnorm import norms_in
 from jaxprune.errors import GateError, TreeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.paths import flatten
@@ -105,7 +105,7 @@ def melt(variables: Any, *, graph: ChannelGraph | None = None) -> Any:
 
 def _gates(variables: Any, graph: ChannelGraph | None) -> dict[str, tuple[str, str | None]]:
     """The paths of scale and bias of every BatchNorm that has a scale."""
-    norms = batch_norms(variables if graph is None else graph).items()
+    norms = norms_in(variables, graph).items()
     found = {name: (norm.scale, norm.bias) for name, norm in norms if norm.scale is not None}
     if not found:
         raise TreeError(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune._arguments import check_arrays, check_batches, check_callable
-from jaxprune.batchnorm import batch_norms
+from jaxprune.batchnorm import norms_in
 from jaxprune.errors import JaxpruneError, TreeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.paths import flatten
@@ -55,7 +55,7 @@ def recalibrate(
     check_callable(update, "recalibrate: update", _FIX_UPDATE.removeprefix("Fix: "))
     check_arrays(variables, "variables")
     leaves, _ = flatten(variables)
-    norms = batch_norms(list(leaves) if graph is None else graph).values()
+    norms = norms_in(list(leaves), graph).values()
     pairs = [(norm.mean, norm.var) for norm in norms if norm.mean and norm.var]
     if not pairs:
         raise TreeError(

@@ -3,7 +3,7 @@
 from typing import Any
 
 from jaxprune.batchnorm import batch_norms
-from jaxprune.graph import ChannelGraph
+from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.scores._members import Array, Reduce, collect, found, total
 
 NO_SCALE = "no BatchNorm with a scale is behind a group"
@@ -32,6 +32,7 @@ def bn_scale(graph: ChannelGraph, variables: Any, *, reduce: Reduce = total) -> 
     ICCV 2017, section 3. The paper scores each BatchNorm by itself; the sum over coupled ones is
     that of You et al., "Gate Decorator", NeurIPS 2019, section 3.3.
     """
+    check_graph(graph)
     scales = {norm.scale for norm in batch_norms(graph).values()}
     scores = collect(
         graph, variables, wanted=lambda slot: slot.path in scales, entry=abs, reduce=reduce

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxprune import masks, paths
 from jaxprune._arguments import kind_of
-from jaxprune.batchnorm import batch_norms
+from jaxprune.batchnorm import norms_in
 from jaxprune.errors import KeepError, TreeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep import check_keep
@@ -33,7 +33,7 @@ def switchable(variables: Any, graph: ChannelGraph | None = None) -> list[str]:
 
     Source: Yu et al., "Slimmable Neural Networks", ICLR 2019.
     """
-    norms = batch_norms(variables if graph is None else graph).values()
+    norms = norms_in(variables, graph).values()
     return [path for norm in norms for path in norm if path is not None]
 
 
@@ -42,7 +42,7 @@ def statistics(variables: Any, graph: ChannelGraph | None = None) -> list[str]:
 
     Source: Yu and Huang, "Universally Slimmable Networks", ICCV 2019.
     """
-    norms = batch_norms(variables if graph is None else graph).values()
+    norms = norms_in(variables, graph).values()
     return [path for norm in norms for path in (norm.mean, norm.var) if path is not None]
 
 

@@ -6,8 +6,7 @@ import numpy as np
 import optax
 
 import jaxprune as jp
-from refused.rows import AXES as AXES
-from refused.rows import INPUT, PATH, TRACED, Row, file, later, splat
+from refused.rows import INPUT, OPTIONAL_GRAPH, PATH, TRACED, Row, file, later, splat
 from refused.values import (
     CALLABLES,
     COUNTS,
@@ -61,9 +60,14 @@ SPECS = Arg(
     },
     "spec",
 )
+DESCRIBED = {
+    f"description {value!r}": SPEC | {"description": value}
+    for value in (3, "x", [], {}, {"call": 3})
+}
 UNNAMED = without(KEEPS, "an unknown group", "a number for a name", "None for a name", "{a: short}")
 KINDS = bad((), ("heads",), ("HIDDEN",), (3,), (None,), ([KIND],), (jp.Kind,), (KIND, "x"))
 TEMPLATES = bad(3, "tree", {"a": X}, [X], apply)
+NAMED_TREES = V._replace(bad=without(TREES, "strings", "objects", "other shapes"))
 COSTED = Arg(KEEP, without(WIDTHS, "{a: None}"), "keep|width")
 
 
@@ -90,10 +94,15 @@ def reached(make: Any, fn: Any, graph: Any, keep: Any, small: Any) -> Row:
 
 
 ROWS: dict[str, Row] = {
-    "batch_norms": Row(jp.batch_norms, {"variables_or_paths": Arg(VARIABLES, bad(3, "mean", X))}),
-    "scale_mask": Row(
-        jp.scale_mask,
-        {"variables": V._replace(bad=without(TREES, "strings", "objects", "other shapes"))},
+    "batch_norms": Row(jp.batch_norms, {"of": Arg(VARIABLES, bad(3, "mean", X, apply))}),
+    "scale_mask": Row(jp.scale_mask, {"variables": NAMED_TREES, "graph": OPTIONAL_GRAPH}),
+    "check_spec": Row(
+        jp.check_spec,
+        {
+            "graph": G,
+            "spec": SPECS._replace(bad=SPECS.bad | DESCRIBED),
+            "stacklevel": Arg(2, COUNTS, "stacklevel"),
+        },
     ),
     "save": Row(
         saved,
@@ -163,7 +172,7 @@ ROWS: dict[str, Row] = {
         lambda graph, wanted: jp.of_kind(graph, *wanted),
         {"graph": G, "wanted": Arg((KIND,), KINDS, "kind")},
     ),
-    "keep_from_spec": Row(jp.keep_from_spec, {"spec": SPECS}),
+    "keep_from_spec": Row(jp.keep_from_spec, {"spec": SPECS, "graph": OPTIONAL_GRAPH}),
     "mask": Row(jp.mask, {"graph": G, "variables": V, "keep": K}),
     "slice": Row(
         jp.slice,
@@ -232,7 +241,17 @@ ROWS: dict[str, Row] = {
         for name in ("macs", "activation_bytes", "params", "weights")
     },
     "cost.channel_cost": Row(
-        jp.cost.channel_cost, {"graph": G, "cost": Arg(jp.cost.macs, CALLABLES, "cost")}
+        jp.cost.channel_cost,
+        {"graph": G, "cost": Arg(jp.cost.macs, CALLABLES, "cost"), "widths": COSTED},
+    ),
+    "cost.uncounted": Row(jp.cost.uncounted, {"graph": G}),
+    "cost.warn_uncounted": Row(
+        jp.cost.warn_uncounted,
+        {
+            "graph": G,
+            "costs": Arg([jp.cost.macs], bad(None, 3, "x", [None], ["macs"]), "cost"),
+            "stacklevel": Arg(2, COUNTS, "stacklevel"),
+        },
     ),
     "cost.each_contraction": Row(
         lambda terms: list(jp.cost.each_contraction(terms)),

@@ -6,7 +6,18 @@ import numpy as np
 from flax import nnx
 
 import jaxprune as jp
-from refused.rows import ABSENT, GATES, INPUT, REDUCE, ROLES, TRACED, Row, later, splat
+from refused.rows import (
+    ABSENT,
+    GATES,
+    INPUT,
+    OPTIONAL_GRAPH,
+    REDUCE,
+    ROLES,
+    TRACED,
+    Row,
+    later,
+    splat,
+)
 from refused.values import (
     BAD_SCORES,
     CALLABLES,
@@ -21,6 +32,7 @@ from refused.values import (
     TWIN_GRAPH,
     TWIN_KEEP,
     TX,
+    VARIABLES,
     A,
     Arg,
     F,
@@ -28,6 +40,7 @@ from refused.values import (
     K,
     V,
     X,
+    apply,
     bad,
     train,
     without,
@@ -75,10 +88,11 @@ ROWS: dict[str, Row] = {
         jp.gates.decorate,
         {
             "variables": WITHOUT_SHAPES,
+            "graph": OPTIONAL_GRAPH,
             "limit": Arg(10.0, bad(0, -1, NAN, "1", None, True, [1], float("inf")), "limit"),
         },
     ),
-    "gates.melt": Row(jp.gates.melt, {"variables": WITHOUT_SHAPES}),
+    "gates.melt": Row(jp.gates.melt, {"variables": WITHOUT_SHAPES, "graph": OPTIONAL_GRAPH}),
     "gates.fold": Row(
         jp.gates.fold,
         {
@@ -98,6 +112,19 @@ ROWS: dict[str, Row] = {
                 bad(None, 3, "BatchNorm", MODEL, int, (int,), [type(MODEL)], ()),
                 "layers",
             ),
+        },
+    ),
+    "linen.trace": Row(
+        splat(jp.linen.trace),
+        {
+            "module": Arg(MODEL, MODULES | {"nnx": TWIN}, "Module"),
+            "variables": Arg(
+                VARIABLES, bad("tree", apply) | {"words": TREES["strings"]}, "variables"
+            ),
+            "inputs": INPUT,
+            "strct": UNTAKEN,
+            "method": Arg(None, bad(3, "nope", []), "method"),
+            **TRACED,
         },
     ),
     "linen.resize": Row(
@@ -142,6 +169,7 @@ ROWS: dict[str, Row] = {
     "recover.recalibrate": Row(
         jp.recover.recalibrate,
         {
+            "graph": OPTIONAL_GRAPH,
             "update": Arg(statistics, CALLABLES | {"nothing": lambda *_: 3}, "update"),
             "variables": WITHOUT_SHAPES,
             "batches": Arg(

@@ -13,6 +13,7 @@ from refused.values import (
     CALLABLES,
     COUNTS,
     FLAGS,
+    GRAPHS,
     INPUTS,
     KEEPS,
     NO_MAPPINGS,
@@ -69,6 +70,7 @@ ABSENT = ...
 """The good value of a keyword that does not exist, which a call must refuse."""
 NAMED = without(PATTERNS, "a kind that is absent")
 GATES = NO_MAPPINGS | without(BAD_SCORES, "empty", "{a: NaN}", "{a: a keep}")
+OPTIONAL_GRAPH = Arg(None, without(GRAPHS, "None"), "channel graph")
 INPUT = Arg((X,), INPUTS, "input")
 PATH = Arg("", bad(3, 0.5, True, b"x" * 3), "path")
 ROLES = Arg(("out",), bad(None, 3, "out", [], ("nope",), [3], {"out": 1}), "roles")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxprune as jp
-from refused.rows import ABSENT, NAMED, Row
+from refused.rows import ABSENT, NAMED, OPTIONAL_GRAPH, Row
 from refused.values import (
     CALLABLES,
     COUNTS,
@@ -268,10 +268,12 @@ ROWS: dict[str, Row] = {
         },
     ),
     "slimmable.statistics": Row(
-        slim.statistics, {"variables": Arg(VARIABLES, bad(3, "mean", X), "")}
+        slim.statistics,
+        {"variables": Arg(VARIABLES, bad(3, "mean", X), "variables"), "graph": OPTIONAL_GRAPH},
     ),
     "slimmable.switchable": Row(
-        slim.switchable, {"variables": Arg(VARIABLES, bad(3, "mean", X), "")}
+        slim.switchable,
+        {"variables": Arg(VARIABLES, bad(3, "mean", X), "variables"), "graph": OPTIONAL_GRAPH},
     ),
     "slimmable.variables": Row(
         slim.variables,
