@@ -5,7 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from jaxprune import cost, masks, untied
+from flax.nnx import Module
+
+from jaxprune import cost, masks, nnx, untied
+from jaxprune._arguments import kind_of
+from jaxprune.errors import JaxpruneError
 from jaxprune.graph import ChannelGraph
 
 
@@ -34,6 +38,10 @@ class Comparison:
     uncounted: tuple[cost.Uncounted, ...] = ()
     symbols: tuple[str, ...] = ()
     """The names in symbolic sizes, which count as 1."""
+    follows: tuple[str, ...] = ()
+    """The constants of the resized network that follow a width, before and after."""
+    draws: tuple[str, ...] = ()
+    """What the resized network draws at random over pruned channels."""
 
     def __str__(self) -> str:
         """The groups, then the totals, with before, after and the share that stays."""
@@ -43,20 +51,25 @@ class Comparison:
         lines = table([head, *rows], numbers={1, 2, 3})
         lines = _ruled(lines, after=(0, len(self.groups)))
         note = [f"MACs and activation bytes are those{at}."] if (at := _at(self.symbols)) else []
+        note += [f"follows a width: {text}" for text in self.follows]
+        note += [f"draws its own: {text}" for text in self.draws]
         return "\n".join([*lines, *_uncounted(self.uncounted), *note])
 
 
-def compare(graph: ChannelGraph, keep: Mapping[str, Any]) -> Comparison:
+def compare(graph: ChannelGraph, keep: Mapping[str, Any], *, resized: Any = None) -> Comparison:
     """Returns the widths and costs before and after; `print` it for a table.
 
     Args:
       graph: what `jaxprune.trace` returned.
       keep: {group: bool[n]}; absent groups are whole.
+      resized: what `jp.linen.resize`, `jp.nnx.resize` or `jp.resize` gave for `keep`, of which the
+        constants that follow a width are listed too.
 
     Raises:
       KeepError: `keep` does not fit the graph.
     """
     masks.check_keep(graph, keep)
+    follows, draws = _apart(graph, keep, resized)
     dense, kept = masks.widths(graph), masks.widths(graph, keep)
 
     def change(name: str, price: cost.Cost) -> Change:
@@ -73,7 +86,25 @@ def compare(graph: ChannelGraph, keep: Mapping[str, Any]) -> Comparison:
         activation_bytes=change("activation bytes", cost.activation_bytes),
         uncounted=cost.uncounted(graph),
         symbols=tuple(graph.symbols),
+        follows=follows,
+        draws=draws,
     )
+
+
+def _apart(
+    graph: ChannelGraph, keep: Mapping[str, Any], resized: Any
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """In what a resized network differs from the masked one."""
+    if resized is None:
+        return (), ()
+    if isinstance(resized, Module):
+        return nnx.follows(graph, keep), nnx.draws(graph, keep)
+    if not (hasattr(resized, "follows") and hasattr(resized, "draws")):
+        raise JaxpruneError(
+            f"resized must be a resized network, got {kind_of(resized)}.\nFix: pass what "
+            "jp.linen.resize, jp.nnx.resize or jp.resize returned."
+        )
+    return resized.follows, resized.draws
 
 
 def graph_table(graph: ChannelGraph) -> str:

@@ -68,8 +68,9 @@ SPELLINGS = {
 
 def network(name: str) -> Any:
     def fn(v: Any, x: Any) -> Any:
-        y = SPELLINGS[name](x @ v["w"], v["w"])
-        return jnp.tanh(y) @ v["u" if y.shape[-1] > 1 else "t"]
+        h = x @ v["w"]
+        y = SPELLINGS[name](h, v["w"])
+        return jnp.tanh(y) @ v["u" if y.shape[-1] > 1 else "t"] + h @ v["u"] + v["t"]
 
     return fn
 
@@ -112,7 +113,8 @@ def test_what_is_no_size_does_not_follow() -> None:
     v = variables()
 
     def fn(v: Any, x: Any) -> Any:
-        return (x @ v["w"]).sum(-1, keepdims=True) / 8.0 @ v["t"]
+        h = x @ v["w"]
+        return h.sum(-1, keepdims=True) / 8.0 @ v["t"] + h @ v["u"]
 
     graph = jp.trace(fn, v, X)
     assert graph.groups["w"].inexact is None
@@ -125,8 +127,19 @@ def test_an_integer_that_follows_a_size_is_refused() -> None:
     def fn(v: Any, x: Any) -> Any:
         h = x @ v["w"]
         count = jnp.full((), h.shape[-1], jnp.int32) // 3
-        return h.sum(-1, keepdims=True) * count @ v["t"]
+        return h.sum(-1, keepdims=True) * count @ v["t"] + h @ v["u"]
 
     graph = jp.trace(fn, v, X)
     with pytest.raises(jp.errors.ResizeError, match="constant 3, it was 8"):
         jp.resize(fn, graph, KEEP)
+
+
+def test_compare_lists_what_follows() -> None:
+    with jax.enable_x64(True):
+        fn, v = network("mean"), variables()
+        graph = jp.trace(fn, v, X)
+        resized = jp.resize(fn, graph, KEEP)
+        found = jp.compare(graph, KEEP, resized=resized)
+    assert found.follows == resized.follows != ()
+    assert "follows a width: div(" in str(found)
+    assert "8 became 3" in str(found)

@@ -212,7 +212,10 @@ ROWS: dict[str, Row] = {
             "params": V._replace(says="variable|tree|tx.init"),
         },
     ),
-    "compare": Row(jp.compare, {"graph": G, "keep": K}),
+    "compare": Row(
+        jp.compare,
+        {"graph": G, "keep": K, "resized": Arg(None, bad(3, "nope", [A], 0.5, {}), "resized")},
+    ),
     "explain": Row(
         jp.explain, {"graph": G, "path": Arg(None, bad(3, "nope", [A], 0.5, {}), "path")}
     ),
