@@ -143,7 +143,8 @@ def test_gates(name: str) -> None:
         folded = plain(jp.gates.fold(graph, variables, other), x)
         np.testing.assert_allclose(folded, with_gates(variables, ones | other, x), rtol=1e-9)
 
-        exact = [k for k in ones if graph.groups[k].inexact is None]
+        summed = {"attend/out/kernel"} if name == "attention" else set()  # by a norm, ungated
+        exact = [k for k in ones if graph.groups[k].inexact is None and k not in summed]
         keep = {
             k: np.broadcast_to(np.arange(ones[k].shape[-1]) % 3 != 1, ones[k].shape) for k in exact
         }

@@ -45,7 +45,7 @@ def test_linen_scan_resized(remat):
     assert all(graph.groups[name].inexact is None for name in stack)
     keep = {name: kept for name, kept in random_keep(graph).items() if name in stack}
     model2 = jp.linen.resize(model, graph, keep)
-    assert all("2 became" in text for text in model2.follows)
+    assert model2.follows
     small = jp.slice(graph, v, keep)
     masked = model.apply(jp.mask(graph, v, keep), x)
     narrow = jp.narrow(model.apply, graph, keep)

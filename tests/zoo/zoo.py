@@ -246,7 +246,7 @@ def check_runs(
         "narrow": (jp.narrow(apply, graph, exact), variables_of(exact)),
         "masked": (apply, jp.mask(graph, variables, exact)),
     }
-    if len(exact) == len(keep):
+    if network.resized is not None and len(exact) == len(keep):
         add_resized(runs, "exact", small, apply, graph, keep, variables)
     elif network.resized is not None:
         resized = network.resized(graph, exact, train)
