@@ -74,9 +74,8 @@ def _description(spec: Any) -> Description | None:
     before = spec.get("description") if isinstance(spec, Mapping) else None
     whys = spec_problems(spec) or ([] if before is None else filter(None, [problem(before)]))
     if whys := list(whys):
-        raise SpecError(
-            "\n".join(["the spec cannot be read:", *whys[:8], "Fix: pass what jp.spec gave."])
-        )
+        text = "\n".join(whys[:8])
+        raise SpecError(f"the spec cannot be read: {text}.\nFix: pass what jp.spec gave.")
     return before
 
 

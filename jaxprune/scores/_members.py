@@ -55,11 +55,6 @@ def collect(
         for name, group in graph.groups.items()
         if (slots := [slot for slot in group.slots if wanted(slot)])
     }
-    if not members:
-        raise ScoreError(
-            "the score covers no group: none has what it reads among these variables.\n"
-            "Fix: pass the whole variables, {'params': ..., 'batch_stats': ...}, or another score."
-        )
     leaves = _leaves(graph, variables, [slot.path for slots in members.values() for slot in slots])
     scores = {}
     for name, slots in members.items():

@@ -56,8 +56,8 @@ OPTIMIZER = nnx.Optimizer(TWIN, TX, wrt=nnx.Param)
 OVERRIDES = Arg(
     None, bad(3, "a", [1], {"nope": {}}, {"a": 3}, {"a": None}, {3: {}}, {"a": {3: 1}}), "overrid"
 )
-SLOPES = Arg(GRADIENTS, TREES, "tree|gradient|covers no group")
-SCALED = V._replace(says="variable|tree|covers no group")
+SLOPES = Arg(GRADIENTS, TREES, "tree|gradient|no group has a score")
+SCALED = V._replace(says="variable|tree|no group has a score")
 WITHOUT_SHAPES = V._replace(bad=without(TREES, "other shapes"))
 NO_NUMBERS = without(
     BAD_SCORES, "empty", "an unknown group", "a number for a name", "{a: short}", "{a: wide}",
