@@ -1,7 +1,7 @@
 """Breaks every rule in every way and runs its oracles: a broken rule must not pass.
 
 Command: python -m benchmarks.mutate_rules  (or with names of primitives)
-Writes:  benchmarks/results/mutations.md
+Writes:  benchmarks/results/mutations_of_rules.md
 Time:    about 5 minutes on two CPU cores.
 
 Each cell of the table names the oracles that refuse the mutant: `spec` (axes and inexact groups as
@@ -225,7 +225,7 @@ def main(names: list[str]) -> int:
     print(lines[-1])
     if not names:
         (HERE / "results").mkdir(exist_ok=True)
-        (HERE / "results" / "mutations.md").write_text("\n".join(lines) + "\n")
+        (HERE / "results" / "mutations_of_rules.md").write_text("\n".join(lines) + "\n")
     return sum(not found for found in verdicts.values())
 
 

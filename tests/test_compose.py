@@ -250,6 +250,37 @@ def test_a_second_keep_of_another_length_is_refused(length):
         compose({"g": bits("11011")}, {"g": np.ones(length, bool)})
 
 
+def rows(*texts: str) -> np.ndarray:
+    """Returns the masks of stacked layers."""
+    return np.stack([bits(text) for text in texts])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (bits("11010"), rows("101", "011"), rows("10010", "01010")),
+        (rows("11010", "01011"), bits("101"), rows("10010", "01001")),
+        (rows("11010", "01011"), rows("101", "011"), rows("10010", "00011")),
+    ],
+    ids=["then by layer", "at first by layer", "both by layer"],
+)
+def test_layers_keep_their_own_channels(first, second, expected):
+    np.testing.assert_array_equal(compose({"g": first}, {"g": second})["g"], expected)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (rows("11010", "01011"), rows("101", "011", "110")),  # other layers
+        (rows("11010", "01001"), bits("101")),  # the first is uneven: it keeps 3 and 2 channels
+    ],
+    ids=["three of two layers", "uneven"],
+)
+def test_a_second_keep_of_other_layers_is_refused(first, second):
+    with pytest.raises(KeepError, match="the first keeps "):
+        compose({"g": first}, {"g": second})
+
+
 def test_every_failure_is_listed():
     first = {"a": np.array([0, 2]), "b": bits("11"), "c": np.True_}
     second = {"b": np.ones((1, 1, 2), bool), "c": bits("1")}

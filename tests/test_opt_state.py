@@ -267,6 +267,20 @@ def test_a_dtype_that_the_optimizer_does_not_have_is_refused():
     assert "'0/trace/first/bias', bfloat16[4], is float64[4] in tx.init(small_params)" in text
 
 
+def test_params_are_told_from_the_variables_by_all_of_their_paths():
+    """One of the parameters has the path of another variable."""
+    variables = {"params": {"a": np.ones((3, 4)), "b": np.ones((4, 2))}, "b": np.ones(4)}
+    graph = jp.trace(
+        lambda v, x: (x @ v["params"]["a"] + v["b"][None]) @ v["params"]["b"],
+        variables,
+        np.ones((1, 3)),
+    )
+    keep = {"a": np.array([True, False, True, True])}
+    params = variables["params"]
+    state = slice_opt_state(graph, ADAM.init(params), keep, tx=ADAM, params=params)
+    assert jax.tree.map(np.shape, state[0].mu) == {"a": (3, 3), "b": (3, 2)}
+
+
 def test_a_state_that_was_cut_already_is_refused():
     assert "'0/mu/first/kernel', float64[3, 4], has no value for each entry of 'first/kernel'" in (
         refused(ADAM, ADAM.init(cut(PARAMS)))

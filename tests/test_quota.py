@@ -46,6 +46,19 @@ def test_dead_channels_go_for_free() -> None:
     assert kept(_quota.share_of_left(graph, scores, share=0.1)) == {A: [0, 2], B: [0, 1, 3, 4]}
 
 
+def test_a_group_of_one_channel_needs_no_score() -> None:
+    graph, _ = chain(4, 5)
+    keep = _quota.share_of_left(graph, {B: SCORES[B]}, share=0.3, within=ONE)
+    assert kept(keep) == {A: [0], B: [0, 1, 3, 4]}
+
+
+def test_all_that_may_go_can_be_asked_for() -> None:
+    """Of 9 channels 7 may go, which is the quota: no rule has a score to look at behind it."""
+    graph, _ = chain(4, 5)
+    keep = _quota.share_of_left(graph, SCORES, share=0.78, rule=jp.select.pytorch_author)
+    assert kept(keep) == {A: [0], B: [4]}
+
+
 def test_members_count_in_the_quota() -> None:
     """Of 9 channels a third is 3. With B four times there are 24, and 8 are B's lowest, 4, the 3
     that A can lose, and B's next. A tenth of 21, with A four times, is 2: B's 1, and A's 4.
@@ -86,9 +99,11 @@ def test_pruned_channels_need_no_score() -> None:
 THREE, ONE = {B: np.arange(5) < 3}, {A: np.arange(4) < 1}
 BAD_QUOTAS: dict[str, tuple[Any, dict[str, Any], type, str]] = {
     "share": (SCORES, {"share": 1.0}, BudgetError, r"in \(0, 1\), got 1.0[\s\S]*Fix"),
+    "no share": (SCORES, {"share": 0.0}, BudgetError, r"in \(0, 1\), got 0.0"),
     "members": (SCORES, {"members": {A: 0}}, BudgetError, r"members must[\s\S]*\{.*0\}[\s\S]*Fix"),
     "bool": (SCORES, {"share": True}, BudgetError, r"in \(0, 1\), got True"),
     "infinite": ({A: [np.inf] * 4}, {}, ScoreError, r"infinite scores[\s\S]*Fix: finite"),
+    "one infinite": ({A: [1.0, 2.0, np.inf, 3.0]}, {}, ScoreError, r"infinite scores[\s\S]*Fix"),
     "zero": ({A: [0.0] * 4}, {}, ScoreError, r"all scores are 0[\s\S]*Fix: pass"),
     "nan": ({A: [np.nan] * 4}, {}, ScoreError, "NaN at channels"),
     "length": ({A: [1.0] * 3}, {}, ScoreError, "has 4 channels"),

@@ -296,6 +296,7 @@ def test_multiples_that_would_silently_prune_nothing_are_an_error():
             "keep_macs must be a float in .*; got 2.0\nkeep_params must be .*; got 0\nFix",
         ),
         (lambda g, s: select.threshold(g, s, threshold=float("nan")), "must be a number, got nan"),
+        (lambda g, s: select.threshold(g, s, threshold="0.5"), "must be a number, got '0.5'"),
         (
             lambda g, s: select.threshold(
                 g, s, threshold=0, min_channels=0, multiple_of=1.5, max_prune_ratio=70

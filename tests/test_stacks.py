@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import jaxprune as jp
+from jaxprune import _cut
 
 LAYERS, WIDTH, HIDDEN = 3, 4, 6
 X = jax.random.normal(jax.random.key(9), (2, 5))
@@ -105,6 +106,30 @@ def test_layers_are_cut_where_they_live(place):
         kept = keep["blocks/up"][layer]
         wanted = np.asarray(v["blocks"]["up"])[layer][keep["blocks/down"]][:, kept]
         np.testing.assert_array_equal(found["blocks"]["up"][layer], wanted)
+
+
+@pytest.mark.parametrize(("axis", "layer"), [(2, 0), (0, 2), (3, 1), (1, 3), (0, 3)])
+def test_layers_of_an_array_of_four_axes_are_cut_alike_on_host_and_device(axis, layer):
+    leaf = np.arange(3 * 4 * 5 * 6).reshape(3, 4, 5, 6)
+    index = np.stack(
+        [np.roll(np.arange(leaf.shape[axis]), i)[:2] for i in range(leaf.shape[layer])]
+    )
+    places = [None] * 4, [None] * 4
+    places[0][axis], places[1][axis] = index, layer
+    cut = _cut.Cut(*map(tuple, places))
+    expected = np.stack(
+        [
+            np.moveaxis(
+                np.moveaxis(leaf, (layer, axis), (0, 1))[i][index[i]], 0, axis - (layer < axis)
+            )
+            for i in range(leaf.shape[layer])
+        ],
+        axis=layer,
+    )
+    for given in (leaf, jnp.asarray(leaf)):
+        np.testing.assert_array_equal(_cut.take({"": given}, {"": cut})[""], expected)
+    found = jax.jit(lambda x: _cut.take({"": x}, {"": cut})[""])(leaf)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_a_layer_axis_behind_the_channels():
