@@ -65,19 +65,19 @@ class Plan:
         attributes: Mapping[str, tuple[tuple[str, Any], ...]],
     ) -> None:
         """Changes an instance once; of the plans of a module resized twice the last one wins."""
-        done = vars(module).setdefault("_resized", set())
+        done: dict[Any, Any] = vars(module).setdefault("_resized", {})
         if id(self) in done:
             return
-        done.add(id(self))
+        done[id(self)] = self  # held, so that no other plan has its id
         object.__setattr__(module, "param", partial(_param, module.param, path, shapes))
         for name, value in attributes.get(path, ()):
             if name not in done:
-                done.add(name)
+                done[name] = value
                 object.__setattr__(module, name, value)
 
     def _selects(self, module: nn.Module) -> bool:
         """True if the inputs of an instance are selected by this plan, and by no later one."""
-        return vars(module).setdefault("_selected_by", id(self)) == id(self)
+        return vars(module).setdefault("_selected_by", self) is self
 
 
 @contextmanager
