@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxprune import _jaxpr, fixed
 from jaxprune import axes as ax
-from jaxprune._jaxpr import Op
+from jaxprune._jaxpr import Op, Program
 from jaxprune.walk import Axes, Tracer, Walk
 
 WAY_OUT = "Fix: keep these groups whole (protect= in jp.select)."
@@ -28,14 +28,16 @@ class Derivative:
       moving, outs: the places of the operands and results that have a derivative; what a function
         closes over has none.
       walk: of a JVP `(operands, tangents) -> tangents`, of a VJP `(operands, cotangents) ->
-        cotangents`, of what moves; None if there is a problem.
+        cotangents`, of what moves; None if there is a problem, or no derivative.
       problem: why it cannot be followed, and the way out.
+      missing: what JAX raises where a function has no derivative after all.
     """
 
     moving: tuple[int, ...]
     outs: tuple[int, ...]
     walk: Walk | None
     problem: tuple[str, str] | None = None
+    missing: str = ""
 
 
 def derivative(op: Op) -> Derivative:
@@ -67,13 +69,17 @@ def derivative(op: Op) -> Derivative:
         return jax.vjp(moved, *points)[1](list(cotangents))
 
     if op.name == "custom_jvp_call":
-        avals = [*full, *(full[i] for i in moving)]
+        run, avals = forward, [*full, *(full[i] for i in moving)]
         ins, ends = [*op.ins, *(op.ins[i] for i in moving)], [op.outs[i] for i in outs]
-        walk, problem = _walk(op, forward, avals, ins, ends)
     else:
-        avals = [*full, *(results[i] for i in outs)]
+        run, avals = backward, [*full, *(results[i] for i in outs)]
         ins, ends = [*op.ins, *(op.outs[i] for i in outs)], [op.ins[i] for i in moving]
-        walk, problem = _walk(op, backward, avals, ins, ends)
+    try:
+        with _jaxpr.context(op.eqn):
+            program, _ = _jaxpr.trace(run, *avals)
+    except Exception as error:  # the user's rule raises, or there is none
+        return Derivative(moving=moving, outs=outs, walk=None, missing=f"raises {error}")
+    walk, problem = _walk(op, program, ins, ends)
     return Derivative(moving=moving, outs=outs, walk=walk, problem=problem)
 
 
@@ -82,11 +88,9 @@ def _inexact(avals: Sequence[Any]) -> list[int]:
 
 
 def _walk(
-    op: Op, fn: Callable[..., Any], avals: Sequence[Any], ins: Sequence[Axes], ends: Sequence[Axes]
+    op: Op, program: Program, ins: Sequence[Axes], ends: Sequence[Axes]
 ) -> tuple[Walk | None, tuple[str, str] | None]:
     """Walks a derivative of `op`, whose results have the axes `ends`."""
-    with _jaxpr.context(op.eqn):
-        program, _ = _jaxpr.trace(fn, *avals)
     if _jaxpr.reads_others(program):
         return None, (
             "reads values of the network that it closes over",

@@ -106,9 +106,11 @@ class Pass:
         if op not in self._derivatives:
             self._derivatives[op] = derivative(op)
         own = self._derivatives[op]
-        if own.walk is None:
+        if own.problem is not None:
             every = self._present(op.ins) | self._present(op.outs)
-            self.inexact(every, op, f"its own derivative {(own.problem or ('',))[0]}")
+            self.inexact(every, op, f"its own derivative {own.problem[0]}")
+        elif own.walk is None:  # there is no gradient to be wrong
+            return results
         elif op.name == "custom_jvp_call":
             tangents = [Known(known[i].zeros) for i in own.moving]
             moved = self._apart(own.walk, [*known, *tangents])

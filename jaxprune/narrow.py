@@ -255,7 +255,7 @@ def _custom_vjp(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
 def _derivative(op: Op) -> tuple[Derivative, Walk]:
     found = derivative(op)
     if found.walk is None:
-        text, way_out = found.problem or ("", "")
+        text, way_out = found.problem or (found.missing, "Fix: give it one.")
         where = f"the custom derivative of {op!r} at {op.place}"
         raise ResizeError(f"{where} {text}.\n{way_out}")
     return found, found.walk

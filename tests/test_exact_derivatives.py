@@ -74,7 +74,7 @@ CASES = {
 def test_the_derivative_decides_too(name: str) -> None:
     layer, read, exact = CASES[name]
     random = np.random.default_rng(1)
-    shapes = {"first": (5, 5), "w": (5, 8), "u": (8, 2)}
+    shapes = {"first": (5, 5), "w": (5, 8)} | ({"u": (8, 2)} if read is None else {})
     v = {path: random.normal(size=shape) for path, shape in shapes.items()}
 
     def fn(v: Any, x: Any) -> Any:
@@ -91,3 +91,23 @@ def test_the_derivative_decides_too(name: str) -> None:
         small = gradient(jp.narrow(fn, graph, KEEP), jp.slice(graph, v, KEEP))
         same = [np.allclose(masked[path], small[path], rtol=1e-9) for path in ("first", "w")]
         assert all(same) == exact
+
+
+def test_a_function_whose_derivative_raises_is_traced_all_the_same() -> None:
+    def refuse(*_: Any) -> Any:
+        raise NotImplementedError("for inference only")
+
+    silent = jax.custom_jvp(jnp.sin)
+    silent.defjvp(refuse)
+    random = np.random.default_rng(1)
+    v = {"w": random.normal(size=(5, 8)), "u": random.normal(size=(8, 2))}
+
+    def fn(v: Any, x: Any) -> Any:
+        return silent(x @ v["w"]) @ v["u"]
+
+    graph = jp.trace(fn, v, X)
+    assert graph.groups["w"].inexact is None
+    narrow, small = jp.narrow(fn, graph, KEEP), jp.slice(graph, v, KEEP)
+    np.testing.assert_allclose(narrow(small, X), fn(jp.mask(graph, v, KEEP), X), rtol=1e-5)
+    with pytest.raises(jp.errors.ResizeError, match=r"for inference only\nFix: give it one"):
+        jax.grad(lambda x: narrow(small, x).sum())(X)

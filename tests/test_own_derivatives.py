@@ -225,6 +225,7 @@ def closing_behind(v: Any, x: Any) -> Any:
     return function(x @ v["w"]) @ v["u"]
 
 
+@pytest.mark.filterwarnings("ignore:jp.slice. the traced call does not read b")
 @pytest.mark.parametrize("fn", [closing, closing_behind])
 def test_a_derivative_that_closes_over_variables_is_refused(fn: Any) -> None:
     graph = jp.trace(fn, V, X)
