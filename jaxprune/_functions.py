@@ -9,10 +9,11 @@ import flax.linen as nn
 import jax
 from flax import nnx
 
+from jaxprune import paths
 from jaxprune._arguments import check_flag, is_array, kind_of
 from jaxprune._numbers import is_integer
 from jaxprune.errors import PatternError, TraceError
-from jaxprune.paths import flatten, near
+from jaxprune.paths import near
 
 
 def check_function(fn: Any, what: str = "fn") -> None:
@@ -34,8 +35,12 @@ def check_function(fn: Any, what: str = "fn") -> None:
 
 def check_inputs(inputs: Any) -> None:
     """Raises TraceError unless inputs are trees of arrays, numbers or shapes."""
-    leaves = flatten(list(inputs))[0].items()
-    bad = [f"input {path!r} is {kind_of(leaf)}" for path, leaf in leaves if not is_array(leaf)]
+    leaves = paths.keyed(list(inputs))[0]
+    bad = [
+        f"input {paths.name(key)!r} is {kind_of(leaf)}"
+        for key, leaf in leaves
+        if not is_array(leaf)
+    ]
     if bad:
         raise TraceError(
             "\n".join([*bad[:8], "Fix: pass arrays, or jax.ShapeDtypeStructs of their shapes."])
