@@ -35,12 +35,8 @@ def check_function(fn: Any, what: str = "fn") -> None:
 
 def check_inputs(inputs: Any) -> None:
     """Raises TraceError unless inputs are trees of arrays, numbers or shapes."""
-    leaves = paths.keyed(list(inputs))[0]
-    bad = [
-        f"input {paths.name(key)!r} is {kind_of(leaf)}"
-        for key, leaf in leaves
-        if not is_array(leaf)
-    ]
+    named = [(paths.name(key), leaf) for key, leaf in paths.keyed(list(inputs))[0]]
+    bad = [f"input {path!r} is {kind_of(leaf)}" for path, leaf in named if not is_array(leaf)]
     if bad:
         raise TraceError(
             "\n".join([*bad[:8], "Fix: pass arrays, or jax.ShapeDtypeStructs of their shapes."])
