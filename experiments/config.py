@@ -107,8 +107,8 @@ class Config(Common):
     """Whether the ratio is of all channels together or of each layer."""
     target_macs: float | None = None
     """Share of the dense MACs that stays in the end; replaces the ratio."""
-    rule: Literal["exact", "pytorch"] = "exact"
-    """Threshold: exactly the ratio, or as in the authors' PyTorch code, one channel more."""
+    rule: Literal["exact_count", "lua_author", "pytorch_author"] = "exact_count"
+    """Threshold, by its name in `jp.select`: exactly the ratio, or as in the authors' two codes."""
     max_prune_ratio: float | None = None
     """What a layer loses at most in a pass: 0.5 of it with several passes, else no limit."""
     min_channels: int = 1

@@ -133,8 +133,8 @@ def _begin(config: Config, graph: jp.ChannelGraph) -> jp.schedule.Progress:
     )
 
 
-def _only(config: Config, graph: jp.ChannelGraph) -> tuple[str, ...]:
-    return jp.interior(graph) if config.channels == "interior" else ()
+def _only(config: Config, graph: jp.ChannelGraph) -> tuple[str, ...] | None:
+    return jp.interior(graph) if config.channels == "interior" else None
 
 
 def _penalty(

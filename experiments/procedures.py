@@ -124,7 +124,7 @@ def choose(setup: Setup, network: Network, *, number: int = 1) -> Keep:
         return jp.select.budget(graph, scores, keep_macs=share, **limits)
     if config.scope == "layer":
         return jp.select.per_group(graph, scores, prune_ratio=config.prune_ratio, **limits)
-    rule = jp.select.exact if config.rule == "exact" else jp.select.pytorch_author
+    rule = getattr(jp.select, config.rule)
     if most == 1:
         return jp.select.global_ratio(
             graph, scores, prune_ratio=config.prune_ratio, rule=rule, **limits

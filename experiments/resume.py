@@ -95,7 +95,6 @@ def save(run: Path, setup: Setup, name: str, network: Network) -> None:
         metadata={
             "pruned": bool(network.keep),
             "sliced": network.sliced,
-            "momentum": network.momentum is not None,
         },
         overwrite=True,
     )
@@ -109,13 +108,9 @@ def load(run: Path, setup: Setup, name: str) -> Network:
     """
     restored = jp.restore(path(run, name))
     found = restored.metadata
-    keep = jp.keep_from_spec(restored.spec) if found["pruned"] else {}
+    keep = jp.keep_from_spec(restored.spec, setup.graph) if found["pruned"] else {}
     model = jp.linen.resize(setup.model, setup.graph, keep) if found["sliced"] else setup.model
-    momentum = None
-    if found["momentum"]:
-        like = restored.variables["params"]
-        momentum = jp.restore(path(run, name), opt_state=like).opt_state
-    return Network(model, restored.variables, keep, momentum)
+    return Network(model, restored.variables, keep, restored.opt_state)
 
 
 @contextmanager

@@ -14,12 +14,14 @@ from jaxprune import slimmable as slimmable
 from jaxprune import sparsify as sparsify
 from jaxprune.batchnorm import batch_norms as batch_norms
 from jaxprune.batchnorm import scale_mask as scale_mask
+from jaxprune.check_spec import check_spec as check_spec
 from jaxprune.checkpoint import Restored as Restored
 from jaxprune.checkpoint import restore as restore
 from jaxprune.checkpoint import save as save
 from jaxprune.compose import compose as compose
 from jaxprune.cost import latency as latency
 from jaxprune.draw import draw as draw
+from jaxprune.explain import explain as explain
 from jaxprune.export import export as export
 from jaxprune.gates import gated as gated
 from jaxprune.gates import tap as tap
@@ -40,7 +42,6 @@ from jaxprune.masks import widths as widths
 from jaxprune.narrow import narrow as narrow
 from jaxprune.opt_state import slice_opt_state as slice_opt_state
 from jaxprune.report import compare as compare
-from jaxprune.report import explain as explain
 from jaxprune.resize import resize as resize
 from jaxprune.rules import RULES as RULES
 from jaxprune.rules import Rule as Rule

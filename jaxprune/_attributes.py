@@ -5,7 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxprune import axes as ax
+from jaxprune import fixed
 from jaxprune.graph import ChannelGraph, Variable
 from jaxprune.masks import Kept
 from jaxprune.walk import Walk
@@ -77,7 +77,9 @@ def _group_norm(module: nn.GroupNorm, path: str, view: View) -> dict[str, Any]:
     if scale is None:
         return {}
     size = module.group_size or scale.shape[0] // (module.num_groups or 1)
-    outer, inner = ax.factor(scale.axes[0], size)
+    if (pair := fixed.factored(scale.axes[0], size)) is None:  # no code of this module groups it
+        return {}
+    outer, inner = pair
     if module.num_groups is None:
         return {"group_size": view.kept.size(inner)}
     return {"num_groups": view.kept.size(outer)}

@@ -55,7 +55,7 @@ def take(leaves: Mapping[str, Any], cuts: Mapping[str, Cut]) -> dict[str, Any]:
         elif isinstance(leaf, np.ndarray):
             found[path] = _on_host(leaf, cuts[path])
         elif isinstance(leaf, Tracer):
-            found[path] = _traced(leaf, cuts[path])
+            found[path] = entries(leaf, cuts[path])
         elif _on_one_cpu(leaf):
             found[path] = _placed_like(leaf, _on_host(np.asarray(leaf), cuts[path]))
         else:
@@ -83,8 +83,11 @@ def _on_host(leaf: np.ndarray, cut: Cut) -> np.ndarray:
     return leaf
 
 
-def _traced(leaf: Any, cut: Cut) -> Any:
-    """Cuts a traced array; along explicit mesh axes JAX wants the sharding of the result."""
+def entries(leaf: Any, cut: Cut) -> Any:
+    """Returns the chosen entries of one array, by operations of JAX: positions may be traced.
+
+    Along explicit mesh axes JAX wants the sharding of the result.
+    """
     sharding = jax.typeof(leaf).sharding
     out = sharding if any(sharding.spec) else None
     for axis, index, layer in cut.parts():
@@ -110,8 +113,9 @@ def _each(leaf: Any, index: Any, axis: int, layer: int, out: Any) -> Any:
 
 def _on_one_cpu(leaf: jax.Array) -> bool:
     devices = leaf.devices()
-    native = not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
-    return len(devices) == 1 and next(iter(devices)).platform == "cpu" and native
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.extended) or leaf.weak_type:
+        return False  # NumPy knows neither
+    return len(devices) == 1 and next(iter(devices)).platform == "cpu"
 
 
 def _placed_like(leaf: jax.Array, small: np.ndarray) -> jax.Array:
@@ -134,7 +138,7 @@ def _program(shardings: tuple[Any, ...], layers: tuple[tuple[int | None, ...], .
 
     def cut(leaves: Any, indices: Any) -> Any:
         cuts = map(Cut, indices, layers)
-        return [_traced(leaf, cut) for leaf, cut in zip(leaves, cuts, strict=True)]
+        return [entries(leaf, cut) for leaf, cut in zip(leaves, cuts, strict=True)]
 
     return jax.jit(cut, out_shardings=list(shardings))
 

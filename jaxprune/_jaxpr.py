@@ -5,11 +5,13 @@ of call primitives, the parameters of `scan`.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.extend import core, source_info_util
 from jax.interpreters import ad, batching, mlir
 
@@ -37,6 +39,7 @@ _CALLS = {
     "checkpoint": ("remat", "jaxpr"),
     "remat": ("remat", "jaxpr"),
     "remat2": ("remat", "jaxpr"),
+    "remat_opt": ("closed_call", "fwd_jaxpr"),
     "shard_map": ("shard_map", "jaxpr"),
 }
 _CALL_KEYS = ("policy", "prevent_cse", "mesh", "in_specs", "out_specs", "check_vma", "manual_axes")
@@ -76,9 +79,32 @@ def literal(atom: Any) -> Any:
     return atom.val if isinstance(atom, core.Literal) else None
 
 
+def scalar(atom: Any) -> bool | int | float | complex | None:
+    """Returns the number of a literal; None for an array, a key or a variable."""
+    value = literal(atom)
+    if value is None or np.ndim(value) or jnp.issubdtype(atom.aval.dtype, jax.dtypes.extended):
+        return None
+    return np.asarray(value).item()
+
+
 def shape(atom: Any) -> tuple[int, ...]:
     """Returns the shape of an operand or a result; values without one are scalars."""
     return getattr(atom.aval, "shape", ())
+
+
+def reads_others(program: Program) -> bool:
+    """True if a program reads values of another one, which it can only have closed over."""
+    return any(isinstance(value, Tracer) for value in program.consts)
+
+
+def draws_alone(keys: Any) -> bool:
+    """True if every one of `keys` draws by itself: of a batch of other keys one draws for all."""
+    return str(keys.aval.dtype) == "key<fry>"
+
+
+def closed_over(eqn: Any) -> int:
+    """Returns how many leading operands a function with its own derivative only closes over."""
+    return eqn.params.get("num_consts", 0)
 
 
 def name(eqn: Any) -> str:
@@ -122,6 +148,30 @@ def programs(eqn: Any) -> list[Program]:
     return [found[key] for key in keys if isinstance(found.get(key), Program)]
 
 
+def calls(eqn: Any) -> list[tuple[Program, Sequence[int], Sequence[Any]]]:
+    """Returns (program, operands, results) of every program that an equation calls.
+
+    `operands` are the positions of what the equation hands to the program, `results` for every
+    result of the program the variable of the equation that it becomes, None for a condition or the
+    carry of a loop, which the next step reads.
+    Functions with derivatives of their own are left out: those may read what the function does not.
+    """
+    found = params(eqn)
+    if name(eqn).startswith("custom_"):
+        return []
+    if "branches" in found:
+        return [(b, range(1, len(eqn.invars)), eqn.outvars) for b in found["branches"]]
+    if "body_jaxpr" in found:
+        n, m = found["cond_nconsts"], found["body_nconsts"]
+        carry = range(n + m, len(eqn.invars))
+        test = (found["cond_jaxpr"], [*range(n), *carry], [None])
+        return [test, (found["body_jaxpr"], [*range(n, n + m), *carry], [None] * len(carry))]
+    inner = [item for item in found.values() if isinstance(item, Program)]
+    carried = found.get("num_carry", 0)
+    results = [None] * carried + list(eqn.outvars[carried:])
+    return [(item, range(len(eqn.invars)), results) for item in inner]
+
+
 def place(eqn: Any, scope: str) -> str:
     """Returns the module path of an equation; outside of modules, the file and line."""
     return join(eqn, scope) or source_info_util.summarize(eqn.source_info)
@@ -131,6 +181,12 @@ def join(eqn: Any, scope: str) -> str:
     """Returns the name stack of an equation behind that of the equations around it."""
     own = str(eqn.source_info.name_stack)
     return f"{scope}/{own}" if scope and own else scope or own
+
+
+def context(eqn: Any) -> AbstractContextManager[Any]:
+    """Returns the context of an equation, to be entered where it is evaluated: its mesh."""
+    own = getattr(eqn, "ctx", None)
+    return nullcontext() if own is None else own.manager
 
 
 def bind(eqn: Any, args: Sequence[Any], params: dict[str, Any]) -> list[Any]:

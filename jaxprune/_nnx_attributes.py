@@ -6,7 +6,7 @@ from typing import Any
 from flax import nnx
 from flax.core import FrozenDict
 
-from jaxprune import axes as ax
+from jaxprune import fixed
 from jaxprune._attributes import View
 from jaxprune.axes import Space
 from jaxprune.graph import ChannelGraph, Variable
@@ -137,8 +137,10 @@ def _group_norm(module: nnx.GroupNorm, sizes: Sizes) -> Attributes:
     if vector is None:
         return {}
     count = sizes.view.kept.size
-    outer, inner = ax.factor(sizes.axes(vector, 1)[0], module.group_size)
-    return {"num_groups": count(outer), "group_size": count(inner)}
+    pair = fixed.factored(sizes.axes(vector, 1)[0], module.group_size)
+    if pair is None:  # a subclass that does not normalize by groups
+        return {}
+    return {"num_groups": count(pair[0]), "group_size": count(pair[1])}
 
 
 def _attention(module: nnx.MultiHeadAttention, sizes: Sizes) -> Attributes:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +12,9 @@ import numpy as np
 from flax import nnx
 
 from jaxprune import paths
+from jaxprune._functions import check_keywords
 from jaxprune._nnx_names import modules, path_name
+from jaxprune._words import shown
 from jaxprune.errors import TraceError, TreeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.masks import Kept
@@ -19,6 +22,9 @@ from jaxprune.masks import Kept
 Method = str | Callable[..., Any]
 Changes = Mapping[str, Mapping[str, Any]]
 """{path of a module: {attribute: value}}."""
+
+MODES = ("deterministic", "use_running_average")
+"""The attributes that `model.train()` and `model.eval()` set."""
 
 _NOT_RANDOM = nnx.Not(nnx.RngState)
 
@@ -55,11 +61,21 @@ class Function:
         before = nnx.to_pure_dict(nnx.state(model, _NOT_RANDOM))
         arguments = jax.tree.map(lambda leaf: leaf, self.arguments)  # the rngs among them count
         with self.around(model):
-            if callable(self.method):
-                outputs = self.method(model, *inputs, **arguments)
-            else:
-                outputs = getattr(model, self.method)(*inputs, **arguments)
+            outputs = _bound(model, self.method)(*inputs, **arguments)
         return outputs, _written(before, nnx.to_pure_dict(nnx.state(model, _NOT_RANDOM)))
+
+    @property
+    def called(self) -> str:
+        """The method, its constant arguments and the mode of the model, in words."""
+        method = self.method if isinstance(self.method, str) else shown(self.method)
+        named = (f"{name}={shown(self.arguments[name])}" for name in sorted(self.arguments))
+        found = modules(self.model()).values()
+        modes = {
+            mode: sorted({shown(getattr(m, mode)) for m in found if hasattr(m, mode)})
+            for mode in MODES
+        }
+        words = (f"{mode}={' and '.join(values)}" for mode, values in modes.items() if values)
+        return " ".join([f"{method}({', '.join(named)})", *words])
 
     def model(self, state: Any = None) -> Any:
         """A new model with the given variables; else with ones that have shapes and no memory."""
@@ -95,6 +111,8 @@ def function(model: nnx.Module, *, method: Method = "__call__", **arguments: Any
       TraceError: `model` is no `nnx.Module`, or an argument is a shape.
     """
     check_module(model)
+    if method != "__call__" or callable(model):  # a module may have other methods alone
+        check_keywords(_bound(model, method), type(model).__name__, arguments, ["method"])
     shapes = [name for name, value in arguments.items() if _holds_shapes(value)]
     if shapes:
         raise TraceError(
@@ -116,6 +134,22 @@ def function(model: nnx.Module, *, method: Method = "__call__", **arguments: Any
         method=method,
         arguments=arguments,
     )
+
+
+def _bound(model: nnx.Module, method: Method) -> Callable[..., Any]:
+    """Returns a method of a model.
+
+    Raises:
+      TraceError: the model has no such method.
+    """
+    if callable(method):
+        return partial(method, model)
+    if not isinstance(method, str) or not hasattr(model, method):
+        raise TraceError(
+            f"method must be the name of a method of {type(model).__name__}, or a function of the "
+            f"model, got {method!r}.\nFix: method='__call__', where the class has it."
+        )
+    return getattr(model, method)
 
 
 def check_module(model: Any) -> None:

@@ -1,29 +1,22 @@
-"""Pruning in rounds: a share of what is left, and scores that know what a channel costs."""
+"""Pruning in rounds: a share of what is left."""
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Unpack
 
 import numpy as np
 
-from jaxprune import cost, masks
-from jaxprune._removal import (
-    Constraints,
-    Keep,
-    Order,
-    Scores,
-    is_count,
-    is_number,
-    keep_of,
-    removal_order,
-    widths_after,
-)
+from jaxprune._arguments import check_mapping, check_options
+from jaxprune._constraints import Constraints
+from jaxprune._numbers import is_count, is_number, plain
+from jaxprune._removal import Keep, Order, keep_of, removal_order, widths_after
 from jaxprune._removal import share as share_of
+from jaxprune._rules import Rule, check_rule, removed
+from jaxprune._scored import Scores, where_left
 from jaxprune.batchnorm import batch_norms
 from jaxprune.errors import BudgetError, ScoreError
-from jaxprune.graph import ChannelGraph
-
-Rule = Callable[[np.ndarray, int], int]
+from jaxprune.graph import ChannelGraph, check_graph
+from jaxprune.keep import check_keep
+from jaxprune.paths import near
 
 
 def share_of_left(
@@ -50,7 +43,7 @@ def share_of_left(
         absent. `jaxprune.select.members(graph)` counts the BatchNorms, as the paper's code does.
       rule: from the sorted scores and the count to the number removed. None is the count;
         `jaxprune.select.pytorch_author`, the rule of the paper's code too, removes one more, and
-        all that tie.
+        all that tie, `lua_author` the count and what ties with it.
       **constraints: see `Constraints`; the same in every round.
 
     Returns:
@@ -73,12 +66,15 @@ def share_of_left(
     >>> share_of_left(graph, {"first": [3.0, 1.0, 0.5, 4.0]}, share=0.5, within=keep)
     {'first': array([ True, False, False,  True])}
     """
+    share = plain(share)
     if not (is_number(share) and 0 < share < 1):
         raise BudgetError(f"share must be in (0, 1), got {share!r}.\nFix: share=0.002.")
-    counts = members or {}
-    if not all(map(is_count, counts.values())):
-        raise BudgetError(f"members must be counts, at least 1, got {counts}.\nFix: leave 0 out.")
-    within = constraints.pop("within", {})
+    check_graph(graph)
+    counts = check_members(graph, members)
+    if rule is not None:
+        check_rule(rule)
+    check_options(constraints, Constraints, "share_of_left")
+    within = check_keep(graph, constraints.pop("within", {}))
     order = removal_order(graph, sunk(graph, scores, within), constraints)
     start = taken(order, within)
     if not any(values[np.isfinite(values)].any() for values in order.scores.values()):
@@ -100,7 +96,7 @@ def share_of_left(
             "protect or only."
         )
     if rule is not None and wanted < quota.sum():
-        wanted = rule(np.repeat(highest, quota), wanted)
+        wanted = removed(rule, np.repeat(highest, quota), wanted)
     steps = int(np.searchsorted(np.cumsum(quota), wanted)) + 1
     keep = keep_of(order, widths_after(order, start + min(steps, len(worth))))
     return joined(keep, within)
@@ -118,7 +114,8 @@ def members(graph: ChannelGraph) -> dict[str, int]:
     >>> members(trace(fn, v, np.ones((1, 2))))
     {'first': 1}
     """
-    scales = {norm.scale for norm in batch_norms(list(graph.variables)).values()}
+    check_graph(graph)
+    scales = {norm.scale for norm in batch_norms(graph).values()}
     counts = {
         name: sum(slot.path in scales for slot in group.slots)
         for name, group in graph.groups.items()
@@ -126,46 +123,24 @@ def members(graph: ChannelGraph) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def cost_regularized(
-    graph: ChannelGraph,
-    scores: Scores,
-    *,
-    strength: float,
-    cost: cost.Cost = cost.macs,
-    within: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Returns score - strength * c / c_min, where c is what the network saves without the channel.
-
-    Args:
-      graph: what `jaxprune.trace` returned.
-      scores: {group: f32[n]}, higher means keep.
-      strength: eta, at least 0; the gap in score between the cheapest channel and one that costs
-        twice as much.
-      cost: what c is counted in; c_min is the smallest c above 0 of all groups in `scores`.
-      within: the keep of an earlier pruning: c is that of the network it left.
-
-    Returns:
-      {group: f32[n]}, which may be negative; scores of 0 are none any more.
+def check_members(graph: ChannelGraph, counts: Any) -> dict[str, int]:
+    """Returns the counts of `share_of_left`, as Python's ints; none of None.
 
     Raises:
-      BudgetError: `strength` is negative or not finite.
-      ScoreError: an unknown group.
-
-    Source: You et al., "Gate Decorator", NeurIPS 2019. Its code takes H * W times the alive
-    channels of the gate over the smallest H * W for c / c_min; here c is exact.
+      BudgetError: a group is unknown, or what it counts for is no count.
     """
-    if not (is_number(strength) and math.isfinite(strength) and strength >= 0):
-        raise BudgetError(f"strength must be finite, at least 0, got {strength!r}.\nFix: 0.01.")
-    if unknown := [name for name in scores if name not in graph.groups]:
-        raise ScoreError(
-            f"scores name {unknown[:5]}, which are no groups of the graph.\n"
-            "Fix: recompute the scores on the variables that this graph was traced from."
-        )
-    at = masks.widths(graph, within)
-    total = cost(graph, at)
-    prices = {name: total - cost(graph, at | {name: at[name] - 1}) for name in scores}
-    least = min((price for price in prices.values() if price > 0), default=1)
-    return {name: score - strength * prices[name] / least for name, score in scores.items()}
+    what = "{group: how many a channel of it counts for}"
+    found = {} if counts is None else dict(check_mapping(counts, "members", what, BudgetError))
+    bad = [
+        f"members name {name!r}, which is no group of the graph; near: {near(name, graph.groups)}"
+        for name in found
+        if name not in graph.groups
+    ]
+    if not all(map(is_count, found.values())):
+        bad.append(f"members must be counts, at least 1, got {found}")
+    if bad:
+        raise BudgetError("\n".join([*bad, "Fix: members=jp.select.members(graph); leave 0 out."]))
+    return {name: plain(count) for name, count in found.items()}
 
 
 def sunk(graph: ChannelGraph, scores: Scores, within: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -178,20 +153,20 @@ def sunk(graph: ChannelGraph, scores: Scores, within: Mapping[str, Any]) -> dict
       ScoreError: a channel that is left has an infinite score, or a group that has lost channels
         has none.
     """
-    masks.check_keep(graph, within)
-    lost = {name: kept for name, kept in within.items() if not np.all(kept)}
-    found = {name: np.asarray(score, np.float64) for name, score in scores.items()}
+    lost = {name: kept for name, kept in check_keep(graph, within).items() if not np.all(kept)}
+    found = where_left(graph, scores, lost, -np.inf)
     last = {name for name, kept in lost.items() if name not in found and np.sum(kept) == 1}
-    found |= {name: np.zeros(graph.groups[name].shape) for name in last}
+    found |= {
+        name: np.where(lost[name], np.zeros(graph.groups[name].shape), -np.inf) for name in last
+    }
     failures = [
         f"group {name!r} has lost channels and has no scores" for name in lost if name not in found
     ]
     for name, values in found.items():
-        kept = np.asarray(lost.get(name, True))
-        if name in graph.groups and values.shape == graph.groups[name].shape:
-            if np.isinf(values[np.broadcast_to(kept, values.shape)]).any():
-                failures.append(f"group {name!r} has infinite scores")
-            found[name] = np.where(kept, values, -np.inf)
+        fits = isinstance(values, np.ndarray) and name in graph.groups
+        if fits and values.shape == graph.groups[name].shape:
+            left = np.where(lost.get(name, True), values, 0)
+            failures += [f"group {name!r} has infinite scores"] if np.isinf(left).any() else []
     if failures:
         raise ScoreError(
             "\n".join([*failures, "Fix: finite scores for every group that was pruned before."])

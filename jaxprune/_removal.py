@@ -14,54 +14,18 @@ every cost falls along it. A channel under a floor is in no step, which is how a
 the next lowest channel elsewhere.
 """
 
-import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from numbers import Real
-from types import MappingProxyType
-from typing import Any, NamedTuple, TypedDict
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from jaxprune import stacks
-from jaxprune.errors import BudgetError, PatternError, ScoreError
-from jaxprune.graph import ChannelGraph
-from jaxprune.kinds import Kind, matching
-from jaxprune.masks import check_keep
+from jaxprune._constraints import Constraints, Limits, check_constraints, scope
+from jaxprune._scored import Scores, check_scores
+from jaxprune.graph import ChannelGraph, check_graph
 
 Keep = dict[str, np.ndarray]
-Scores = Mapping[str, Any]
-
-
-class Constraints(TypedDict, total=False):
-    """What every selector obeys exactly; where that is impossible, it raises.
-
-    Floors that fall between reachable counts are rounded up, and a group smaller than
-    `min_channels` stays whole.
-    """
-
-    min_channels: int  # a group keeps at least so many, and never less than the default, 1
-    min_keep_ratio: float  # a group keeps at least this share of its channels; default 0.0
-    max_prune_ratio: float  # a group loses at most this share of its channels; default 1.0
-    multiple_of: int  # a kept count is a multiple of this, or the full size; default 1
-    protect: Sequence[str | Kind]  # patterns or kinds of groups that stay whole; default none
-    only: Sequence[str | Kind]  # of the only groups that may lose channels; default all
-    strict: bool  # True: a group without scores is an error; default False, it stays whole
-    within: Mapping[str, Any]  # keep of an earlier pruning: ratios and floors are of what it left
-
-
-class Limits(NamedTuple):
-    """`Constraints` with their defaults."""
-
-    min_channels: int = 1
-    min_keep_ratio: float = 0.0
-    max_prune_ratio: float = 1.0
-    multiple_of: int = 1
-    protect: Sequence[str | Kind] = ()
-    only: Sequence[str | Kind] = ()
-    strict: bool = False
-    within: Mapping[str, Any] = MappingProxyType({})
 
 
 class Order(NamedTuple):
@@ -92,25 +56,25 @@ def removal_order(
     `across` joins the scores of what stacked layers lose together, called with `axis=0`.
 
     Raises:
+      JaxpruneError: an unknown constraint.
       BudgetError: a constraint makes no sense.
       ScoreError: NaN, a wrong length, an unknown group, no group at all.
       PatternError: a pattern matches nothing, or nothing is left in scope.
     """
-    limits = Limits(**constraints)
-    _check_limits(limits)
-    check_keep(graph, limits.within)
-    checked = _checked_scores(graph, scores, limits)
-    scope = _scope(graph, checked, limits)
+    check_graph(graph)
+    limits = check_constraints(graph, constraints, "select")
+    checked = check_scores(graph, scores, strict=limits.strict)
+    names = scope(graph, list(checked), only=limits.only, protect=limits.protect)
     present = {name: np.ones(values.shape, bool) for name, values in checked.items()}
     present |= {
         name: np.broadcast_to(kept, graph.groups[name].shape).copy()
         for name, kept in limits.within.items()
     }
-    ranked = {name: _ranked(checked[name], present[name]) for name in scope}
-    joint = {name: _joint(checked[name], ranked[name], across) for name in scope}
-    counts = {name: _reachable(joint[name].size, limits) for name in scope}
+    ranked = {name: _ranked(checked[name], present[name]) for name in names}
+    joint = {name: _joint(checked[name], ranked[name], across) for name in names}
+    counts = {name: _reachable(joint[name].size, limits) for name in names}
     highest = [joint[name][c[0] - c[1:] - 1] for name, c in counts.items()]
-    owner = np.repeat(np.arange(len(scope)), [len(steps) for steps in highest])
+    owner = np.repeat(np.arange(len(names)), [len(steps) for steps in highest])
     removed = np.concatenate([-np.diff(c) for c in counts.values()])
     by_score = np.argsort(np.concatenate(highest), kind="stable")
     return Order(
@@ -119,7 +83,7 @@ def removal_order(
         present=present,
         ranked=ranked,
         joint=joint,
-        layers={name: graph.groups[name].layers or 1 for name in scope},
+        layers={name: graph.groups[name].layers or 1 for name in names},
         counts=counts,
         owner=owner[by_score],
         removed=removed[by_score],
@@ -181,81 +145,3 @@ def share(total: int, ratio: float) -> int:
 def down(ratio: float) -> float:
     """Returns `ratio` cut after four digits: a share that is reachable stays so as printed."""
     return math.floor(1e4 * ratio) / 1e4
-
-
-def is_number(value: Any) -> bool:
-    """True for a real number that is no bool."""
-    return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
-
-
-def is_count(value: Any) -> bool:
-    """True for an integer of at least 1 that is no bool."""
-    return is_number(value) and isinstance(value, int | np.integer) and bool(value >= 1)
-
-
-def _check_limits(limits: Limits) -> None:
-    bad = [
-        f"{name} must be an int, at least 1, got {value!r}"
-        for name in ("min_channels", "multiple_of")
-        if not is_count(value := getattr(limits, name))
-    ]
-    bad += [
-        f"{name} must be in [0, 1], got {value!r}"
-        for name in ("min_keep_ratio", "max_prune_ratio")
-        if not (is_number(value := getattr(limits, name)) and 0 <= value <= 1)
-    ]
-    if bad:
-        raise BudgetError("\n".join([*bad, "Fix: leave a constraint out to have its default."]))
-
-
-def _checked_scores(graph: ChannelGraph, scores: Scores, limits: Limits) -> dict[str, np.ndarray]:
-    """Returns the scores as float64 on the host, in the order of the graph."""
-    values = {k: np.asarray(v, np.float64) for k, v in jax.device_get(dict(scores)).items()}
-    failures = [
-        f"scores name {name!r}, which is no group of the graph; near: "
-        f"{difflib.get_close_matches(name, graph.groups, cutoff=0.3)}"
-        for name in values
-        if name not in graph.groups
-    ]
-    for name, group in graph.groups.items():
-        if name not in values:
-            if limits.strict:
-                failures.append(f"group {name!r} has no scores, and strict=True")
-        elif values[name].shape not in {(group.size,), group.shape}:
-            shape = values[name].shape
-            layers = f" in each of {group.layers} layers" if group.layers else ""
-            failures.append(
-                f"scores for group {name!r} have shape {shape}, the group has {group.size} "
-                f"channels{layers}"
-            )
-        elif np.isnan(values[name]).any():
-            channels = np.unique(np.nonzero(np.isnan(values[name]))[-1]).tolist()
-            failures.append(f"scores for group {name!r} are NaN at channels {_few(channels)}")
-    if not values:
-        failures.append("scores hold no group, so there is nothing to choose from")
-    if failures:
-        fix = "Fix: recompute the scores on the variables that this graph was traced from."
-        raise ScoreError("\n".join([*failures, fix]))
-    return {
-        name: np.broadcast_to(values[name], group.shape)
-        for name, group in graph.groups.items()
-        if name in values
-    }
-
-
-def _few(items: Sequence[Any]) -> str:
-    return ", ".join(map(str, items[:5])) + (", ..." if len(items) > 5 else "")
-
-
-def _scope(graph: ChannelGraph, scores: Iterable[str], limits: Limits) -> list[str]:
-    """Returns the scored groups that may lose channels."""
-    scored = list(scores)
-    protected = matching(graph, limits.protect, graph.groups, what="protect pattern")
-    chosen = matching(graph, limits.only, scored, what="only pattern") if limits.only else scored
-    scope = [name for name in scored if name in chosen and name not in protected]
-    if not scope:
-        raise PatternError(
-            f"protect={limits.protect!r} and only={limits.only!r} leave no group to prune.\n"
-            f"Fix: the groups with scores are {_few(scored)}."
-        )
-    return scope

@@ -5,7 +5,8 @@ function is traced, atoms are union-find nodes: `unify`, `split` and `factor` re
 every axis of every array is written in the free atoms that remain. A free atom that reaches a
 variable is a channel group; a frozen atom carries the reason why it cannot be pruned.
 
-What cannot be aligned is frozen on both sides: never an error, and never wrong.
+What cannot be aligned is frozen on both sides: never an error, and never wrong. The spaces of a
+traced graph are fixed (`fixed.py`): what would refine them afterwards works on copies.
 """
 
 import math
@@ -34,10 +35,11 @@ class Atom:
     """One index space; `link` binds it to another space, `reason` freezes it.
 
     `owner` is the (variable, axis) that the atom was made for, `name` its channel group; `layers`
-    the stack of layers of which each has its own channels.
+    the stack of layers of which each has its own channels. A `fixed` atom belongs to a traced
+    graph, and can be neither bound nor frozen any more.
     """
 
-    __slots__ = ("layers", "link", "name", "owner", "reason", "size")
+    __slots__ = ("fixed", "layers", "link", "name", "owner", "reason", "size")
 
     def __init__(self, size: int, reason: Reason | None = None, owner: Any = None):
         self.size = size
@@ -46,6 +48,7 @@ class Atom:
         self.owner: tuple[int, int] | None = owner
         self.name: str | None = None
         self.layers: Any = None
+        self.fixed = False
 
     def __repr__(self) -> str:
         return f"{self.name or '?'}:{self.size}"
@@ -119,38 +122,52 @@ def product(factors: Iterable[Space]) -> Space:
 
 
 def _parts(space: Space) -> Iterator[Space]:
-    space = find(space)
-    if type(space) is Sum:
-        for part in space.parts:
-            yield from _parts(part)
-    elif space.size:
-        yield space
+    left = [space]  # a stack: concatenations nest as deep as a network has layers
+    while left:
+        space = find(left.pop())
+        if type(space) is Sum:
+            left.extend(reversed(space.parts))
+        elif space.size:
+            yield space
 
 
 def _factors(space: Space) -> Iterator[Space]:
-    space = find(space)
-    if type(space) is Prod:
-        for item in space.factors:
-            yield from _factors(item)
-    elif space.size != 1:
-        yield space
+    left = [space]
+    while left:
+        space = find(left.pop())
+        if type(space) is Prod:
+            left.extend(reversed(space.factors))
+        elif space.size != 1:
+            yield space
 
 
 def atoms(space: Space) -> Iterator[Atom]:
     """Yields the unbound atoms of `space`, in order; one may come more than once."""
-    space = find(space)
-    if type(space) is Atom:
-        yield space
-    else:
-        for item in space.parts if type(space) is Sum else space.factors:
-            yield from atoms(item)
+    left = [space]
+    while left:
+        space = find(left.pop())
+        if type(space) is Atom:
+            yield space
+        else:
+            left.extend(reversed(space.parts if type(space) is Sum else space.factors))
 
 
 def freeze(space: Space, reason: Reason) -> None:
     """Freezes every atom of `space` that is not frozen yet."""
     for atom in atoms(space):
         if atom.reason is None:
+            _check_open(atom)
             atom.reason = reason
+
+
+def _link(atom: Atom, to: Space) -> None:
+    _check_open(atom)
+    atom.link = to
+
+
+def _check_open(atom: Atom) -> None:
+    if atom.fixed:
+        raise RuntimeError(f"the space {atom} belongs to a traced graph, which never changes")
 
 
 def resolve(space: Space) -> Space:
@@ -189,7 +206,7 @@ def _bind(a: Space, b: Space, at: Any) -> None:
     elif type(b) is not Atom and any(atom is a for atom in atoms(b)):
         freeze(b, Reason(f"an axis of size {a.size} meets a rearrangement of itself", at))
     else:
-        a.link = b
+        _link(a, b)
 
 
 def _mismatch(a: Space, b: Space, at: Any) -> None:
@@ -227,9 +244,11 @@ def _pieces(space: Sum, k: int) -> list[Space] | None:
     """Two or more runs of parts, each a multiple of `k` long; None where there are none."""
     pieces: list[Space] = []
     run: list[Space] = []
+    length = 0
     for part in _parts(space):
         run.append(part)
-        if sum(item.size for item in run) % k == 0:
+        length += part.size
+        if length % k == 0:
             pieces.append(concat(run))
             run = []
     return None if run or len(pieces) == 1 else pieces
@@ -243,7 +262,7 @@ def split(space: Space, k: int, at: Any = None) -> tuple[Space, Space]:
     if type(root) is Atom:
         head, tail = _child(root, k), _child(root, root.size - k)
         if root.reason is None:
-            root.link = Sum((head, tail))
+            _link(root, Sum((head, tail)))
         return head, tail
     if type(root) is Sum:
         before: list[Space] = []
@@ -277,7 +296,7 @@ def factor(space: Space, k: int, at: Any = None) -> tuple[Space, Space]:
     if type(root) is Atom:
         outer, inner = _child(root, root.size // k), _child(root, k)
         if root.reason is None:
-            root.link = Prod((outer, inner))
+            _link(root, Prod((outer, inner)))
         return outer, inner
     if type(root) is Prod:
         *rest, last = _factors(root)
@@ -311,7 +330,7 @@ def count(space: Space, widths: Mapping[str, int]) -> int:
     if type(space) is Atom:
         return space.size if space.name is None else widths.get(space.name, space.size)
     if type(space) is Sum:
-        return sum(count(part, widths) for part in space.parts)
+        return sum(count(part, widths) for part in _parts(space))
     total = 1
     for item in space.factors:
         total *= count(item, widths)
@@ -328,7 +347,7 @@ def select(space: Space, keep: Mapping[str, Any]) -> Any:
         whole = np.ones(space.size, bool)
         return whole if space.name is None else keep.get(space.name, whole)
     if type(space) is Sum:
-        return side_by_side([select(part, keep) for part in space.parts], np.ones(0, bool))
+        return side_by_side([select(part, keep) for part in _parts(space)], np.ones(0, bool))
     return outer([select(item, keep) for item in space.factors], np.ones(1, bool))
 
 
@@ -363,10 +382,9 @@ def positions(space: Space, atom: Atom) -> np.ndarray:
     if type(space) is Atom:
         return np.arange(atom.size)[:, None] if space is atom else np.empty((atom.size, 0), int)
     if type(space) is Sum:
-        starts = np.cumsum([0, *(part.size for part in space.parts)])
-        found = [
-            start + positions(part, atom) for start, part in zip(starts, space.parts, strict=False)
-        ]
+        parts = list(_parts(space))
+        starts = np.cumsum([0, *(part.size for part in parts)])
+        found = [start + positions(part, atom) for start, part in zip(starts, parts, strict=False)]
         return np.concatenate(found, axis=1)
     found, size = np.empty((atom.size, 0), int), 1
     for item in space.factors:

@@ -1,37 +1,65 @@
-"""BatchNorm layers of a variable tree, found by structure and never by the layer's name."""
+"""The BatchNorm layers of a network, and where their leaves are."""
 
-from collections.abc import Iterable, Sequence, Set
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 
+from jaxprune._arguments import check_pytree
+from jaxprune._derived import once
 from jaxprune.errors import TreeError
+from jaxprune.graph import ChannelGraph, check_graph
+from jaxprune.normalization import normalizations
 from jaxprune.paths import flatten
+
+_WHOLE = "pass the whole variables, {'params': ..., 'batch_stats': ...}."
 
 
 class BatchNorm(NamedTuple):
-    """Paths of one BatchNorm's leaves; `scale` and `bias` are None where the layer has none."""
+    """Paths of one BatchNorm's leaves.
+
+    `scale` and `bias` are None where the layer has none, `mean` and `var` where the traced call
+    tells of none: in train mode, if it does not return them.
+    """
 
     scale: str | None
     bias: str | None
-    mean: str
-    var: str
+    mean: str | None
+    var: str | None
 
 
-def batch_norms(variables_or_paths: Any) -> dict[str, BatchNorm]:
+def batch_norms(of: Any) -> dict[str, BatchNorm]:
     """Returns {module path: BatchNorm}, in tree order.
 
-    A BatchNorm is a module with a running `mean` and `var`: in the collection `batch_stats` of a
-    Linen model (its scale and bias are then in `params`), beside scale and bias in an NNX state.
+    Of a tree, a BatchNorm is a module with a running `mean` and `var`, the names that Flax gives:
+    in the collection `batch_stats` of a Linen model (its scale and bias are then in `params`),
+    beside scale and bias in an NNX state.
+
+    Of a graph, it is besides these whatever computes one, under any names (Haiku, Keras, Equinox,
+    by hand; see `jaxprune.normalization`). It goes by the path of its scale without the last name;
+    where several would have one path, by the whole path of the scale.
 
     Args:
-      variables_or_paths: a tree of variables, or the paths of its leaves.
+      of: a graph, a tree of variables, or the paths of its leaves.
 
     >>> tree = {"params": {"norm": {"scale": 1.0}}, "batch_stats": {"norm": {"mean": 0, "var": 1}}}
     >>> batch_norms(tree)["norm"].scale
     'params/norm/scale'
     """
-    paths = dict.fromkeys(_paths(variables_or_paths))  # an ordered set
+    return dict(_of_graph(of)) if isinstance(of, ChannelGraph) else _of_paths(_paths(of))
+
+
+def norms_in(variables: Any, graph: ChannelGraph | None = None) -> dict[str, BatchNorm]:
+    """Returns the BatchNorms of the graph if there is one, else those that the names tell."""
+    if graph is not None:
+        check_graph(graph)
+    return batch_norms(variables if graph is None else graph)
+
+
+def _of_paths(names: Iterable[str]) -> dict[str, BatchNorm]:
+    paths = dict.fromkeys(names)  # an ordered set
     found = {}
     for path in paths:
         stats, _, leaf = path.rpartition("/")
@@ -52,34 +80,71 @@ def batch_norms(variables_or_paths: Any) -> dict[str, BatchNorm]:
     return found
 
 
-def scale_mask(variables: Any) -> Any:
+@once
+def _of_graph(graph: ChannelGraph) -> Mapping[str, BatchNorm]:
+    paths = list(graph.variables)
+    found = _of_paths(paths)
+    named = {path: module for module, norm in found.items() for path in norm if path is not None}
+    computed = [
+        BatchNorm(*(None if place is None else paths[place] for place in item))
+        for item in normalizations(graph)
+    ]
+    short = Counter(_first(norm).rpartition("/")[0] for norm in computed)
+    for norm in computed:
+        first = _first(norm)
+        module = first.rpartition("/")[0]
+        if short[module] > 1:
+            module = first
+        module = next((named[path] for path in norm if path in named), module)
+        before = found.get(module, norm)
+        found[module] = BatchNorm(
+            *(old if new is None else new for new, old in zip(norm, before, strict=True))
+        )
+    order = {path: place for place, path in enumerate(paths)}
+    places = {name: min(order[path] for path in norm if path) for name, norm in found.items()}
+    return MappingProxyType({name: found[name] for name in sorted(found, key=places.__getitem__)})
+
+
+def _first(norm: BatchNorm) -> str:
+    """The path by which a BatchNorm goes, as Flax names modules: without the collection."""
+    return next(path for path in norm if path is not None).removeprefix("params/")
+
+
+def scale_mask(variables: Any, graph: ChannelGraph | None = None) -> Any:
     """Returns a tree of bools like `variables["params"]`: True on the scale of every BatchNorm.
 
     Args:
       variables: the whole variables, running statistics included (they mark a BatchNorm). Where
         there is no `params`, as in an NNX state, the result mirrors the whole tree.
+      graph: what `jaxprune.trace` returned: finds BatchNorm under names that are not Flax's too.
 
     Raises:
       TreeError: no BatchNorm of `variables` has a scale.
     """
-    linen = "params" in variables
-    scales = {norm.scale for norm in batch_norms(variables).values()} - {None}
-    if not scales:
+    check_pytree(variables, "variables", _WHOLE)
+    linen = isinstance(variables, Mapping) and "params" in variables
+    norms = norms_in(variables, graph).values()
+    scales = {norm.scale for norm in norms} - {None}
+    names, treedef = flatten(variables["params"] if linen else variables)
+    prefix = "params/" if linen else ""
+    marks = [prefix + name in scales for name in names]
+    if not any(marks):
         raise TreeError(
             "no BatchNorm with a scale among the variables: no module has a running mean and var "
             "and a scale.\n"
             "Fix: pass the whole variables, {'params': ..., 'batch_stats': ...}, of a model whose "
-            "BatchNorm layers have use_scale=True."
+            "BatchNorm layers have use_scale=True; scale_mask(variables, graph) finds BatchNorm "
+            "under other names by what it computes."
         )
-    names, treedef = flatten(variables["params"] if linen else variables)
-    prefix = "params/" if linen else ""
-    return jax.tree.unflatten(treedef, [prefix + name in scales for name in names])
+    return jax.tree.unflatten(treedef, marks)
 
 
 def _paths(variables_or_paths: Any) -> Iterable[str]:
-    collection = isinstance(variables_or_paths, Sequence | Set)
+    named = isinstance(variables_or_paths, Sequence | Set)
+    collection = named and not isinstance(variables_or_paths, str)
     if collection and all(isinstance(path, str) for path in variables_or_paths):
         return variables_or_paths
+    check_pytree(variables_or_paths, "variables", _WHOLE)
     return flatten(variables_or_paths)[0]
 
 

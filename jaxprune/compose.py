@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxprune.errors import KeepError
-from jaxprune.masks import Keep
+from jaxprune.keep import Keep, check_masks
 
 
 def compose(first: Keep, second: Keep) -> dict[str, np.ndarray]:
@@ -27,7 +27,8 @@ def compose(first: Keep, second: Keep) -> dict[str, np.ndarray]:
       a mask for each layer.
 
     Raises:
-      KeepError: a mask is no vector of bools, or is not as long as `first` keeps channels.
+      KeepError: a mask is no vector of bools, is empty, or is not as long as `first` keeps
+        channels.
 
     Example:
       >>> first = {"Dense_0/kernel": np.array([True, False, True, True])}
@@ -35,17 +36,9 @@ def compose(first: Keep, second: Keep) -> dict[str, np.ndarray]:
       >>> compose(first, second)
       {'Dense_0/kernel': array([False, False,  True,  True])}
     """
-    keep = {name: np.array(kept) for name, kept in first.items()}
-    again = {name: np.array(kept) for name, kept in second.items()}
+    keep, again = check_masks({"first keep": first, "second keep": second})
+    keep = {name: kept.copy() for name, kept in keep.items()}
     failures = [
-        f"{which} keep for group {name!r} is {kept.dtype}{list(kept.shape)}, not a vector of "
-        "bools or one for each layer. Fix: select with jp.select, or compare the scores with a "
-        "threshold."
-        for which, masks in (("first", keep), ("second", again))
-        for name, kept in masks.items()
-        if kept.dtype != np.bool_ or kept.ndim not in (1, 2)
-    ]
-    failures = failures or [
         f"second keep for group {name!r} has shape {again[name].shape}, the first keeps "
         f"{kept.sum(axis=-1).tolist()} of {kept.shape[-1]} channels. Fix: select on the graph of "
         "the pruned network, jp.trace(resized.apply, small, x)."
@@ -61,7 +54,7 @@ def compose(first: Keep, second: Keep) -> dict[str, np.ndarray]:
             whole[whole] = np.broadcast_to(kept, (*lead, kept.shape[-1])).reshape(-1)
             keep[name] = whole
         else:
-            keep[name] = kept
+            keep[name] = kept.copy()
     return keep
 
 

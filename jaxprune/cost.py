@@ -7,18 +7,26 @@ the pruned network gives.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import masks
-from jaxprune.axes import Space, count
-from jaxprune.batchnorm import batch_norms
-from jaxprune.errors import JaxpruneError
-from jaxprune.graph import Branches, ChannelGraph, Contraction
+from jaxprune import _jaxpr, masks
+from jaxprune import axes as ax
+from jaxprune._arguments import check_callable
+from jaxprune._derived import once
+from jaxprune._functions import check_inputs
+from jaxprune._numbers import check_count
+from jaxprune.axes import Space
+from jaxprune.errors import UncountedWarning
+from jaxprune.graph import Branches, ChannelGraph, Contraction, check_graph
+from jaxprune.parameters import each_contraction as each_contraction
+from jaxprune.parameters import parameters
+from jaxprune.walk import Walk
 
 Widths = Mapping[str, int]
 # A cost of the network at the widths, which may be a keep mapping too; None is dense.
@@ -41,7 +49,7 @@ def macs(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int:
     (20, 5)
     """
     at = masks.widths(graph, widths)
-    return _total(graph.contractions, lambda term: _macs(term, at))
+    return _total(_macs(graph), at)
 
 
 def activation_bytes(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int:
@@ -50,27 +58,17 @@ def activation_bytes(graph: ChannelGraph, widths: Mapping[str, Any] | None = Non
     Elementwise operations are left out: a compiler fuses them into their producers.
     """
     at = masks.widths(graph, widths)
-    return _total(
-        graph.contractions, lambda term: term.repeats * term.itemsize * _volume(term.output, at)
-    )
+    return _total(_activation_bytes(graph), at)
 
 
 def params(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int:
     """Returns the number of parameters; arguments as for `macs`.
 
-    They are the entries under `params`, or where there is no such collection of every floating
-    leaf that is no running statistic of a BatchNorm.
+    They are the entries of what `jaxprune.parameters.parameters` lists: all under `params`, or
+    where there is no such collection all that the outputs are made of, but no state.
     """
     at = masks.widths(graph, widths)
-    named = [leaf for path, leaf in graph.variables.items() if path.startswith("params/")]
-    norms = batch_norms(list(graph.variables)).values()
-    statistics = {path for norm in norms for path in (norm.mean, norm.var)}
-    floating = [
-        variable
-        for path, variable in graph.variables.items()
-        if jnp.issubdtype(variable.dtype, jnp.floating) and path not in statistics
-    ]
-    return sum(_volume(variable.axes, at) for variable in named or floating)
+    return _total(_params(graph), at)
 
 
 def weights(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int:
@@ -79,18 +77,71 @@ def weights(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int
     A kernel is a variable that enters a contraction, so biases and scales are left out.
     """
     at = masks.widths(graph, widths)
-    kernels = {path for term in each_contraction(graph.contractions) for path in term.kernels}
-    return sum(_volume(graph.variables[path].axes, at) for path in kernels)
+    return _total(_weights(graph), at)
 
 
-def channel_cost(graph: ChannelGraph, cost: Cost = macs) -> dict[str, int]:
-    """Returns {group: cost of one channel}, the saving from the first channel that goes."""
-    dense = masks.widths(graph)
-    total = cost(graph, dense)
-    return {
-        name: total - cost(graph, dense | {name: group.size - 1})
-        for name, group in graph.groups.items()
-    }
+def channel_cost(
+    graph: ChannelGraph, cost: Cost = macs, widths: Mapping[str, Any] | None = None
+) -> dict[str, int]:
+    """Returns {group: cost of one channel}, the saving from the first channel that goes.
+
+    Args:
+      graph: what `jaxprune.trace` returned.
+      cost: one of this module takes a single pass over the network, another one a call per group.
+      widths: the network from which the channel goes, as for `macs`.
+    """
+    check_callable(cost, "cost", "cost=jp.cost.macs.")
+    at = masks.widths(graph, widths)
+    if cost in _TERMS:
+        return dict.fromkeys(graph.groups, 0) | _sum(_TERMS[cost](graph), at).losses
+    found = {}
+    for name, width in at.items():  # what the last channel costs, the one before it tells
+        before, after = (at | {name: n} for n in (max(width, 2), max(width, 2) - 1))
+        found[name] = cost(graph, before) - cost(graph, after)
+    return found
+
+
+class Uncounted(NamedTuple):
+    """An operation without a rule that reads numbers: its multiplications are in no cost."""
+
+    name: str
+    place: str
+
+
+@once
+def uncounted(graph: ChannelGraph) -> tuple[Uncounted, ...]:
+    """Returns the operations of which nothing is counted, in the order of the program.
+
+    They are those without a rule (`print(graph)` names them among what is frozen too) that read an
+    array of floating or complex numbers, or an integer variable: a Fourier transform, a
+    factorization, a kernel written for a device. Whether they multiply is not known.
+
+    >>> from jaxprune import trace
+    >>> graph = trace(lambda v, x: jax.numpy.fft.fft(x) @ v, np.ones((2, 3)), np.ones((1, 2)))
+    >>> [item.name for item in uncounted(graph)], macs(graph)
+    (['fft'], 6)
+    """
+    return tuple(_uncounted(graph.walk, graph.rules))
+
+
+def warn_uncounted(graph: ChannelGraph, costs: Iterable[Cost], *, stacklevel: int) -> None:
+    """Warns if one of the costs leaves out operations of the graph."""
+    check_graph(graph)
+    costs = tuple(costs) if isinstance(costs, Iterable) else (costs,)
+    for cost in costs:
+        check_callable(cost, "cost", "costs=[jp.cost.macs].")
+    check_count(stacklevel, "stacklevel", "stacklevel=2, the caller.")
+    short = [cost.__name__ for cost in costs if cost in (macs, weights, activation_bytes)]
+    if short and (missing := uncounted(graph)):
+        names = ", ".join(dict.fromkeys(item.name for item in missing))
+        warnings.warn(
+            f"{' and '.join(short)} leave out {len(missing)} operations without a rule ({names}; "
+            f"the first at {missing[0].place}): the budget is that of the others.\n"
+            "Fix: trace(..., rules=jp.RULES | {name: rule}) with a rule that records them, or "
+            "keep_params.",
+            UncountedWarning,
+            stacklevel=stacklevel + 1,
+        )
 
 
 class Latency(NamedTuple):
@@ -122,11 +173,11 @@ def latency(fn: Callable[..., Any], *args: Any, repeats: int = 30, warmup: int =
     Raises:
       JaxpruneError: `repeats` or `warmup` is too small.
     """
-    if repeats < 1 or warmup < 0:
-        raise JaxpruneError(
-            f"latency: repeats must be at least 1 and warmup at least 0, got {repeats} and "
-            f"{warmup}.\nFix: latency(fn, *args, repeats=30)."
-        )
+    check_callable(fn, "latency: fn", "latency(jitted, *args).")
+    fix = "latency(fn, *args, repeats=30)."
+    repeats = check_count(repeats, "latency: repeats", fix)
+    warmup = check_count(warmup, "latency: warmup", fix, least=0)
+    check_inputs(args)
     args = jax.device_put(args)
     compiled = jax.jit(fn).lower(*args).compile()
     for _ in range(warmup):
@@ -140,32 +191,141 @@ def latency(fn: Callable[..., Any], *args: Any, repeats: int = 30, warmup: int =
     return Latency(median, high - low, repeats, jax.devices()[0].device_kind)
 
 
-def _macs(term: Contraction, at: Widths) -> int:
-    return term.repeats * term.coefficient * _volume(term.spaces, at)
+class _Product(NamedTuple):
+    """A term of a cost: a factor times the sizes of spaces."""
+
+    factor: int
+    spaces: Sequence[Space]
 
 
-def _volume(spaces: Iterable[Space], at: Widths) -> int:
-    volume = 1
-    for space in spaces:
-        volume *= count(space, at)
-    return volume
+class _Dearest(NamedTuple):
+    """A term of a cost: the largest of several sums of terms."""
+
+    alternatives: Sequence[Sequence["_Product | _Dearest"]]
 
 
-def _total(terms: Iterable[Contraction | Branches], price: Callable[[Contraction], int]) -> int:
+_Terms = Iterable[_Product | _Dearest]
+
+
+def _macs(graph: ChannelGraph) -> _Terms:
+    def term(item: Contraction) -> _Product:
+        return _Product(item.repeats * item.coefficient, item.spaces)
+
+    return _each(graph.contractions, term)
+
+
+def _activation_bytes(graph: ChannelGraph) -> _Terms:
+    def term(item: Contraction) -> _Product:
+        return _Product(item.repeats * item.itemsize, item.output)
+
+    return _each(graph.contractions, term)
+
+
+def _params(graph: ChannelGraph) -> _Terms:
+    return [_Product(1, graph.variables[path].axes) for path in parameters(graph)]
+
+
+def _weights(graph: ChannelGraph) -> _Terms:
+    kernels = {path for term in each_contraction(graph.contractions) for path in term.kernels}
+    return [_Product(1, graph.variables[path].axes) for path in kernels]
+
+
+def _each(
+    items: Iterable[Contraction | Branches], term: Callable[[Contraction], _Product]
+) -> list[_Product | _Dearest]:
+    return [
+        _Dearest([_each(branch, term) for branch in item.alternatives])
+        if isinstance(item, Branches)
+        else term(item)
+        for item in items
+    ]
+
+
+def _uncounted(walk: Walk, rules: Mapping[str, Any]) -> Iterator[Uncounted]:
+    for op in walk.ops:
+        if op.name not in rules and any(map(_numbers, op.eqn.invars, op.sources)):
+            yield Uncounted(op.name, op.place)
+        for inner in op.inner:
+            yield from _uncounted(inner, rules)
+
+
+def _numbers(atom: Any, source: Any) -> bool:
+    """True for an array of numbers that could be multiplied, not of indices or keys."""
+    dtype = getattr(atom.aval, "dtype", None)
+    if dtype is None or not _jaxpr.shape(atom):
+        return False
+    if jnp.issubdtype(dtype, jnp.inexact):
+        return True
+    return jnp.issubdtype(dtype, jnp.integer) and bool(source)
+
+
+_TERMS: Mapping[Cost, Callable[[ChannelGraph], _Terms]] = {
+    macs: _macs,
+    activation_bytes: _activation_bytes,
+    params: _params,
+    weights: _weights,
+}
+
+
+def _total(terms: _Terms, at: Widths) -> int:
     total = 0
     for term in terms:
-        if isinstance(term, Branches):
-            total += max((_total(branch, price) for branch in term.alternatives), default=0)
+        if isinstance(term, _Dearest):
+            total += max((_total(branch, at) for branch in term.alternatives), default=0)
         else:
-            total += price(term)
+            volume = term.factor
+            for space in term.spaces:
+                volume *= ax.count(space, at)
+            total += volume
     return total
 
 
-def each_contraction(terms: Iterable[Contraction | Branches]) -> Iterator[Contraction]:
-    """Yields the contractions, those of every branch of a `cond` too."""
+class _Count(NamedTuple):
+    """A number, and by how much each group lowers it when it loses a channel."""
+
+    value: int
+    losses: dict[str, int]
+
+
+def _sum(terms: _Terms, at: Widths) -> _Count:
+    """A sum of terms: losses add up."""
+    total, losses = 0, {}
     for term in terms:
-        if isinstance(term, Branches):
-            for branch in term.alternatives:
-                yield from each_contraction(branch)
+        if isinstance(term, _Dearest):
+            found = _dearest([_sum(branch, at) for branch in term.alternatives])
         else:
-            yield term
+            found = _product([_Count(term.factor, {}), *(_size(s, at) for s in term.spaces)])
+        total += found.value
+        for name, loss in found.losses.items():
+            losses[name] = losses.get(name, 0) + loss
+    return _Count(total, losses)
+
+
+def _dearest(branches: Sequence[_Count]) -> _Count:
+    """The largest; without a channel another one may be."""
+    value = max((branch.value for branch in branches), default=0)
+    names = dict.fromkeys(name for branch in branches for name in branch.losses)
+    return _Count(
+        value,
+        {name: value - max(b.value - b.losses.get(name, 0) for b in branches) for name in names},
+    )
+
+
+def _product(factors: Iterable[_Count]) -> _Count:
+    """A product: what one factor loses is lost as often as the others count."""
+    value, losses = 1, {}
+    for size, less in factors:
+        after = {n: (value - losses.get(n, 0)) * (size - less.get(n, 0)) for n in losses | less}
+        value *= size
+        losses = {name: value - left for name, left in after.items()}
+    return _Count(value, losses)
+
+
+def _size(space: Space, at: Widths) -> _Count:
+    space = ax.find(space)
+    if isinstance(space, ax.Atom):
+        size = ax.count(space, at)
+        return _Count(size, {} if space.name is None else {space.name: 1})
+    if isinstance(space, ax.Prod):
+        return _product(_size(item, at) for item in space.factors)
+    return _sum([_Product(1, [part]) for part in space.parts], at)

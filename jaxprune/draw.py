@@ -8,7 +8,7 @@ from jaxprune import axes as ax
 from jaxprune import flow
 from jaxprune.errors import PatternError
 from jaxprune.flow import Node
-from jaxprune.graph import ChannelGraph
+from jaxprune.graph import ChannelGraph, check_graph
 
 _COLORS = (
     "#aec7e8 #ffbb78 #98df8a #ff9896 #c5b0d5 #c49c94 #f7b6d2 #dbdb8d #9edae5 #e7cb94 #b5cf6b "
@@ -67,7 +67,8 @@ def draw(graph: ChannelGraph, language: str = "mermaid") -> str:
         classDef frozen fill:#dddddd,stroke-dasharray:4
         class n2 frozen
     """
-    if language not in _LANGUAGES:
+    check_graph(graph)
+    if not isinstance(language, str) or language not in _LANGUAGES:
         raise PatternError(
             f"language {language!r} is none of {list(_LANGUAGES)}.\nFix: draw(graph, 'graphviz')."
         )

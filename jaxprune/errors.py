@@ -1,4 +1,4 @@
-"""The exceptions that jaxprune raises; every one is a `ValueError`."""
+"""The exceptions that jaxprune raises, every one a `ValueError`, and its warnings."""
 
 
 class JaxpruneError(ValueError):
@@ -26,7 +26,7 @@ class PatternError(JaxpruneError):
 
 
 class TreeError(JaxpruneError):
-    """A pytree does not mirror the variables that the graph was traced from."""
+    """A pytree does not mirror the variables of the graph, or two of its leaves have one path."""
 
 
 class ResizeError(JaxpruneError):
@@ -39,3 +39,19 @@ class GateError(JaxpruneError):
 
 class CheckpointError(JaxpruneError):
     """A checkpoint is missing, broken, foreign, or written by a newer version."""
+
+
+class UncountedWarning(UserWarning):
+    """A budget is of a cost that leaves out operations without a rule."""
+
+
+class SpecError(JaxpruneError):
+    """A spec was written for another network."""
+
+
+class SpecWarning(UserWarning):
+    """A spec was written by another JAX or for another call, whose program differs."""
+
+
+class UnreadWarning(UserWarning):
+    """What is pruned may be read by variables that the traced call does not read."""

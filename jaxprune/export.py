@@ -21,7 +21,11 @@ from typing import Any
 import jax
 from jax import export as jax_export
 
+from jaxprune._arguments import check_path
+from jaxprune._functions import check_function, check_inputs
 from jaxprune.errors import JaxpruneError
+
+_PLATFORMS = {"cpu", "cuda", "rocm", "tpu"}
 
 
 def export(
@@ -52,7 +56,15 @@ def export(
         is not installed.
       OSError: the file cannot be written.
     """
+    check_path(path, JaxpruneError)
+    check_function(fn)
+    check_inputs(inputs)
     what = f"cannot export to {os.fspath(path)!r}"
+    if not isinstance(platforms, Sequence) or not set(map(str, platforms)) <= _PLATFORMS:
+        raise JaxpruneError(
+            f"{what}: platforms must be some of {sorted(_PLATFORMS)}, got {platforms!r}.\n"
+            "Fix: platforms=('cpu',)."
+        )
     if importlib.util.find_spec("flatbuffers") is None:
         raise JaxpruneError(
             f"{what}: jax.export writes files with flatbuffers, which is not installed.\n"

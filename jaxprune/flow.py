@@ -152,11 +152,9 @@ def _ties(op: Op) -> tuple[str, ...]:
         inputs = [_groups(axes) for axes in op.outs]
     if op.params.get("feature_group_count", 1) > 1:
         inputs.append(_groups(op.outs[0]))
-    return tuple(
-        dict.fromkeys(
-            name
-            for i, names in enumerate(inputs)
-            for name in names
-            if any(name in other for other in inputs[:i])
-        )
-    )
+    seen: set[str] = set()
+    twice: dict[str, None] = {}
+    for names in inputs:
+        twice.update(dict.fromkeys(name for name in names if name in seen))
+        seen.update(names)
+    return tuple(twice)

@@ -1,21 +1,34 @@
 """The channel graph: which axes of which variables must be cut together."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxprune import _jaxpr, exactness, naming, outputs, paths, stacks, streams, unread
+from jaxprune import (
+    _jaxpr,
+    _linen_calls,
+    exactness,
+    naming,
+    outputs,
+    paths,
+    stacks,
+    streams,
+    symbolic,
+    unread,
+)
 from jaxprune import axes as ax
+from jaxprune._arguments import kind_of
+from jaxprune._functions import check_tracing
+from jaxprune._linen_calls import Call
 from jaxprune.axes import Atom, Space
-from jaxprune.errors import TraceError
+from jaxprune.errors import JaxpruneError, TraceError
 from jaxprune.rules import RULES, Rule
 from jaxprune.streams import Reading
-from jaxprune.walk import Recorded, Tracer, Walk
+from jaxprune.walk import Recorded, Tracer, Walk, fix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +108,11 @@ class Variable:
     shape: tuple[int, ...]
     dtype: Any
     axes: tuple[Space, ...]
+    weak_type: bool = False
+
+    def struct(self, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+        """Returns what the variable is to JAX, at another shape."""
+        return jax.ShapeDtypeStruct(shape, self.dtype, weak_type=self.weak_type)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,9 +140,12 @@ class Branches:
     alternatives: tuple[tuple["Contraction | Branches", ...], ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ChannelGraph:
     """All channel groups of a function, what is frozen and why, and what it costs.
+
+    A graph is a value: nothing writes to it once it is traced, so that threads may share it. Two
+    graphs are equal only if they are the same object.
 
     Attributes:
       groups: {name: Group} in tree order.
@@ -132,6 +153,10 @@ class ChannelGraph:
       variables: {path: Variable} in tree order.
       contractions: every contraction with its closed-form size.
       readings: the layers that keep their own channels of a stream; see `jp.select_inputs`.
+      unread: the variables that the traced call neither reads nor writes: they stay whole.
+      calls: the calls of top-level Linen modules.
+      symbols: the names in symbolic sizes of the inputs, traced as 1, each with whether it is only
+        a batch.
     """
 
     groups: Mapping[str, Group]
@@ -139,6 +164,8 @@ class ChannelGraph:
     variables: Mapping[str, Variable]
     contractions: tuple[Contraction | Branches, ...] = field(repr=False)
     readings: tuple[Reading, ...] = field(repr=False)
+    unread: tuple[str, ...]
+    calls: tuple[Call, ...] = field(repr=False)
     fn: Callable[..., Any] = field(repr=False)
     inputs: tuple[Any, ...] = field(repr=False)
     treedef: Any = field(repr=False)
@@ -146,17 +173,27 @@ class ChannelGraph:
     options: Mapping[str, Any] = field(repr=False)  # layers, free_outputs, free_constants
     walk: Walk = field(repr=False)
     output: Any = field(repr=False)
+    symbols: Mapping[str, bool] = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:
         from jaxprune import report
 
         return report.graph_table(self)
 
-    @cached_property
+    @property
     def abstract(self) -> Any:
         """The variables as a pytree of `jax.ShapeDtypeStruct`."""
-        leaves = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in self.variables.values()]
+        leaves = [v.struct(v.shape) for v in self.variables.values()]
         return jax.tree.unflatten(self.treedef, leaves)
+
+
+def check_graph(graph: Any) -> None:
+    """Raises JaxpruneError unless `graph` is a channel graph."""
+    if not isinstance(graph, ChannelGraph):
+        raise JaxpruneError(
+            f"expected a channel graph, got {kind_of(graph)}.\n"
+            "Fix: graph = jp.trace(fn, variables, *inputs)."
+        )
 
 
 def trace(
@@ -176,7 +213,8 @@ def trace(
         `lambda v, x: model.apply(v, x, train=False)`.
       variables: arrays or `jax.ShapeDtypeStruct`s; what may be pruned.
       *inputs: arrays, shapes or pytrees of them; their axes are frozen. MACs are those of this
-        call, so batch 1 gives the usual figure.
+        call, so batch 1 gives the usual figure; a symbolic batch (`jax.export.symbolic_shape`) is
+        traced as 1.
       rules: primitive, or its name -> `Rule`, or the bare function that relates its axes; extend
         the table with `jp.RULES | {my_primitive: my_rule}`.
       strict: raise at a primitive without a rule, which otherwise freezes what it touches.
@@ -195,34 +233,36 @@ def trace(
         `layers`.
       PatternError: a pattern of `layers` or `free_outputs` matches nothing.
     """
+    check_tracing(fn, inputs, rules, layers, (strict, free_constants))
     table = {
         getattr(key, "name", key): rule if isinstance(rule, Rule) else Rule(rule)
         for key, rule in rules.items()
     }
     leaves, treedef = paths.flatten(variables)
     _check_leaves(leaves)
-    program, output = _jaxpr.trace(fn, variables, *inputs)
+    symbols, inputs = symbolic.names(inputs), symbolic.at_one(inputs)
+    with _linen_calls.noted() as calls:
+        program, output = _jaxpr.trace(fn, variables, *inputs)
     axes: list[list[Space]] = [
         [Atom(size, owner=(i, axis)) for axis, size in enumerate(leaf.shape)]
         for i, leaf in enumerate(leaves.values())
     ]
     twins = outputs.twins(output, leaves)
-    unread.freeze_unused(program, axes, twins)
+    unused = unread.freeze_unused(program, axes, twins)
     _give_layers(dict(zip(leaves, axes, strict=True)), layers)
-    given = program.invars[len(axes) :]
-    outside = [[ax.frozen(n, "axis of an input") for n in _jaxpr.shape(var)] for var in given]
-    sources = [frozenset({i}) for i in range(len(axes))] + [None] * len(given)
+    shapes = map(_jaxpr.shape, program.invars[len(axes) :])
+    outside = [[ax.frozen(size, "axis of an input") for size in shape] for shape in shapes]
+    sources = [frozenset({i}) for i in range(len(axes))] + [None] * len(outside)
     tracer = Tracer(table, strict=strict, free_constants=free_constants)
     walk = tracer.walk(program, axes + outside, sources)
     streams.tie(walk)
     outputs.tie(output, walk, axes, twins, free_outputs)
     streams.tie_immovable(walk, axes)
     unread.freeze_unread(walk, axes)
+    fix(walk)
     found = {
-        path: Variable(
-            path=path, shape=leaf.shape, dtype=leaf.dtype, axes=tuple(map(ax.resolve, spaces))
-        )
-        for (path, leaf), spaces in zip(leaves.items(), axes, strict=True)
+        path: _variable(path, leaf, spaces)
+        for (path, leaf), spaces in zip(leaves.items(), walk.ins, strict=False)
     }
     names = list(leaves)
     return ChannelGraph(
@@ -231,17 +271,26 @@ def trace(
         variables=MappingProxyType(found),
         contractions=tuple(_contraction(item, names) for item in tracer.contractions),
         readings=tuple(streams.own(walk)),
+        unread=tuple(names[i] for i in unused),
+        calls=tuple(calls),
         fn=fn,
         inputs=inputs,
         treedef=treedef,
         rules=table,
-        options={
-            "layers": layers,
-            "free_outputs": free_outputs,
-            "free_constants": free_constants,
-        },
+        options=dict(layers=layers, free_outputs=free_outputs, free_constants=free_constants),
         walk=walk,
         output=output,
+        symbols=MappingProxyType(symbols),
+    )
+
+
+def _variable(path: str, leaf: Any, spaces: Sequence[Space]) -> Variable:
+    return Variable(
+        path=path,
+        shape=leaf.shape,
+        dtype=leaf.dtype,
+        axes=tuple(map(ax.resolve, spaces)),
+        weak_type=getattr(leaf, "weak_type", False),
     )
 
 
@@ -252,12 +301,19 @@ def _check_leaves(leaves: Mapping[str, Any]) -> None:
             f"variables {bad} are not arrays.\nFix: close over what is not an array (Equinox: "
             "eqx.partition(model, eqx.is_array)), or wrap it with jnp.asarray."
         )
+    unknown = [path for path, leaf in leaves.items() if any(map(symbolic.is_symbolic, leaf.shape))]
+    if unknown:
+        raise TraceError(
+            f"variables {unknown} have symbolic sizes, so their channels cannot be counted.\nFix: "
+            "give variables numbers; inputs may have a symbolic batch."
+        )
 
 
 def _groups(variables: Mapping[str, Variable], walk: Walk, tracer: Tracer) -> dict[str, Group]:
     """Names the free atoms that reach variables, and decides which groups are exact."""
     paths = list(variables)
-    slots = _slots(variables, tracer.roles)
+    axes = {path: variable.axes for path, variable in variables.items()}
+    slots = naming.places(axes, tracer.roles)
     names = naming.names(walk, slots, tracer.roles, paths)
     for atom, name in names.items():
         atom.name = name
@@ -265,9 +321,18 @@ def _groups(variables: Mapping[str, Variable], walk: Walk, tracer: Tracer) -> di
     verdict = exactness.decide(walk, tracer.rules, len(paths))
     spared = {(paths[leaf], atom) for leaf, atom in verdict.spared}
 
-    def complete(slot: Slot) -> Slot:
-        layer = stacks.layer_axis(variables[slot.path].axes, slot.atom)
-        return replace(slot, masked=(slot.path, slot.atom) not in spared, layer=layer)
+    def complete(place: naming.Place) -> Slot:
+        layered = place.atom.layers is not None
+        axes = variables[place.path].axes
+        return Slot(
+            path=place.path,
+            axis=place.axis,
+            role=place.role,
+            space=place.space,
+            atom=place.atom,
+            masked=(place.path, place.atom) not in spared,
+            layer=stacks.layer_axis(axes, place.atom) if layered else None,
+        )
 
     return {
         names[atom]: Group(
@@ -290,29 +355,6 @@ def _give_layers(variables: Mapping[str, Sequence[Space]], layers: Mapping[str, 
                     "\nFix: layers={'blocks/*': 0} for variables whose leading axis counts layers."
                 )
             stacks.give(variables[path][axis], pattern)
-
-
-def _slots(
-    variables: Mapping[str, Variable], roles: Sequence[tuple[Atom, str]]
-) -> dict[Atom, list[Slot]]:
-    """The slots of every free atom, in tree order."""
-    names = list(variables)
-    known: dict[tuple[str, int, Atom], str] = {}
-    for owned, role in roles:
-        assert owned.owner is not None
-        leaf, axis = owned.owner
-        for atom in ax.atoms(owned):
-            key = (names[leaf], axis, atom)
-            known[key] = "out" if "out" in (role, known.get(key)) else role
-    found: dict[Atom, list[Slot]] = {}
-    for path, variable in variables.items():
-        for axis, space in enumerate(variable.axes):
-            for atom in dict.fromkeys(ax.atoms(space)):
-                if atom.reason is None and atom.size > 1:
-                    role = known.get((path, axis, atom), "vector")
-                    slot = Slot(path=path, axis=axis, role=role, space=space, atom=atom)
-                    found.setdefault(atom, []).append(slot)
-    return found
 
 
 def _frozen(variables: Mapping[str, Variable]) -> Iterator[Frozen]:

@@ -1,7 +1,7 @@
 """The channels inside a block: made by one kernel, read by one kernel."""
 
 from jaxprune.errors import PatternError
-from jaxprune.graph import ChannelGraph
+from jaxprune.graph import ChannelGraph, check_graph
 
 
 def interior(graph: ChannelGraph) -> tuple[str, ...]:
@@ -29,6 +29,7 @@ def interior(graph: ChannelGraph) -> tuple[str, ...]:
     >>> interior(graph)
     ('up',)
     """
+    check_graph(graph)
     found = tuple(
         name
         for name, group in graph.groups.items()

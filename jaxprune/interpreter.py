@@ -1,7 +1,7 @@
 """Evaluates a traced program anew, equation by equation: what `narrow`, gates and taps share."""
 
-import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxprune import _jaxpr, paths
+from jaxprune._functions import check_function, check_inputs
 from jaxprune._jaxpr import Op
 from jaxprune.axes import Space
 from jaxprune.errors import ResizeError, TreeError
-from jaxprune.graph import ChannelGraph, trace
+from jaxprune.graph import ChannelGraph, check_graph, trace
 from jaxprune.masks import check_tree
 from jaxprune.walk import Walk
 
@@ -21,6 +22,8 @@ Noted = dict[Any, Any]
 Apply = Callable[[Op, list[Any]], tuple[list[Any], Noted]]
 Run = Callable[[Walk, Sequence[Any]], tuple[list[Any], Noted]]
 Cut = Callable[[Any, Sequence[Space]], Any]
+GRAPHS = 16
+"""For how many sets of input shapes the graph of a function is kept."""
 
 
 def whole(constant: Any, _axes: Sequence[Space]) -> Any:
@@ -41,14 +44,15 @@ def run(walk: Walk, args: Sequence[Any], apply: Apply, cut: Cut = whole) -> tupl
         return _jaxpr.literal(atom) if _jaxpr.is_literal(atom) else env[atom]
 
     for op in walk.ops:
-        outs, found = apply(op, [read(atom) for atom in op.eqn.invars])
+        with _jaxpr.context(op.eqn):
+            outs, found = apply(op, [read(atom) for atom in op.eqn.invars])
         env.update(zip(op.eqn.outvars, outs, strict=True))
         noted |= found
     return [read(atom) for atom in program.outvars], noted
 
 
 def full(graph: ChannelGraph, variables: Any, counts: Mapping[str, int]) -> Any:
-    """Returns the shapes of `variables` in the full network, in the dtypes that they have.
+    """Returns what `variables` are to JAX at their full shapes: dtypes, weak types, shardings.
 
     Raises:
       TreeError: they are not all of the graph's variables in their shapes at `counts`.
@@ -59,23 +63,27 @@ def full(graph: ChannelGraph, variables: Any, counts: Mapping[str, int]) -> Any:
         tree = "jp.slice's tree" if counts else "the variables that were traced"
         raise TreeError(f"variables {missing} are missing.\nFix: pass all of {tree}.")
     shapes = [
-        jax.ShapeDtypeStruct(graph.variables[path].shape, leaf.dtype)
-        for path, leaf in leaves.items()
+        jax.typeof(leaf).update(shape=graph.variables[path].shape) for path, leaf in leaves.items()
     ]
     return jax.tree.unflatten(treedef, shapes)
 
 
 def retracer(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., ChannelGraph]:
-    """Returns `(variables, inputs) -> the graph of fn at their shapes`, each traced once."""
-    traced: dict[Any, ChannelGraph] = {}
+    """Returns `(variables, inputs) -> the graph of fn at their shapes`; the last ones are kept."""
+    check_function(fn)
+    check_graph(graph)
+
+    @lru_cache(maxsize=GRAPHS)
+    def traced(treedef: Any, _context: Any, *leaves: Any) -> ChannelGraph:
+        variables, inputs = jax.tree.unflatten(treedef, leaves)
+        return trace(fn, variables, *inputs, rules=graph.rules, **graph.options)
 
     def at(variables: Any, inputs: Any) -> ChannelGraph:
+        check_inputs(inputs)
         shapes = jax.eval_shape(lambda *xs: xs, *inputs)  # a graph must not hold on to tracers
         leaves, treedef = jax.tree.flatten((variables, shapes))
-        key = (treedef, *map(str, leaves))
-        if key not in traced:
-            traced[key] = trace(fn, variables, *shapes, rules=graph.rules, **graph.options)
-        return traced[key]
+        context = jax.sharding.get_abstract_mesh(), jax.dtypes.canonicalize_dtype(float)
+        return traced(treedef, context, *leaves)
 
     return at
 
@@ -85,13 +93,12 @@ def check_groups(graph: ChannelGraph, here: ChannelGraph, names: Collection[str]
 
     Variables that the function of now does not use may be missing from them.
     """
-    used = _used(here)
     failures = []
     for name in names:
         wanted = {(slot.path, slot.axis) for slot in graph.groups[name].slots}
         group = here.groups.get(name)
         found = set() if group is None else {(slot.path, slot.axis) for slot in group.slots}
-        if found - wanted or any(path in used for path, _ in wanted - found):
+        if found - wanted or any(path not in here.unread for path, _ in wanted - found):
             failures.append(f"group {name!r} has slots {sorted(wanted)}, now {sorted(found)}")
     if failures:
         raise ResizeError(
@@ -99,15 +106,6 @@ def check_groups(graph: ChannelGraph, here: ChannelGraph, names: Collection[str]
             + "\n".join(failures)
             + "\nFix: trace the graph with the function and the input ranks that you run."
         )
-
-
-def _used(graph: ChannelGraph) -> set[str]:
-    """The variables that the function reads or returns."""
-    program = graph.walk.program
-    atoms = itertools.chain(program.outvars, *(eqn.invars for eqn in program.eqns))
-    used = {atom for atom in atoms if not _jaxpr.is_literal(atom)}
-    pairs = zip(graph.variables, program.invars, strict=False)
-    return {path for path, var in pairs if var in used}
 
 
 def _call(run: Run, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 from enum import Enum
+from typing import Any
 
 from jaxprune import axes as ax
 from jaxprune import flow, paths
 from jaxprune.axes import Space
 from jaxprune.errors import PatternError
-from jaxprune.graph import ChannelGraph
+from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.walk import Walk
 
 
@@ -41,6 +42,7 @@ def kinds(graph: ChannelGraph) -> dict[str, Kind]:
     >>> {name: kind.name for name, kind in kinds(trace(fn, v, np.ones((1, 5, 8)))).items()}
     {'k[1]': 'HEADS', 'k[2]': 'QUERY_KEY', 'v[2]': 'VALUE', 'o': 'HIDDEN'}
     """
+    check_graph(graph)
     found: dict[str, set[Kind]] = {name: set() for name in graph.groups}
     for node in flow.nodes(graph):
         if node.op is not None and node.op.name in _SUMS:
@@ -59,14 +61,19 @@ def kinds(graph: ChannelGraph) -> dict[str, Kind]:
 def of_kind(graph: ChannelGraph, *wanted: Kind) -> tuple[str, ...]:
     """Returns the groups of these kinds, in graph order, never none.
 
-    `only=` and `protect=` of `jp.select` take kinds themselves, other functions these names:
+    `only=` and `protect=` take kinds themselves, everywhere:
 
       jp.select.budget(graph, scores, keep_macs=0.5, only=[jp.Kind.HEADS, "*/mlp/*"])
-      jp.sparsify.oicsr(graph, 1e-3, only=jp.of_kind(graph, jp.Kind.HEADS))
+      jp.sparsify.oicsr(graph, 1e-3, only=jp.Kind.HEADS)
 
     Raises:
-      PatternError: there is no such group.
+      PatternError: there is no such group, or this is not a kind.
     """
+    if not wanted or not all(isinstance(kind, Kind) for kind in wanted):
+        raise PatternError(
+            f"of_kind: expected kinds, got {wanted!r}; they are {[str(kind) for kind in Kind]}.\n"
+            "Fix: jp.of_kind(graph, jp.Kind.HEADS)."
+        )
     every = kinds(graph)
     names = tuple(name for name, kind in every.items() if kind in wanted)
     if not names:
@@ -78,15 +85,13 @@ def of_kind(graph: ChannelGraph, *wanted: Kind) -> tuple[str, ...]:
     return names
 
 
-def matching(
-    graph: ChannelGraph, patterns: Iterable[str | Kind], names: Iterable[str], *, what: str
-) -> set[str]:
+def matching(graph: ChannelGraph, patterns: Any, names: Iterable[str], *, what: str) -> set[str]:
     """Returns the `names` that a pattern matches or that are of a kind, never none for a pattern.
 
     Raises:
-      PatternError: a pattern matches no name, or no group is of a kind.
+      PatternError: a pattern matches no name, no group is of a kind, or one is neither.
     """
-    given = (patterns,) if isinstance(patterns, str | Kind) else tuple(patterns)
+    given = paths.listed(patterns, what)
     wanted = [item for item in given if isinstance(item, Kind)]
     found = paths.require([p for p in given if not isinstance(p, Kind)], names, what=what)
     return found | set(of_kind(graph, *wanted)) if wanted else found

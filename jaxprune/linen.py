@@ -1,108 +1,26 @@
-"""The matching Linen module: behaves as the original, at the kept widths.
+"""Flax Linen: the channel graph of a module, and the matching module at the kept widths."""
 
-The module is not rewritten. While it runs, every layer's `param` gives kept shapes, and the few
-attributes that shapes cannot say (groups, heads) are set from the graph. All of this happens at
-trace time; nothing is left of it in the compiled program.
-"""
-
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
 import jax
 
-from jaxprune import _jaxpr, lockstep, paths, streams
+from jaxprune import graph as graphs
+from jaxprune import lockstep, paths, untied
+from jaxprune._arguments import check_overrides
 from jaxprune._attributes import ATTRIBUTES, Shape, View
-from jaxprune.errors import ResizeError
+from jaxprune._functions import check_function, check_keywords
+from jaxprune._linen_given import Function, as_traced
+from jaxprune._linen_plan import Plan as Plan
+from jaxprune._linen_plan import Resized as Resized
+from jaxprune._linen_plan import is_call, on_stream, resized, scope_of
+from jaxprune.errors import ResizeError, TraceError
 from jaxprune.graph import ChannelGraph
 from jaxprune.masks import Keep, Kept, check_keep
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to change at which path: hashable, so that modules stay hashable.
-
-    `shapes`: path of a parameter -> (full shape, kept shape); `attributes`: path of a module ->
-    {attribute: value}; `selections`: path of a module -> the channels that it reads;
-    `follows`: the constants of the network that follow a pruned size.
-    """
-
-    shapes: tuple[tuple[str, tuple[Shape, Shape]], ...]
-    attributes: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
-    selections: tuple[tuple[str, tuple[int, ...] | None], ...] = ()
-    follows: tuple[str, ...] = field(default=(), compare=False)
-
-    @contextmanager
-    def applied(self, prefix: tuple[str, ...] = ()) -> Iterator[None]:
-        """Modules called inside, below the scope `prefix`, have the kept widths."""
-        shapes, attributes = dict(self.shapes), dict(self.attributes)
-        selections = dict(self.selections)
-
-        def intercept(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
-            module = context.module
-            where = _scope(module)
-            if where is not None and where[: len(prefix)] == prefix:
-                path = "/".join(where[len(prefix) :])
-                self._change(module, path, shapes, attributes)
-                for child in _given(module):
-                    below = "/".join((_scope(child) or ())[len(prefix) :])
-                    self._change(child, below, shapes, attributes)
-                if _is_call(context) and path in selections and self._selects(module):
-                    chosen = selections[path]
-                    call = call if chosen is None else _on_stream(call, "/".join(where), chosen)
-            return call(*args, **kwargs)
-
-        with nn.intercept_methods(intercept):
-            yield
-
-    def _change(
-        self,
-        module: nn.Module,
-        path: str,
-        shapes: Mapping[str, tuple[Shape, Shape]],
-        attributes: Mapping[str, tuple[tuple[str, Any], ...]],
-    ) -> None:
-        """Changes an instance once; of the plans of a module resized twice the last one wins."""
-        done = vars(module).setdefault("_resized", set())
-        if id(self) in done:
-            return
-        done.add(id(self))
-        object.__setattr__(module, "param", partial(_param, module.param, path, shapes))
-        for name, value in attributes.get(path, ()):
-            if name not in done:
-                done.add(name)
-                object.__setattr__(module, name, value)
-
-    def _selects(self, module: nn.Module) -> bool:
-        """True if the inputs of an instance are selected by this plan, and by no later one."""
-        return vars(module).setdefault("_selected_by", id(self)) == id(self)
-
-
-def _given(module: nn.Module) -> Iterator[nn.Module]:
-    """The modules among the fields: a module may call what no interceptor sees (`nowrap`)."""
-    for name in module.__dataclass_fields__:
-        child = getattr(module, name, None)
-        if name != "parent" and isinstance(child, nn.Module) and child.scope is not None:
-            yield child
-
-
-def _is_call(context: Any) -> bool:
-    return context.method_name == "__call__"
-
-
-def _on_stream(call: Callable, name: str, chosen: tuple[int, ...] | None) -> Callable:
-    """The call of a layer on its own channels of the stream, its first argument."""
-
-    def selected(*args: Any, **kwargs: Any) -> Any:
-        if args:
-            return call(streams.take(args[0], chosen, name), *args[1:], **kwargs)
-        first = next(iter(kwargs))
-        return call(**kwargs | {first: streams.take(kwargs[first], chosen, name)})
-
-    return selected
 
 
 def select_inputs(
@@ -135,10 +53,16 @@ def select_inputs(
 
     Source: Liu et al., Network Slimming, ICCV 2017, section 3 (the channel selection layer).
     """
+    check_function(fn)
+    classes = layers if isinstance(layers, tuple) else (layers,)
+    if not classes or not all(isinstance(c, type) and issubclass(c, nn.Module) for c in classes):
+        raise TraceError(
+            f"layers must be classes of Linen layers, got {layers!r}.\nFix: layers=nn.BatchNorm."
+        )
 
     def intercept(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
-        if isinstance(context.module, layers) and _is_call(context):
-            call = _on_stream(call, "/".join(_scope(context.module) or ()), None)
+        if isinstance(context.module, layers) and is_call(context):
+            call = on_stream(call, "/".join(scope_of(context.module) or ()), None)
         return call(*args, **kwargs)
 
     def marked(*args: Any, **kwargs: Any) -> Any:
@@ -148,99 +72,91 @@ def select_inputs(
     return marked
 
 
-def _scope(module: nn.Module) -> tuple[str, ...] | None:
-    return None if module.scope is None else tuple(module.scope.path)
+def trace(
+    module: nn.Module,
+    variables: Any,
+    *inputs: Any,
+    rules: Mapping[Any, Any] = graphs.RULES,
+    strict: bool = False,
+    layers: Mapping[str, int] = MappingProxyType({}),
+    free_outputs: Sequence[str] = (),
+    free_constants: bool = False,
+    **call: Any,
+) -> ChannelGraph:
+    """Returns the channel graph of `module.apply(variables, *inputs, **call)`, without running it.
+
+    The graph knows the module and the call, so `resize` checks the very module that it returns.
+
+    Args:
+      module: the module.
+      variables: its variables, arrays or shapes, such as `jax.eval_shape(module.init, key, x)`.
+      *inputs: arrays, shapes or pytrees of them.
+      rules: as in `jp.trace`.
+      strict: as in `jp.trace`.
+      layers: as in `jp.trace`.
+      free_outputs: as in `jp.trace`.
+      free_constants: as in `jp.trace`.
+      **call: the keywords of `apply`: `method`, `rngs`, `mutable`, `capture_intermediates`, and
+        constant arguments of the method, such as `train=True`. An argument with the name of an
+        option above is given by `method=lambda module, x: module(x, layers=2)`.
+
+    Raises:
+      TraceError: `module` is no `nn.Module`, a keyword holds a shape, or as in `jp.trace`.
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np, jaxprune as jp
+      >>> module, x = nn.Sequential([nn.Dense(8), nn.relu, nn.Dense(2)]), jnp.ones((1, 3))
+      >>> variables = module.init(jax.random.key(0), x)
+      >>> graph = jp.linen.trace(module, variables, x)
+      >>> keep = {"layers_0/kernel": np.arange(8) < 5}
+      >>> small = jp.linen.resize(module, graph, keep)
+      >>> small.apply(jp.slice(graph, variables, keep), x).shape
+      (1, 2)
+    """
+    _check_module(module)
+    shapes = [
+        name
+        for name, value in call.items()
+        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(value))
+    ]
+    if shapes:
+        raise TraceError(
+            f"keyword arguments {shapes} hold shapes, but keyword arguments are constants.\nFix: "
+            "make them inputs: method=lambda module, x, mask: module(x, mask=mask)."
+        )
+    _check_call(module, call)
+    options: Any = {
+        "layers": layers,
+        "free_outputs": free_outputs,
+        "free_constants": free_constants,
+    }
+    fn = Function(module, MappingProxyType(call))
+    return graphs.trace(fn, variables, *inputs, rules=rules, strict=strict, **options)
 
 
-def _param(
-    declare: Callable[..., Any],
-    path: str,
-    shapes: Mapping[str, tuple[Shape, Shape]],
-    name: str,
-    init_fn: Callable[..., Any],
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
-    """Declares a parameter with an initializer of the kept shape."""
-    key = f"{path}/{name}" if path else name
-    if key not in shapes:
-        return declare(name, init_fn, *args, **kwargs)
-    full, kept = shapes[key]
-    if args and isinstance(args[0], tuple | list) and len(args[0]) == len(full):
-        args = (kept, *args[1:])
-
-    def cropped(*init_args: Any, **init_kwargs: Any) -> Any:
-        value = init_fn(*init_args, **init_kwargs)
-        return jax.tree.map(lambda leaf: leaf[_window(leaf.shape, full, kept)], value)
-
-    return declare(name, cropped, *args, **kwargs)
+def _check_call(module: nn.Module, call: Mapping[str, Any]) -> None:
+    """Raises TraceError unless the module has the method and takes the keywords."""
+    method = call.get("method")
+    named = isinstance(method, str) and hasattr(module, method)
+    if not (method is None or named or callable(method)):
+        raise TraceError(
+            f"method must be the name of a method of {type(module).__name__}, or a function of the "
+            f"module, got {method!r}.\nFix: leave it out for __call__."
+        )
+    bound = partial(method, module) if callable(method) else getattr(module, method or "__call__")
+    own = ("method", "rngs", "mutable", "capture_intermediates")
+    rest = [name for name in call if name not in own]
+    check_keywords(bound, type(module).__name__, rest, own)
 
 
-def _window(shape: Shape, full: Shape, kept: Shape) -> tuple[slice, ...]:
-    """The kept part of an initial value; a scanned layer sees its shape without one axis."""
-    if len(shape) == len(full) - 1:
-        for axis, size in enumerate(full):
-            rest = full[:axis] + full[axis + 1 :]
-            small = kept[:axis] + kept[axis + 1 :]
-            pairs = zip(shape, rest, small, strict=True)
-            if kept[axis] == size and all(n in (f, k) for n, f, k in pairs):
-                return tuple(slice(0, k) for k in small)
-    return tuple(slice(0, k) for k in kept[: len(shape)])
-
-
-@dataclass(frozen=True)
-class Hidden:
-    """A module that Flax does not adopt as a submodule: it is bound to its holder's own scope."""
-
-    module: nn.Module
-
-
-class Resized(nn.Module):
-    """A module at the kept widths of `plans`, one for each time it was resized; see `resize`."""
-
-    original: Hidden
-    plans: tuple[Plan, ...] = field(repr=False)
-
-    @property
-    def follows(self) -> tuple[str, ...]:
-        """The constants of the network that follow a pruned size, before and after."""
-        return tuple(text for plan in self.plans for text in plan.follows)
-
-    def run(self, *args: Any, method: str | Callable[..., Any] = "__call__", **kwargs: Any) -> Any:
-        """Calls a method of the module, given by name or as a function of the module."""
-        prefix = tuple(self.scope.path) if self.scope else ()
-        if "_bound" not in vars(self):
-            bound = self.original.module.clone(parent=self.scope)
-            object.__setattr__(self, "_bound", bound)
-        module = vars(self)["_bound"]
-        with ExitStack() as stack:
-            for plan in reversed(self.plans):
-                stack.enter_context(plan.applied(prefix))
-            if callable(method):
-                return method(module, *args, **kwargs)
-            return getattr(module, method)(*args, **kwargs)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the module."""
-        return self.run(*args, **kwargs)
-
-    def apply(self, variables: Any, *args: Any, method: Any = None, **kwargs: Any) -> Any:
-        """As `nn.Module.apply`, for any `method` of the module."""
-        return super().apply(variables, *args, **_forward(method), **kwargs)
-
-    def init_with_output(self, rngs: Any, *args: Any, method: Any = None, **kwargs: Any) -> Any:
-        """As `nn.Module.init_with_output`, for any `method` of the module."""
-        return super().init_with_output(rngs, *args, **_forward(method), **kwargs)
-
-
-def _forward(method: Any) -> dict[str, Any]:
-    if method is None:
-        return {}
-
-    def run(module: Resized, *args: Any, **kwargs: Any) -> Any:
-        return module.run(*args, method=method, **kwargs)
-
-    return {"method": run}
+def _check_module(module: Any) -> None:
+    if not isinstance(module, nn.Module):
+        given = module.__name__ if isinstance(module, type) else type(module).__name__
+        what = f"the class {given}" if isinstance(module, type) else given
+        raise TraceError(
+            f"expected a flax.linen.Module, got {what}.\nFix: pass the module object; jp.trace "
+            "takes any function, jp.nnx.trace an nnx.Module."
+        )
 
 
 def resize(
@@ -252,62 +168,39 @@ def resize(
 ) -> Resized:
     """Returns the module at the kept widths, for `model2.apply(jp.slice(graph, variables, keep))`.
 
-    The result is re-traced and compared with the original equation by equation, so that it is the
-    same network or an error. Constants that follow a width (the mean over channels, the root of
-    the head size) may differ; `result.follows` lists them.
+    The module is traced with the call of the graph and compared with it equation by equation, as
+    it is and at the kept widths, so that the result is the same network or an error. Constants
+    that follow a width (the mean over channels, the root of the head size) may differ;
+    `result.follows` lists them. So may random numbers over pruned channels (dropout), of which it
+    draws fewer; `result.draws` lists them.
 
     Args:
-      module: the module that was traced; its variables are those of the graph, or their params.
-      graph: the channel graph of a function that applies `module`.
+      module: the module that was traced, or one that makes the same program; its variables are
+        those of the graph, or their params.
+      graph: what `trace` gave, or the channel graph of a function that applies `module`.
       keep: {group: bool[n]}, concrete; groups that are absent stay whole.
       overrides: {pattern of module paths: {attribute: value}} for attributes that the module
         reads and no shape shows; the path of the module itself is "".
 
     Raises:
+      TraceError: `module` is no `nn.Module`.
       KeepError: the keep does not fit the graph.
       PatternError: an override matches no module.
-      ResizeError: the resized module is another network; names the equation.
+      ResizeError: the module is not the one that was traced, or the resized module is another
+        network; names the equation.
     """
-    check_keep(graph, keep)
-    kept = Kept(keep)
-    modules = _modules(graph)
+    _check_module(module)
+    kept = Kept(check_keep(graph, keep))
+    check_overrides(overrides)
+    at, modules = as_traced(graph, module)
+    untied.warn(graph, keep, "jp.linen.resize")
     plan = Plan(
         shapes=tuple(_shapes(graph, kept)),
         attributes=tuple(_attributes(graph, kept, modules, overrides or {})),
         selections=tuple(_selections(graph, kept).items()),
     )
-
-    def small(*args: Any) -> Any:
-        with plan.applied():
-            return graph.fn(*args)
-
-    follows = lockstep.check(graph, kept, small, type(module).__name__)
-    plan = replace(plan, follows=tuple(map(str, follows)))
-    if isinstance(module, Resized):
-        return Resized(original=module.original, plans=(*module.plans, plan))
-    return Resized(original=Hidden(module), plans=(plan,))
-
-
-def _modules(graph: ChannelGraph) -> dict[str, list[nn.Module]]:
-    """The modules that the function calls, by their path; wrappers share that of their module."""
-    found: dict[str, list[nn.Module]] = {}
-
-    def record(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
-        where = _scope(context.module)
-        if where is not None:
-            here = found.setdefault("/".join(where), [])
-            if all(module is not context.module for module in here):
-                here.append(context.module)
-        return call(*args, **kwargs)
-
-    with nn.intercept_methods(record):
-        _jaxpr.trace(graph.fn, graph.abstract, *graph.inputs)
-    if not found:
-        raise ResizeError(
-            "the traced function calls no Linen module, or hides it in a cached jit.\nFix: trace "
-            "the plain function, for example lambda v, x: model.apply(v, x)."
-        )
-    return found
+    found = lockstep.check(graph, kept, at(plan), type(module).__name__)
+    return resized(module, replace(plan, follows=found.follows, draws=found.draws))
 
 
 def _shapes(graph: ChannelGraph, kept: Kept) -> Iterator[tuple[str, tuple[Shape, Shape]]]:

@@ -8,9 +8,10 @@ the resized network must be the original's equation at the sizes that its axis s
 import os
 import traceback
 from collections.abc import Callable, Iterator
+from enum import Enum
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
@@ -21,6 +22,7 @@ from jaxprune.axes import Space
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.masks import Kept
+from jaxprune.rules import random
 from jaxprune.streams import Reading
 from jaxprune.walk import Walk
 
@@ -29,17 +31,38 @@ WAY_OUT = (
     "keep that group whole (protect= in jp.select), or run jp.narrow(fn, graph, keep), which "
     "needs no module."
 )
+FAILURE = "the resized network is not the same network"
 _OURS = tuple(f"{Path(package).parent}{os.sep}" for package in (__file__, jax.__file__))
 
 
-class Changed(tuple):
-    """(operation, constant before, constant after): a constant that follows a pruned size."""
+class Changed(NamedTuple):
+    """A constant that follows a pruned size.
 
-    __slots__ = ()
+    `operand` counts those of the operation `op`; it is None where the program returns the constant,
+    and `op` the last operation before that, if there is one.
+    """
+
+    op: Op | None
+    operand: int | None
+    before: float
+    after: float
 
     def __str__(self) -> str:
-        op, before, after = self
-        return f"{op!r} at {op.place}: {before:.6g} became {after:.6g}"
+        """Where it stands, before and after."""
+        where = f"{self.op!r} at {self.op.place}" if self.op else "the function"
+        return f"{where}: {self.before:.6g} became {self.after:.6g}"
+
+
+class Compared(NamedTuple):
+    """What may differ: constants that follow a pruned size, and what is drawn over one."""
+
+    changed: list[Changed]
+    draws: tuple[str, ...]
+
+    @property
+    def follows(self) -> tuple[str, ...]:
+        """The constants, before and after, as text."""
+        return tuple(map(str, self.changed))
 
 
 class _DifferenceError(Exception):
@@ -47,55 +70,104 @@ class _DifferenceError(Exception):
 
 
 def check(
-    graph: ChannelGraph, kept: Kept, fn: Callable[..., Any], name: str, way_out: str = WAY_OUT
-) -> list[Changed]:
-    """Returns the constants that follow a size in `fn`, traced at the kept widths.
+    graph: ChannelGraph,
+    kept: Kept,
+    fn: Callable[..., Any],
+    name: str,
+    way_out: str = WAY_OUT,
+    failure: str = FAILURE,
+) -> Compared:
+    """Returns what follows a size in `fn`, traced at the kept widths.
 
     Raises:
       ResizeError: `fn`, which goes by `name`, does not run at the kept widths, or is another
-        network there; ends with the `way_out`.
+        network there; begins with the `failure` and ends with the `way_out`.
     """
-    small = [jax.ShapeDtypeStruct(kept.shape(v), v.dtype) for v in graph.variables.values()]
+    small = [v.struct(kept.shape(v)) for v in graph.variables.values()]
     try:
         program, _ = _jaxpr.trace(fn, jax.tree.unflatten(graph.treedef, small), *graph.inputs)
+    except ResizeError:
+        raise
     except Exception as error:
         raise ResizeError(
-            f"{name} does not run at the kept widths: {type(error).__name__}: {error}"
+            f"{name} does not run at the {widths(kept)} widths: {type(error).__name__}: {error}"
             f"{_raised_at(error)}\n{way_out}"
         ) from error
-    return compare(graph, kept, program, way_out)
+    return compare(graph, kept, program, way_out, failure)
 
 
 def compare(
-    graph: ChannelGraph, kept: Kept, program: Program, way_out: str = WAY_OUT
-) -> list[Changed]:
-    """Returns the constants that follow a size; raises at the first equation that differs.
+    graph: ChannelGraph,
+    kept: Kept,
+    program: Program,
+    way_out: str = WAY_OUT,
+    failure: str = FAILURE,
+) -> Compared:
+    """Returns what follows a size; raises at the first equation that differs.
+
+    Where nothing is pruned, nothing follows: every constant is that of the traced program.
 
     Raises:
       ResizeError: names the equation and its module, what was expected, what came.
     """
     found = _Lockstep(graph, kept)
-    try:
-        found.programs(graph.walk, program, None)
-    except _DifferenceError as difference:
-        op, text = difference.args
+    difference = found.difference(program)
+    if found.changed and not prunes(kept):
+        first = found.changed[0]
+        text = f"reads the constant {first.after:.6g}, it was {first.before:.6g}"
+        difference = first.op, text
+    if difference is not None:
+        op, text = difference
         where = f"{op!r} at {op.place}" if op else "the function"
-        raise ResizeError(
-            f"the resized network is not the same network: {where} {text}{found.near}.\n{way_out}"
-        ) from None
+        raise ResizeError(f"{failure}: {where} {text}.\n{way_out}")
+    return Compared(found.changed, tuple(found.draws))
+
+
+def other_constants(graph: ChannelGraph, fn: Callable[..., Any]) -> list[Changed]:
+    """Returns the constants that `fn` has otherwise at the full widths, where none can follow.
+
+    Those behind the first equation that differs are not found.
+    """
+    try:
+        program, _ = _jaxpr.trace(fn, graph.abstract, *graph.inputs)
+    except Exception:  # a function that holds kept sizes runs at these only
+        return []
+    found = _Lockstep(graph, Kept({}))
+    found.difference(program)
     return found.changed
+
+
+def widths(kept: Kept) -> str:
+    """Returns which widths they are, in a word."""
+    return "kept" if prunes(kept) else "traced"
+
+
+def prunes(kept: Kept) -> bool:
+    """True if any channel goes."""
+    return not all(mask.all() for mask in kept.keep.values())
 
 
 class _Lockstep:
     def __init__(self, graph: ChannelGraph, kept: Kept):
         self.graph = graph
         self.kept = kept
+        self.widths = widths(kept)
         self.changed: list[Changed] = []
+        self.draws: list[str] = []
         self.twins: dict[Any, Any] = {}
         self.readings: dict[Any, Reading] = {}
         self.taken: dict[Any, tuple[Any, np.ndarray | None]] = {}
         self.paths = list(graph.variables)
         self.near = ""
+
+    def difference(self, program: Program) -> tuple[Op | None, str] | None:
+        """Compares with a program; returns the first operation that differs, and what differs."""
+        try:
+            self.programs(self.graph.walk, program, None)
+        except _DifferenceError as difference:
+            op, text = difference.args
+            return op, text + self.near
+        return None
 
     def shape(self, axes: list[Space]) -> tuple[int, ...]:
         return tuple(map(self.kept.size, axes))
@@ -115,7 +187,7 @@ class _Lockstep:
         if len(ours.outvars) != len(other.outvars):
             _refuse(caller, f"gave {len(ours.outvars)} results, now {len(other.outvars)}")
         for a, b in zip(ours.outvars, other.outvars, strict=True):
-            self.operand(walk.ops[-1] if walk.ops else caller, a, b)
+            self.operand(walk.ops[-1] if walk.ops else caller, None, a, b)
 
     def that_compute(self, walk: Walk) -> Iterator[Op]:
         """Yields the operations that compute at the kept widths."""
@@ -156,13 +228,15 @@ class _Lockstep:
                 self.near = f" (near the variable {self.paths[min(source)]})"
         if op.name != _jaxpr.name(eqn) or len(op.ins) != len(eqn.invars):
             _refuse(op, f"became {_show(eqn)}")
-        for a, b in zip(op.eqn.invars, eqn.invars, strict=True):
-            self.operand(op, a, b)
+        for i, (a, b) in enumerate(zip(op.eqn.invars, eqn.invars, strict=True)):
+            self.operand(op, i, a, b)
         expected = [self.shape(axes) for axes in op.outs]
         found = [_jaxpr.shape(var) for var in eqn.outvars]
         if expected != found:
-            _refuse(op, f"should give {_list(expected)} at the kept widths, gives {_list(found)}")
+            here = f"at the {self.widths} widths"
+            _refuse(op, f"should give {_list(expected)} {here}, gives {_list(found)}")
         self.parameters(op, eqn)
+        self.draw(op, expected)
         self.twins.update(zip(op.eqn.outvars, eqn.outvars, strict=True))
         inner = _jaxpr.programs(eqn)
         if len(inner) != len(op.inner):
@@ -170,7 +244,14 @@ class _Lockstep:
         for walk, program in zip(op.inner, inner, strict=True):
             self.programs(walk, program, op)
 
-    def operand(self, op: Op | None, a: Any, b: Any) -> None:
+    def draw(self, op: Op, shapes: list[tuple[int, ...]]) -> None:
+        """Notes what the resized network draws anew: it has other numbers, not only fewer."""
+        if op.name in random.DRAWS and any(
+            self.kept.mask(space) is not None for space in random.drawn(op)
+        ):
+            self.draws.append(f"{op!r} at {op.place} became {_list(shapes)}")
+
+    def operand(self, op: Op | None, position: int | None, a: Any, b: Any) -> None:
         if not _jaxpr.is_literal(a):
             self.value(op, a, b)
             return
@@ -181,7 +262,7 @@ class _Lockstep:
             return
         if not (_is_float(before) and _is_float(after)):
             _refuse(op, f"reads the constant {after}, it was {before}")
-        self.changed.append(Changed((op, float(before), float(after))))
+        self.changed.append(Changed(op, position, float(before), float(after)))
 
     def value(self, op: Op | None, a: Any, b: Any) -> None:
         reading = None if _jaxpr.is_literal(b) else self.readings.get(a)
@@ -200,7 +281,8 @@ class _Lockstep:
         for key, value in expected.items():
             other = eqn.params.get(key)
             if _plain(value) and _plain(other) and not _same(value, other):
-                _refuse(op, f"should have {key}={value} at the kept widths, has {other}")
+                here = f"at the {self.widths} widths"
+                _refuse(op, f"should have {key}={value} {here}, has {other}")
 
 
 def _raised_at(error: Exception) -> str:
@@ -242,4 +324,6 @@ def _same(a: Any, b: Any) -> bool:
 def _plain(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return all(map(_plain, value))
-    return value is None or isinstance(value, bool | int | float | str | np.integer | np.dtype)
+    return value is None or isinstance(
+        value, bool | int | float | str | Enum | np.integer | np.dtype
+    )

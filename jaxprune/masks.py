@@ -1,114 +1,23 @@
 """Masking, slicing and scattering back: pure transforms of any tree that mirrors the variables."""
 
-import math
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache, reduce
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
-from jaxprune import _cut, paths, stacks
+from jaxprune import _cut, paths, stacks, untied
 from jaxprune import axes as ax
-from jaxprune.errors import KeepError, TreeError
-from jaxprune.graph import ChannelGraph, Group, Variable
-
-Keep = Mapping[str, Any]
-Widths = Mapping[str, int]
-FORMAT = 1
-
-
-def widths(graph: ChannelGraph, keep: Keep | Widths | None = None) -> dict[str, int]:
-    """Returns {group: kept count} for every group; `keep` may hold masks or counts.
-
-    The count of a group in stacked layers is that of one layer.
-    """
-    found = {name: group.size for name, group in graph.groups.items()}
-    for name, value in (keep or {}).items():
-        if name not in found:
-            raise KeepError(_unknown(graph, name))
-        found[name] = int(value) if np.ndim(value) == 0 else _count(value)
-    return found
-
-
-def _count(kept: Any) -> int:
-    """How many channels a mask keeps, in each layer if it has several."""
-    return int(np.sum(kept, axis=-1).flat[0])
-
-
-def check_keep(graph: ChannelGraph, keep: Keep) -> None:
-    """Raises KeepError if a mask names no group, has the wrong length or type, or is empty."""
-    failures = []
-    for name, kept in keep.items():
-        group = graph.groups.get(name)
-        if group is None:
-            failures.append(_unknown(graph, name))
-        elif np.shape(kept) not in {(group.size,), group.shape}:
-            layers = f" in each of {group.layers} layers" if group.layers else ""
-            failures.append(
-                f"keep for group {name!r} has shape {np.shape(kept)}, the group has {group.size} "
-                f"channels{layers}. {_together(group, np.shape(kept))}"
-            )
-        elif (dtype := _dtype(kept)) != np.bool_:
-            failures.append(
-                f"keep for group {name!r} is {dtype}, not bool. Fix: select with jp.select, or "
-                "compare the scores with a threshold."
-            )
-        elif not isinstance(kept, Tracer) and not np.all(np.any(kept, axis=-1)):
-            failures.append(
-                f"keep for group {name!r} keeps none of {group.size} channels. Fix: keep at "
-                "least one (min_channels=1 in jp.select)."
-            )
-        elif not isinstance(kept, Tracer) and np.ptp(counts := np.sum(kept, axis=-1)):
-            failures.append(
-                f"keep for group {name!r} keeps {counts.min()} to {counts.max()} channels, but "
-                f"its {group.layers} layers are stacked and must keep the same number. Fix: select "
-                "with jp.select, or take the best k of every layer."
-            )
-    failures = failures or list(_without_input(graph, keep))
-    if failures:
-        raise KeepError("\n".join(failures))
-
-
-def _together(group: Group, shape: tuple[int, ...]) -> str:
-    """The way out of a mask of the wrong shape, such as one that would break rotated pairs."""
-    for slot in sorted(group.slots, key=lambda slot: slot.role != "out"):
-        if slot.space.size == math.prod(shape) != group.size:
-            return (
-                f"One channel is {slot.positions.shape[1]} positions of {slot.path} axis "
-                f"{slot.axis}, which go together. Fix: one entry for each channel; jp.select."
-            )
-    return "Fix: recompute the scores on the variables that this graph was traced from."
-
-
-def _without_input(graph: ChannelGraph, keep: Keep) -> Iterator[str]:
-    """Says which readers keep channels that their stream has lost."""
-    if any(isinstance(kept, Tracer) for kept in keep.values()):
-        return
-    keep = {name: np.asarray(kept) for name, kept in keep.items()}
-    for reading in graph.readings:
-        missing = reading.missing(keep)
-        if missing.size:
-            stream = sorted({atom.name for atom in ax.atoms(reading.stream) if atom.name})
-            yield (
-                f"{reading.name} reads {missing.size} channels that its stream (groups {stream}) "
-                f"does not keep: {missing[:5].tolist()}... Fix: take them from keep for "
-                f"{reading.name!r} too, or protect the stream in jp.select."
-            )
-
-
-def _dtype(kept: Any) -> Any:
-    return kept.dtype if hasattr(kept, "dtype") else np.asarray(kept).dtype
-
-
-def _unknown(graph: ChannelGraph, name: str) -> str:
-    return (
-        f"keep names group {name!r}, which the graph does not have; it has "
-        f"{list(graph.groups)[:5]}... Fix: list the groups with print(graph)."
-    )
+from jaxprune._arguments import is_array, kind_of
+from jaxprune.check_spec import check_spec
+from jaxprune.description import describe, versions
+from jaxprune.errors import JaxpruneError, KeepError, TreeError
+from jaxprune.graph import ChannelGraph, Variable, check_graph
+from jaxprune.keep import FORMAT, Keep, Widths, check_keep, count, spec_problems
+from jaxprune.keep import widths as widths
 
 
 def mask(graph: ChannelGraph, variables: Any, keep: Keep) -> Any:
@@ -126,8 +35,7 @@ def mask(graph: ChannelGraph, variables: Any, keep: Keep) -> Any:
     Raises:
       KeepError, TreeError: before anything is changed.
     """
-    check_keep(graph, keep)
-    keep = {n: v if isinstance(v, jax.Array) else np.asarray(v) for n, v in keep.items()}
+    keep = check_keep(graph, keep, traced=True)
     spared = {
         (slot.path, name) for name in keep for slot in graph.groups[name].slots if not slot.masked
     }
@@ -168,29 +76,37 @@ def slice(
       KeepError: a mask does not fit its group.
       TreeError: `variables` does not mirror the graph, or the mesh does not divide a kept width.
       ResizeError: no factors on the weights make the networks equal.
+
+    Warns:
+      UnreadWarning: the traced call does not read variables that might go with what is pruned.
     """
-    check_keep(graph, keep)
-    kept = Kept(keep)
-    small = _take(graph, variables, {}, kept.indices)
+    resized = None if isinstance(rescale, bool) else rescale
+    if not (resized is None or callable(resized)) or rescale is None:
+        raise JaxpruneError(
+            f"rescale must be True, False or the resized network, got {kind_of(rescale)}.\n"
+            "Fix: rescale=lambda v, x: model2.apply(v, x)."
+        )
+    small = sliced(graph, variables, keep)
+    if graph.unread:
+        untied.warn(graph, keep, "jp.slice", paths.flatten(variables)[0])
     if rescale is False:
         return small
     from jaxprune import rescale as rescaling
 
-    return rescaling.rescale(graph, small, keep, None if rescale is True else rescale)
+    return rescaling.rescale(graph, small, keep, resized)
+
+
+def sliced(graph: ChannelGraph, variables: Any, keep: Keep) -> Any:
+    """Returns what `slice` does, without a word on variables that the traced call does not read."""
+    return _take(graph, variables, {}, Kept(check_keep(graph, keep)).indices)
 
 
 class Kept:
     """What every space keeps under one keep, each mask computed once."""
 
     def __init__(self, keep: Keep):
-        traced = [name for name, value in keep.items() if isinstance(value, Tracer)]
-        if traced:
-            raise KeepError(
-                f"keep for groups {traced[:5]} is traced, but it decides shapes. Fix: slice "
-                "outside of jax.jit, or jp.mask, whose masks may be traced."
-            )
         self.keep = {name: np.asarray(value) for name, value in keep.items()}
-        self.counts = {name: _count(value) for name, value in self.keep.items()}
+        self.counts = {name: count(value) for name, value in self.keep.items()}
         self._found: dict[int, np.ndarray | None] = {}
         self._spaces: list[ax.Space] = []  # holds the ids in use
 
@@ -206,6 +122,11 @@ class Kept:
         """int[k] or int[layers, k], the kept positions along an axis; None if it stays whole."""
         mask = self.mask(space)
         return None if mask is None else stacks.rows(mask)
+
+    def places(self, space: ax.Space) -> np.ndarray | None:
+        """int[n] or int[layers, n], of every position the place of the nearest kept one."""
+        mask = self.mask(space)
+        return None if mask is None else np.maximum(np.cumsum(mask, axis=-1) - 1, 0)
 
     def size(self, space: ax.Space) -> int:
         """The kept size of an axis."""
@@ -233,7 +154,8 @@ def _where(masks: Sequence[Any], leaf: Any, variable: Variable, base: Any = None
     host = isinstance(leaf, np.ndarray) and isinstance(kept, np.ndarray)
     xp = np if host else jnp
     if base is None:
-        return xp.where(kept, leaf, xp.zeros((), leaf.dtype))
+        weak = getattr(leaf, "weak_type", False)
+        return xp.where(kept, leaf, 0 if weak else xp.zeros((), leaf.dtype))
     base = xp.asarray(base)
     return xp.where(kept, leaf if leaf.dtype == base.dtype else leaf.astype(base.dtype), base)
 
@@ -261,22 +183,16 @@ def unslice(graph: ChannelGraph, small: Any, keep: Keep, into: Any = None) -> An
     Raises:
       KeepError, TreeError: before anything is changed.
     """
-    check_keep(graph, keep)
-    kept = Kept(keep)
+    kept = Kept(check_keep(graph, keep))
     full = None if into is None else paths.flatten(into)[0]
     if full is not None:
         check_tree(graph, full, {})
-
-    def places(space: ax.Space) -> np.ndarray | None:
-        """For every channel the place of the nearest kept one in the small array."""
-        mask = kept.mask(space)
-        return None if mask is None else np.maximum(np.cumsum(mask, axis=-1) - 1, 0)
 
     def fill(leaf: Any, variable: Variable) -> Any:
         base = None if full is None else full[variable.path]
         return _where([kept.mask(space) for space in variable.axes], leaf, variable, base)
 
-    return _map(graph, _take(graph, small, kept.counts, places), {}, fill)
+    return _map(graph, _take(graph, small, kept.counts, kept.places), {}, fill)
 
 
 def _map(graph: ChannelGraph, tree: Any, counts: Widths, fn: Callable[[Any, Variable], Any]) -> Any:
@@ -290,6 +206,7 @@ def _map(graph: ChannelGraph, tree: Any, counts: Widths, fn: Callable[[Any, Vari
 
 def check_tree(graph: ChannelGraph, leaves: Mapping[str, Any], counts: Widths) -> None:
     """Raises TreeError unless every leaf is a variable of the graph in its shape at `counts`."""
+    check_graph(graph)
     failures = []
     for path, leaf in leaves.items():
         variable = graph.variables.get(path)
@@ -297,7 +214,9 @@ def check_tree(graph: ChannelGraph, leaves: Mapping[str, Any], counts: Widths) -
             failures.append(f"{path!r} is not a variable of the graph")
             continue
         shape = tuple(ax.count(space, counts) for space in variable.axes)
-        if np.shape(leaf) != shape:
+        if not is_array(leaf):
+            failures.append(f"{path!r} is {kind_of(leaf)}, the graph has an array of shape {shape}")
+        elif np.shape(leaf) != shape:
             failures.append(f"{path!r} has shape {np.shape(leaf)}, the graph has {shape}")
     if failures:
         more = f"\n... and {len(failures) - 8} more" if len(failures) > 8 else ""
@@ -310,7 +229,15 @@ def check_tree(graph: ChannelGraph, leaves: Mapping[str, Any], counts: Widths) -
 
 
 def spec(graph: ChannelGraph, keep: Keep) -> dict[str, Any]:
-    """Returns the JSON value that says what was cut; it travels with every checkpoint."""
+    """Returns the JSON value that says what was cut of which network; see `check_spec`.
+
+    It travels with every checkpoint.
+    """
+    return kept_to_json(graph, keep) | {"description": describe(graph)}
+
+
+def kept_to_json(graph: ChannelGraph, keep: Keep) -> dict[str, Any]:
+    """Returns the JSON value that says what was cut, without a description of the network."""
     check_keep(graph, keep)
     groups = {
         name: {
@@ -319,18 +246,30 @@ def spec(graph: ChannelGraph, keep: Keep) -> dict[str, Any]:
         }
         for name, group in graph.groups.items()
     }
-    return {"format": FORMAT, "groups": groups, "versions": _versions()}
+    return {"format": FORMAT, "groups": groups, "versions": versions()}
 
 
-@lru_cache(maxsize=1)
-def _versions() -> dict[str, str]:
-    from jaxprune import __version__
+def keep_from_spec(
+    spec: Mapping[str, Any], graph: ChannelGraph | None = None
+) -> dict[str, np.ndarray]:
+    """Returns {group: bool[n]} of a spec, bool[layers, n] where layers keep their own.
 
-    return {"jax": jax.__version__, "jaxprune": __version__}
+    Args:
+      spec: what `jaxprune.spec` gave.
+      graph: that of the network before it was pruned, which must be the one of the spec.
 
+    Raises:
+      KeepError: this is not what `jp.spec` gave.
+      SpecError: the network of the graph is another one; see `check_spec`.
 
-def keep_from_spec(spec: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Returns {group: bool[n]} of a spec, bool[layers, n] where layers keep their own."""
+    Warns:
+      SpecWarning: the call or the version is another one, and the program differs.
+    """
+    if problems := spec_problems(spec):
+        fix = "Fix: pass the value of jp.spec(graph, keep), or restored.spec of a checkpoint."
+        raise KeepError("\n".join([*problems[:8], fix]))
+    if graph is not None:
+        check_spec(graph, spec, stacklevel=3)
     keep = {}
     for name, group in spec["groups"].items():
         kept = np.asarray(group["kept"])

@@ -1,39 +1,82 @@
 """The names of channel groups: readable, and the same after pruning."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple
 
 from jaxprune import axes as ax
 from jaxprune import streams
 from jaxprune.axes import Atom, Space
+from jaxprune.errors import TreeError
 from jaxprune.walk import Walk
 
 
-class _Slot(Protocol):
-    """Where an atom stands: in `space`, on an axis of a variable."""
+class Place(NamedTuple):
+    """Where an atom stands: in the `space` of an axis of a variable."""
 
-    @property
-    def path(self) -> str: ...
-    @property
-    def axis(self) -> int: ...
-    @property
-    def role(self) -> str: ...
-    @property
-    def space(self) -> Space: ...
-    @property
-    def atom(self) -> Atom: ...
+    path: str
+    axis: int
+    role: str
+    space: Space
+    atom: Atom
 
 
-Slots = Mapping[Atom, Sequence[_Slot]]
+Slots = Mapping[Atom, Sequence[Place]]
+
+
+def places(
+    variables: Mapping[str, Sequence[Space]], roles: Sequence[tuple[Atom, str]]
+) -> dict[Atom, list[Place]]:
+    """Returns where every free atom stands, in tree order, given {path: axes}."""
+    names = list(variables)
+    known: dict[tuple[str, int, Atom], str] = {}
+    for owned, role in roles:
+        assert owned.owner is not None
+        leaf, axis = owned.owner
+        for atom in ax.atoms(owned):
+            key = (names[leaf], axis, atom)
+            known[key] = "out" if "out" in (role, known.get(key)) else role
+    found: dict[Atom, list[Place]] = {}
+    for path, axes in variables.items():
+        for axis, space in enumerate(axes):
+            for atom in dict.fromkeys(ax.atoms(space)):
+                if atom.reason is None and atom.size > 1:
+                    role = known.get((path, axis, atom), "vector")
+                    found.setdefault(atom, []).append(Place(path, axis, role, space, atom))
+    return found
 
 
 def names(
     walk: Walk, slots: Slots, roles: Sequence[tuple[Atom, str]], paths: Sequence[str]
 ) -> dict[Atom, str]:
-    """Returns the name of the group of every atom that has slots."""
+    """Returns the name of the group of every atom that has slots.
+
+    Raises:
+      TreeError: two groups would have one name.
+    """
     readers = _readers(walk, slots)
     others = {atom: members for atom, members in slots.items() if atom not in readers}
-    return readers | _of_slots(others, roles, paths)
+    found = readers | _of_slots(others, roles, paths)
+    _check(found, slots)
+    return found
+
+
+def _check(found: Mapping[Atom, str], slots: Slots) -> None:
+    """Raises if two groups have one name: a keep could not tell them apart."""
+    places: dict[str, list[str]] = {}
+    for atom, name in found.items():
+        slot = _first(slots[atom])
+        places.setdefault(name, []).append(f"{slot.path!r} axis {slot.axis}")
+    twice = [
+        f"{name!r} would name the groups of {' and of '.join(where)}"
+        for name, where in places.items()
+        if len(where) > 1
+    ]
+    if twice:
+        raise TreeError(
+            "\n".join(twice)
+            + "\nFix: rename one of the variables; a group goes by the path of its "
+            "first kernel without 'params/', with [axis] behind it where a kernel has several."
+        )
 
 
 def _of_slots(
@@ -43,10 +86,7 @@ def _of_slots(
 
     An `out` axis that was pruned to one channel still claims, so that the others keep their names.
     """
-    firsts = {
-        atom: next((slot for slot in members if slot.role == "out"), members[0])
-        for atom, members in slots.items()
-    }
+    firsts = {atom: _first(members) for atom, members in slots.items()}
     claims: dict[str, set[tuple[int, Atom]]] = {}
     for atom, role in roles:
         if role == "out" and atom.size == 1 and atom.owner:
@@ -64,6 +104,10 @@ def _of_slots(
     }
 
 
+def _first(members: Sequence[Place]) -> Place:
+    return next((slot for slot in members if slot.role == "out"), members[0])
+
+
 def _readers(walk: Walk, slots: Slots) -> dict[Atom, str]:
     """The readers' own groups go by the names of the readers."""
     spaces = {ax.resolve(reading.reader): reading.name for reading in streams.own(walk)}
@@ -74,11 +118,11 @@ def _readers(walk: Walk, slots: Slots) -> dict[Atom, str]:
     }
 
 
-def _only_read(slots: Sequence[_Slot]) -> bool:
+def _only_read(slots: Sequence[Place]) -> bool:
     return all(slot.role != "out" for slot in slots)
 
 
-def _part(slot: _Slot) -> str:
+def _part(slot: Place) -> str:
     """[axis], or [axis.factor] where the axis holds several groups."""
     inside = list(dict.fromkeys(ax.atoms(slot.space)))
     return f"[{slot.axis}.{inside.index(slot.atom)}]" if len(inside) > 1 else f"[{slot.axis}]"

@@ -2,10 +2,12 @@
 
 This needs no module definition and no attribute, so sizes that are hard-coded in the network do
 not matter. Constants of the program stay as traced: a mean still divides by the full width, so
-that `narrow` equals the masked network; a resized module divides by the kept width.
+that `narrow` equals the masked network; a resized module divides by the kept width. For the same
+reason random numbers are drawn at full size, and the kept ones taken; a resized module draws fewer.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -13,22 +15,32 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxprune import _jaxpr, interpreter, streams
+from jaxprune import _cut, _jaxpr, interpreter, stacks, streams
 from jaxprune import axes as ax
+from jaxprune._cut import Cut
 from jaxprune._jaxpr import Op
 from jaxprune.axes import Space
+from jaxprune.derivatives import Derivative, derivative
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.interpreter import Noted
 from jaxprune.masks import Keep, Kept, check_keep
-from jaxprune.walk import Tracer, Walk
+from jaxprune.rules import random
+from jaxprune.stacks import Stack
+from jaxprune.walk import Walk
+
+Find = Callable[[Space], np.ndarray | None]
+Steps = Mapping[Stack, Any]
+Constants = Mapping[tuple[Op, int], float]
+"""{(operation, operand): value}."""
 
 
 def narrow(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Callable[..., Any]:
     """Returns `fn` for sliced variables: `narrow(fn, graph, keep)(small, *inputs)`.
 
     The result can be jitted, differentiated and called at other batch sizes than the traced one;
-    every new set of input shapes is traced once. Custom derivatives are those of `fn`.
+    every new set of input shapes is traced once. Custom derivatives are those of `fn`. Random
+    numbers (dropout, noise, keys split by a width) are those that the masked network draws.
 
     Args:
       fn: the function that was traced, for example
@@ -48,37 +60,102 @@ def narrow(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Callable[
         kept = Kept(keep)
         here = retraced(interpreter.full(graph, variables, kept.counts), inputs)
         interpreter.check_groups(graph, here, keep)
-        args = [*jax.tree.leaves(variables), *map(jnp.asarray, jax.tree.leaves(inputs))]
-        outs = Evaluator(here, kept).run(here.walk, args)
-        return jax.tree.unflatten(jax.tree.structure(here.output), outs)
+        _check_layers(here, kept)
+        return evaluate(here, kept, variables, inputs)
 
     return run
 
 
-class Evaluator:
-    """Evaluates a traced program at the kept sizes."""
+def evaluate(
+    here: ChannelGraph,
+    kept: Kept,
+    variables: Any,
+    inputs: Sequence[Any],
+    constants: Constants = MappingProxyType({}),
+) -> Any:
+    """Returns the outputs of a graph traced at `inputs`, for sliced variables.
 
-    def __init__(self, graph: ChannelGraph, kept: Kept):
+    `constants` are other values for some of those that the program reads.
+    """
+    args = [*jax.tree.leaves(variables), *map(jnp.asarray, jax.tree.leaves(inputs))]
+    outs = Evaluator(here, kept, constants=constants).run(here.walk, args)
+    return jax.tree.unflatten(jax.tree.structure(here.output), outs)
+
+
+def _check_layers(here: ChannelGraph, kept: Kept) -> None:
+    """Raises ResizeError where layers keep channels of their own that the function ties."""
+    groups = {name: here.groups[name] for name in kept.keep if name in here.groups}
+    tied = [name for name, g in groups.items() if kept.keep[name].shape not in ((g.size,), g.shape)]
+    if tied:
+        raise ResizeError(
+            f"every layer keeps channels of its own of {tied}, which the function ties over all "
+            "layers at these inputs (a random draw that they share).\nFix: trace the graph with "
+            "the function that you run, or keep the same channels in every layer: bool[n]."
+        )
+
+
+class Evaluator:
+    """Evaluates a traced program at the kept sizes.
+
+    `steps`: of every stack that is stepped over here, and whose layers keep channels of their own,
+    the layer of now. `constants`: other values for some that the program reads.
+    """
+
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        kept: Kept,
+        steps: Steps = MappingProxyType({}),
+        constants: Constants = MappingProxyType({}),
+    ):
         self.graph = graph
         self.kept = kept
-        self.named = [slot.atom for group in graph.groups.values() for slot in group.slots]
+        self.steps = steps
+        self.constants = constants
+
+    def at(self, steps: Steps) -> "Evaluator":
+        """The evaluator inside of a step."""
+        return Evaluator(self.graph, self.kept, {**self.steps, **steps}, self.constants)
+
+    def again(self, steps: Sequence[Any]) -> "Evaluator":
+        """The evaluator at other layers of the same stacks."""
+        return self.at(dict(zip(self.steps, steps, strict=True)))
 
     def run(self, walk: Walk, args: Sequence[Any]) -> list[Any]:
         """Returns the results of a program for small `args`."""
         return self._run(walk, args)[0]
 
     def _run(self, walk: Walk, args: Sequence[Any]) -> tuple[list[Any], Noted]:
-        return interpreter.run(walk, args, self.apply, self.constant)
+        return interpreter.run(walk, args, self.apply, self.cut)
 
-    def constant(self, value: Any, axes: Sequence[Space]) -> Any:
-        """A constant of the program without its pruned entries."""
-        for axis, space in enumerate(axes):
-            if (indices := self.kept.indices(space)) is not None:
-                value = jnp.take(value, indices, axis)
-        return value
+    def cut(self, value: Any, axes: Sequence[Space], first: int = 0) -> Any:
+        """Returns an array of the full network without its pruned entries, from axis `first`."""
+        return self._take(value, axes, first, self.kept.indices)
+
+    def spread(self, value: Any, axes: Sequence[Space], first: int = 0) -> Any:
+        """Returns a small array at full size: in the place of a pruned entry is a kept one."""
+        return self._take(value, axes, first, self.kept.places)
+
+    def _take(self, value: Any, axes: Sequence[Space], first: int, find: Find) -> Any:
+        indices = [self._here(find(space), space, axes) for space in axes]
+        indices[:first] = [None] * first
+        if all(index is None for index in indices):
+            return value
+        return _cut.entries(jnp.asarray(value), Cut.of(indices, axes))
+
+    def _here(self, index: Any, space: Space, axes: Sequence[Space]) -> Any:
+        """Positions, without those of other layers where an array has no axis for them."""
+        if index is None or index.ndim == 1 or stacks.layer_axis(axes, space) is not None:
+            return index
+        stack = next(atom.layers for atom in ax.atoms(space) if atom.layers is not None)
+        return jnp.asarray(index)[self.steps[stack]]
 
     def apply(self, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
         """Returns the results of one operation; nothing is noted."""
+        if self.constants:
+            args = [self._other(op, i, x) for i, x in enumerate(args)]
+        if op.name == "scan":
+            return self._scan(op, args)
         if op.name in interpreter.CONTROL:
             return interpreter.CONTROL[op.name](self._run, op, args)
         special = _SPECIAL.get(op.name)
@@ -86,29 +163,27 @@ class Evaluator:
             return special(self, op, args), {}
         return _jaxpr.bind(op.eqn, args, self.params(op)), {}
 
+    def _other(self, op: Op, operand: int, value: Any) -> Any:
+        found = self.constants.get((op, operand))
+        return value if found is None else jnp.asarray(found, jnp.asarray(value).dtype)
+
+    def _scan(self, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
+        """A scan, whose steps know their layer where the layers keep channels of their own."""
+        before = op.params["num_consts"] + op.params["num_carry"]
+        over = self._layered().intersection(stacks.stack(axes[0]) for axes in op.ins[before:])
+        each = jnp.arange(op.params["length"]) if over else ()
+        return interpreter.scan(lambda n: self.at(dict.fromkeys(over, n))._run, op, args, each)
+
+    def _layered(self) -> set[Stack]:
+        """The stacks whose layers keep channels of their own."""
+        own = {name for name, kept in self.kept.keep.items() if kept.ndim == 2}
+        slots = (self.graph.groups[name].slots[0] for name in own & self.graph.groups.keys())
+        return {slot.atom.layers for slot in slots if slot.atom.layers is not None}
+
     def params(self, op: Op) -> dict[str, Any]:
         """The parameters of an operation at the kept sizes."""
         rule = self.graph.rules.get(op.name)
         return op.eqn.params | (rule.params(op, self.kept.size) if rule else {})
-
-    def derivative(
-        self, op: Op, fn: Callable[..., Any], full: Sequence[Any], spaces: Any, outs: Any
-    ) -> Walk:
-        """Walks `fn`, a derivative of `op` at full size; it may tie nothing new."""
-        program, _ = _jaxpr.trace(fn, *full)
-        tracer = Tracer(self.graph.rules, free_constants=self.graph.options["free_constants"])
-        walk = tracer.walk(program, spaces, [None] * len(spaces), op.scope)
-        for ours, theirs in zip(walk.outs, outs, strict=True):
-            for a, b in zip(ours, theirs, strict=True):
-                ax.unify(a, b, op)
-        moved = {a.name for a in self.named if a.link is not None or a.reason is not None}
-        if moved:
-            raise ResizeError(
-                f"the custom derivative of {op!r} at {op.place} ties channels that the function "
-                f"itself does not tie, of {sorted(filter(None, moved))}.\nFix: keep these groups "
-                "whole (protect= in jp.select)."
-            )
-        return walk
 
 
 def _select_inputs(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
@@ -126,6 +201,14 @@ def _iota(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
     return [lax.broadcast_in_dim(jnp.asarray(indices, params["dtype"]), params["shape"], (axis,))]
 
 
+def _draw(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
+    """The kept ones of the numbers that the full network draws; each key draws by itself."""
+    keys = len(op.outs[-1]) - len(random.drawn(op))
+    rest = (run.spread(x, axes, keys) for x, axes in zip(args[1:], op.ins[1:], strict=True))
+    outs = _jaxpr.bind(op.eqn, [args[0], *rest], op.eqn.params)
+    return [*outs[:-1], run.cut(outs[-1], op.outs[-1], keys)]
+
+
 def _refuse(_run: Evaluator, op: Op, _args: list[Any]) -> list[Any]:
     raise ResizeError(
         f"{op.name} at {op.place} cannot be evaluated at other sizes.\nFix: call narrow inside "
@@ -133,87 +216,49 @@ def _refuse(_run: Evaluator, op: Op, _args: list[Any]) -> list[Any]:
     )
 
 
-def _inexact(avals: Sequence[Any]) -> list[int]:
-    return [i for i, aval in enumerate(avals) if jnp.issubdtype(aval.dtype, jnp.inexact)]
-
-
 def _zero_tangent(x: Any) -> np.ndarray:
     return np.zeros(np.shape(x), jax.dtypes.float0)
 
 
-def _full(op: Op) -> tuple[list[Any], list[Any]]:
-    """The full shapes of the operands and the results."""
-    shapes = [
-        [jax.ShapeDtypeStruct(_jaxpr.shape(atom), atom.aval.dtype) for atom in atoms]
-        for atoms in (op.eqn.invars, op.eqn.outvars)
-    ]
-    return shapes[0], shapes[1]
-
-
-def _moved(op: Op, primals: Sequence[Any], moving: Sequence[int], outs: Sequence[int]) -> Any:
-    """The operation at full size as a function of its differentiable operands."""
-
-    def moved(*xs: Any) -> Any:
-        filled = dict(enumerate(primals)) | dict(zip(moving, xs, strict=True))
-        every = _jaxpr.bind(op.eqn, [filled[i] for i in range(len(primals))], op.eqn.params)
-        return [every[i] for i in outs]
-
-    return moved, [primals[i] for i in moving]
-
-
 def _custom_jvp(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
     """The function at the kept sizes, with its own JVP rule at the kept sizes."""
-    full, results = _full(op)
-    moving, outs = _inexact(full), _inexact(results)
-
-    def at_full_size(*operands: Any) -> Any:
-        primals, tangents = operands[: len(full)], operands[len(full) :]
-        moved, points = _moved(op, primals, moving, outs)
-        return jax.jvp(moved, points, list(tangents))[1]
 
     def rule(primals: Any, tangents: Any) -> Any:
-        walk = run.derivative(
-            op,
-            at_full_size,
-            [*full, *(full[i] for i in moving)],
-            [*op.ins, *(op.ins[i] for i in moving)],
-            [op.outs[i] for i in outs],
-        )
-        moved = run.run(walk, [*primals, *(tangents[i] for i in moving)])
+        (steps, *points), (_, *directions) = primals, tangents
+        own, walk = _derivative(op)
+        moved = run.again(steps).run(walk, [*points, *(directions[i] for i in own.moving)])
         out = fn(*primals)
-        found = dict(zip(outs, moved, strict=True))
+        found = dict(zip(own.outs, moved, strict=True))
         return out, [found.get(i, _zero_tangent(y)) for i, y in enumerate(out)]
 
-    fn = jax.custom_jvp(lambda *xs: run.run(op.inner[0], xs))
+    fn = jax.custom_jvp(lambda steps, *xs: run.again(steps).run(op.inner[0], xs))
     fn.defjvp(rule)
-    return fn(*map(jnp.asarray, args))
+    return fn([*run.steps.values()], *map(jnp.asarray, args))
 
 
 def _custom_vjp(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
     """The function at the kept sizes, with its own VJP rule at the kept sizes."""
-    full, results = _full(op)
-    moving, outs = _inexact(full), _inexact(results)
-
-    def at_full_size(*operands: Any) -> Any:
-        primals, cotangents = operands[: len(full)], operands[len(full) :]
-        moved, points = _moved(op, primals, moving, outs)
-        return jax.vjp(moved, *points)[1](list(cotangents))
 
     def backward(primals: Any, cotangents: Any) -> Any:
-        walk = run.derivative(
-            op,
-            at_full_size,
-            [*full, *(results[i] for i in outs)],
-            [*op.ins, *(op.outs[i] for i in outs)],
-            [op.ins[i] for i in moving],
-        )
-        moved = run.run(walk, [*primals, *(cotangents[i] for i in outs)])
-        found = dict(zip(moving, moved, strict=True))
-        return tuple(found.get(i, _zero_tangent(x)) for i, x in enumerate(primals))
+        steps, *points = primals
+        own, walk = _derivative(op)
+        moved = run.again(steps).run(walk, [*points, *(cotangents[i] for i in own.outs)])
+        found = dict(zip(own.moving, moved, strict=True))
+        still = jax.tree.map(_zero_tangent, primals)
+        return still[0], *(found.get(i, zero) for i, zero in enumerate(still[1:]))
 
-    fn = jax.custom_vjp(lambda *xs: run.run(op.inner[0], xs))
+    fn = jax.custom_vjp(lambda steps, *xs: run.again(steps).run(op.inner[0], xs))
     fn.defvjp(lambda *xs: (fn(*xs), xs), backward)
-    return fn(*map(jnp.asarray, args))
+    return fn([*run.steps.values()], *map(jnp.asarray, args))
+
+
+def _derivative(op: Op) -> tuple[Derivative, Walk]:
+    found = derivative(op)
+    if found.walk is None:
+        text, way_out = found.problem or (found.missing, "Fix: give it one.")
+        where = f"the custom derivative of {op!r} at {op.place}"
+        raise ResizeError(f"{where} {text}.\n{way_out}")
+    return found, found.walk
 
 
 _SPECIAL: dict[str, Callable[[Evaluator, Op, list[Any]], list[Any]]] = {
@@ -222,4 +267,5 @@ _SPECIAL: dict[str, Callable[[Evaluator, Op, list[Any]], list[Any]]] = {
     "custom_jvp_call": _custom_jvp,
     "custom_vjp_call": _custom_vjp,
     "shard_map": _refuse,
+    **dict.fromkeys(random.DRAWS, _draw),
 }

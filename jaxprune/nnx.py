@@ -14,20 +14,31 @@ from typing import Any, TypeVar
 import jax
 from flax import nnx
 
-from jaxprune import _jaxpr, lockstep, paths
+from jaxprune import _jaxpr, lockstep, paths, untied
 from jaxprune import graph as graphs
+from jaxprune._arguments import check_overrides, kind_of
 from jaxprune._nnx_attributes import attributes
-from jaxprune._nnx_function import Changes, Function, Method, check_module, like, set_attributes
+from jaxprune._nnx_function import (
+    MODES,
+    Changes,
+    Function,
+    Method,
+    check_module,
+    like,
+    set_attributes,
+)
 from jaxprune._nnx_function import function as function
 from jaxprune._nnx_function import variables as variables
 from jaxprune._nnx_names import modules, named, path_name, place_of
-from jaxprune.errors import ResizeError, TreeError
+from jaxprune.errors import ResizeError, TraceError, TreeError
 from jaxprune.graph import ChannelGraph
-from jaxprune.masks import Keep, Kept, check_keep, check_tree, slice
+from jaxprune.masks import Keep, Kept, check_keep, check_tree, sliced
 from jaxprune.opt_state import slice_opt_state
 
 Model = TypeVar("Model", bound=nnx.Module)
 Optimizer = TypeVar("Optimizer", bound=nnx.Optimizer)
+
+_OTHER = "the model is not the one that was traced"
 
 
 def trace(
@@ -94,12 +105,14 @@ def resize(
     Variables are cut; arrays that stay whole are those of `model`, which is left as it is. The
     attributes of Flax's layers that hold sizes, groups or heads follow. Modules that were shared
     are shared, and the random state is that of `model`. A decoding cache that the traced call does
-    not use stays as it is: call `init_cache` again. The resized network is traced and compared
-    with the traced one equation by equation, so that it is the same network or an error.
+    not use stays as it is: call `init_cache` again. The model is traced with the call of the graph
+    and compared with it equation by equation, as it is and at the kept widths, so that the result
+    is the same network or an error.
 
     Args:
-      model: the model that was traced, or another of the same shapes: trained further, in another
-        mode, or fresh in a new process, for `nnx.update(resize(...), restored.variables)`.
+      model: the model that was traced, or one that makes the same program: trained further, fresh
+        in a new process, for `nnx.update(resize(...), restored.variables)`, or in another mode of
+        `model.train()` and `model.eval()`: it is compared in the mode of the graph.
       graph: what `trace` gave.
       keep: {group: bool[n]}, concrete; groups that are absent stay whole.
       overrides: {pattern of module paths: {attribute: value}} for attributes of your own modules
@@ -110,14 +123,20 @@ def resize(
       KeepError: the keep does not fit the graph.
       TreeError: `model` has not the variables of the graph.
       PatternError: an override matches no module.
-      ResizeError: the resized model is another network; names the equation and the module.
+      ResizeError: the model is not the one that was traced, or the resized model is another
+        network; names the equation and the module.
     """
     check_module(model)
-    changes, _ = _plan(graph, keep, overrides)
+    _function_of(graph)
+    check_keep(graph, keep)
     _check_variables(graph, model)
+    changes = _changes(graph, Kept(keep), overrides)
     _check_attributes(_function_of(graph).model(), model, changes)
+    fn = _as_traced(graph, model)
+    untied.warn(graph, keep, "jp.nnx.resize")
+    _compared(graph, Kept(keep), fn, changes)
     graphdef, rngs, state = nnx.split(model, nnx.RngState, ...)
-    cut = like(state, slice(graph, nnx.to_pure_dict(state), keep))
+    cut = like(state, sliced(graph, nnx.to_pure_dict(state), keep))
     small = nnx.merge(graphdef, cut, rngs, copy=True)
     set_attributes(small, changes)
     return small
@@ -131,13 +150,30 @@ def follows(
     They are the mean over channels, the root of the head size and the like; where there is one,
     the resized network differs from the masked one. Arguments and errors as in `resize`.
     """
-    return _plan(graph, keep, overrides)[1]
+    return _compared_at(graph, keep, overrides).follows
+
+
+def draws(graph: ChannelGraph, keep: Keep, *, overrides: Changes | None = None) -> tuple[str, ...]:
+    """Returns what the resized network draws at random over pruned channels (dropout).
+
+    It draws fewer numbers than the masked one, and so others. Arguments and errors as in `resize`.
+    """
+    return _compared_at(graph, keep, overrides).draws
+
+
+def _compared_at(graph: ChannelGraph, keep: Keep, overrides: Changes | None) -> lockstep.Compared:
+    fn = _function_of(graph)
+    kept = Kept(check_keep(graph, keep))
+    return _compared(graph, kept, fn, _changes(graph, kept, overrides))
 
 
 def resized_function(graph: ChannelGraph, keep: Keep) -> Function:
     """Returns `graph.fn` for sliced variables; arguments and errors as in `resize`."""
-    changes, _ = _plan(graph, keep, None)
-    return _function_of(graph).resized(graph, Kept(keep), changes)
+    fn = _function_of(graph)
+    check_keep(graph, keep)
+    changes = _changes(graph, Kept(keep), None)
+    _compared(graph, Kept(keep), fn, changes)
+    return fn.resized(graph, Kept(keep), changes)
 
 
 def resize_optimizer(
@@ -158,6 +194,11 @@ def resize_optimizer(
       KeepError: the keep does not fit the graph.
       TreeError: the optimizer is not that of the graph's model, or its state cannot be cut.
     """
+    if not isinstance(optimizer, nnx.Optimizer):
+        raise TraceError(
+            f"expected an nnx optimizer, got {kind_of(optimizer)}.\n"
+            "Fix: nnx.Optimizer(model, tx, wrt=nnx.Param)."
+        )
     check_keep(graph, keep)
     check_tree(graph, paths.flatten(variables(small))[0], Kept(keep).counts)
     params = jax.eval_shape(nnx.as_pure, nnx.state(small, optimizer.wrt))
@@ -178,28 +219,63 @@ def resize_optimizer(
     return resized
 
 
-def _plan(
-    graph: ChannelGraph, keep: Keep, overrides: Changes | None
-) -> tuple[Changes, tuple[str, ...]]:
-    """The attributes to change, checked to give the same network, and the constants that follow."""
-    fn = _function_of(graph)
-    check_keep(graph, keep)
-    kept, model = Kept(keep), fn.model()
+def _changes(graph: ChannelGraph, kept: Kept, overrides: Changes | None) -> Changes:
+    """The attributes of modules that change with the widths."""
+    check_overrides(overrides)
+    model = _function_of(graph).model()
     changes = dict(attributes(graph, kept, modules(model), _places(model)))
     for path, values in _overridden(model, overrides or {}):
         changes[path] = {**changes.get(path, {}), **values}
+    return changes
+
+
+def _compared(
+    graph: ChannelGraph,
+    kept: Kept,
+    fn: Function,
+    changes: Changes,
+    way_out: str = lockstep.WAY_OUT,
+    failure: str = lockstep.FAILURE,
+) -> lockstep.Compared:
+    """Returns what follows a size in `fn` at the kept widths, if it is the network.
+
+    Raises:
+      ResizeError: as `lockstep.check`.
+    """
     small = replace(fn.resized(graph, kept, changes), around=named)
     try:
         program, _ = _jaxpr.trace(small, nnx.to_pure_dict(small.state), *graph.inputs)
     except Exception as error:
         raise ResizeError(
-            f"{type(model).__name__} does not run at the kept widths: {error}\n"
-            f"{place_of(error)}\n{lockstep.WAY_OUT}"
+            f"{type(small.model()).__name__} does not run at the {lockstep.widths(kept)} widths: "
+            f"{error}\n{place_of(error)}\n{way_out}"
         ) from error
-    return changes, tuple(map(str, lockstep.compare(graph, kept, program)))
+    return lockstep.compare(graph, kept, program, way_out, failure)
+
+
+def _as_traced(graph: ChannelGraph, model: nnx.Module) -> Function:
+    """Returns the traced call of `model`, in the mode that was traced.
+
+    Raises:
+      ResizeError: its program is not that of the graph; names the equation and the module.
+    """
+    traced = _function_of(graph)
+    fn = function(model, method=traced.method, **traced.arguments)
+    copy, ours = fn.model(), modules(traced.model())
+    for path, module in modules(copy).items():
+        for name in MODES:
+            if hasattr(module, name) and hasattr(ours.get(path), name):
+                setattr(module, name, getattr(ours[path], name))
+    fn = replace(fn, graphdef=nnx.graphdef(copy))
+    if jax.tree.structure(fn.rngs) == jax.tree.structure(traced.rngs):
+        fn = replace(fn, rngs=traced.rngs)
+    if fn.graphdef != traced.graphdef:
+        _compared(graph, Kept({}), fn, {}, "Fix: trace this model.", _OTHER)
+    return fn
 
 
 def _function_of(graph: ChannelGraph) -> Function:
+    graphs.check_graph(graph)
     if isinstance(graph.fn, Function):
         return graph.fn
     raise ResizeError("the graph is not that of an nnx.Module.\nFix: jp.nnx.trace(model, *inputs).")
@@ -239,11 +315,7 @@ def _check_attributes(traced: nnx.Module, model: nnx.Module, changes: Changes) -
         != (expected := getattr(ours[path], name))
     ]
     if failures:
-        raise ResizeError(
-            "the model is not the one that was traced: "
-            + "; ".join(failures)
-            + ".\nFix: trace this model."
-        )
+        raise ResizeError(f"{_OTHER}: {'; '.join(failures)}.\nFix: trace this model.")
 
 
 def _check_variables(graph: ChannelGraph, model: nnx.Module) -> None:

@@ -9,9 +9,11 @@ import numpy as np
 import optax
 
 from jaxprune import paths
+from jaxprune._arguments import kind_of
 from jaxprune.errors import TreeError
 from jaxprune.graph import ChannelGraph, Variable
-from jaxprune.masks import Keep, check_tree, slice
+from jaxprune.keep import Keep, check_keep
+from jaxprune.masks import check_tree, sliced
 
 KeyPath = tuple[Any, ...]
 
@@ -64,6 +66,9 @@ def slice_opt_state(
       >>> jax.tree.map(jnp.shape, small[0].trace)
       {'a': (2, 3), 'b': (3, 3)}
     """
+    check_keep(graph, keep)
+    if not callable(getattr(tx, "init", None)) or isinstance(tx, type):
+        raise TreeError(f"tx must be an optimizer, got {kind_of(tx)}.\nFix: tx=optax.adam(1e-3).")
     variables = _variables(graph, params)
     full = {own.path: own for own in variables.values()}
     small = _cut(graph, full, jax.eval_shape(lambda tree: tree, params), keep)
@@ -113,7 +118,7 @@ def _cut(graph: ChannelGraph, owners: Mapping[str, Variable], tree: Any, keep: K
     """Slices every leaf that has an owner, all of them in one program."""
     leaves, treedef = paths.flatten(tree)
     view = replace(graph, variables={path: replace(own, path=path) for path, own in owners.items()})
-    small = slice(view, {path: leaves[path] for path in owners}, keep)
+    small = sliced(view, {path: leaves[path] for path in owners}, keep)
     return jax.tree.unflatten(treedef, (leaves | small).values())
 
 

@@ -21,8 +21,9 @@ def tie(
     free: Sequence[str],
 ) -> None:
     """An output that mirrors a variable shares its axes; every other one is frozen or `free`."""
-    released = paths.require(free, paths.flatten(output)[0], what="free_outputs pattern")
-    for path, axes, twin in zip(paths.flatten(output)[0], walk.outs, twins, strict=True):
+    names = [paths.name(key) for key, _ in paths.keyed(output)[0]]
+    released = paths.require(free, names, what="free_outputs pattern")
+    for path, axes, twin in zip(names, walk.outs, twins, strict=True):
         for i, space in enumerate(axes):
             if twin is None and path not in released:
                 ax.freeze(space, Reason(f"axis of output {path!r}" if path else "output"))
@@ -33,19 +34,38 @@ def tie(
 def twins(output: Any, variables: Mapping[str, Any]) -> Twins:
     """For every output the place of the variable that it mirrors."""
     places = {path: i for i, path in enumerate(variables)}
-    found = paths.flatten(output)[0].items()
-    names = (_mirrored(path, leaf.shape, variables) for path, leaf in found)
+    ending: dict[str, list[str]] = {}
+    for name in variables:
+        for end in _ends(name)[1:]:
+            ending.setdefault(end, []).append(name)
+    found = paths.keyed(output)[0]
+    names = (_mirrored(paths.name(key), leaf.shape, variables, ending) for key, leaf in found)
     return [None if name is None else places[name] for name in names]
 
 
-def _mirrored(path: str, shape: tuple[int, ...], variables: Mapping[str, Any]) -> str | None:
+def _mirrored(
+    path: str,
+    shape: tuple[int, ...],
+    variables: Mapping[str, Any],
+    ending: Mapping[str, Sequence[str]],
+) -> str | None:
     """The variable whose path ends `path`, or that ends with `path` of two names or more.
 
     The place of a tree among several outputs, as in `(logits, state)`, is no part of its path.
     """
-    same = [name for name, leaf in variables.items() if leaf.shape == shape]
-    if whole := [name for name in same if f"/{path}".endswith(f"/{name}")]:
-        return max(whole, key=len)
+
+    def fits(name: str) -> bool:
+        return name in variables and variables[name].shape == shape
+
+    whole = next(filter(fits, _ends(path)), None)
+    if whole is not None:
+        return whole
     ends = {end for end in (path, re.sub(r"^(\d+/)+", "", path)) if "/" in end}
-    twins = [name for name in same if any(name.endswith(f"/{end}") for end in ends)]
-    return twins[0] if len(twins) == 1 else None
+    twins = {name for end in ends for name in ending.get(end, ()) if fits(name)}
+    return twins.pop() if len(twins) == 1 else None
+
+
+def _ends(path: str) -> list[str]:
+    """A path, and what is left of it without its first names, the longest first."""
+    names = path.split("/")
+    return ["/".join(names[start:]) for start in range(len(names))]

@@ -55,6 +55,10 @@ _WORDS = {
     ),
     r"indexed by (gather|scatter)": ("its entries are chosen by index ({0})", ""),
     r"dynamic (slice|update slice)": ("its entries are chosen by a computed index", ""),
+    r"pointed into by (argmax|argmin)": (
+        "{0} returns positions in it, which pruning would renumber",
+        "",
+    ),
     r"sorted|ordered by top_k": ("sorting forgets which channel is which", ""),
     r"reversed": ("its order is reversed", ""),
     r"slice with stride (\d+)|every (\d+)th index is taken apart": (
@@ -72,8 +76,8 @@ _WORDS = {
 }
 _ATOM = re.compile(r"[^\s(]+:(\d+)")  # as a space prints an atom
 INEXACT: Mapping[str, str] = {
-    "which follows the size": "jp.slice(..., rescale=True) where weights can make up for it, or "
-    "jp.narrow, which keeps the constant",
+    "has no finite derivative": "add a small number under the root, or prune and fine-tune: the "
+    "masked outputs are right, their gradients are not numbers",
     "a zero is not neutral": "prune and fine-tune, or keep the group whole (protect=)",
     "that the mask does not make zero": "prune and fine-tune, or jp.recover.absorb_constants first",
 }

@@ -21,15 +21,14 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import linprog
 
-from jaxprune import _jaxpr, exactness, lockstep, paths
+from jaxprune import _jaxpr, lockstep, paths
 from jaxprune._jaxpr import Op, Program
 from jaxprune._nnx_function import Function
-from jaxprune.axes import Atom
+from jaxprune._wide import wide_dtype
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.lockstep import Changed
 from jaxprune.masks import Keep, Kept, check_keep
-from jaxprune.rules import Known
 from jaxprune.rules.control import CALLS
 from jaxprune.walk import Walk
 
@@ -48,7 +47,6 @@ _SHARED = "add add_any sub max min rem concatenate stack pad clamp select_n".spl
 _PRODUCTS = "mul dot_general conv_general_dilated".split()
 _POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "cbrt": 1 / 3, "square": 2.0}
 _COMPARED = "eq ne lt le gt ge".split()
-_BY_SIZE = "which follows the size"  # what sizes.py says of a constant
 _TINY = 1e-9
 
 
@@ -70,8 +68,8 @@ def factors(graph: ChannelGraph, keep: Keep, resized: Resized | None = None) -> 
 
     Raises:
       KeepError: the keep does not fit the graph.
-      ResizeError: a pruned group is inexact for another reason than a size, no factors make up for
-        a constant, or the resized network is another one.
+      ResizeError: a pruned group is inexact, no factors make up for a constant, or the resized
+        network is another one.
 
     Example:
       >>> import jaxprune as jp
@@ -83,12 +81,12 @@ def factors(graph: ChannelGraph, keep: Keep, resized: Resized | None = None) -> 
     """
     check_keep(graph, keep)
     kept = Kept(keep)
-    pruned = {name for name, mask in kept.keep.items() if not mask.all()}
+    pruned = [name for name, mask in kept.keep.items() if not mask.all()]
     if not pruned:
         return {}
     if failures := list(_inexact(graph, pruned)):
         _refuse(failures)
-    changed = lockstep.compare(graph, kept, _retrace(graph, kept, resized))
+    changed = lockstep.compare(graph, kept, retrace(graph, kept, resized)).changed
     return _Scales(graph, changed).solve() if changed else {}
 
 
@@ -103,7 +101,9 @@ def rescale(graph: ChannelGraph, small: Any, keep: Keep, resized: Resized | None
 def _times(leaf: Any, factor: float) -> Any:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf
-    wide = jnp.promote_types(leaf.dtype, jnp.float32)
+    if getattr(leaf, "weak_type", False):
+        return leaf * factor
+    wide = wide_dtype(leaf.dtype)
     return (leaf.astype(wide) * np.asarray(factor, wide)).astype(leaf.dtype)
 
 
@@ -116,41 +116,16 @@ def _refuse(failures: Sequence[str]) -> NoReturn:
     )
 
 
-def _inexact(graph: ChannelGraph, pruned: set[str]) -> Iterator[str]:
-    """Says which pruned groups are inexact for another reason than a size."""
-    run = _OtherReasons(graph.rules)
-    spared = {
-        (slot.path, slot.atom)
-        for group in graph.groups.values()
-        for slot in group.slots
-        if not slot.masked
-    }
-
-    def zeros(path: str, space: Any) -> frozenset[Atom]:
-        return frozenset(atom for atom in run.groups(space) if (path, atom) not in spared)
-
-    known = [
-        Known(tuple(zeros(variable.path, space) for space in variable.axes))
-        for variable in graph.variables.values()
-    ]
-    known += [Known((frozenset(),) * len(axes)) for axes in graph.walk.ins[len(known) :]]
-    run.run(graph.walk, known)
-    for atom, why in run.found.items():
-        if atom.name in pruned:
-            yield f"group {atom.name!r}: {why}"
+def _inexact(graph: ChannelGraph, pruned: Sequence[str]) -> Iterator[str]:
+    """Says which pruned groups no mask stands for."""
+    for name in pruned:
+        if (why := graph.groups[name].inexact) is not None:
+            yield f"group {name!r}: {why}"
 
 
-class _OtherReasons(exactness.Pass):
-    """The pass over exactness, deaf to sizes."""
-
-    def inexact(self, groups: frozenset[Atom], op: Op, why: str) -> None:
-        if _BY_SIZE not in why:
-            super().inexact(groups, op, why)
-
-
-def _retrace(graph: ChannelGraph, kept: Kept, resized: Resized | None) -> Program:
+def retrace(graph: ChannelGraph, kept: Kept, resized: Resized | None = None) -> Program:
     """Returns the program of the network at the kept widths."""
-    small = [jax.ShapeDtypeStruct(kept.shape(v), v.dtype) for v in graph.variables.values()]
+    small = [v.struct(kept.shape(v)) for v in graph.variables.values()]
     abstract = jax.tree.unflatten(graph.treedef, small)
     try:
         if resized is None and (module := _module(graph)) is not None:
@@ -260,7 +235,8 @@ class _Scales:
             return env[atom]
         value = _jaxpr.literal(atom)
         for item in self.changed:
-            if item[0] is op and np.ndim(value) == 0 and value == item[1] and item[1] * item[2] > 0:
+            same = item.op is op and np.ndim(value) == 0 and value == item.before
+            if same and item.before * item.after > 0:
                 self.met.add(item)
                 return {item: 1.0}
         return _constant(value, atom.aval.dtype)
@@ -314,7 +290,7 @@ class _Scales:
     def least(self, changed: Sequence[Changed]) -> dict[str, float] | None:
         """Returns {path: logarithm} that makes up for the constants, None if nothing does."""
         unknowns = list(dict.fromkeys(key for row in self.rows for key, _ in row))
-        logs = {item: math.log(item[2] / item[1]) for item in changed}
+        logs = {item: math.log(item.after / item.before) for item in changed}
         unknowns = [key for key in unknowns if not isinstance(key, Changed)]
         column = {key: i for i, key in enumerate(unknowns)}
         matrix = sparse.lil_array((len(self.rows), len(unknowns)))

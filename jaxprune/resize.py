@@ -46,7 +46,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxprune import interpreter, lockstep
+from jaxprune import interpreter, lockstep, untied
+from jaxprune._functions import check_function, check_inputs
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.masks import Keep, Kept, check_keep
@@ -68,10 +69,12 @@ class Resized:
     Attributes:
       fn: the function.
       follows: the constants of the network that follow a pruned size, before and after.
+      draws: what it draws at random over pruned channels, with numbers of its own.
     """
 
     fn: Callable[..., Any]
     follows: tuple[str, ...]
+    draws: tuple[str, ...]
     graph: ChannelGraph = field(repr=False)
     kept: Kept = field(repr=False)
 
@@ -82,6 +85,7 @@ class Resized:
           TreeError: the variables are not those that `jp.slice` gives.
         """
         interpreter.full(self.graph, variables, self.kept.counts)
+        check_inputs(inputs)
         return self.fn(variables, *inputs)
 
 
@@ -90,7 +94,8 @@ def resize(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Resized:
 
     The function is traced at the kept widths and compared with the graph equation by equation, so
     that it is the same network or an error. Constants that follow a width (the mean over channels,
-    the root of the head size) may differ; `result.follows` lists them.
+    the root of the head size) may differ; `result.follows` lists them. So may random numbers over
+    pruned channels (dropout), of which it draws fewer; `result.draws` lists them.
 
     Args:
       fn: the function that was traced, or one that makes the same network of the kept widths.
@@ -99,7 +104,8 @@ def resize(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Resized:
 
     Raises:
       KeepError: the keep does not fit the graph.
-      ResizeError: `fn` holds a size that pruning changes; names the equation.
+      ResizeError: `fn` holds a size that pruning changes, or is another function than the traced
+        one; names the equation.
 
     Example:
       >>> import jax, numpy as np, jaxprune as jp
@@ -110,15 +116,22 @@ def resize(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Resized:
       >>> resize(fn, graph, keep)(jp.slice(graph, v, keep), np.ones((1, 2))).shape
       (1, 3)
     """
-    check_keep(graph, keep)
-    kept = Kept(keep)
+    kept = Kept(check_keep(graph, keep))
+    check_function(fn)
     try:
-        follows = lockstep.check(graph, kept, fn, "the function", WAY_OUT)
+        found = lockstep.check(graph, kept, fn, "the function", WAY_OUT)
     except ResizeError as error:
         if _is_traced(fn, graph):
             raise
         raise ResizeError(str(error).removesuffix(WAY_OUT) + OTHER) from error
-    return Resized(fn, tuple(map(str, follows)), graph, kept)
+    others = found.changed and fn is not graph.fn and lockstep.other_constants(graph, fn)
+    if others:
+        text = "; ".join(map(str, others))
+        raise ResizeError(
+            f"the function is not the traced one: at the full widths too, {text}.\n{OTHER}"
+        )
+    untied.warn(graph, keep, "jp.resize")
+    return Resized(fn, found.follows, found.draws, graph, kept)
 
 
 def _is_traced(fn: Callable[..., Any], graph: ChannelGraph) -> bool:

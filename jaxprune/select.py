@@ -10,33 +10,36 @@ counts and floors are those of one layer.
 
 import bisect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
 from jaxprune import cost, paths
-from jaxprune._quota import cost_regularized as cost_regularized
+from jaxprune._arguments import kind_of
+from jaxprune._constraints import Constraints
+from jaxprune._numbers import is_count, is_integer, is_number, plain
+from jaxprune._priced import cost_regularized as cost_regularized
 from jaxprune._quota import members as members
 from jaxprune._quota import share_of_left as share_of_left
 from jaxprune._removal import (
-    Constraints,
     Keep,
     Order,
-    Scores,
     down,
     floor,
-    is_count,
-    is_number,
     keep_of,
     removal_order,
     share,
     widths_after,
 )
+from jaxprune._rules import Rule as Rule
+from jaxprune._rules import check_rule, removed
+from jaxprune._rules import exact_count as exact_count
+from jaxprune._rules import lua_author as lua_author
+from jaxprune._rules import pytorch_author as pytorch_author
+from jaxprune._scored import Scores
 from jaxprune.errors import BudgetError
-from jaxprune.graph import ChannelGraph
-
-Rule = Callable[[np.ndarray, int], int]
+from jaxprune.graph import ChannelGraph, check_graph
 
 _RELAX = "relax min_channels, min_keep_ratio, max_prune_ratio, multiple_of, protect or only"
 
@@ -48,43 +51,12 @@ class _Bound(NamedTuple):
     dense: int
 
 
-def exact(scores: np.ndarray, count: int) -> int:
-    """Returns `count`: exactly the asked number of channels goes, whatever the ties.
-
-    With `count` = floor(N * prune_ratio), this is the rule of the authors' Torch code and of the
-    worked example of Network Slimming: 60 % of 2 x 5 channels leaves 4.
-
-    Args:
-      scores: f64[N], of all channels in scope, ascending.
-      count: channels that the ratio asks for.
-
-    >>> exact(np.array([0.1, 0.2, 0.3, 0.3, 0.9]), 2)
-    2
-    """
-    del scores
-    return count
-
-
-def pytorch_author(scores: np.ndarray, count: int) -> int:
-    """Returns how many scores are at or below the threshold `scores[count]`, arguments as `exact`.
-
-    The rule of the authors' PyTorch code: without ties one channel more than `exact`, and all of
-    those that tie at the threshold. A ratio of 0 removes the lowest channel too.
-
-    Source: Liu et al., Network Slimming, ICCV 2017; github.com/Eric-mingjie/network-slimming.
-
-    >>> pytorch_author(np.array([0.1, 0.2, 0.3, 0.3, 0.9]), 2)
-    4
-    """
-    return int(np.searchsorted(scores, scores[count], side="right"))
-
-
 def global_ratio(
     graph: ChannelGraph,
     scores: Scores,
     *,
     prune_ratio: float,
-    rule: Rule = exact,
+    rule: Rule = exact_count,
     quota: cost.Cost | None = None,
     **constraints: Unpack[Constraints],
 ) -> Keep:
@@ -98,8 +70,8 @@ def global_ratio(
       graph: what `jaxprune.trace` returned.
       scores: {group: f32[n]}, higher means keep; groups without scores stay whole.
       prune_ratio: share to remove, in [0, 1).
-      rule: from the sorted scores and the count to the number removed: `exact` or
-        `pytorch_author`.
+      rule: from the sorted scores and the count to the number removed: `exact_count`,
+        `lua_author` or `pytorch_author`.
       quota: measure the removed share in this cost of the whole network, such as
         `jaxprune.cost.macs`, not in channels; at least `prune_ratio` of it then goes. The cost
         must not rise when a channel goes.
@@ -120,7 +92,14 @@ def global_ratio(
     >>> global_ratio(graph, {"first": [3.0, 1.0, 2.0, 4.0]}, prune_ratio=0.5)
     {'first': array([ True, False, False,  True])}
     """
+    prune_ratio = plain(prune_ratio)
     _check_ratios({"prune_ratio": prune_ratio})
+    check_rule(rule)
+    if quota is not None and not callable(quota):
+        raise BudgetError(
+            f"quota must be a cost, (graph, widths) -> number, got {kind_of(quota)}.\n"
+            "Fix: quota=jp.cost.macs, or leave it out to count channels."
+        )
     order = removal_order(graph, scores, constraints)
     layers = np.array([*order.layers.values()])
     gone = np.concatenate([[0], np.cumsum(order.removed * layers[order.owner])])
@@ -129,11 +108,13 @@ def global_ratio(
     if quota is None:
         wanted = share(ascending.size, prune_ratio)
     else:
+        cost.warn_uncounted(graph, [quota], stacklevel=2)
+        _check_symbols(graph, [quota])
         dense = quota(graph, widths_after(order, 0))
         label = f"prune_ratio={prune_ratio} of {getattr(quota, '__name__', 'the quota')}"
         bound = _Bound(label, quota, dense - share(dense, prune_ratio), dense)
         wanted = int(gone[_walk(graph, order, [bound])])
-    wanted = rule(ascending, wanted)
+    wanted = removed(rule, ascending, wanted)
     if wanted > gone[-1]:
         raise BudgetError(
             f"prune_ratio={prune_ratio} asks for {wanted} of {ascending.size} channels, but under "
@@ -171,8 +152,9 @@ def per_group(
       ScoreError: NaN, a wrong length, an unknown group.
       PatternError: a pattern matches nothing.
     """
-    ratios = prune_ratio if isinstance(prune_ratio, Mapping) else {"*": prune_ratio}
-    _check_ratios({f"prune_ratio of {name!r}": ratio for name, ratio in ratios.items()})
+    given = prune_ratio if isinstance(prune_ratio, Mapping) else {"*": prune_ratio}
+    ratios = {pattern: plain(ratio) for pattern, ratio in given.items()}
+    _check_ratios({f"prune_ratio of {pattern!r}": ratio for pattern, ratio in ratios.items()})
     order = removal_order(graph, scores, constraints)
     paths.require(ratios, order.scores, what="prune_ratio pattern")
     widths, failures = {}, []
@@ -205,7 +187,7 @@ def budget(
     """Returns the keep whose costs are the nearest at or below every bound.
 
     It is the first point of the removal order, from the lowest score of the whole network up, at
-    which all bounds hold.
+    which all bounds hold. A symbolic batch counts as 1: a bound is that of one example.
 
     Args:
       graph: what `jaxprune.trace` returned.
@@ -224,6 +206,9 @@ def budget(
         names the smallest cost that can be reached.
       ScoreError: NaN, a wrong length, an unknown group.
       PatternError: a pattern matches nothing.
+
+    Warns:
+      UncountedWarning: a bound is of a cost that leaves out operations (`jp.cost.uncounted`).
     """
     asked = {
         "keep_macs": (cost.macs, keep_macs),
@@ -231,13 +216,17 @@ def budget(
         "keep_weights": (cost.weights, keep_weights),
         "keep_bytes": (cost.activation_bytes, keep_bytes),
     }
-    asked = {name: (price, bound) for name, (price, bound) in asked.items() if bound is not None}
+    asked = {
+        name: (price, plain(bound)) for name, (price, bound) in asked.items() if bound is not None
+    }
     _check_bounds({name: bound for name, (_, bound) in asked.items()})
+    _check_symbols(graph, [price for price, _ in asked.values()])
+    cost.warn_uncounted(graph, [price for price, _ in asked.values()], stacklevel=2)
     order = removal_order(graph, scores, constraints)
     bounds = []
     for name, (price, bound) in asked.items():
         dense = price(graph, None)
-        limit = int(bound) if is_count(bound) else share(dense, bound)
+        limit = bound if is_count(bound) else share(dense, bound)
         bounds.append(_Bound(f"{name}={bound}", price, limit, dense))
     return keep_of(order, widths_after(order, _walk(graph, order, bounds)))
 
@@ -268,6 +257,7 @@ def threshold(
       ScoreError: NaN, a wrong length, an unknown group.
       PatternError: a pattern matches nothing.
     """
+    threshold = plain(threshold)
     if not is_number(threshold) or math.isnan(threshold):
         raise BudgetError(f"threshold must be a number, got {threshold!r}.\nFix: threshold=1e-3.")
     order = removal_order(graph, scores, constraints, across=np.max)
@@ -296,10 +286,34 @@ def _walk(graph: ChannelGraph, order: Order, bounds: Sequence[_Bound]) -> int:
     return bisect.bisect_left(range(end), True, key=holds)
 
 
+def _check_symbols(graph: ChannelGraph, prices: Sequence[cost.Cost]) -> None:
+    """Raises if what is left of a cost depends on a size that has no number yet."""
+    check_graph(graph)
+    unknown = [name for name, batch in graph.symbols.items() if not batch]
+    if unknown and set(prices) - {cost.params, cost.weights}:
+        raise BudgetError(
+            f"what is left of the cost depends on {', '.join(unknown)}: a symbolic size, and not "
+            "only a batch, the leading axis of inputs.\nFix: trace with the numbers that you will "
+            "run, or bound keep_params or keep_weights."
+        )
+
+
 def _check_ratios(ratios: Mapping[str, Any]) -> None:
     bad = [f"{k} must be in [0, 1), got {v!r}" for k, v in ratios.items() if not _is_ratio(v)]
+    if not ratios:
+        bad = ["prune_ratio={} says nothing of any group"]
     if bad:
         raise BudgetError("\n".join([*bad, "Fix: prune_ratio=0.7 removes 70 % and keeps 30 %."]))
+
+
+def __getattr__(name: str) -> Any:
+    if name == "exact":
+        raise AttributeError(
+            "jaxprune.select has no `exact` any more: the word is for groups whose masked and "
+            "sliced networks are equal.\nFix: exact_count, its new name; lua_author is the rule of "
+            "prune.lua."
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _is_ratio(value: Any) -> bool:
@@ -308,7 +322,7 @@ def _is_ratio(value: Any) -> bool:
 
 def _check_bounds(bounds: Mapping[str, Any]) -> None:
     def is_share(bound: Any) -> bool:
-        return is_number(bound) and not isinstance(bound, int | np.integer) and 0 < bound <= 1
+        return is_number(bound) and not is_integer(bound) and 0 < bound <= 1
 
     bad = [
         f"{name} must be a float in (0, 1], the share of dense, or an int, a count; got {bound!r}"

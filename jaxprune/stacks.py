@@ -16,7 +16,7 @@ from jaxprune import axes as ax
 from jaxprune import streams
 from jaxprune._jaxpr import Op
 from jaxprune.axes import Atom, Reason, Space
-from jaxprune.rules import control, elementwise
+from jaxprune.rules import control, elementwise, random
 from jaxprune.walk import Walk
 
 
@@ -33,7 +33,8 @@ Stack = Op | Given
 _ALIKE = {
     *elementwise.RULES,
     *control.RULES,
-    *("broadcast_in_dim", "dot_general", "reshape", "squeeze", "transpose"),
+    *random.RULES,
+    *("bitcast_convert_type", "broadcast_in_dim", "dot_general", "reshape", "squeeze", "transpose"),
     *("reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_sum"),
 }
 """Operations that give a layer's result from that layer's operands, where both have the axis."""

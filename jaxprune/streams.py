@@ -10,10 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxprune import _jaxpr
+from jaxprune import _jaxpr, fixed
 from jaxprune import axes as ax
+from jaxprune._arguments import kind_of
 from jaxprune._jaxpr import Op
+from jaxprune._numbers import is_integer
 from jaxprune.axes import Reason, Space
+from jaxprune.errors import TraceError
 from jaxprune.rules import contraction
 from jaxprune.walk import Walk
 
@@ -31,6 +34,16 @@ def select_inputs(x: jax.Array, reader: str, *, axis: int = -1) -> jax.Array:
       reader: a name for the group, for example that of the layer that reads.
       axis: the channels.
     """
+    if not hasattr(x, "ndim") or not hasattr(x, "dtype"):
+        raise TraceError(f"select_inputs: x must be an array, got {kind_of(x)}.\nFix: the stream.")
+    if not isinstance(reader, str):
+        raise TraceError(
+            f"select_inputs: reader must be a name, got {kind_of(reader)}.\nFix: reader='norm'."
+        )
+    if not (is_integer(axis) and -x.ndim <= axis < x.ndim):
+        raise TraceError(
+            f"select_inputs: axis {axis!r} is none of an array of {x.ndim} axes.\nFix: axis=-1."
+        )
     return take(x, None, reader, axis=axis)
 
 
@@ -154,13 +167,13 @@ def tie_immovable(walk: Walk, variables: Iterable[Iterable[Space]]) -> None:
     """Ties readers whose channels cannot be pruned, until there are none; ties none twice."""
     spaces = [space for axes in variables for space in axes]
     marks = [op for op in _marks(walk) if not _is_tied(op)]
-    while True:
-        free = {atom for space in spaces for atom in ax.atoms(space) if atom.reason is None}
-        fixed = [op for op in marks if not set(ax.atoms(_reader(op))) <= free]
-        if not fixed:
+    while marks:
+        free = {atom for atom in fixed.distinct(spaces) if atom.reason is None}
+        whole = [op for op in marks if not set(ax.atoms(_reader(op))) <= free]
+        if not whole:
             return
-        marks = [op for op in marks if op not in fixed]
-        for op in fixed:
+        marks = [op for op in marks if op not in whole]
+        for op in whole:
             _same(op)
 
 

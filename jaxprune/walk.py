@@ -1,9 +1,10 @@
 """Runs the rules over a program: every array gets its axis spaces."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from jaxprune import _jaxpr
+from jaxprune import _jaxpr, fixed
 from jaxprune import axes as ax
 from jaxprune._jaxpr import Op, Program
 from jaxprune.axes import Atom, Reason, Space
@@ -14,7 +15,8 @@ Axes = list[Space]
 Sources = frozenset[int] | None
 
 
-class Walk(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Walk:
     """A program with its operations, and the axes of its inputs, outputs and constants."""
 
     program: Program
@@ -22,6 +24,22 @@ class Walk(NamedTuple):
     ins: list[Axes]
     outs: list[Axes]
     consts: list[Axes]
+
+
+def fix(walk: Walk) -> None:
+    """Writes every space of a walk in the atoms that are left; they cannot change from then on."""
+    known: dict[Space, Space] = {}
+    for arrays in _arrays(walk):
+        arrays[:] = [[fixed.fix(space, known) for space in axes] for axes in arrays]
+
+
+def _arrays(walk: Walk) -> Iterator[Any]:
+    """Yields the lists of axes of a walk, of inner programs too."""
+    yield from (walk.ins, walk.outs, walk.consts)
+    for op in walk.ops:
+        yield from (op.ins, op.outs)
+        for inner in op.inner:
+            yield from _arrays(inner)
 
 
 class Recorded(NamedTuple):
@@ -136,11 +154,11 @@ class Tracer:
         spaces: Sequence[Space] = (),
         coefficient: int = 1,
         contracted: Sequence[Sequence[Space]] = (),
-        table: Sequence[Space] = (),
+        table: Sequence[Space] | None = None,
     ) -> None:
         """Notes a contraction of `op` and the roles of the variables that enter it."""
-        self.roles.extend((atom, "out") for space in table for atom in _owned(space))
-        if table:
+        if table is not None:
+            self.roles.extend((atom, "out") for space in table for atom in _owned(space))
             return
         kernels: frozenset[int] = frozenset()
         for axes, source, gone in zip(op.ins, op.sources, contracted, strict=False):
@@ -172,7 +190,11 @@ def _union(sources: Sequence[Sources]) -> Sources:
 
 def _owned(space: Space) -> list[Atom]:
     """The atoms of a space that were made for a variable."""
-    if isinstance(space, Atom):
-        return [space] if space.owner is not None else []
-    items = space.parts if isinstance(space, ax.Sum) else space.factors
-    return [atom for item in items for atom in _owned(item)]
+    owned, left = [], [space]
+    while left:
+        space = left.pop()
+        if not isinstance(space, Atom):
+            left.extend(reversed(space.parts if isinstance(space, ax.Sum) else space.factors))
+        elif space.owner is not None:
+            owned.append(space)
+    return owned

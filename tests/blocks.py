@@ -187,6 +187,17 @@ class Shared:
         return layer(nn.relu(layer(x)))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dropout:
+    """Dropout in train mode: of entries, or `whole`, of a channel of all examples."""
+
+    whole: bool = False
+
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        alike = (0, *range(1, x.ndim - 1)) if self.whole else ()
+        return nn.Dropout(0.3, broadcast_dims=alike, deterministic=not train)(x)
+
+
 class Layer(nn.Module):
     """One layer of a stack."""
 
@@ -210,7 +221,7 @@ class Stacked:
         stack = nn.scan(
             Layer,
             variable_axes={"params": 0, "batch_stats": 0},
-            split_rngs={"params": True},
+            split_rngs={"params": True, "dropout": True},
             length=self.layers,
         )
         return stack(self.body, train)(x, None)[0]

@@ -18,6 +18,7 @@ import jaxprune as jp
 import networks
 from blocks import Blocks
 from jaxprune.paths import flatten
+from jaxprune.verify import following
 from narrowed import Narrowed, narrowed
 
 NORMS = {"LayerNorm", "RMSNorm", "GroupNorm"}
@@ -54,7 +55,8 @@ class Traced(NamedTuple):
 def applied(module: Any, *, train: bool) -> Apply:
     """Returns `(variables, x) -> (logits, updated statistics)`."""
     mutable = ["batch_stats"] if train else []
-    return lambda v, x: module.apply(v, x, train=train, mutable=mutable)
+    rngs = {"dropout": jax.random.key(7)}
+    return lambda v, x: module.apply(v, x, train=train, mutable=mutable, rngs=rngs)
 
 
 @functools.cache
@@ -120,12 +122,12 @@ def measured(apply: Apply, variables: Any, x: Any) -> dict[str, Any]:
 
 
 def resized(
-    network: Traced, keep: Keep, written: Narrowed, *, train: bool, strict: bool
-) -> Apply | None:
-    """Returns the resized network, or None where the keep is refused as it must be.
+    network: Traced, keep: Keep, written: Narrowed, *, strict: bool
+) -> jp.linen.Resized | None:
+    """Returns the resized module, or None where the keep is refused as it must be.
 
     Numbers in the code of a block must be refused where the keep changes them, uneven halves may,
-    unless `strict`.
+    unless `strict`. None too where it draws numbers of its own.
     """
     may_refuse = written.hard_coded or (networks.blocks(network.spec) & DIVIDING and not strict)
     try:
@@ -135,55 +137,39 @@ def resized(
             return None
         raise
     assert not written.hard_coded, f"resize did not refuse {written}"
-    return applied(module, train=train)
+    return None if module.draws else module
 
 
 def runs(network: Traced, keep: Keep, *, train: bool, strict: bool) -> dict[str, tuple[Apply, Any]]:
     """Returns {what runs: (function, variables)}: the full network under masks and small ones.
 
-    The whole keep is run where some of it is inexact, there is a resized network, and something to
-    compare that with: `narrow`, or behind norms the network written by hand.
+    The resized network is compared with `narrow`, which is given the constants that follow a width,
+    and behind norms with the network written by hand. The whole keep is resized too where some of
+    it is inexact.
     """
     graph, variables = network.graph, network.variables
     part = exact(graph, keep)
-    found = {"exact masked": (network.fn, masked(network, part))}
+    narrow = jp.narrow(network.fn, graph, part)
+    found = {
+        "exact masked": (network.fn, masked(network, part)),
+        "exact narrow": (narrow, jp.slice(graph, variables, part)),
+    }
     for label, kept in {"exact": part, "all": keep}.items():
         if label == "all" and len(part) == len(keep):
             continue
         small = jp.slice(graph, variables, kept)
         written = narrowed(network.spec, small, entries(graph, kept))
-        apply = resized(network, kept, written, train=train, strict=strict)
-        other = with_root_of_head_dim(jp.narrow(network.fn, graph, kept), variables, small)
-        if label == "all" and networks.blocks(network.spec) & NORMS:
-            if written.spec is None:
-                continue
-            other = applied(networks.Network(written.spec), train=train)
-        if label == "exact" or apply is not None:
-            found[f"{label} small"] = other, small
-        if apply is not None:
-            found[f"{label} resized"] = apply, small
+        module = resized(network, kept, written, strict=strict)
+        if module is None:
+            continue
+        apply = applied(module, train=train)
+        found[f"{label} resized"] = apply, small
+        if label == "all" or module.follows:
+            found[f"{label} following"] = following(network.fn, graph, kept, apply), small
+        if networks.blocks(network.spec) & NORMS and written.spec is not None:
+            by_hand = networks.Network(written.spec)
+            found[f"{label} written"] = applied(by_hand, train=train), small
     return found
-
-
-def with_root_of_head_dim(narrow: Apply, full: Any, small: Any) -> Apply:
-    """Returns `narrow` where attention divides by the root of the kept head size.
-
-    Beside the sizes of norms it is the one constant in these networks that a narrower module
-    computes anew; `narrow` keeps those of the full network, so here the queries make up for it.
-    """
-    full, small = flatten(full)[0], flatten(small)[0]
-    sizes = {
-        path.removesuffix("kernel"): (leaf.shape[-1], small[path].shape[-1])
-        for path, leaf in full.items()
-        if path.endswith("query/kernel")
-    }
-
-    def scaled(path: Any, leaf: jax.Array) -> jax.Array:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        size, kept = sizes.get(name.removesuffix("kernel").removesuffix("bias"), (1, 1))
-        return leaf * np.sqrt(size / kept)
-
-    return lambda v, x: narrow(jax.tree_util.tree_map_with_path(scaled, v) if sizes else v, x)
 
 
 def results(network: Traced, functions: Mapping[str, tuple[Apply, Any]]) -> dict[str, Any]:
@@ -203,8 +189,11 @@ def check_agreement(network: Traced, keep: Keep, *, train: bool, strict: bool) -
     full = found["exact masked"]["variables"]
     found["exact masked"]["variables"] = jp.slice(network.graph, full, exact(network.graph, keep))
     for name, result in found.items():
-        other = name.split()[0] + " small"
-        assert_close(result, found[other], what=f"{name} against {other}")
+        label = name.split()[0]
+        other = f"{label} following" if f"{label} following" in found else "exact narrow"
+        other = "exact narrow" if name == "exact masked" else other
+        if name != "exact narrow":
+            assert_close(result, found[other], what=f"{name} against {other}")
 
 
 def check_written(network: Traced, keep: Keep, written: Blocks, *, train: bool) -> None:

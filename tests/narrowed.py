@@ -21,6 +21,7 @@ from blocks import (
     Conv,
     Dense,
     Depthwise,
+    Dropout,
     Flatten,
     GlobalPool,
     Grouped,
@@ -227,6 +228,6 @@ _RULES: dict[type, Callable[[_Reader, Any], Block]] = {
     GroupedQuery: _grouped_query,
     FusedAttention: _fused_attention,
     **dict.fromkeys(
-        (Activation, Flatten, GlobalPool, LayerNorm, Norm, Pool, RMSNorm, Shuffle), _same
+        (Activation, Dropout, Flatten, GlobalPool, LayerNorm, Norm, Pool, RMSNorm, Shuffle), _same
     ),
 }

@@ -1,6 +1,7 @@
 """Random networks for the laws."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ from blocks import (
     Conv,
     Dense,
     Depthwise,
+    Dropout,
     Flatten,
     GlobalPool,
     Grouped,
@@ -241,6 +243,8 @@ BUILDERS: tuple[Builder, ...] = (
     _u_net,
     _swiglu,
 )
+DROPPED = 6
+"""Of so many networks one has dropout."""
 EACH = 3
 """Builders of a network; `BUILDERS` is a multiple of it, so that all are drawn equally often."""
 
@@ -257,4 +261,16 @@ def network(index: int) -> Blocks:
     for build in builders[EACH * place : EACH * (place + 1)]:
         added, channels = build(random, channels)
         spec += added
-    return (*spec, random.choice([Flatten(), GlobalPool()]))
+    last = random.choice([Flatten(), GlobalPool()])
+    return (*(dropped(spec, random) if index % DROPPED == 0 else spec), last)
+
+
+def dropped(spec: Blocks, random: Random) -> Blocks:
+    """Returns `spec` with dropout behind some of its blocks, inside of residual blocks too."""
+    found: Blocks = ()
+    for block in spec:
+        if isinstance(block, Residual | Stacked):
+            block = replace(block, body=dropped(block.body, random))
+        after = random.choice([(), (Dropout(),), (Dropout(whole=True),)])
+        found = (*found, block, *after)
+    return found

@@ -6,6 +6,7 @@ import rule_cases_contraction
 import rule_cases_control
 import rule_cases_elementwise
 import rule_cases_indexing
+import rule_cases_random
 import rule_cases_reduction
 import rule_cases_shape
 from rule_networks import Case
@@ -16,6 +17,7 @@ CASES: dict[str, tuple[Case, ...]] = (
     | rule_cases_contraction.CASES
     | rule_cases_reduction.CASES
     | rule_cases_indexing.CASES
+    | rule_cases_random.CASES
     | rule_cases_control.CASES
 )
 
@@ -26,4 +28,5 @@ WITHOUT_CASE = {
 """Rules that these oracles cannot judge, with the reason."""
 
 if jax.__version_info__ < (0, 12):
-    WITHOUT_CASE["log2"] = "a primitive since JAX 0.12"
+    new = "log2 one_minus_square polynomial".split()
+    WITHOUT_CASE |= dict.fromkeys(new, "a primitive since JAX 0.12")

@@ -125,6 +125,11 @@ def _mapped(fn: Any, inside: Any = None, outside: Any = None, *, check: bool = F
     return jax.shard_map(fn, mesh=MESH, check_vma=check, **specs)
 
 
+def _vmapped(fn: Any) -> Any:
+    """`fn` over the axis "i", of which a collective becomes a reduction."""
+    return jax.vmap(fn, out_axes=None, axis_name="i")
+
+
 ALL = "a b -> a b"
 RING = [(i, (i + 1) % 8) for i in range(8)]
 
@@ -133,7 +138,10 @@ COLLECTIVES: dict[str, tuple[Case, ...]] = {
         Case(_mapped(jnp.tanh), (F(3, 3),), ALL, local=True),
         Case(_mapped(jnp.tanh, jax.P("d"), jax.P("d")), (F(8, 3),), ". a -> . a", local=True),
     ),
-    "psum": (Case(_mapped(lambda a: lax.psum(a, "d")), (F(3, 3),), ALL, local=True),),
+    "psum": (
+        Case(_mapped(lambda a: lax.psum(a, "d")), (F(3, 3),), ALL, local=True),
+        Case(_vmapped(lambda a: lax.psum(a, "i")), (F(3, 3),), "a b -> b ! a"),
+    ),
     "psum_invariant": (
         Case(
             _mapped(lambda a: lax.psum(lax.pcast(a, "d", to="varying"), "d"), check=True),
@@ -150,8 +158,14 @@ COLLECTIVES: dict[str, tuple[Case, ...]] = {
             local=True,
         ),
     ),
-    "pmax": (Case(_mapped(lambda a: lax.pmax(a, "d")), (F(3, 3),), ALL, local=True),),
-    "pmin": (Case(_mapped(lambda a: lax.pmin(a, "d")), (F(3, 3),), ALL, local=True),),
+    "pmax": (
+        Case(_mapped(lambda a: lax.pmax(a, "d")), (F(3, 3),), ALL, local=True),
+        Case(_vmapped(lambda a: lax.pmax(-a, "i")), (F(3, 3),), "a b -> b !! a"),
+    ),
+    "pmin": (
+        Case(_mapped(lambda a: lax.pmin(a, "d")), (F(3, 3),), ALL, local=True),
+        Case(_vmapped(lambda a: lax.pmin(a, "i")), (F(3, 3),), "a b -> b !! a"),
+    ),
     "ppermute": (Case(_mapped(lambda a: lax.ppermute(a, "d", RING)), (F(3, 3),), ALL, local=True),),
     "pbroadcast": (
         Case(_mapped(lambda a: lax.pbroadcast(a, "d", 0)), (F(3, 3),), ALL, local=True, runs=False),

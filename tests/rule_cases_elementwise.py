@@ -13,13 +13,14 @@ BOTH = "a b, a b -> a b"
 SQUARE = F(3, 3)
 
 _KEEP_ZERO = (
-    "abs asin asinh atan atanh cbrt ceil erf erf_inv expm1 log1p neg sign sin sinh "
-    "sqrt square stop_gradient tan tanh"
+    "abs asin asinh atan atanh ceil erf erf_inv expm1 log1p neg sign sin sinh square "
+    "stop_gradient tan tanh"
 ).split()
 _LOSE_ZERO = (
     "acos bessel_i0e cos cosh erfc exp exp2 is_finite lgamma logistic digamma log rsqrt"
 ).split()
 _INFINITE = ("digamma", "lgamma", "log", "rsqrt")
+_ROOTS = ("cbrt", "sqrt")
 _COMPARE = "eq ne lt le gt ge".split()
 _BITS = "shift_left shift_right_arithmetic shift_right_logical".split()
 
@@ -30,6 +31,7 @@ def _bind(name: str, **params: object):
 
 UNARY = (
     {name: (Case(getattr(lax, name), (SQUARE,), SAME),) for name in _KEEP_ZERO}
+    | {name: (Case(getattr(lax, name), (SQUARE,), SAME + " !! ab", grad=True),) for name in _ROOTS}
     | {
         name: (Case(getattr(lax, name), (SQUARE,), SAME + (" !! ab" if name in _INFINITE else "")),)
         for name in _LOSE_ZERO
@@ -114,11 +116,20 @@ BINARY = (
             Case(lambda a: lax.pow(a, 1.5), (SQUARE,), "a b, () -> a b"),
             Case(lambda a: lax.pow(2.0, a), (SQUARE,), "(), a b -> a b"),
             Case(lambda a: lax.pow(a, -0.5), (SQUARE,), "a b, () -> a b !! ab"),
+            Case(lambda a: lax.pow(a, 0.5), (SQUARE,), "a b, () -> a b !! ab", grad=True),
+            Case(lambda a: lax.pow(a, 0.0), (SQUARE,), "a b, () -> a b"),
+            Case(lambda a: lax.pow(a, 1.0), (SQUARE,), "a b, () -> a b", grad=True),
         ),
         "and": (Case(lax.bitwise_and, (I(3, 3), I(3, 3)), BOTH, forgets="*"),),
         "or": (Case(lax.bitwise_or, (I(3, 3), I(3, 3)), BOTH),),
         "xor": (Case(lax.bitwise_xor, (I(3, 3), I(3, 3)), BOTH, forgets="ab"),),
-        "atan2": (Case(lax.atan2, (SQUARE, SQUARE), BOTH, forgets="ab"),),
+        "atan2": (
+            Case(lax.atan2, (SQUARE, SQUARE), BOTH, forgets="ab", grad=True),
+            Case(
+                lambda a: lax.atan2(a, a * a), (SQUARE,), BOTH + " !! ab", forgets="ab", grad=True
+            ),
+            Case(lambda a: lax.atan2(a, lax.exp(a)), (SQUARE,), BOTH, forgets="ab", grad=True),
+        ),
         "complex": (Case(lax.complex, (SQUARE, SQUARE), BOTH),),
         "nextafter": (Case(lax.nextafter, (SQUARE, SQUARE), BOTH, forgets="ab"),),
         "igamma": (Case(lax.igamma, (SQUARE, SQUARE), f"{BOTH} !! ab", forgets="*", eager=True),),
@@ -191,5 +202,9 @@ OTHER = {
 
 if hasattr(primitives, "log2_p"):  # JAX 0.12
     OTHER["log2"] = (Case(jnp.log2, (SQUARE,), SAME + " !! ab"),)
+    OTHER["one_minus_square"] = (Case(_bind("one_minus_square"), (SQUARE,), SAME),)
+    OTHER["polynomial"] = (
+        Case(lambda a: _bind("polynomial")(a, 1.0, 2.0), (SQUARE,), "a b, (), () -> a b"),
+    )
 
 CASES = UNARY | BINARY | OTHER

@@ -1,4 +1,4 @@
-"""Cases of gather, scatter, dynamic slices, random bits and keys."""
+"""Cases of gather, scatter and dynamic slices."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rule_networks import Case, F, U
+from rule_networks import Case, F
 
 ROWS = np.array([2, 0])
 
@@ -126,6 +126,12 @@ SCATTER = {
 }
 SCATTER["scatter-add"] += (
     Case(
+        lambda a: jnp.zeros(2).at[(a > 0.5).astype(jnp.int32)].add(a),
+        (F(3),),
+        "., a 1, a -> . ! a",
+        forgets="*",
+    ),
+    Case(
         _scatter(lax.scatter_add, ADD_PIECE, np.array([1], np.int32)),
         (F(3, 3), F(3, 2)),
         "a ., 1, a . -> a .",
@@ -139,60 +145,4 @@ SCATTER["scatter-add"] += (
     ),
 )
 
-RANDOM = {
-    "random_bits": (
-        Case(
-            lambda a: jax.random.bits(jax.random.wrap_key_data(a), (3, 4)),
-            (U(2),),
-            "() -> a b",
-            draws=True,
-        ),
-        Case(
-            lambda a: jax.vmap(lambda k: jax.random.bits(k, (4,)))(jax.random.wrap_key_data(a)),
-            (U(3, 2),),
-            "a -> a b",
-            draws=True,
-        ),
-    ),
-    "random_seed": (Case(lambda a: jax.vmap(jax.random.key)(a), (U(3),), "a -> a", forgets="a"),),
-    "random_wrap": (Case(jax.random.wrap_key_data, (U(3, 2),), "a . -> a", forgets="a"),),
-    "random_unwrap": (
-        Case(
-            lambda a: jax.random.key_data(jax.vmap(jax.random.key)(a)),
-            (U(3),),
-            "a -> a .",
-            forgets="a",
-        ),
-    ),
-    "random_split": (
-        Case(
-            lambda a: jax.vmap(jax.random.split)(jax.random.wrap_key_data(a)),
-            (U(3, 2),),
-            "a -> a .",
-            forgets="a",
-        ),
-    ),
-    "random_fold_in": (
-        Case(
-            lambda a, b: jax.vmap(jax.random.fold_in)(jax.random.wrap_key_data(a), b),
-            (U(3, 2), U(3)),
-            "a, a -> a",
-            forgets="a",
-        ),
-    ),
-    "random_clone": (
-        Case(
-            lambda a: jax.random.clone(jax.random.wrap_key_data(a)),
-            (U(3, 2),),
-            "a -> a",
-            forgets="a",
-        ),
-    ),
-    "rng_bit_generator": (
-        Case(
-            lambda a: lax.rng_bit_generator(a, (3,)), (U(4),), ". -> ., .", forgets="a", draws=True
-        ),
-    ),
-}
-
-CASES = GATHER | SCATTER | RANDOM
+CASES = GATHER | SCATTER

@@ -16,7 +16,8 @@ LIBRARY = {
     if path.is_relative_to(ROOT / "jaxprune")
 }
 LAYERS = (
-    "errors paths _jaxpr axes rules walk streams stacks outputs unread sizes exactness naming graph"
+    "errors paths symbolic _words _numbers _arguments _functions _jaxpr axes fixed rules walk "
+    "streams stacks outputs unread derivatives exactness naming _linen_calls graph"
 ).split()
 """The core from the bottom up; a module imports none that stands above it."""
 

@@ -1,10 +1,6 @@
-import hashlib
-import json
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
+"""What is saved comes back, and is read when it is asked for."""
+
+from collections import OrderedDict
 
 import jax
 import jax.numpy as jnp
@@ -17,71 +13,14 @@ from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from checkpoints import METADATA, PARAMS, SPEC, VARIABLES, assert_identical, data, files, write
 from jaxprune.checkpoint import restore, save
 from jaxprune.errors import CheckpointError
-
-SPEC = {
-    "format": 1,
-    "groups": {"Conv_0/kernel": {"size": 8, "kept": [0, 3, 7]}},
-    "versions": {"jax": "0.12.0", "jaxprune": "0.1.0"},
-}
-METADATA = {"accuracy": 0.987654321, "épochs": [1, 2], "nested": {"none": None, "yes": True}}
-VARIABLES = {
-    "params": {
-        "Conv_0": {"kernel": np.arange(24.0).reshape(2, 4, 3), "bias": jnp.ones(3, jnp.bfloat16)},
-        "a/b.c %": {"half": np.array([np.nan, -0.0, np.inf], np.float16)},
-        "f32": jnp.asarray([1e-45, np.nan], jnp.float32),
-        "int4": jnp.arange(3, dtype=jnp.int4),
-        "float8": jnp.ones(3, jnp.float8_e4m3fn),
-        "complex": np.ones((2, 1), np.complex64),
-    },
-    "a": {"b": np.ones(1)},
-    "a/b": np.zeros(1),
-    "lists": [np.array([255], np.uint8), (np.int64(2**62), [])],
-    "layers": {0: np.ones(1), 10: np.ones(2)},
-    "scalars": {
-        "int": 3,
-        "float": 0.1,
-        "bool": True,
-        "zero_d": np.float64(0.1),
-        "jax": jnp.int8(3),
-    },
-    "empty": {},
-    "none": None,
-    "no_elements": {"numpy": np.zeros((0, 3), np.int16), "jax": jnp.zeros((2, 0))},
-}
-PARAMS = {"Conv_0": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
-
-
-def assert_identical(left, right):
-    assert jax.tree.structure(left) == jax.tree.structure(right)
-    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
-        if isinstance(a, bool | int | float) and not isinstance(a, np.generic):
-            assert (type(a), a) == (type(b), b)
-        else:
-            assert (np.shape(a), a.dtype) == (np.shape(b), b.dtype)
-            assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
-
-
-def files(path: Path) -> dict[str, bytes]:
-    found = (file for file in sorted(path.rglob("*")) if file.is_file())
-    return {str(file.relative_to(path)): file.read_bytes() for file in found}
-
-
-def rewrite_manifest(path: Path, change) -> None:
-    """Applies `change` to the content of the manifest and signs it again."""
-    manifest = json.loads((path / "jaxprune.json").read_text())
-    change(manifest["content"])
-    signed = json.dumps(manifest["content"], sort_keys=True).encode()
-    manifest["sha256"] = hashlib.sha256(signed).hexdigest()
-    (path / "jaxprune.json").write_text(json.dumps(manifest))
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    path = tmp_path_factory.mktemp("checkpoint") / "deep" / "pruned"
-    save(path, VARIABLES, SPEC, opt_state=optax.adam(1e-3).init(PARAMS), metadata=METADATA)
-    return path
+    return write(tmp_path_factory.mktemp("checkpoint") / "deep" / "pruned")
 
 
 @pytest.fixture
@@ -95,7 +34,6 @@ def test_everything_comes_back_bit_for_bit(written):
     assert_identical(restored.variables, VARIABLES)
     assert restored.spec == SPEC
     assert restored.metadata == METADATA
-    assert restored.opt_state is None
 
 
 def test_arrays_come_back_on_the_host(written):
@@ -144,7 +82,7 @@ def test_other_containers_need_a_template(tmp_path):
     save(tmp_path / "pruned", state, SPEC)
     assert_identical(restore(tmp_path / "pruned", like=state).variables, state)
     with pytest.raises(CheckpointError, match=r"contain a State.*\nFix: restore\(path, like="):
-        restore(tmp_path / "pruned")
+        _ = restore(tmp_path / "pruned").variables
 
 
 def test_a_template_that_differs_is_an_error(written, checkpoint):
@@ -168,209 +106,12 @@ def test_a_sharding_that_does_not_divide_is_a_checkpoint_error(checkpoint):
     sharding = NamedSharding(Mesh(np.array(jax.devices()), "d"), P("d"))
     like = {"w": jax.ShapeDtypeStruct((3,), np.float64, sharding=sharding)}
     with pytest.raises(CheckpointError, match=r"Orbax cannot read the variables"):
-        restore(checkpoint, like=like)
+        _ = restore(checkpoint, like=like).variables
 
 
 def test_a_template_without_saved_state_is_an_error(checkpoint):
     with pytest.raises(CheckpointError, match=r"no optimizer state to fill.*\nFix: save\("):
         restore(checkpoint, opt_state=optax.adam(1e-3).init(PARAMS))
-
-
-@pytest.mark.parametrize("opt_state", [False, True])
-def test_every_file_matters(tmp_path, written, opt_state):
-    """A truncated, flipped or deleted file: the same bits or a CheckpointError."""
-    template = optax.adam(1e-3).init(PARAMS) if opt_state else None
-    intact = files(written)
-    refused = 0
-    for name, content in intact.items():
-        middle = len(content) // 2
-        flipped = content[:middle] + bytes([255 - b for b in content[middle : middle + 1]])
-        for damaged in (None, b"", content[:middle], content[:-1], flipped + content[middle + 1 :]):
-            if damaged == content:
-                continue
-            copy = tmp_path / "copy"
-            shutil.copytree(written, copy)
-            (copy / name).unlink()
-            if damaged is not None:
-                (copy / name).write_bytes(damaged)
-            with pytest.raises(CheckpointError, match=r"(?s)(damaged|did not finish).*Fix: "):
-                restore(copy, opt_state=template)
-            refused += 1
-            shutil.rmtree(copy)
-    assert refused > 3 * len(intact) > 15
-
-
-def test_damaged_files_are_all_named(tmp_path, written):
-    shutil.copytree(written, tmp_path / "copy")
-    arrays = sorted(f for f in (tmp_path / "copy" / "jaxprune-data-0").rglob("*") if f.is_file())
-    arrays[0].unlink()
-    arrays[1].write_bytes(b"x")
-    with pytest.raises(CheckpointError) as error:
-        restore(tmp_path / "copy")
-    assert f"{arrays[0].name}: No such file" in str(error.value)
-    assert f"{arrays[1].name} has changed since it was written" in str(error.value)
-
-
-def test_missing_and_foreign_directories(tmp_path, written):
-    with pytest.raises(CheckpointError, match="is not a jaxprune checkpoint"):
-        restore(written / "jaxprune-data-0")  # Orbax's own
-    with pytest.raises(CheckpointError, match=r"no directory '.*absent'.\nFix: "):
-        restore(tmp_path / "absent")
-    with pytest.raises(CheckpointError, match=r"has no jaxprune.json: it is not a jaxprune"):
-        restore(tmp_path)
-    (tmp_path / "jaxprune.json").write_text('["another", "tool"]')
-    with pytest.raises(CheckpointError, match="does not agree with its own SHA-256"):
-        restore(tmp_path)
-    (tmp_path / "jaxprune.json").unlink()
-    (tmp_path / "jaxprune.json").mkdir()
-    with pytest.raises(CheckpointError, match=r"is damaged: jaxprune\.json: "):
-        restore(tmp_path)
-
-
-def test_newer_formats(checkpoint):
-    newer_spec = SPEC | {"format": 2, "stacked": {}}
-    rewrite_manifest(checkpoint, lambda content: content.update(spec=newer_spec))
-    with pytest.raises(CheckpointError, match=r"spec has format 2.* up to 1\nFix: update jaxprune"):
-        restore(checkpoint)
-    (checkpoint / "jaxprune.json").write_text('{"format": 2}')
-    with pytest.raises(CheckpointError, match=r"has format 2; .* up to 1.\nFix: update jaxprune"):
-        restore(checkpoint)
-
-
-GROUP = {"size": 4, "kept": [0, 1]}
-
-
-@pytest.mark.parametrize(
-    ("spec", "why"),
-    [
-        ({}, "spec is not a dict with format 1, groups and versions"),
-        (SPEC | {"format": "1"}, "spec is not a dict with format 1"),
-        (SPEC | {"groups": []}, "spec is not a dict with format 1"),
-        (SPEC | {"groups": {"g": GROUP | {"kept": []}}}, "group 'g': not a size and a list"),
-        (SPEC | {"groups": {"g": GROUP | {"kept": [0.0]}}}, "group 'g': not a size and a list"),
-        (SPEC | {"groups": {"g": GROUP | {"kept": [1, 0]}}}, "increasing indices from 0 to 3"),
-        (SPEC | {"groups": {"g": GROUP | {"kept": [1, 1]}}}, "increasing indices from 0 to 3"),
-        (SPEC | {"groups": {"g": GROUP | {"kept": [-1, 1]}}}, "increasing indices from 0 to 3"),
-        (SPEC | {"groups": {"g": GROUP | {"kept": [1, 4]}}}, "increasing indices from 0 to 3"),
-        (SPEC | {"groups": {"g": GROUP | {"kept": np.arange(2)}}}, "is of type ndarray"),
-    ],
-)
-def test_a_bad_spec_is_refused_before_anything_is_written(tmp_path, spec, why):
-    with pytest.raises(CheckpointError, match=f"(?s){why}.*Fix: "):
-        save(tmp_path / "pruned", PARAMS, spec)
-    assert not (tmp_path / "pruned").exists()
-
-
-def test_metadata_that_is_no_json_is_refused_before_anything_is_written(tmp_path):
-    metadata = {"a": [1, {"nan": np.nan}], "b": {2: "x"}, "c": np.float32(1), "d": (1, object())}
-    with pytest.raises(CheckpointError) as error:
-        save(tmp_path / "pruned", PARAMS, SPEC, metadata=metadata)
-    for line in (
-        "metadata['a'][1]['nan'] is nan, which JSON does not have",
-        "metadata['b'] has the key 2; a key in JSON is a string",
-        "metadata['c'] is of type float32",
-        "metadata['d'][1] is of type object",
-        "Fix: ",
-    ):
-        assert line in str(error.value)
-    assert not (tmp_path / "pruned").exists()
-
-
-def test_leaves_that_are_no_numbers_are_refused_before_anything_is_written(tmp_path):
-    deleted = jnp.ones(2)
-    deleted.delete()
-    variables = {
-        "s": "text",
-        "k": jax.random.key(0),
-        "o": np.array([None]),
-        "big": 2**80,
-        "d": deleted,
-    }
-    with pytest.raises(CheckpointError) as error:
-        save(tmp_path / "pruned", variables, SPEC, opt_state={"f": abs})
-    for line in (
-        "variables leaf 's' is of type str",
-        "variables leaf 'k' has the dtype key<fry>",
-        "variables leaf 'o' has the dtype object",
-        "variables leaf 'big' has the dtype object",
-        "variables leaf 'd' is a deleted array",
-        "opt_state leaf 'f' is of type builtin_function_or_method",
-        "jax.random.key_data",
-    ):
-        assert line in str(error.value)
-    assert not (tmp_path / "pruned").exists()
-
-
-def test_an_existing_checkpoint_is_kept_unless_overwritten(checkpoint):
-    with pytest.raises(CheckpointError, match=r"there is a checkpoint.\nFix: .*overwrite=True"):
-        save(checkpoint, {"w": np.zeros(3)}, SPEC)
-    assert_identical(restore(checkpoint).variables, {"w": np.arange(3.0)})
-    for value in (1.0, 2.0):
-        save(checkpoint, {"w": np.full(3, value)}, SPEC, overwrite=True)
-        assert_identical(restore(checkpoint).variables, {"w": np.full(3, value)})
-    assert sorted(os.listdir(checkpoint)) == ["jaxprune-data-2", "jaxprune.json"]
-
-
-@pytest.mark.parametrize("name", ["notes.txt", "jaxprune-data-old"])
-def test_other_files_are_never_overwritten(tmp_path, name):
-    (tmp_path / name).write_text("keep me")
-    with pytest.raises(CheckpointError, match=rf"it holds other files: \['{name}'\]"):
-        save(tmp_path, PARAMS, SPEC, overwrite=True)
-    with pytest.raises(CheckpointError, match="there is a file"):
-        save(tmp_path / name, PARAMS, SPEC, overwrite=True)
-    with pytest.raises(CheckpointError, match="it is a URL"):
-        save("gs://bucket/pruned", PARAMS, SPEC)
-    assert files(tmp_path) == {name: b"keep me"}
-
-
-KILLED = """
-import os, sys, numpy as np
-from jaxprune import checkpoint
-countdown = int(sys.argv[2])
-def audit(event, args):
-    global countdown
-    writes = event == "open" and args[1] and set(args[1]) & set("wax+")
-    if writes or event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir"):
-        if sys.argv[1] in str(args[0]):
-            countdown -= 1
-            if countdown < 0:
-                os._exit(9)
-sys.addaudithook(audit)
-spec = {"format": 1, "groups": {}, "versions": {}}
-checkpoint.save(sys.argv[1], {"w": np.full(3, 2.0)}, spec, overwrite=True)
-"""
-
-
-def test_a_killed_save_leaves_the_old_checkpoint_or_the_new(tmp_path):
-    """The process dies before its n-th change of the file system, for n until it survives."""
-    old, new = {"w": np.full(3, 1.0)}, {"w": np.full(3, 2.0)}
-    outcomes = set()
-    for step in range(0, 200, 4):
-        path = tmp_path / f"pruned_{step}"
-        save(path, old, SPEC)
-        command = [sys.executable, "-c", KILLED, str(path), str(step)]
-        code = subprocess.run(command, check=False, capture_output=True).returncode
-        found = restore(path).variables["w"]
-        assert found.tolist() in (old["w"].tolist(), new["w"].tolist())
-        outcomes.add((code, found[0].item()))
-        save(path, old, SPEC, overwrite=True)  # what the dead process left is no obstacle
-        assert_identical(restore(path).variables, old)
-        assert len(os.listdir(path)) == 2
-        if code == 0:
-            break
-        assert code == 9
-    assert {(9, 1.0), (0, 2.0)} <= outcomes
-
-
-def test_an_unfinished_first_save_is_no_checkpoint_and_no_obstacle(tmp_path):
-    for name in ("jaxprune-data-0", "jaxprune-data-1.orbax-checkpoint-tmp"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "jaxprune.json.tmp").write_text('{"format"')
-    with pytest.raises(CheckpointError, match="its save did not finish"):
-        restore(tmp_path)
-    save(tmp_path, PARAMS, SPEC)
-    assert_identical(restore(tmp_path).variables, jax.tree.map(np.asarray, PARAMS))
-    assert sorted(os.listdir(tmp_path)) == ["jaxprune-data-2", "jaxprune.json"]
 
 
 def test_nothing_is_pickled(written):
@@ -396,3 +137,82 @@ def test_metadata_is_any_json_value(tmp_path_factory, metadata):
     path = tmp_path_factory.mktemp("checkpoint")
     save(path, {}, SPEC, metadata=metadata)
     assert restore(path).metadata == metadata
+
+
+def test_an_optimizer_state_of_plain_containers_needs_no_template(tmp_path):
+    state = {"momentum": [np.ones(2), None], "rest": (np.int32(3), {})}
+    save(tmp_path / "pruned", PARAMS, SPEC, opt_state=state)
+    assert_identical(restore(tmp_path / "pruned").opt_state, state)
+
+
+def test_an_optimizer_state_that_needs_a_template_says_so(written):
+    restored = restore(written)
+    assert_identical(restored.variables, VARIABLES)
+    with pytest.raises(
+        CheckpointError, match=r"(?s)opt_state contain.*ScaleByAdamState.*Fix: "
+    ) as error:
+        _ = restored.opt_state
+    assert "restore(path, opt_state=jax.eval_shape(tx.init, params))" in str(error.value)
+
+
+def test_the_optimizer_state_is_none_only_if_none_was_saved(tmp_path, checkpoint):
+    assert restore(checkpoint).opt_state is None
+    for state in ((), {}, optax.EmptyState()):
+        save(tmp_path / "pruned", PARAMS, SPEC, opt_state=state, overwrite=True)
+        assert restore(tmp_path / "pruned", opt_state=state).opt_state == state
+
+
+def test_spec_and_metadata_are_there_without_the_arrays(tmp_path):
+    path = write(tmp_path / "pruned")
+    for file in data(path).rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    restored = restore(path)
+    assert (restored.spec, restored.metadata) == (SPEC, METADATA)
+    with pytest.raises(CheckpointError, match="has changed since it was written"):
+        _ = restored.variables
+
+
+def test_the_variables_are_there_without_the_optimizer_state(tmp_path):
+    path = write(tmp_path / "pruned")
+    for file in (data(path) / "opt_state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    restored = restore(path, opt_state=optax.adam(1e-3).init(PARAMS))
+    assert_identical(restored.variables, VARIABLES)
+    with pytest.raises(CheckpointError, match="has changed since it was written"):
+        _ = restored.opt_state
+
+
+def test_arrays_are_read_once_and_go_on_when_the_checkpoint_is_replaced(checkpoint):
+    early, late = restore(checkpoint), restore(checkpoint)
+    variables = early.variables
+    save(checkpoint, {"w": np.zeros(3)}, SPEC, overwrite=True)
+    assert early.variables is variables
+    with pytest.raises(CheckpointError, match=r"replaced by a later save before its variables"):
+        _ = late.variables
+    assert_identical(restore(checkpoint).variables, {"w": np.zeros(3)})
+
+
+def test_a_template_in_another_order_is_filled_by_path(tmp_path):
+    save(tmp_path / "pruned", {"a": np.zeros(2), "b": np.ones(2)}, SPEC)
+    like = OrderedDict(b=np.empty(2), a=np.empty(2))
+    restored = restore(tmp_path / "pruned", like=like).variables
+    assert [*restored] == ["b", "a"]
+    assert_identical(dict(restored), {"a": np.zeros(2), "b": np.ones(2)})
+
+
+COLLIDING = [
+    {"a/b": np.zeros(2), "a": {"b": np.ones(2)}},
+    {"a/0": np.zeros(2), "a": (np.ones(2), np.full(2, 2.0))},
+    {"": {"a": np.zeros(2)}, "/a": np.ones(2)},
+    {"a": {"b": {"c": np.zeros(2)}, "b/c": np.ones(2)}, "a/b": {"c": np.full(2, 2.0)}},
+    {"a\nb": np.zeros(2), "*": np.ones(2), "ü": np.full(2, 2.0), 'quote"': np.full(2, 3.0)},
+]
+
+
+@pytest.mark.parametrize("variables", COLLIDING, ids=str)
+def test_trees_whose_leaves_have_one_path_come_back_whole(tmp_path, variables):
+    save(tmp_path / "pruned", variables, SPEC)
+    for like in (None, variables):
+        assert_identical(restore(tmp_path / "pruned", like=like).variables, variables)

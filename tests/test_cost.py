@@ -148,5 +148,33 @@ def test_latency_waits_for_a_compiled_call():
 
 
 def test_latency_of_no_calls():
-    with pytest.raises(JaxpruneError, match=r"at least 0, got 0 and 3.\nFix: latency\("):
+    with pytest.raises(JaxpruneError, match=r"at least 1, got 0.\nFix: latency\("):
         cost.latency(jnp.sin, 1.0, repeats=0)
+
+
+def everywhere(v, x):
+    """A network with heads, a concatenation, grouped channels, a branch and a scan."""
+    h = jnp.concatenate([x @ v["a"], jnp.tanh(x @ v["b"])], 1)
+    h = jax.lax.cond(h.sum() > 0, lambda h: h @ v["c"], lambda h: h @ v["d"] @ v["e"], h)
+    heads = (h @ v["q"]).reshape(-1, 3, 4)
+    mixed = jnp.einsum("nhd,mhd->hnm", heads, heads)
+    out = jnp.einsum("hnm,mhd->nhd", mixed, (h @ v["k"]).reshape(-1, 3, 4)).reshape(-1, 12)
+    h = jax.lax.scan(lambda h, w: (h + jnp.tanh(h @ w["u"]) @ w["d"], None), out @ v["o"], v["s"])
+    return h[0].sum(1)
+
+
+@given(st.data())
+def test_a_channel_costs_the_difference_for_every_cost_at_any_widths(data):
+    shapes = {"a": (3, 5), "b": (3, 4), "c": (9, 6), "d": (9, 7), "e": (7, 6), "q": (6, 12)}
+    shapes |= {"k": (6, 12), "o": (12, 8)}
+    v = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    v["s"] = {"u": np.ones((2, 8, 5), np.float32), "d": np.ones((2, 5, 8), np.float32)}
+    graph = jp.trace(everywhere, v, np.ones((2, 3), np.float32))
+    assert len(graph.groups) >= 8
+    widths = {n: data.draw(st.integers(2, g.size)) for n, g in graph.groups.items()}
+    for price in COSTS:
+        total = price(graph, widths)
+        expected = {n: total - price(graph, widths | {n: widths[n] - 1}) for n in widths}
+        assert cost.channel_cost(graph, price, widths) == expected
+        mine = cost.channel_cost(graph, lambda g, w, price=price: price(g, w), widths)
+        assert mine == expected

@@ -139,3 +139,28 @@ def test_static_leaves_in_the_tree_are_refused(graph):
     assert "\nFix: " in str(error.value)
     with pytest.raises(jp.errors.TreeError, match=r"'activation' is not a variable of the graph"):
         jp.slice(graph, MODEL, kept(graph))
+
+
+def test_a_model_is_refused_where_a_function_is_wanted(graph):
+    """It holds its variables itself; a function or a method of Equinox is a function."""
+    keep = kept(graph, "stem/weight")
+    for call in (
+        lambda: jp.trace(MODEL, VARIABLES, X),
+        lambda: jp.narrow(MODEL, graph, keep),
+        lambda: jp.resize(MODEL, graph, keep),
+        lambda: jp.gated(MODEL, graph),
+        lambda: jp.tap(MODEL, graph),
+        lambda: jp.verify(graph, MODEL, keep, VARIABLES, X),
+    ):
+        with pytest.raises(jp.errors.TraceError, match=r"an object of Net.\nFix: v, static = eqx"):
+            call()
+    names = list(jp.trace(eqx.filter_jit(fn), VARIABLES, X).groups)
+    assert names == list(graph.groups)
+
+    class Holder(eqx.Module):
+        offset: jax.Array
+
+        def run(self, v, x):
+            return fn(v, x) + self.offset
+
+    assert list(jp.trace(Holder(jnp.zeros(())).run, VARIABLES, X).groups) == names

@@ -78,7 +78,7 @@ PROCEDURES = {
     "masks twice": ({"method": "mask", "passes": 2, "recalibration_batches": 0}, ["sliced"]),
     "scratch": ({"retrain": "scratch-b", "penalty": "smooth-l1"}, ["scratch-b"]),
     "rewind": ({"retrain": "rewind", "penalty": "proximal-l1"}, ["rewound"]),
-    "momentum": ({"momentum": "sliced", "rule": "pytorch"}, ["finetuned"]),
+    "momentum": ({"momentum": "sliced", "rule": "pytorch_author"}, ["finetuned"]),
     "layers": ({"scope": "layer"}, ["finetuned"]),
     "budget": ({"target_macs": 0.5}, ["finetuned"]),
 }

@@ -143,7 +143,8 @@ def test_gates(name: str) -> None:
         folded = plain(jp.gates.fold(graph, variables, other), x)
         np.testing.assert_allclose(folded, with_gates(variables, ones | other, x), rtol=1e-9)
 
-        exact = [k for k in ones if graph.groups[k].inexact is None]
+        summed = {"attend/out/kernel"} if name == "attention" else set()  # by a norm, ungated
+        exact = [k for k in ones if graph.groups[k].inexact is None and k not in summed]
         keep = {
             k: np.broadcast_to(np.arange(ones[k].shape[-1]) % 3 != 1, ones[k].shape) for k in exact
         }
@@ -297,7 +298,7 @@ def test_gates_that_cannot_be() -> None:
     with pytest.raises(jp.errors.GateError) as caught:
         jp.gated(fn, graph)(v, {"a": np.ones(2), "z": np.ones(2)}, X)
     assert str(caught.value).splitlines()[1:3] == [
-        "group 'a': its gate must have shape (3,), got (2,)",
+        "group 'a': its gate must be numbers of shape (3,), got float64[2]",
         "group 'z': the graph has no such group; it has ['a', 'b', 'c', 'e']...",
     ]
     with pytest.raises(jp.errors.TreeError, match=r"variables \['f'\] are missing.\nFix: pass all"):
@@ -393,6 +394,7 @@ def test_nothing_to_decorate() -> None:
             call({"params": NORMS["params"]})
         assert str(caught.value) == (
             "no BatchNorm with a scale among the variables, so there is nothing to decorate.\n"
-            "Fix: pass the whole variables, {'params': ..., 'batch_stats': ...}; for a network "
-            "without BatchNorm use gates at the contractions, jp.gated(fn, graph)."
+            "Fix: pass the whole variables, {'params': ..., 'batch_stats': ...}, and graph= where "
+            "its names are not Flax's; for a network without BatchNorm use gates at the "
+            "contractions, jp.gated(fn, graph)."
         )

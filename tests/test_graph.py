@@ -12,6 +12,7 @@ from jax.extend.core import Primitive
 
 import jaxprune as jp
 from jaxprune import axes as ax
+from jaxprune import outputs
 
 mystery = Primitive("mystery")
 mystery.def_abstract_eval(lambda x: x)
@@ -372,3 +373,11 @@ def test_a_state_beside_the_outputs_mirrors_the_variables():
     assert ("state/norm/mean", "not used by the function") in {
         (frozen.path, frozen.reason) for frozen in graph.frozen
     }
+
+
+def test_an_output_that_several_variables_end_with_mirrors_none():
+    leaves = dict.fromkeys(("x/norm/mean", "y/norm/mean", "y/norm/var"), np.ones(3))
+    output = {"norm": {"mean": np.ones(3), "var": np.ones(3)}}
+    assert outputs.twins(output, leaves) == [None, 2]
+    assert outputs.twins((np.ones(3), output["norm"]), {"": np.ones(3)}) == [None] * 3
+    assert outputs.twins(np.ones(3), {"": np.ones(3)}) == [0]

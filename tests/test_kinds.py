@@ -64,3 +64,43 @@ def test_a_chain_has_hidden_groups_alone():
     scores = jp.scores.l2(graph, v)
     with pytest.raises(jp.errors.PatternError, match=r"of kind \['HEADS'\](.|\n)*Fix:"):
         jp.select.per_group(graph, scores, prune_ratio=0.5, only=[Kind.HEADS])
+
+
+def test_kinds_patterns_and_names_are_taken_by_every_function():
+    """`only` and `protect` mean the same groups in every package."""
+    graph = graph_of_block()
+    params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), graph.abstract)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    (heads,) = jp.of_kind(graph, Kind.HEADS)
+    hidden = [name for name in graph.groups if name.startswith("up/")]
+
+    def moved(tx):
+        updates, _ = tx.update(zeros, tx.init(params), params)
+        found = jax.tree_util.tree_leaves_with_path(updates)
+        return {jax.tree_util.keystr(path) for path, leaf in found if jnp.abs(leaf).max() > 0}
+
+    for penalty in (
+        lambda **k: jp.sparsify.oicsr(graph, 1.0, **k),
+        lambda **k: jp.sparsify.group_lasso(graph, 1.0, **k),
+        lambda **k: jp.sparsify.proximal_structured(
+            graph, lambda n, t: jnp.maximum(n - t, 0), learning_rate=1.0, **k
+        ),
+    ):
+        assert moved(penalty(only=Kind.HEADS)) == moved(penalty(only=[heads])) != set()
+        assert moved(penalty(only=[Kind.HEADS, "up/*"])) == moved(penalty(only=[heads, *hidden]))
+        others = [name for name in graph.groups if name != heads]
+        assert moved(penalty(protect=[Kind.HEADS])) == moved(penalty(only=others))
+        with pytest.raises(jp.errors.PatternError, match=r"leave no group to penalize"):
+            penalty(only=[])
+    for keep in (
+        jp.slimmable.prefix(graph, 0.5, divisor=1, protect=Kind.HIDDEN),
+        jp.slimmable.uniform(
+            graph, np.random.default_rng(0), 0.5, 0.6, divisor=1, protect=[Kind.HIDDEN]
+        ),
+        jp.slimmable.space(graph, divisor=1, protect=[Kind.HIDDEN]),
+    ):
+        assert keep.keys() == jp.slimmable.prefix(graph, 0.5, protect=hidden).keys()
+    progress = jp.schedule.begin(graph, only=[Kind.HEADS, "up/*"], keep_macs=0.9)
+    assert progress.constraints["only"] == [Kind.HEADS, "up/*"]
+    with pytest.raises(jp.errors.BudgetError, match="smallest reachable"):
+        jp.schedule.begin(graph, only=Kind.HEADS, keep_macs=0.3)

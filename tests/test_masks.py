@@ -258,7 +258,11 @@ def test_spec_is_json_and_comes_back() -> None:
     spec = jp.spec(GRAPH, {"heads/kernel[2]": KEEP["heads/kernel[2]"]})
     assert spec["groups"]["heads/kernel[2]"] == {"size": 4, "kept": [0, 3]}
     assert spec["groups"]["heads/kernel[1]"] == {"size": 2, "kept": [0, 1]}
-    assert spec["versions"] == {"jax": jax.__version__, "jaxprune": jp.__version__}
+    assert spec["versions"] == {
+        "jax": jax.__version__,
+        "flax": flax.__version__,
+        "jaxprune": jp.__version__,
+    }
     found = jp.keep_from_spec(json.loads(json.dumps(jp.spec(GRAPH, KEEP))))
     assert found.keys() == KEEP.keys()
     for name, kept in KEEP.items():
@@ -280,8 +284,9 @@ BAD_KEEPS = {
     ),
     "type": (
         {"conv/kernel": np.ones(8, np.float32)},
-        "keep for group 'conv/kernel' is float32, not bool. Fix: select with jp.select, or compare "
-        "the scores with a threshold.",
+        "keep for group 'conv/kernel' is float32[8], not bool: a keep is {group: bool[n]}, a bool "
+        "for each channel that says whether it stays. Fix: select with jp.select, or compare the "
+        "scores with a threshold.",
     ),
     "empty": (
         {"heads/kernel[1]": np.zeros(2, bool)},
@@ -290,8 +295,8 @@ BAD_KEEPS = {
     ),
     "unknown": (
         {"conv/bias": np.ones(8, bool)},
-        "keep names group 'conv/bias', which the graph does not have; it has ['conv/kernel', "
-        "'heads/kernel[1]', 'heads/kernel[2]']... Fix: list the groups with print(graph).",
+        "keep names group 'conv/bias', which the graph does not have; near: ['conv/kernel']. "
+        "Fix: list the groups with print(graph).",
     ),
 }
 

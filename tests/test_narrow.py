@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 import jaxprune as jp
+from jaxprune import interpreter
 from test_zoo_attention import check_narrow, drawn
 from zoo import attention_positions
 
@@ -158,11 +159,12 @@ def test_hard_coded_sizes_do_not_matter() -> None:
     def fn(v: Any, x: Any) -> Any:
         return jnp.tanh((x @ v["w"]).reshape(-1, 4, 2)).reshape(-1, 8) @ v["u"]
 
-    graph = jp.trace(fn, V, X)
+    read = {name: V[name] for name in ("w", "u")}
+    graph = jp.trace(fn, read, X)
     assert {name: group.size for name, group in graph.groups.items()} == {"w[1.0]": 4, "w[1.1]": 2}
     keep = {"w[1.0]": np.array([True, False, True, True]), "w[1.1]": np.array([False, True])}
-    found = jp.narrow(fn, graph, keep)(jp.slice(graph, V, keep), X)
-    np.testing.assert_allclose(found, fn(jp.mask(graph, V, keep), X), rtol=1e-5)
+    found = jp.narrow(fn, graph, keep)(jp.slice(graph, read, keep), X)
+    np.testing.assert_allclose(found, fn(jp.mask(graph, read, keep), X), rtol=1e-5)
 
 
 def test_other_batch_sizes_and_other_functions_of_the_variables() -> None:
@@ -189,6 +191,31 @@ def test_each_set_of_shapes_is_traced_once() -> None:
     for rows in (X, X, X[:1], X):
         narrowed(small, rows)
     assert calls == [(3, 5), (3, 5), (1, 5)]
+
+
+def test_the_graphs_of_the_last_shapes_are_kept() -> None:
+    calls = []
+
+    def fn(v: Any, x: Any) -> Any:
+        calls.append(len(x))
+        return network(jax.nn.relu)(v, x)
+
+    graph = jp.trace(fn, V, X)
+    narrowed, small = jp.narrow(fn, graph, KEEP), jp.slice(graph, V, KEEP)
+    sizes = range(1, interpreter.GRAPHS + 3)
+    calls.clear()
+    for size in [*sizes, *reversed(sizes)]:
+        jax.eval_shape(lambda x: narrowed(small, x), jax.ShapeDtypeStruct((size, 5), X.dtype))
+    assert calls == [*sizes, 2, 1]
+
+
+def test_a_graph_of_other_settings_is_traced_anew() -> None:
+    fn = lambda v, x: jnp.cumsum(x @ v["w"], axis=0) @ v["u"] * jnp.ones((), float)  # noqa: E731
+    graph = jp.trace(fn, V, X)
+    narrowed, small = jp.narrow(fn, graph, KEEP), jp.slice(graph, V, KEEP)
+    for wide in (False, True, False):
+        with jax.enable_x64(wide):
+            assert narrowed(small, X).dtype == fn(V, X).dtype == (float if wide else np.float32)
 
 
 def test_the_output_keeps_its_tree() -> None:

@@ -64,9 +64,10 @@ def test_sixty_percent_of_two_layers_of_five_keeps_one_and_three():
 def test_the_two_threshold_rules_differ_by_one_channel():
     graph, scores = two_layers()
     select = partial(jp.select.global_ratio, graph, scores, prune_ratio=0.6)
-    exact, author = (sum(kept(select(rule=r))) for r in (jp.select.exact, jp.select.pytorch_author))
+    rules = jp.select.exact_count, jp.select.lua_author, jp.select.pytorch_author
+    exact, lua, author = (sum(kept(select(rule=rule))) for rule in rules)
     ascending = np.sort(np.concatenate(list(scores.values())))
-    assert exact == 4
+    assert exact == lua == np.sum(ascending > ascending[int(10 * 0.6) - 1]) == 4
     assert author == np.sum(ascending > ascending[int(10 * 0.6)]) == 3
 
 

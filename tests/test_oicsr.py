@@ -368,7 +368,7 @@ def test_bad_arguments_are_errors() -> None:
     with pytest.raises(JaxpruneError, match=r"growl_weights: base must be finite .*\nFix: base="):
         growl_weights(4, base=-1.0, step=0.1)
     with pytest.raises(
-        JaxpruneError, match=r"growl_weights: ramp must be at most 1, got 2.0.\nFix"
+        JaxpruneError, match=r"growl_weights: ramp must be in \[0, 1\], got 2.0.\nFix"
     ):
         growl_weights(4, base=1.0, step=0.1, ramp=2.0)
 

@@ -1,4 +1,4 @@
-"""A share of what is left, by hand, and scores that know the cost of a channel."""
+"""A share of what is left, by hand."""
 
 from typing import Any
 
@@ -94,23 +94,6 @@ def test_pruned_channels_need_no_score() -> None:
         for gone in (0.0, 99.0, -np.inf)
     ]
     assert all(kept(one) == {A: [0, 2], B: [0, 1, 3, 4]} for one in found)
-
-
-def test_cost_regularized_by_hand() -> None:
-    """A channel of A costs 2 + 5 MACs, one of B 4 + 3: both 7. At 2 channels of A, B costs 5."""
-    graph, _ = chain(4, 5)
-    scores = {name: np.array(values) for name, values in SCORES.items()}
-    same = _quota.cost_regularized(graph, scores, strength=0.5)
-    for name, values in scores.items():
-        np.testing.assert_allclose(same[name], values - 0.5)
-    within = {A: np.array([True, True, False, False])}
-    found = _quota.cost_regularized(graph, scores, strength=0.5, within=within)
-    np.testing.assert_allclose(found[A], scores[A] - 0.5 * 7 / 5)
-    np.testing.assert_allclose(found[B], scores[B] - 0.5)
-    with pytest.raises(BudgetError, match=r"strength must be finite[\s\S]*Fix"):
-        _quota.cost_regularized(graph, scores, strength=-1)
-    with pytest.raises(ScoreError, match=r"\['other'\][\s\S]*Fix: recompute"):
-        _quota.cost_regularized(graph, {"other": np.ones(2)}, strength=1)
 
 
 THREE, ONE = {B: np.arange(5) < 3}, {A: np.arange(4) < 1}

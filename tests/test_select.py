@@ -8,7 +8,7 @@ from hypothesis import assume, given
 
 from chains import chain, kept, widths
 from jaxprune import cost, select, trace
-from jaxprune.errors import BudgetError, PatternError, ScoreError
+from jaxprune.errors import BudgetError, JaxpruneError, PatternError, ScoreError
 
 A, B, C = "layer_0/kernel", "layer_1/kernel", "layer_2/kernel"
 
@@ -17,7 +17,7 @@ A, B, C = "layer_0/kernel", "layer_1/kernel", "layer_2/kernel"
 EXAMPLE = {A: [0.1, 0.9, 0.2, 0.8, 0.3], B: [0.15, 0.7, 0.25, 0.6, 0.35]}
 
 
-def test_exact_rule_on_the_worked_example_of_network_slimming():
+def test_the_exact_count_on_the_worked_example_of_network_slimming():
     graph, _ = chain(5, 5)
     keep = select.global_ratio(graph, EXAMPLE, prune_ratio=0.6)
     assert kept(keep) == {A: [1, 3], B: [1, 3]}
@@ -30,24 +30,61 @@ def test_pytorch_rule_removes_one_more():
     assert kept(keep) == {A: [1, 3], B: [1]}
 
 
-def authors_masks(scores, percent):
+def pytorch_script(scores, percent):
     """The authors' PyTorch script, line by line."""
     ascending = np.sort(np.concatenate(list(scores.values())))
     threshold = ascending[int(ascending.size * percent)]
     return {name: values > threshold for name, values in scores.items()}
 
 
-@given(
-    st.lists(st.integers(0, 4), min_size=6, max_size=6),
-    st.sampled_from([0.0, 0.2, 0.5]),
+def lua_script(scores, percent):
+    """The authors' Torch script, prune.lua, line by line: its tensors count from 1."""
+    y = dict(enumerate(np.sort(np.concatenate(list(scores.values()))), start=1))
+    threshold = y[int(np.floor(len(y) * percent))]
+    return {name: values > threshold for name, values in scores.items()}
+
+
+@pytest.mark.parametrize(
+    ("script", "rule", "least"),
+    [(pytorch_script, select.pytorch_author, 0.0), (lua_script, select.lua_author, 0.17)],
+    ids=["pytorch", "lua"],
 )
-def test_pytorch_rule_is_the_authors_script_ties_included(values, percent):
+@given(
+    values=st.lists(st.integers(0, 4), min_size=6, max_size=6),
+    percent=st.sampled_from([0.0, 0.2, 0.34, 0.5]),
+)
+def test_the_authors_rules_are_their_scripts_ties_included(script, rule, least, values, percent):
     graph, _ = chain(3, 3)
+    assume(percent >= least)  # prune.lua stops at the index 0
     scores = {A: np.array(values[:3], float), B: np.array(values[3:], float)}
-    expected = authors_masks(scores, percent)
-    assume(all(mask.any() for mask in expected.values()))  # the script may empty a layer
-    keep = select.global_ratio(graph, scores, prune_ratio=percent, rule=select.pytorch_author)
+    expected = script(scores, percent)
+    assume(all(mask.any() for mask in expected.values()))  # a script may empty a layer
+    keep = select.global_ratio(graph, scores, prune_ratio=percent, rule=rule)
     assert kept(keep) == kept(expected)
+
+
+def test_the_three_rules_on_scores_that_tie():
+    """Of 6 scores a third is 2, and the second lowest ties with the third, then with none."""
+    graph, _ = chain(3, 3)
+    scores = {A: [1.0, 5.0, 6.0], B: [2.0, 2.0, 7.0]}
+
+    def left(rule):
+        return widths(select.global_ratio(graph, scores, prune_ratio=1 / 3, rule=rule))
+
+    assert left(select.exact_count) == [2, 2]
+    assert left(select.lua_author) == [2, 1]
+    assert left(select.pytorch_author) == [2, 1]
+    scores[B] = [2.0, 3.0, 3.0]
+    assert left(select.lua_author) == [2, 2]
+    assert select.lua_author(np.arange(4.0), 0) == 0
+    assert select.pytorch_author(np.arange(4.0), 0) == 1
+
+
+def test_the_old_name_of_exact_count_names_the_new_one():
+    with pytest.raises(AttributeError, match=r"no `exact` any more[\s\S]*Fix: exact_count"):
+        _ = select.exact
+    with pytest.raises(AttributeError, match="has no attribute 'exactly'"):
+        _ = select.exactly
 
 
 def test_ratio_counts_as_written_in_decimal():
@@ -291,6 +328,41 @@ def test_scores_that_do_not_fit_are_reported_together():
     )
     with pytest.raises(ScoreError, match="scores hold no group"):
         select.per_group(graph, {}, prune_ratio=0.5)
+
+
+def test_unknown_constraints_are_refused_with_near_names():
+    graph, _ = chain(5, 5)
+    for wrong, close in (
+        ({"protct": [A]}, "protect"),
+        ({"Only": [A]}, "only"),
+        ({"minchannels": 2}, "min_channels"),
+        ({"multipleof": 8}, "multiple_of"),
+    ):
+        text = rf"no option '{next(iter(wrong))}'; near: \['{close}'.*\nFix: one of \['min_ch"
+        with pytest.raises(JaxpruneError, match=text):
+            select.global_ratio(graph, EXAMPLE, prune_ratio=0.5, **wrong)
+
+
+def test_an_empty_only_is_refused_and_no_only_is_all():
+    graph, _ = chain(5, 5)
+    for nothing in ([], (), set(), iter(())):
+        with pytest.raises(PatternError, match=r"leave no group to prune.\nFix: .* leave only out"):
+            select.global_ratio(graph, EXAMPLE, prune_ratio=0.5, only=nothing)
+    for everything in ({}, {"only": None}, {"protect": []}, {"within": {}}):
+        keep = select.global_ratio(graph, EXAMPLE, prune_ratio=0.6, **everything)
+        assert kept(keep) == {A: [1, 3], B: [1, 3]}
+
+
+def test_numbers_of_numpy_and_jax_are_numbers():
+    graph, _ = chain(5, 5)
+    expected = kept(select.global_ratio(graph, EXAMPLE, prune_ratio=0.5, multiple_of=2))
+    for half, two in ((np.float32(0.5), np.int8(2)), (jnp.float32(0.5), jnp.int32(2))):
+        found = select.global_ratio(graph, EXAMPLE, prune_ratio=half, multiple_of=two)
+        assert kept(found) == expected
+    share = select.budget(graph, EXAMPLE, keep_macs=jnp.bfloat16(0.5))
+    assert kept(share) == kept(select.budget(graph, EXAMPLE, keep_macs=np.array(0.5)))
+    count = select.budget(graph, EXAMPLE, keep_macs=jnp.int32(30))
+    assert kept(count) == kept(select.budget(graph, EXAMPLE, keep_macs=30))
 
 
 def test_patterns_that_match_nothing():

@@ -1,6 +1,7 @@
 """Slicing arrays on eight devices: shardings stay, on auto and explicit mesh axes."""
 
 import logging
+from functools import partial
 from typing import Any
 
 import jax
@@ -275,3 +276,51 @@ def test_modules_on_an_explicit_mesh_are_resized() -> None:
         masked = module.apply(jp.mask(graph, full, keep), X)
     assert small["params"]["Dense_0"]["kernel"].sharding == split
     np.testing.assert_allclose(found, masked, rtol=1e-5)
+
+
+def drops(h: Any) -> Any:
+    return jnp.where(jax.random.bernoulli(jax.random.key(0), 0.5, h.shape), h, 0.0)
+
+
+@jax.custom_vjp
+def sign(h: Any) -> Any:
+    return jnp.sign(h)
+
+
+sign.defvjp(lambda h: (sign(h), h), lambda h, g: (jnp.where(jnp.abs(h) < 1, g, 0.0),))
+ACTIVATIONS = {
+    "relu": jax.nn.relu,
+    "silu in remat": jax.checkpoint(jax.nn.silu),
+    "dropout": drops,
+    "gamma": lambda h: jax.random.gamma(jax.random.key(0), 1 + jnp.abs(h)),
+    "a custom derivative": sign,
+    "a scan": lambda h: jax.lax.scan(lambda h, _: (jnp.sin(h), None), h, length=2)[0],
+}
+
+
+@pytest.mark.parametrize("spec", [jax.P(None, None), jax.P(None, "model")], ids=str)
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_narrow_on_explicit_axes(name: str, spec: jax.P) -> None:
+    mesh = MESHES["explicit"]
+    specs = {"a": spec, "c": jax.P(spec[1], None)}
+
+    def fn(v: Any, x: Any) -> Any:
+        h = ACTIVATIONS[name](x @ v["a"])
+        return jnp.einsum("bi,io->bo", h, v["c"], out_sharding=jax.P("data", None))
+
+    def put(tree: Any) -> Any:
+        return {k: jax.device_put(x, jax.NamedSharding(mesh, specs[k])) for k, x in tree.items()}
+
+    def loss(run: Any) -> Any:
+        return jax.value_and_grad(lambda v: (run(v, x) ** 2).sum())
+
+    v = {"a": TREE["a"], "c": TREE["b"][:, :4]}
+    with jax.set_mesh(mesh):
+        v, x = put(v), jax.device_put(np.ones((8, 4)), jax.NamedSharding(mesh, jax.P("data", None)))
+        graph, keep = jp.trace(fn, v, x), {"a": KEEP["a"]}
+        small, narrowed = jp.slice(graph, v, keep), jp.narrow(fn, graph, keep)
+        wanted, gradient = jax.jit(loss(fn))(put(jp.mask(graph, v, keep)))
+        for found, own in (jax.jit(loss(narrowed))(small), loss(narrowed)(small)):
+            np.testing.assert_allclose(found, wanted, rtol=1e-5)
+            close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+            jax.tree.map(close, own, jp.slice(graph, gradient, keep))

@@ -63,7 +63,7 @@ def test_what_is_inexact_is_sliced_and_not_masked():
     small = jp.slice(net.graph, net.variables, widths[0.5])
     expected = loss(Normed(6, 4).apply(small, net.x), net.labels)
     np.testing.assert_allclose(got.losses[1], expected, rtol=1e-5)
-    with pytest.raises(KeepError, match=r"is inexact \((.|\n)*Fix: concrete keeps"):
+    with pytest.raises(KeepError, match=r"(.|\n)*Fix: concrete keeps"):
         jax.jit(lambda drawn: step(params, rest, {1.0: {}, **drawn}, net.x, net.labels))(
             {0.5: widths[0.5]}
         )

@@ -210,9 +210,9 @@ def test_out_of_reach_and_foreign_input_are_refused(net, space):
     rng = np.random.default_rng(0)
     with pytest.raises(BudgetError, match="out of reach"):
         slimmable.random_search(made_up, net.graph, space, 10, rng)
-    with pytest.raises(BudgetError, match=r"'samples': 0(.|\n)*Fix"):
+    with pytest.raises(BudgetError, match=r"samples must be an int(.|\n)*Fix"):
         slimmable.random_search(made_up, net.graph, space, 1000, rng, samples=0)
-    with pytest.raises(BudgetError, match=r"'population': 1(.|\n)*Fix"):
+    with pytest.raises(BudgetError, match=r"population must be an int, at least 2(.|\n)*Fix"):
         slimmable.evolve(made_up, net.graph, space, 1000, rng, population=1)
     with pytest.raises(BudgetError, match=r"mutation must be in \[0, 1\](.|\n)*Fix"):
         slimmable.evolve(made_up, net.graph, space, 1000, rng, mutation=2)
@@ -221,7 +221,7 @@ def test_out_of_reach_and_foreign_input_are_refused(net, space):
 def test_a_space_without_steps_is_refused(net):
     with pytest.raises(PatternError, match=r"no group can slim in steps of 99(.|\n)*Fix"):
         slimmable.space(net.graph, divisor=99)
-    with pytest.raises(KeepError, match=r"parts=0(.|\n)*Fix"):
+    with pytest.raises(KeepError, match=r"parts must be an int(.|\n)*Fix"):
         slimmable.space(net.graph, parts=0)
     with pytest.raises(PatternError, match="protect pattern"):
         slimmable.space(net.graph, protect=["conv*"])
@@ -248,14 +248,14 @@ def test_errors_of_a_function_of_ones_own_are_one_for_each_and_finite(net, space
     for search in searches:
         with pytest.raises(ScoreError, match=r"is not finite(.|\n)*Fix"):
             search(lambda candidates: np.full(len(candidates), np.nan))
-        with pytest.raises(ScoreError, match=r"have shape \(2, 1\)(.|\n)*Fix"):
+        with pytest.raises(ScoreError, match=r"are float64\[2, 1\](.|\n)*Fix"):
             search(lambda _: np.zeros((2, 1)))
 
 
 def test_candidates_that_are_no_networks_are_refused(evaluate):
     assert evaluate([]).shape == (0,)
     for count in (0, 25, -1):
-        with pytest.raises(KeepError, match=rf"{count} channels of group '{UP}'(.|\n)*Fix: counts"):
+        with pytest.raises(KeepError, match=rf"group '{UP}' is {count}, (.|\n)*Fix: leave"):
             evaluate([{}, {UP: count}])
 
 
@@ -270,7 +270,7 @@ def test_what_is_inexact_is_not_searched_by_mask():
         loss,
     )
     with pytest.raises(
-        KeepError, match=r"'in/kernel' is inexact \((.|\n)*Fix: space\(..., protect"
+        KeepError, match=r"'in/kernel' has a constant that follows (.|\n)*Fix: space\(..., protect"
     ):
         evaluate([{"in/kernel": 6}])
     keep = slimmable.prefix(net.graph, {"inner/kernel": 4})

@@ -180,10 +180,10 @@ def test_only_proximal_l1_makes_scales_exactly_zero():
 
 
 def test_bad_arguments_of_the_alternatives_are_errors():
-    with pytest.raises(JaxpruneError, match=r"smooth_l1_bn_scale: width must be above 0.\nFix: "):
-        smooth_l1_bn_scale(0.1, MASK, width=0)
-    with pytest.raises(JaxpruneError, match=r"smooth_l1_bn_scale: width must be finite .*\nFix: "):
-        smooth_l1_bn_scale(0.1, MASK, width=-1.0)
+    for width in (0, -1.0):
+        text = rf"smooth_l1_bn_scale: width must be a number above 0 .* got {width}\.\nFix: "
+        with pytest.raises(JaxpruneError, match=text):
+            smooth_l1_bn_scale(0.1, MASK, width=width)
     with pytest.raises(JaxpruneError, match=r"proximal_l1_bn_scale: learning_rate must .*\nFix: "):
         proximal_l1_bn_scale(0.1, MASK, learning_rate=float("nan"))
     with pytest.raises(JaxpruneError, match=r"proximal_l1_bn_scale: strength must .*\nFix: start"):

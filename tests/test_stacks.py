@@ -189,7 +189,7 @@ def carried_channels(v, x):
 
     def step(carry, w):
         y, hidden = carry
-        hidden = hidden + jnp.tanh(y @ w["up"])
+        hidden = hidden + jnp.tanh(y @ w["up"] + w["bias"][None])
         return (y + hidden @ w["down"], hidden), None
 
     start = (x @ v["embed"], jnp.zeros((x.shape[0], HIDDEN)))

@@ -97,14 +97,14 @@ def test_taylor_gate_is_one_number_in_both_forms(network: Any) -> None:
 def test_a_batch_norm_without_bias() -> None:
     norm = nn.BatchNorm(use_running_average=True, use_bias=False)
     variables = norm.init(jax.random.key(0), np.ones((1, 2))) | {"w": np.ones((3, 2))}
-    variables["params"]["scale"] = np.array([2.0, -1.0])
+    variables["params"]["scale"] = np.array([2.0, -1.0], np.float32)
 
     def fn(v: Any, x: Any) -> Any:
         h = norm.apply({name: v[name] for name in ("params", "batch_stats")}, x @ v["w"])
         return jnp.tanh(h).sum(1)
 
     graph = jp.trace(fn, variables, np.ones((1, 3)))
-    slopes = jax.tree.map(lambda leaf: np.full(leaf.shape, 3.0), variables)
+    slopes = jax.tree.map(lambda leaf: np.full(leaf.shape, 3.0, np.float32), variables)
     expected = {"w": np.array([6.0, 3.0])}
     close(jp.scores.taylor_bn(graph, variables, slopes), expected)
     close(jp.scores.taylor_gate(graph, variables, slopes), expected)

@@ -232,6 +232,6 @@ def test_a_traced_keep_cannot_decide_shapes() -> None:
         with pytest.raises(jp.errors.KeepError) as caught:
             jax.eval_shape(lambda kept, act=act: act(GRAPH, TREE, {"a": kept}), KEPT)
         assert str(caught.value) == (
-            "keep for groups ['a'] is traced, but it decides shapes. Fix: slice outside of "
+            "keep for group 'a' is traced, but it decides shapes. Fix: slice outside of "
             "jax.jit, or jp.mask, whose masks may be traced."
         )

@@ -21,7 +21,7 @@ class Net(nn.Module):
     def __call__(self, x, *, train=False):
         x = nn.BatchNorm(use_running_average=not train)(nn.Dense(8)(x))
         x = x + nn.Dense(8)(nn.relu(nn.Dense(10)(x)))
-        x = nn.LayerNorm()(nn.Dense(12)(nn.relu(x)))
+        x = nn.LayerNorm()(nn.softmax(nn.Dense(12)(nn.relu(x))))
         return nn.Dense(3)(x)
 
 
@@ -58,7 +58,7 @@ def test_groups_are_exact_or_inexact_as_the_graph_says(fn, variables):
         name: "exact" if group.inexact is None else "inexact"
         for name, group in graph.groups.items()
     }
-    assert "LayerNorm_0" in found.groups["Dense_3/kernel"]
+    assert "reduce_max" in found.groups["Dense_3/kernel"]
 
 
 def test_a_group_that_is_wrongly_called_exact_is_found_broken(variables):
@@ -92,14 +92,92 @@ def test_the_resized_network_is_compared_too(variables):
     assert other.resized.startswith("broken: differs by ")
 
 
-def test_a_resized_network_with_inexact_groups_says_why_it_differs(variables):
+def test_constants_that_follow_are_listed_and_the_rest_is_compared(variables):
     graph = jp.trace(evaluated, variables, X)
     keep = half(graph)
     model = jp.linen.resize(MODEL, graph, keep)
+    assert model.follows
     found = jp.verify(graph, evaluated, keep, variables, X, resized=lambda v, x: model.apply(v, x))
     assert found.ok
-    assert found.resized is not None
-    assert found.resized.endswith("as inexact groups are pruned")
+    assert found.resized == f"exact, but for {len(model.follows)} constants that follow"
+    assert len(found.follows) == len(model.follows)
+    assert "follows a width: div(" in str(found)
+    assert "12 became 6" in str(found)
+
+
+def test_what_differs_beside_a_constant_that_follows_is_broken(variables):
+    def fn(v, x):
+        h = x @ v["params"]["Dense_0"]["kernel"]
+        return h.mean(-1, keepdims=True) + evaluated(v, x)
+
+    graph = jp.trace(fn, variables, X)
+    keep = {"Dense_0/kernel": np.arange(8) < 5}
+    small = jp.slice(graph, variables, keep)
+    model = jp.linen.resize(MODEL, jp.trace(evaluated, variables, X), keep)
+
+    def resized(v, x):
+        h = x @ v["params"]["Dense_0"]["kernel"]
+        return h.mean(-1, keepdims=True) + model.apply(v, x)
+
+    assert resized(small, X).shape == (4, 3)
+    found = jp.verify(graph, fn, keep, variables, X, resized=resized)
+    assert found.ok
+    assert found.resized == "exact, but for 1 constants that follow"
+    wrong = jp.verify(graph, fn, keep, variables, X, resized=lambda v, x: 1.01 * resized(v, x))
+    assert not wrong.ok
+
+
+def test_gradients_are_compared(variables):
+    """A root of a square gives the right outputs, and gradients that are not numbers."""
+
+    def fn(v, x):
+        h = jnp.tanh(x @ v["params"]["Dense_0"]["kernel"]) @ v["params"]["Dense_2"]["kernel"]
+        return jnp.sqrt(h * h) @ v["params"]["Dense_1"]["kernel"]
+
+    graph = jp.trace(fn, variables, X)
+    called = {name: dataclasses.replace(g, inexact=None) for name, g in graph.groups.items()}
+    wrong = dataclasses.replace(graph, groups=MappingProxyType(called))
+    keep = {"Dense_2/kernel": np.arange(10) % 2 == 0}
+    found = jp.verify(wrong, fn, keep, variables, X)
+    assert found.difference < 1e-5
+    assert not found.ok
+    assert "its gradients by" in found.groups["Dense_2/kernel"]
+
+
+def test_a_network_without_a_gradient_is_compared_by_its_outputs(variables):
+    def fn(v, x):
+        h = x @ v["params"]["Dense_0"]["kernel"]
+        h = jax.lax.while_loop(lambda h: jnp.abs(h).max() > 1, lambda h: h / 2, h)
+        return h @ v["params"]["Dense_2"]["kernel"]
+
+    graph = jp.trace(fn, variables, X)
+    found = jp.verify(graph, fn, half(graph), variables, X)
+    assert found.gradients is None
+    assert "gradients" not in str(found)
+
+
+def test_a_resized_network_that_draws_is_compared_by_its_equations():
+    class Noisy(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Dropout(0.5, deterministic=False)(nn.relu(nn.Dense(8)(x)))
+            return nn.Dense(3)(x)
+
+    net, keys = Noisy(), {"dropout": jax.random.key(1)}
+    variables = net.init({"params": jax.random.key(0), **keys}, X)
+
+    def fn(v, x):
+        return net.apply(v, x, rngs=keys)
+
+    graph = jp.trace(fn, variables, X)
+    keep = {"Dense_0/kernel": np.arange(8) < 5}
+    model = jp.linen.resize(net, graph, keep)
+    found = jp.verify(
+        graph, fn, keep, variables, X, resized=lambda v, x: model.apply(v, x, rngs=keys)
+    )
+    assert found.ok
+    assert found.resized == "exact, but for random numbers of its own"
+    assert found.draws == model.draws != ()
 
 
 def test_a_wrong_tree_or_keep_is_refused_before_anything_runs(variables):

@@ -10,8 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.batchnorm import batch_norms
+from jaxprune._arguments import check_arrays
+from jaxprune._numbers import check_positive
+from jaxprune.batchnorm import norms_in
 from jaxprune.errors import GateError, TreeError
+from jaxprune.graph import ChannelGraph
 from jaxprune.paths import flatten
 
 
@@ -40,7 +43,9 @@ class Decorated(NamedTuple):
         return "\n".join(lines) or f"{len(self.lost)} BatchNorms, none clipped, no scale 0"
 
 
-def decorate(variables: Any, *, limit: float = 10.0) -> Decorated:
+def decorate(
+    variables: Any, *, limit: float = 10.0, graph: ChannelGraph | None = None
+) -> Decorated:
     """Returns the variables in the Gate Decorator's form, one gate phi per BatchNorm channel.
 
     `b = clip(beta / gamma, -limit, limit)`, and 0 where both are 0. The tree keeps its structure,
@@ -52,30 +57,31 @@ def decorate(variables: Any, *, limit: float = 10.0) -> Decorated:
     Args:
       variables: the whole variables, running statistics included (they mark a BatchNorm).
       limit: the largest |b|, positive and finite.
+      graph: what `jaxprune.trace` returned: finds BatchNorm under names that are not Flax's too.
 
     Raises:
       GateError: `limit` is not positive and finite.
       TreeError: no BatchNorm of `variables` has a scale.
     """
-    if not 0 < limit < np.inf:
-        raise GateError(f"limit must be positive and finite, got {limit}.\nFix: limit=10.0.")
+    limit = check_positive(limit, "limit", "limit=10.0.", GateError)
+    check_arrays(variables, "variables")
     leaves, treedef = flatten(variables)
     lost, closed = {}, {}
-    for module, (scale, bias) in _gates(variables).items():
+    for module, (scale, bias) in _gates(variables, graph).items():
         phi = leaves[scale]
         xp = np if isinstance(phi, np.ndarray) else jnp
         closed[module], lost[module] = phi == 0, xp.zeros_like(phi)
         if bias is not None:
             beta = leaves[bias]
-            with np.errstate(divide="ignore", invalid="ignore"):
-                ratio = xp.where((phi == 0) & (beta == 0), 0, beta / phi)
-            b = xp.clip(ratio, -limit, limit).astype(beta.dtype)
+            far = xp.abs(beta) > limit * xp.abs(phi)
+            edge = limit * _unit(beta, xp) * _unit(phi, xp).conj()
+            b = xp.where(far, edge, beta / xp.where(phi == 0, 1, phi)).astype(beta.dtype)
             leaves[bias] = b
-            lost[module] = xp.where(xp.abs(ratio) > limit, beta - phi * b, 0).astype(beta.dtype)
+            lost[module] = xp.where(far, beta - phi * b, 0).astype(beta.dtype)
     return Decorated(jax.tree.unflatten(treedef, list(leaves.values())), lost, closed)
 
 
-def melt(variables: Any) -> Any:
+def melt(variables: Any, *, graph: ChannelGraph | None = None) -> Any:
     """Returns decorated variables in the network's own form: gamma = phi, beta = phi * b.
 
     A pure function that can be differentiated and jitted. `melt(decorate(v).variables)` is `v`
@@ -84,28 +90,37 @@ def melt(variables: Any) -> Any:
 
     Args:
       variables: the decorated variables, running statistics included.
+      graph: as for `decorate`.
 
     Raises:
       TreeError: no BatchNorm of `variables` has a scale.
     """
+    check_arrays(variables, "variables")
     leaves, treedef = flatten(variables)
-    for scale, bias in _gates(variables).values():
+    for scale, bias in _gates(variables, graph).values():
         if bias is not None:
             leaves[bias] = leaves[scale] * leaves[bias]
     return jax.tree.unflatten(treedef, list(leaves.values()))
 
 
-def _gates(variables: Any) -> dict[str, tuple[str, str | None]]:
+def _gates(variables: Any, graph: ChannelGraph | None) -> dict[str, tuple[str, str | None]]:
     """The paths of scale and bias of every BatchNorm that has a scale."""
-    norms = batch_norms(variables).items()
+    norms = norms_in(variables, graph).items()
     found = {name: (norm.scale, norm.bias) for name, norm in norms if norm.scale is not None}
     if not found:
         raise TreeError(
             "no BatchNorm with a scale among the variables, so there is nothing to decorate.\n"
-            "Fix: pass the whole variables, {'params': ..., 'batch_stats': ...}; for a network "
-            "without BatchNorm use gates at the contractions, jp.gated(fn, graph)."
+            "Fix: pass the whole variables, {'params': ..., 'batch_stats': ...}, and graph= where "
+            "its names are not Flax's; for a network without BatchNorm use gates at the "
+            "contractions, jp.gated(fn, graph)."
         )
     return found
+
+
+def _unit(values: Any, xp: Any) -> Any:
+    """The sign of every number, complex ones too; 1 at 0."""
+    size = xp.abs(values)
+    return xp.where(size == 0, 1, values / xp.where(size == 0, 1, size))
 
 
 def _count(values: Any) -> int:

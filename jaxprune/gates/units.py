@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import _jaxpr, interpreter, paths
+from jaxprune import _jaxpr, _wide, interpreter, paths
+from jaxprune._arguments import check_mapping, check_names, kind_of
 from jaxprune._jaxpr import Op
 from jaxprune.errors import GateError
 from jaxprune.gates.sites import CLOSED, UNTAPPED, Site, find_sites, read_once, refusals
-from jaxprune.graph import ChannelGraph
+from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.interpreter import Noted
 from jaxprune.sparsify._channels import located, spread
 from jaxprune.walk import Walk
@@ -39,6 +40,7 @@ def unit(graph: ChannelGraph) -> dict[str, np.ndarray]:
 
 def refused(graph: ChannelGraph) -> dict[str, str]:
     """Returns {group: reason} for the groups that can carry no gate."""
+    check_graph(graph)
     return refusals(graph, list(find_sites(graph.walk)), CLOSED)
 
 
@@ -123,15 +125,20 @@ def fold(graph: ChannelGraph, variables: Any, gates: Gates) -> Any:
     _check_gates(graph, gates)
     read, why = read_once(graph), "no single weight reads its channels at every contraction"
     slots = {n: [slot for slot in graph.groups[n].slots if slot in read] for n in gates}
-    _check(gates, {name: why for name, own in slots.items() if not own}, "a folded gate")
+    failures = {name: why for name, own in slots.items() if not own}
+    for name, own in slots.items():
+        for path, dtype in ((slot.path, graph.variables[slot.path].dtype) for slot in own):
+            if not jnp.issubdtype(dtype, jnp.inexact):
+                failures[name] = f"{path} is {dtype}, which holds no fractions"
+    _check(gates, failures, "a folded gate")
     leaves, treedef = paths.flatten(variables)
     kernels = [slot.path for own in slots.values() for slot in own]
     places = located("fold", graph, kernels, leaves)
     for name, own in slots.items():
         for slot in own:
             kernel = jnp.asarray(leaves[places[slot.path]])
-            wide = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
-            factors = spread(jnp.asarray(gates[name], wide.dtype), slot, wide)
+            wide = _wide.wide(kernel)
+            factors = spread(jnp.asarray(gates[name], wide.real.dtype), slot, wide)
             leaves[places[slot.path]] = (wide * factors).astype(kernel.dtype)
     return jax.tree.unflatten(treedef, list(leaves.values()))
 
@@ -155,13 +162,16 @@ def tap(
         `cond`, a `shard_map` or a function with its own derivative consumes cannot.
 
     Raises:
+      GateError: the graph has no such group.
       GateError, TreeError, ResizeError: when the result is called, if a group in `groups` cannot
         be tapped, or the variables or the groups of `fn` are not those of the graph.
     """
     retraced = interpreter.retracer(fn, graph)
+    if groups is not None:
+        groups = check_names(groups, "groups", GateError)
+        _check(groups, _unknown(graph, groups), "a tap")
 
     def run(variables: Any, *inputs: Any) -> Any:
-        _check(groups or (), _unknown(graph, groups or ()), "a tap")
         here = retraced(interpreter.full(graph, variables, {}), inputs)
         places = list(find_sites(here.walk))
         without = refusals(here, places, UNTAPPED)
@@ -234,12 +244,26 @@ def _evaluate(
 
 
 def _check_gates(graph: ChannelGraph, gates: Gates) -> None:
+    check_graph(graph)
+    check_mapping(gates, "gates", "{group: f32[n]}", GateError)
     failures = _unknown(graph, gates) | {
-        name: f"its gate must have shape {graph.groups[name].shape}, got {np.shape(gate)}"
+        name: f"its gate must be numbers of shape {graph.groups[name].shape}, got {kind_of(gate)}"
         for name, gate in gates.items()
-        if name in graph.groups and np.shape(gate) != graph.groups[name].shape
+        if name in graph.groups and _shape(gate) != graph.groups[name].shape
     }
     _check(gates, failures, "a gate")
+
+
+def _shape(gate: Any) -> tuple[int, ...] | None:
+    """The shape of a gate; None if it does not consist of real numbers."""
+    if isinstance(gate, jax.ShapeDtypeStruct):
+        return None
+    try:
+        found = gate if isinstance(gate, jax.Array) else np.asarray(gate)
+    except (TypeError, ValueError):  # ragged lists, lists of traced values
+        return None
+    real = jnp.issubdtype(found.dtype, np.number) and not jnp.iscomplexobj(found)
+    return found.shape if real or found.dtype == np.bool_ else None
 
 
 def _unknown(graph: ChannelGraph, names: Collection[str]) -> dict[str, str]:

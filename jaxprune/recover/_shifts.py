@@ -120,12 +120,14 @@ class Shifts:
         self.rules = rules
         self.pruned = pruned
         self.uses: dict[str, int] = {}
+        self.dtypes: dict[str, Any] = {}
         self.folds: list[_Fold] = []
         self.outcomes: list[Outcome] = []
 
     def start(self, walk: Walk, leaves: Mapping[str, Any]) -> None:
         """Evaluates the whole program."""
         arrays = []
+        self.dtypes = {path: leaf.dtype for path, leaf in leaves.items()}
         for path, leaf in leaves.items():
             order = np.arange(leaf.size, dtype=np.int32).reshape(leaf.shape)
             arrays.append(_Array(known(leaf), view=_View(path, leaf.shape, order)))
@@ -206,6 +208,9 @@ class Shifts:
         shifts = [item.shifts for item in ins if item.shifts]
         if op.name not in SUMS or len(views) != 1 or len(shifts) != 1:
             return False
+        holds = _kind(self.dtypes[views[0].path])
+        if any(_kind(shift.dtype) > holds for shift in shifts[0].values()):
+            return False
         self.folds.extend(_fold(origin, shift, views[0], op) for origin, shift in shifts[0].items())
         return True
 
@@ -269,13 +274,24 @@ def _fold(origin: _Origin, shift: Any, view: _View, op: Op) -> _Fold:
     """The mean of a shift over the places where each entry of a variable is added."""
     shape, size = op.out_shapes[0], math.prod(view.shape)
     order = np.broadcast_to(view.order, shape).reshape(-1)
-    values = np.broadcast_to(shift, shape).astype(np.float64).reshape(-1)
-    counts = np.bincount(order, minlength=size)
-    mean = np.bincount(order, values, minlength=size) / np.maximum(counts, 1)
+    values = np.broadcast_to(shift, shape).reshape(-1)
+    values = values.astype(np.complex128 if np.iscomplexobj(values) else np.float64)
+    counts = np.maximum(np.bincount(order, minlength=size), 1)
+    mean = np.bincount(order, values.real, minlength=size) / counts
+    if np.iscomplexobj(values):
+        mean = mean + 1j * np.bincount(order, values.imag, minlength=size) / counts
+    rounding = jnp.finfo(shift.dtype).eps if _kind(shift.dtype) else 0
+    mean = mean if _kind(shift.dtype) else np.rint(mean)
     return _Fold(
         origin=origin,
         path=view.path,
         delta=(-mean if op.name == "sub" else mean).reshape(view.shape),
         unevenness=float(np.abs(values - mean[order]).max()),
-        tolerance=max(1e-5, 4 * float(jnp.finfo(shift.dtype).eps)) * float(np.abs(values).max()),
+        tolerance=max(1e-5, 4 * float(rounding)) * float(np.abs(values).max()),
     )
+
+
+def _kind(dtype: Any) -> int:
+    """0 for integers, 1 for real numbers, 2 for complex ones: a lower kind holds no higher."""
+    kinds = (jnp.floating, jnp.complexfloating)
+    return next((i for i, kind in enumerate(kinds, 1) if jnp.issubdtype(dtype, kind)), 0)

@@ -76,7 +76,7 @@ def absorb_constants(graph: ChannelGraph, variables: Any, keep: Keep) -> Absorbe
 
 def _silenced(graph: ChannelGraph, leaves: Mapping[str, Any], pruned: Keep) -> dict[str, Any]:
     """The leaves in the order of the graph, scales of BatchNorms zero at pruned channels."""
-    scales = {norm.scale for norm in batch_norms(list(leaves)).values()}
+    scales = {norm.scale for norm in batch_norms(graph).values()}
     return {
         path: zero(leaves[path], pruned_entries(variable.axes, pruned))
         if path in scales

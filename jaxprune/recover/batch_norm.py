@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.batchnorm import batch_norms
+from jaxprune._arguments import check_arrays, check_batches, check_callable
+from jaxprune.batchnorm import norms_in
 from jaxprune.errors import JaxpruneError, TreeError
+from jaxprune.graph import ChannelGraph
 from jaxprune.paths import flatten
 
 _FIX_UPDATE = (
@@ -17,7 +19,13 @@ _FIX_UPDATE = (
 )
 
 
-def recalibrate(update: Callable[[Any, Any], Any], variables: Any, batches: Iterable[Any]) -> Any:
+def recalibrate(
+    update: Callable[[Any, Any], Any],
+    variables: Any,
+    batches: Iterable[Any],
+    *,
+    graph: ChannelGraph | None = None,
+) -> Any:
     """Returns `variables` with the mean and variance of every BatchNorm measured on `batches`.
 
     The old statistics are forgotten. The new ones are the moments of all the data: the mean of the
@@ -29,27 +37,33 @@ def recalibrate(update: Callable[[Any, Any], Any], variables: Any, batches: Iter
         statistics, as in `mutated["batch_stats"]`. Compiled once, whatever the number of batches.
       variables: the whole variables, running statistics included.
       batches: any number of batches of one shape; one or two thousand examples are plenty.
+      graph: what `jaxprune.trace` returned: finds BatchNorm under names that are not Flax's too.
 
     Returns:
       A tree like `variables`, in which everything but the statistics is untouched.
 
     Raises:
       TreeError: no BatchNorm among the variables, or `update` does not return its statistics.
-      JaxpruneError: no batches, batches of several shapes, statistics that are not finite or that
-        `update` leaves as they are.
+      JaxpruneError: no batches, batches of several shapes, statistics that are not finite, that
+        `update` leaves as they are, or that it makes of other state which is not as at the start
+        (Haiku's debiased averages).
 
     Source: Yu and Huang, "Universally Slimmable Networks and Improved Training Techniques", ICCV
     2019, "post-statistics of batch normalization". Deviation: their code averages unbiased batch
     variances and leaves out the variance between batches.
     """
+    check_callable(update, "recalibrate: update", _FIX_UPDATE.removeprefix("Fix: "))
+    check_arrays(variables, "variables")
     leaves, _ = flatten(variables)
-    norms = batch_norms(list(leaves))
-    if not norms:
+    norms = norms_in(list(leaves), graph).values()
+    pairs = [(norm.mean, norm.var) for norm in norms if norm.mean and norm.var]
+    if not pairs:
         raise TreeError(
             "recalibrate: no BatchNorm among the variables (no module has a running mean and var)."
-            "\nFix: pass the whole variables, {'params': ..., 'batch_stats': ...}."
+            "\nFix: pass the whole variables, {'params': ..., 'batch_stats': ...}, and graph= "
+            "where the statistics are not named as in Flax."
         )
-    paths = [path for norm in norms.values() for path in (norm.mean, norm.var)]
+    paths = [path for pair in pairs for path in pair]
     step = jax.jit(update)
 
     # A layer tells only `momentum * old + (1 - momentum) * new`. Old statistics of zero leave the
@@ -58,28 +72,30 @@ def recalibrate(update: Callable[[Any, Any], Any], variables: Any, batches: Iter
     blank = _replace(variables, dict.fromkeys(paths, 0.0))
     huge = {path: 2.0 ** (jnp.finfo(leaves[path].dtype).maxexp - 2) for path in paths}
     seen: list[dict[str, np.ndarray]] = []
-    shape = batch = None
-    for batch in batches:
+    shape = batch = returned = None
+    for batch in check_batches(batches, "recalibrate"):
         shape = shape or _shape(batch)
         _check_shape(len(seen), _shape(batch), shape)
-        seen.append(_read(step(blank, batch), paths))
+        returned = step(blank, batch)
+        seen.append(_read(returned, paths))
         _check_finite(len(seen) - 1, seen[-1])
     if not seen:
         raise JaxpruneError("recalibrate: no batches.\nFix: pass at least one batch of data.")
     echo = _read(step(_replace(variables, huge), batch), paths)
     momentum = {
-        path: _shortest((echo[path] - seen[-1][path]).flat[0] / huge[path]) for path in paths
+        path: _shortest((echo[path] - seen[-1][path]).flat[0].real / huge[path]) for path in paths
     }
     _check_momentum(momentum)
+    _check_debiased([path for path in paths if momentum[path] == 0], leaves, paths, returned)
 
     moments = {}
-    for norm in norms.values():
+    for mean, var in pairs:
         means, variances = (
             np.stack([statistics[path] for statistics in seen]) / (1 - momentum[path])
-            for path in (norm.mean, norm.var)
+            for path in (mean, var)
         )
-        moments[norm.mean] = means.mean(axis=0)
-        moments[norm.var] = variances.mean(axis=0) + means.var(axis=0)
+        moments[mean] = means.mean(axis=0)
+        moments[var] = variances.mean(axis=0) + means.var(axis=0)
     return _replace(variables, moments)
 
 
@@ -98,12 +114,22 @@ def _replace(variables: Any, values: Mapping[str, Any]) -> Any:
 
 
 def _read(statistics: Any, paths: list[str]) -> dict[str, np.ndarray]:
-    """Returns the statistics at `paths`, float64; `update` may leave out the collection's name."""
-    leaves, _ = flatten(statistics)
-    leaves = {f"batch_stats/{path}": leaf for path, leaf in leaves.items()} | leaves
+    """Returns the statistics at `paths`, in double precision."""
+    leaves = _named(statistics, paths)
     if missing := [path for path in paths if path not in leaves]:
         raise TreeError(f"recalibrate: update returned no {', no '.join(missing)}.\n{_FIX_UPDATE}")
-    return {path: np.asarray(leaves[path], np.float64) for path in paths}
+    arrays = {path: np.asarray(leaves[path]) for path in paths}
+    return {
+        path: array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
+        for path, array in arrays.items()
+    }
+
+
+def _named(tree: Any, paths: Iterable[str]) -> dict[str, Any]:
+    """Returns the leaves at `paths`; the tree may leave out the collection's name."""
+    leaves, _ = flatten(tree)
+    places = {path: path if path in leaves else path.partition("/")[2] for path in paths}
+    return {path: leaves[place] for path, place in places.items() if place in leaves}
 
 
 def _shortest(momentum: float) -> float:
@@ -134,6 +160,24 @@ def _check_finite(number: int, statistics: Mapping[str, np.ndarray]) -> None:
             f"{', '.join(broken)}.\n"
             "Fix: look for NaN or infinity in the batch and in the parameters of the first layer "
             "named here."
+        )
+
+
+def _check_debiased(
+    anew: list[str], leaves: Mapping[str, Any], paths: list[str], returned: Any
+) -> None:
+    """Raises if statistics that are made anew are made of other state that is not zero."""
+    shapes = {leaves[path].shape for path in anew}
+    others = [
+        path
+        for path, new in _named(returned, [path for path in leaves if path not in paths]).items()
+        if np.shape(new) in shapes and np.any(leaves[path]) and np.any(new != leaves[path])
+    ]
+    if others:
+        raise JaxpruneError(
+            f"recalibrate: update makes {anew[0]} of other state that it moves, such as "
+            f"{others[0]}, and not of its old value: the moments would be wrong.\n"
+            "Fix: pass this state as it was at the start (zeros, as init gives it)."
         )
 
 

@@ -3,16 +3,28 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from jaxprune.rules import contraction, control, elementwise, indexing, reduction, shape, stream
+from jaxprune.rules import (
+    choice,
+    contraction,
+    control,
+    elementwise,
+    indexing,
+    random,
+    reduction,
+    shape,
+    stream,
+)
 from jaxprune.rules.base import Known as Known
 from jaxprune.rules.base import Rule as Rule
 
 RULES: Mapping[str, Rule] = MappingProxyType(
     elementwise.RULES
+    | choice.RULES
     | shape.RULES
     | contraction.RULES
     | reduction.RULES
     | indexing.RULES
+    | random.RULES
     | control.RULES
     | stream.RULES
 )

@@ -16,18 +16,21 @@ class Known(NamedTuple):
 
     `zeros[i]`: the groups at whose pruned indices along axis i every entry is zero.
     `value`: the one value of all entries, if it is known.
-    `sums`: the (groups, size) of the sums over pruned axes that the array is, up to a factor.
-    `factors`: the constants that it was multiplied with.
+    `ones[i]`: of truths, the groups at whose pruned indices every entry is true; () if none is.
     """
 
     zeros: tuple[frozenset[Atom], ...]
     value: Any = None
-    sums: frozenset[tuple[frozenset[Atom], int]] = frozenset()
-    factors: frozenset[float] = frozenset()
+    ones: tuple[frozenset[Atom], ...] = ()
 
 
 class Exactness(Protocol):
-    """The pass that decides which groups can be masked exactly."""
+    """The pass that decides which groups can be masked exactly.
+
+    may: where an array is one of several, zeros are those of any of them, not of all.
+    """
+
+    may: bool
 
     def groups(self, space: Space) -> frozenset[Atom]:
         """The groups that appear in a space."""
@@ -41,8 +44,20 @@ class Exactness(Protocol):
         """Marks groups at whose pruned indices the zeros of an operand have no finite result."""
         ...
 
+    def steep(self, groups: frozenset[Atom], op: Op, operand: int) -> None:
+        """Marks groups at whose pruned indices there is no finite derivative."""
+        ...
+
     def run(self, walk: Any, known: list[Known]) -> list[Known]:
         """Propagates through an inner program; reports what it finds there."""
+        ...
+
+    def sums(self, groups: frozenset[Atom]) -> None:
+        """Notes groups whose channels are summed, not met by the zeros of a reader."""
+        ...
+
+    def derived(self, op: Op, known: list[Known]) -> list[Known]:
+        """Propagates through a function and the derivative that it brings."""
         ...
 
     def peek(self, walk: Any, known: list[Known]) -> list[Known]:
@@ -58,6 +73,11 @@ def nothing(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
 def unknown(shape: Sequence[int]) -> Known:
     """Nothing is known of an array of `shape`."""
     return Known((frozenset(),) * len(shape))
+
+
+def spread(item: Known, shape: Sequence[int]) -> Known:
+    """What is known of a scalar beside an array of `shape`; of an array as it is."""
+    return item if len(item.zeros) == len(shape) else unknown(shape)._replace(value=item.value)
 
 
 def same(op: Op, size: Size) -> dict[str, Any]:
@@ -112,9 +132,22 @@ def join(a: Known, b: Known) -> Known:
     return Known(tuple(x if x is y else x | y for x, y in zip(a.zeros, b.zeros, strict=True)))
 
 
+def either(a: Known, b: Known, exact: Exactness) -> Known:
+    """What is known of an array that is a or b, or in parts a and b."""
+    zeros = meet(a, b).zeros
+    if exact.may:
+        zeros = tuple(x | y for x, y in zip(a.zeros, b.zeros, strict=True))
+    return Known(zeros, a.value if a.value == b.value else None)
+
+
 def is_zero(known: Known) -> bool:
     """True if every entry is zero."""
     return known.value is not None and known.value == 0
+
+
+def zeros_along(item: Known, axis: int, axes: Axes, exact: Exactness) -> frozenset[Atom]:
+    """The groups at whose pruned indices along an axis an array is zero, also if it is so whole."""
+    return exact.groups(axes[axis]) if is_zero(item) else item.zeros[axis]
 
 
 def regroup(op: Op, known: Known, exact: Exactness, blocks: Sequence[Sequence[int]]) -> Known:

@@ -34,6 +34,7 @@ def dot_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     for i, j in zip(lc, rc, strict=True):
         open_ = exact.groups(op.ins[0][i]) - a.zeros[i] - b.zeros[j]
         exact.inexact(open_, op, "contracts activations that the mask does not make zero")
+        exact.sums(exact.groups(op.ins[0][i]) - (a.zeros[i] & b.zeros[j]))
     batch = [a.zeros[i] | b.zeros[j] for i, j in zip(lb, rb, strict=True)]
     lfree = [z for i, z in enumerate(a.zeros) if i not in lc and i not in lb]
     rfree = [z for i, z in enumerate(b.zeros) if i not in rc and i not in rb]
@@ -85,6 +86,7 @@ def conv_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     lhs, rhs = a.zeros[dims.lhs_spec[1]], b.zeros[dims.rhs_spec[1]]
     open_ = exact.groups(inputs) - lhs - rhs
     exact.inexact(open_, op, "contracts activations that the mask does not make zero")
+    exact.sums(exact.groups(inputs) - (lhs & rhs))
     zeros = [frozenset()] * len(op.out_shapes[0])
     zeros[dims.out_spec[0]] = a.zeros[dims.lhs_spec[0]]
     shared = exact.groups(features) - exact.groups(inputs)

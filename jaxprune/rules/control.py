@@ -9,8 +9,8 @@ from jaxprune.rules.base import (
     Exactness,
     Known,
     Rule,
+    either,
     freeze,
-    meet,
     unify,
 )
 
@@ -25,6 +25,11 @@ def call(op: Op) -> list[Axes]:
 def call_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """A call is its program."""
     return exact.run(op.inner[0], known)
+
+
+def custom_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
+    """A call is its program, and a derivative of its own is another one."""
+    return exact.derived(op, known)
 
 
 def scan(op: Op) -> list[Axes]:
@@ -60,14 +65,10 @@ def _settle(walk: Any, known: list[Known], n: int, m: int, exact: Exactness) -> 
     """Weakens what is known of the carry until a step keeps it."""
     while True:
         outs = exact.peek(walk, known)
-        carry = [_weaker(a, b) for a, b in zip(known[n : n + m], outs[:m], strict=True)]
+        carry = [either(a, b, exact) for a, b in zip(known[n : n + m], outs[:m], strict=True)]
         if carry == known[n : n + m]:
             return known
         known = [*known[:n], *carry, *known[n + m :]]
-
-
-def _weaker(a: Known, b: Known) -> Known:
-    return Known(meet(a, b).zeros, a.value if a.value == b.value else None)
 
 
 def while_(op: Op) -> list[Axes]:
@@ -105,7 +106,7 @@ def cond_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """Zero where every branch is."""
     first, *rest = (exact.run(walk, known[1:]) for walk in op.inner)
     for outs in rest:
-        first = [_weaker(a, b) for a, b in zip(first, outs, strict=True)]
+        first = [either(a, b, exact) for a, b in zip(first, outs, strict=True)]
     return first
 
 
@@ -131,9 +132,12 @@ def shard_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     return exact.run(op.inner[0], known)
 
 
-CALLS = ("jit", "closed_call", "custom_jvp_call", "custom_vjp_call", "remat")
+PLAIN = ("jit", "closed_call", "remat")
+CUSTOM = ("custom_jvp_call", "custom_vjp_call")
+CALLS = PLAIN + CUSTOM
 
-RULES = {name: Rule(call, call_zeros) for name in CALLS} | {
+RULES = {name: Rule(call, call_zeros) for name in PLAIN} | {
+    **{name: Rule(call, custom_zeros) for name in CUSTOM},
     "scan": Rule(scan, scan_zeros),
     "while": Rule(while_, while_zeros),
     "cond": Rule(cond, cond_zeros),

@@ -1,38 +1,44 @@
 """Elementwise primitives: all operands and results share their axes."""
 
+import operator
+from typing import Any
+
 from jaxprune import axes as ax
 from jaxprune._jaxpr import Op
-from jaxprune.axes import Space
+from jaxprune.axes import Atom, Space
 from jaxprune.rules.base import (
     Axes,
     Exactness,
     Known,
     Rule,
+    either,
     is_zero,
     join,
     meet,
     nothing,
+    spread,
     unknown,
 )
 
 # Zero at zero.
 _KEEPS_ZERO = (
-    "abs asin asinh atan atanh cbrt ceil conj convert_element_type copy erf erf_inv expm1 "
+    "abs asin asinh atan atanh ceil conj convert_element_type copy erf erf_inv expm1 "
     "floor imag log1p neg optimization_barrier real reduce_precision round "
-    "sharding_constraint sign sin sinh sqrt square stop_gradient tan tanh psum "
-    "psum_invariant device_put name pmax pmin pvary ppermute pbroadcast layout_constraint reshard"
+    "sharding_constraint sign sin sinh square stop_gradient tan tanh "
+    "device_put name pvary ppermute pbroadcast layout_constraint reshard"
 ).split()
+# Zero at zero, where their derivative is infinite.
+_ROOTS = "sqrt cbrt".split()
 _OTHER = (
-    "acos acosh after_all bessel_i0e bessel_i1e cos cosh erfc exp exp2 is_finite "
-    "logistic not population_count clz "
-    "nextafter atan2 eq ne lt le "
-    "gt ge eq_to lt_to le_to shift_left shift_right_arithmetic shift_right_logical xor "
+    "acos after_all bessel_i0e bessel_i1e cos cosh erfc exp exp2 is_finite "
+    "logistic population_count clz one_minus_square polynomial nextafter "
+    "eq_to lt_to le_to shift_left shift_right_arithmetic shift_right_logical xor "
     "threefry2x32"
 ).split()
 # Not finite at zero.
 _POLES = (
-    "digamma igamma igamma_grad_a igammac lgamma log log2 polygamma regularized_incomplete_beta "
-    "rsqrt zeta"
+    "acosh digamma igamma igamma_grad_a igammac lgamma log log2 polygamma "
+    "regularized_incomplete_beta rsqrt zeta"
 ).split()
 _BINARY = "add add_any sub mul div rem max min pow and or complex".split()
 
@@ -70,19 +76,25 @@ def keeps_zero(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
 
 
 def converts(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
-    """A conversion keeps values."""
-    return [known[0]]
+    """A conversion keeps zeros, and makes of a half the integer zero."""
+    (item,) = known
+    return [Known(item.zeros, _converted(op, item.value))]
 
 
-def _scalar_zero(op: Op, a: Known, b: Known) -> Known | None:
+def _converted(op: Op, value: Any) -> Any:
+    try:
+        return None if value is None else op.params["new_dtype"].type(value).item()
+    except (ArithmeticError, TypeError, ValueError):  # no such number in that type
+        return None
+
+
+def _beside_a_value(op: Op, a: Known, b: Known) -> Known | None:
     """The result where one operand has a known value: zero where f(0, value) is."""
     shape = op.out_shapes[0]
-    if b.value is not None:
-        keeps = _ZERO_WITH_RIGHT.get(op.name)
-        return Known(a.zeros) if keeps and len(a.zeros) == len(shape) and keeps(b.value) else None
-    if a.value is not None:
-        keeps = _ZERO_WITH_LEFT.get(op.name)
-        return Known(b.zeros) if keeps and len(b.zeros) == len(shape) and keeps(a.value) else None
+    for table, item, value in ((_ZERO_WITH_RIGHT, a, b.value), (_ZERO_WITH_LEFT, b, a.value)):
+        if value is not None and len(item.zeros) == len(shape):
+            keeps = op.name in table and table[op.name](value)
+            return Known(item.zeros, 0 if is_zero(item) else None) if keeps else unknown(shape)
     return None
 
 
@@ -96,7 +108,7 @@ _ZERO_WITH_RIGHT = {
     "rem": lambda c: c != 0,
     "max": lambda c: c <= 0,
     "min": lambda c: c >= 0,
-    "pow": lambda c: c > 0,
+    "pow": lambda c: True,
     "and": lambda c: True,
     "or": lambda c: not c,
 }
@@ -106,34 +118,66 @@ _ZERO_WITH_LEFT = {
 }
 
 
+_FOLDS = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "max": max, "min": min}
+
+
 def binary(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """Zero where the operation gives zero for the zeros of its operands."""
     a, b = known
-    found = _scalar_zero(op, a, b)
+    if op.name in _FOLDS and a.value is not None and b.value is not None:
+        return [unknown(op.out_shapes[0])._replace(value=_FOLDS[op.name](a.value, b.value))]
+    if op.name == "pow" and not (isinstance(b.value, int | float) and b.value >= 1):
+        return fractional_power(op, known, exact)
+    if op.name in ("div", "rem"):
+        exact.undefined(_zeros(b), op, 1, "divides by a value that the mask makes zero")
+    found = _beside_a_value(op, a, b)
     if found is not None:
         return [found]
-    shape = op.out_shapes[0]
-    a, b = (item if len(item.zeros) == len(shape) else _spread(item, shape) for item in (a, b))
+    a, b = (spread(item, op.out_shapes[0]) for item in known)
     if op.name in ("mul", "and"):
         return [join(a, b)]
     if op.name in ("div", "rem"):
-        undefined = frozenset().union(*b.zeros)
-        exact.undefined(undefined, op, 1, "divides by a value that the mask makes zero")
         return [Known(tuple(x - y for x, y in zip(a.zeros, b.zeros, strict=True)))]
-    if op.name == "pow":
-        return pole(op, [a], exact) if b.value is None or b.value < 0 else [unknown(shape)]
-    return [meet(a, b)]
+    return [either(a, b, exact) if op.name in ("max", "min") else meet(a, b)]
 
 
-def _spread(item: Known, shape: tuple[int, ...]) -> Known:
-    """A scalar beside an array."""
-    return Known(unknown(shape).zeros, item.value)
+_INFINITE = "is infinite where the mask makes it zero"
+
+
+def _zeros(item: Known) -> frozenset[Atom]:
+    """The groups at whose pruned indices an operand is zero."""
+    return frozenset().union(*item.zeros)
 
 
 def pole(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """No zero survives, and what is infinite at the zeros of the mask cannot be masked."""
-    undefined = frozenset().union(*(zeros for item in known for zeros in item.zeros))
-    exact.undefined(undefined, op, 0, "is infinite where the mask makes it zero")
+    for operand, item in enumerate(known):
+        exact.undefined(_zeros(item), op, operand, _INFINITE)
+    return nothing(op, known, exact)
+
+
+def root(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
+    """Zeros stay, but the gradient through them would not be a number."""
+    exact.steep(_zeros(known[0]), op, 0)
+    return keeps_zero(op, known, exact)
+
+
+def fractional_power(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
+    """A power below one is a root, a negative or unknown one a pole; x**0 is one."""
+    base, exponent = known
+    if exponent.value == 0:
+        return [unknown(op.out_shapes[0])]
+    if isinstance(exponent.value, int | float) and exponent.value > 0:
+        return root(op, [base], exact)
+    return pole(op, [base], exact)
+
+
+def angle(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
+    """The angle of a vector of two zeros has no derivative."""
+    y, x = known
+    if (is_zero(x) or _zeros(x)) and (is_zero(y) or _zeros(y)):
+        for operand, item in enumerate(known):
+            exact.steep(_zeros(item), op, operand)
     return nothing(op, known, exact)
 
 
@@ -144,20 +188,12 @@ def integer_power(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     return [Known(known[0].zeros) if op.params["y"] else unknown(op.out_shapes[0])]
 
 
-def chooses(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
-    """select_n: zero where every case is zero."""
-    result, *rest = known[1:]
-    for case in rest:
-        result = meet(result, case)
-    return [Known(result.zeros, 0 if all(map(is_zero, known[1:])) else None)]
-
-
 def clamps(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """clamp(low, x, high) keeps zero between known bounds."""
     low, item, high = known
-    if low.value is None or high.value is None or not low.value <= 0 <= high.value:
-        return [unknown(op.out_shapes[0])]
-    return [Known(item.zeros)]
+    if low.value is None or high.value is None:
+        return [Known(item.zeros) if exact.may else unknown(op.out_shapes[0])]
+    return [Known(item.zeros) if low.value <= 0 <= high.value else unknown(op.out_shapes[0])]
 
 
 RULES = (
@@ -165,10 +201,11 @@ RULES = (
     | {name: Rule(each, keeps_zero) for name in _KEEPS_ZERO}
     | {name: Rule(elementwise, binary) for name in _BINARY}
     | {name: Rule(elementwise, pole) for name in _POLES}
+    | {name: Rule(elementwise, root) for name in _ROOTS}
     | {
+        "atan2": Rule(elementwise, angle),
         "convert_element_type": Rule(elementwise, converts),
         "integer_pow": Rule(elementwise, integer_power),
-        "select_n": Rule(elementwise, chooses),
         "clamp": Rule(elementwise, clamps),
     }
 )

@@ -10,11 +10,12 @@ from jaxprune.rules.base import (
     Known,
     Rule,
     Size,
+    either,
     freeze,
     frozen,
-    meet,
     unify,
     unknown,
+    zeros_along,
 )
 
 
@@ -86,7 +87,8 @@ def dynamic_slice(op: Op) -> list[Axes]:
 def dynamic_slice_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """Axes taken whole keep their zeros."""
     pairs = zip(known[0].zeros, op.outs[0], strict=True)
-    return [Known(tuple(zeros & exact.groups(space) for zeros, space in pairs))]
+    kept = tuple(zeros & exact.groups(space) for zeros, space in pairs)
+    return [Known(kept, known[0].value)]
 
 
 def dynamic_slice_params(op: Op, size: Size) -> dict[str, Any]:
@@ -107,7 +109,7 @@ def dynamic_update_slice(op: Op) -> list[Axes]:
 
 def update_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """Zero where both the operand and the update are."""
-    return [Known(meet(known[0], known[1]).zeros)]
+    return [either(known[0], known[1], exact)]
 
 
 def scatter(op: Op) -> list[Axes]:
@@ -135,14 +137,24 @@ def scatter(op: Op) -> list[Axes]:
 
 
 def scatter_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
-    """A window axis is zero where operand and updates are."""
+    """A window axis is zero where operand and updates are; what is written by index is summed."""
     dims = op.params["dimension_numbers"]
+    neutral = op.name in ("scatter-add", "scatter-sub")
+    places = [i for i in range(len(op.ins[2])) if i not in dims.update_window_dims]
+    for i, axis in enumerate(places):
+        if i not in dims.scatter_indices_batching_dims:
+            zero = known[2].zeros[axis] if neutral else frozenset()
+            why = f"{op.name}: writes values that the mask does not make zero"
+            exact.inexact(exact.groups(op.ins[2][axis]) - zero, op, why)
+            exact.sums(exact.groups(op.ins[2][axis]))
     gone = {*dims.inserted_window_dims, *dims.operand_batching_dims}
     zeros = list(unknown(op.out_shapes[0]).zeros)
     windows = iter(dims.update_window_dims)
     for axis in range(len(zeros)):
         if axis not in gone:
-            zeros[axis] = known[0].zeros[axis] & known[2].zeros[next(windows)]
+            before = zeros_along(known[0], axis, op.ins[0], exact)
+            written = zeros_along(known[2], next(windows), op.ins[2], exact)
+            zeros[axis] = before | written if exact.may else before & written
     return [Known(tuple(zeros))]
 
 
@@ -157,28 +169,6 @@ def opaque(text: str) -> Any:
     return rule
 
 
-def random_bits(op: Op) -> list[Axes]:
-    """Bits for every key; the drawn axes are new spaces."""
-    keys = op.ins[0]
-    return [[*keys, *(ax.fresh(n) for n in op.out_shapes[0][len(keys) :])]]
-
-
-def random_bits_params(op: Op, size: Size) -> dict[str, Any]:
-    """As many bits as are kept."""
-    drawn = op.outs[0][len(op.ins[0]) :]
-    return {"shape": tuple(size(space) for space in drawn)}
-
-
-def keys(op: Op) -> list[Axes]:
-    """Keys share the leading axes of what they are made from; the rest is frozen."""
-    shared = op.ins[0][: len(op.out_shapes[0])]
-    for other in op.ins[1:]:
-        unify(op, shared, other)
-    freeze(op.ins[0][len(shared) :], "inside a random key", op)
-    rest = op.out_shapes[0][len(shared) :]
-    return [[*shared, *frozen(rest, "inside a random key", op)]]
-
-
 _COLLECTIVES = "all_gather all_gather_invariant reduce_scatter all_to_all".split()
 _SCATTERS = "scatter scatter-add scatter-sub scatter-mul scatter-min scatter-max".split()
 
@@ -186,17 +176,9 @@ RULES = (
     {name: Rule(opaque(f"collective {name}")) for name in _COLLECTIVES}
     | {name: Rule(scatter, scatter_zeros) for name in _SCATTERS}
     | {
-        name: Rule(keys)
-        for name in (
-            "random_seed random_wrap random_unwrap random_split random_fold_in random_clone".split()
-        )
-    }
-    | {
         "gather": Rule(gather, gather_zeros, gather_params),
         "dynamic_slice": Rule(dynamic_slice, dynamic_slice_zeros, dynamic_slice_params),
         "dynamic_update_slice": Rule(dynamic_update_slice, update_zeros),
-        "random_bits": Rule(random_bits, params=random_bits_params),
         "axis_index": Rule(opaque("axis index")),
-        "rng_bit_generator": Rule(opaque("random bit generator")),
     }
 )

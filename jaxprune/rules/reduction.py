@@ -1,5 +1,7 @@
 """Reductions, windows, scans along an axis, and orderings."""
 
+from numbers import Integral
+
 from jaxprune import axes as ax
 from jaxprune._jaxpr import Op
 from jaxprune.rules.base import (
@@ -24,9 +26,23 @@ def reduce(op: Op) -> list[Axes]:
     return [[space for i, space in enumerate(x) if i not in gone] for x in arrays]
 
 
-def _gone(op: Op) -> tuple[int, ...]:
-    """The reduced axes."""
-    return op.params["axes"] if "axes" in op.params else op.params["dimensions"]
+def all_reduce(op: Op) -> list[Axes]:
+    """Axes that `vmap` maps are reduced; the named axis of a mesh is no axis of the operands."""
+    gone = _gone(op)
+    return [[space for i, space in enumerate(x) if i not in gone] for x in op.ins]
+
+
+def index_of_extreme(op: Op) -> list[Axes]:
+    """The result points into the reduced axes, of which pruning would renumber the entries."""
+    out = reduce(op)
+    freeze([op.ins[0][i] for i in _gone(op)], f"pointed into by {op.name}", op)
+    return out
+
+
+def _gone(op: Op) -> list[int]:
+    """The reduced axes; of the axes of a collective those that are positions, not names."""
+    axes = op.params["axes"] if "axes" in op.params else op.params["dimensions"]
+    return [int(axis) for axis in axes if isinstance(axis, Integral)]
 
 
 def _reduced(op: Op, known: list[Known], exact: Exactness, why: str, trust: bool) -> list[Known]:
@@ -37,6 +53,7 @@ def _reduced(op: Op, known: list[Known], exact: Exactness, why: str, trust: bool
         for axis in () if trust and is_zero(item) else gone:
             lost = exact.groups(spaces[axis]) - (item.zeros[axis] if trust else frozenset())
             exact.inexact(lost, op, why)
+            exact.sums(exact.groups(spaces[axis]))
         kept = tuple(z for axis, z in enumerate(item.zeros) if axis not in gone)
         results.append(Known(kept, 0 if is_zero(item) else None))
     return results
@@ -112,6 +129,7 @@ def _along(op: Op, known: list[Known], exact: Exactness, why: str, trust: bool) 
     axis = op.params["axis"]
     zeros = list(known[0].zeros)
     exact.inexact(exact.groups(op.ins[0][axis]) - (zeros[axis] if trust else frozenset()), op, why)
+    exact.sums(exact.groups(op.ins[0][axis]))
     zeros[axis] = frozenset()
     return [Known(tuple(zeros))]
 
@@ -167,8 +185,11 @@ RULES = (
     {name: Rule(reduce, sum_zeros) for name in ("reduce_sum", "reduce_or", "reduce_xor")}
     | {
         name: Rule(reduce, order_zeros)
-        for name in "reduce_max reduce_min reduce_prod reduce_and argmax argmin".split()
+        for name in "reduce_max reduce_min reduce_prod reduce_and".split()
     }
+    | {name: Rule(index_of_extreme, order_zeros) for name in ("argmax", "argmin")}
+    | {name: Rule(all_reduce, sum_zeros) for name in ("psum", "psum_invariant")}
+    | {name: Rule(all_reduce, order_zeros) for name in ("pmax", "pmin")}
     | {name: Rule(window, stays) for name in "reduce_window_sum reduce_window_max".split()}
     | {name: Rule(cumulative, running_zeros) for name in "cumprod cummax cummin".split()}
     | {

@@ -12,10 +12,10 @@ from jaxprune.rules.base import (
     Known,
     Rule,
     Size,
+    either,
     freeze,
     frozen,
     is_zero,
-    meet,
     nothing,
     regroup,
     unify,
@@ -146,9 +146,10 @@ def concatenate_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Know
         lost |= frozenset() if is_zero(item) else here - item.zeros[axis]
     result = known[0]
     for item in known[1:]:
-        result = meet(result, item)
+        result = either(result, item, exact)
     zeros = list(result.zeros)
-    zeros[axis] = seen - lost
+    joined = frozenset().union(*(item.zeros[axis] for item in known))
+    zeros[axis] = joined if exact.may else seen - lost
     return [Known(tuple(zeros), 0 if all(map(is_zero, known)) else None)]
 
 
@@ -165,10 +166,12 @@ def split(op: Op) -> list[Axes]:
 def cut_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """Each piece keeps the zeros of the groups it holds."""
     (item,) = known
-    return [
-        Known(tuple(z & exact.groups(s) for z, s in zip(item.zeros, spaces, strict=True)))
-        for spaces in op.outs
-    ]
+    results = []
+    for spaces in op.outs:
+        pairs = zip(item.zeros, spaces, strict=True)
+        kept = tuple(zeros & exact.groups(space) for zeros, space in pairs)
+        results.append(Known(kept, item.value))
+    return results
 
 
 def split_params(op: Op, size: Size) -> dict[str, Any]:
@@ -205,7 +208,7 @@ def stack_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """Zero where every operand is."""
     result = known[0]
     for item in known[1:]:
-        result = meet(result, item)
+        result = either(result, item, exact)
     axis = op.params["axis"]
     zeros = (*result.zeros[:axis], frozenset(), *result.zeros[axis:])
     return [Known(zeros, 0 if all(map(is_zero, known)) else None)]
@@ -275,6 +278,8 @@ def pad_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
         if is_zero(fill):
             here = exact.groups(op.ins[0][axis])
             zeros.append(found | (exact.groups(op.outs[0][axis]) - here))
+        elif exact.may:
+            zeros.append(found)
         elif any(other != axis for other in padded):
             zeros.append(frozenset())
         else:

@@ -10,9 +10,12 @@ import numpy as np
 import optax
 
 from jaxprune import masks, paths
+from jaxprune._arguments import check_arrays, check_pytree, check_structure, kind_of
 from jaxprune.batchnorm import batch_norms
-from jaxprune.errors import JaxpruneError, TreeError
-from jaxprune.graph import ChannelGraph
+from jaxprune.errors import JaxpruneError, PatternError, TreeError
+from jaxprune.graph import ChannelGraph, check_graph
+from jaxprune.keep import check_keep
+from jaxprune.paths import listed
 from jaxprune.schedule.phases import Part
 
 
@@ -29,15 +32,26 @@ def trained(part: Part, graph: ChannelGraph, variables: Any, *, head: Sequence[s
         that is an axis of the network's output.
 
     Raises:
-      PatternError: a pattern matches nothing.
+      JaxpruneError: `part` is none.
+      PatternError: a pattern matches nothing, or has no effect because all or nothing trains.
       TreeError: no parameter has an axis of the output.
     """
-    linen = "params" in variables
+    if not isinstance(part, str) or part not in list(Part):
+        raise JaxpruneError(
+            f"part must be one of {[str(part) for part in Part]}, got {part!r}.\n"
+            "Fix: part=jp.schedule.Part.GATES."
+        )
+    check_graph(graph)
+    check_arrays(variables, "variables")
+    check_pytree(variables, "variables", "the whole variables, {'params': ..., ...}.")
+    if head := listed(head, "head pattern"):
+        _check_gates(part, head)
+    linen = isinstance(variables, Mapping) and "params" in variables
     names, treedef = paths.flatten(variables["params"] if linen else variables)
     names = [f"params/{name}" if linen else name for name in names]
     if part != Part.GATES:
         return jax.tree.unflatten(treedef, [part == Part.ALL] * len(names))
-    norms = batch_norms(variables).values()
+    norms = batch_norms(graph).values()
     found = {path for norm in norms for path in (norm.scale, norm.bias)}
     outputs = {
         frozen.path
@@ -51,6 +65,14 @@ def trained(part: Part, graph: ChannelGraph, variables: Any, *, head: Sequence[s
             "Fix: head=('params/...',), the layers that train with the gates."
         )
     return jax.tree.unflatten(treedef, [name in found for name in names])
+
+
+def _check_gates(part: Part, head: Any) -> None:
+    if part != Part.GATES:
+        raise PatternError(
+            f"head={head} has no effect where {part} trains: a phase of gates alone has a head.\n"
+            "Fix: leave head out, or part=jp.schedule.Part.GATES."
+        )
 
 
 def held(
@@ -90,10 +112,16 @@ def held(
     >>> updates["a"].tolist(), updates["b"].ravel().tolist()
     ([[-0.5, 0.0]], [0.0, 0.0])
     """
+    if not callable(getattr(tx, "init", None)) or isinstance(tx, type):
+        raise JaxpruneError(
+            f"held: tx must be an optimizer, got {kind_of(tx)}.\nFix: tx=optax.sgd(0.1)."
+        )
+    check_graph(graph)
     inner = optax.with_extra_args_support(tx)
     whole = replace(graph, groups=_unspared(graph))
 
     def init(params: optax.Params) -> optax.OptState:
+        check_arrays(params, "held: the parameters")
         _flags(params, trained)
         return inner.init(params)
 
@@ -105,8 +133,11 @@ def held(
         keep: Mapping[str, Any] | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
+        check_arrays(updates, "held: the updates")
+        if params is not None:
+            check_structure(updates, params, "held: the updates", "the gradients by params.")
         flags = _flags(updates, trained)
-        allowed = _allowed(whole, updates, keep or {})
+        allowed = _allowed(whole, updates, {} if keep is None else keep)
 
         def hold(tree: Any) -> Any:
             leaves, treedef = jax.tree.flatten(tree)
@@ -146,9 +177,9 @@ def _flags(params: Any, trained: Any) -> list[bool]:
 def _allowed(graph: ChannelGraph, params: Any, keep: Mapping[str, Any]) -> list[Any]:
     """Returns for every parameter which entries belong to no pruned channel; None is all."""
     leaves, _ = paths.flatten(params)
+    keep = check_keep(graph, keep, traced=True)
     if not keep:
         return [None] * len(leaves)
-    masks.check_keep(graph, keep)
     prefix = "" if leaves.keys() & graph.variables.keys() else "params/"
     found, gates, failures = {}, {}, []
     for (keys, leaf), name in zip(jax.tree_util.tree_leaves_with_path(params), leaves, strict=True):

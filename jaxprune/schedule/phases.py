@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprune._removal import is_count, is_number
+from jaxprune._arguments import kind_of
+from jaxprune._numbers import check_count, check_finite, is_count, is_integer, is_number, plain
 from jaxprune.errors import BudgetError, JaxpruneError
 
 Rates = tuple[tuple[float, float], ...]
@@ -34,21 +35,41 @@ class Quota(StrEnum):
 
 
 def constant(rate: float) -> Rates:
-    """Returns the curve that stays at `rate`."""
-    return ((0.0, rate),)
+    """Returns the curve that stays at `rate`.
+
+    Raises:
+      JaxpruneError: (as the next) a rate is negative or not finite.
+    """
+    return ((0.0, _rate(rate)),)
 
 
 def triangular(low: float, high: float) -> Rates:
     """Returns the curve that rises from `low` to `high` in the first half and falls back."""
+    low, high = _rate(low), _rate(high)
     return ((0.0, low), (0.5, high), (1.0, low))
 
 
 def stepped(rate: float, *, at: Sequence[float] = (0.5, 0.75), factor: float = 0.1) -> Rates:
-    """Returns the curve that is multiplied by `factor` at each of these shares of a phase."""
-    points = [(0.0, rate)]
-    for share in at:
+    """Returns the curve that is multiplied by `factor` at each of these shares of a phase.
+
+    Raises:
+      JaxpruneError: a rate or a factor is negative or not finite, or the shares do not rise.
+    """
+    points = [(0.0, _rate(rate))]
+    factor = check_finite(factor, "factor", "factor=0.1.")
+    shares = [plain(share) for share in at] if isinstance(at, Sequence) else [at]
+    within = all(is_number(share) and 0 <= share <= 1 for share in shares)
+    if not within or shares != sorted(shares):
+        raise JaxpruneError(
+            f"at must be shares that rise in [0, 1], got {at!r}.\nFix: (0.5, 0.75)."
+        )
+    for share in shares:
         points += [(share, points[-1][1]), (share, points[-1][1] * factor)]
     return tuple(points)
+
+
+def _rate(value: Any) -> float:
+    return check_finite(value, "rate", "rate=1e-3.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,28 +99,30 @@ class Training:
 
     def __post_init__(self) -> None:
         """Raises JaxpruneError where a value makes no sense."""
+        for field in fields(self):
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
         bad = [
             f"{name} must be a finite number, at least 0, got {value!r}"
             for name in ("strength", "momentum", "weight_decay")
             if not _at_least_0(value := getattr(self, name))
         ]
-        if self.part not in list(Part):
+        if not _is_word(self.part, Part):
             bad.append(f"part must be one of {[str(part) for part in Part]}, got {self.part!r}")
         if not is_count(self.epochs):
             bad.append(f"epochs must be an int, at least 1, got {self.epochs!r}")
         if not (is_number(self.data) and 0 < self.data <= 1):
             bad.append(f"data must be in (0, 1], the share of the examples, got {self.data!r}")
-        shares = [share for share, _ in self.rates]
-        if not shares or shares[0] != 0 or shares != sorted(shares) or shares[-1] > 1:
-            bad.append(f"the shares of rates must rise from 0 to at most 1, got {shares}")
-        if not all(_at_least_0(rate) for _, rate in self.rates):
-            bad.append(f"the rates must be finite, at least 0, got {[r for _, r in self.rates]}")
+        bad += _bad_rates(self.rates)
+        if not bad:
+            rates = tuple((plain(share), plain(rate)) for share, rate in self.rates)
+            object.__setattr__(self, "rates", rates)
         if bad:
             example = "Training(epochs=10, rates=jaxprune.schedule.constant(1e-3))"
             raise JaxpruneError("\n".join([*bad, f"Fix: {example}, and what you need beside it."]))
 
     def learning_rate(self, steps: int) -> optax.Schedule:
         """Returns the learning rate by step, for a phase of `steps` steps in all its epochs."""
+        steps = check_count(steps, "steps", "the batches of all epochs of the phase.")
         points = [*self.rates, (2.0, self.rates[-1][1])]  # a jump may come last
         places = jnp.array([share * steps for share, _ in points])
         rates = jnp.array([rate for _, rate in points])
@@ -127,6 +150,8 @@ class Prune:
 
     def __post_init__(self) -> None:
         """Raises BudgetError where a value makes no sense."""
+        for field in fields(self):
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
         bad = []
         if self.share is not None and not (is_number(self.share) and 0 < self.share < 1):
             bad.append(f"share must be in (0, 1), got {self.share!r}")
@@ -134,10 +159,12 @@ class Prune:
             is_number(self.keep_macs) and 0 < self.keep_macs <= 1
         ):
             bad.append(f"keep_macs must be in (0, 1], the share that stays, got {self.keep_macs!r}")
-        if self.of not in list(Quota):
+        if not _is_word(self.of, Quota):
             bad.append(f"of must be one of {[str(of) for of in Quota]}, got {self.of!r}")
         if self.share is None and self.keep_macs is None:
             bad.append("neither share nor keep_macs is given, so nothing says how far to prune")
+        if self.share is None and not bad and self.of != Quota.LEFT:
+            bad.append(f"of={str(self.of)!r} has no effect without a share")
         if bad:
             raise BudgetError("\n".join([*bad, "Fix: share=0.01, keep_macs=0.5."]))
 
@@ -167,6 +194,25 @@ class Phase:
     prune: Prune | None = None
     commit: bool = False
 
+    def __post_init__(self) -> None:
+        """Raises JaxpruneError where a value makes no sense."""
+        bad = [
+            f"{name} of a phase must be an int, at least 0, got {value!r}"
+            for name in ("number", "rounds", "milestone")
+            if not is_integer(value := getattr(self, name)) or value < 0
+        ]
+        if not isinstance(self.kind, str):
+            bad.append(f"kind of a phase must be a word, got {self.kind!r}")
+        if not isinstance(self.training, Training | None):
+            bad.append(f"training of a phase must be a Training, got {kind_of(self.training)}")
+        if not isinstance(self.prune, Prune | None):
+            bad.append(f"prune of a phase must be a Prune, got {kind_of(self.prune)}")
+        if not isinstance(self.commit, bool):
+            bad.append(f"commit of a phase must be True or False, got {self.commit!r}")
+        if bad:
+            fix = "Fix: take the phases of a plan, such as jp.schedule.tick_tock(keep_macs=0.5)."
+            raise JaxpruneError("\n".join([*bad, fix]))
+
     @property
     def name(self) -> str:
         """Its name in the procedure, such as `tick-12`."""
@@ -174,31 +220,89 @@ class Phase:
 
 
 def to_json(phase: Phase) -> dict[str, Any]:
-    """Returns the JSON value of a phase."""
-    return asdict(phase)
+    """Returns the JSON value of a phase.
+
+    Raises:
+      JaxpruneError: this is not a phase.
+    """
+    return asdict(check_phase(phase))
 
 
 def from_json(value: Mapping[str, Any]) -> Phase:
     """Returns the phase of a JSON value.
 
     Raises:
-      JaxpruneError: it lacks fields of a phase, or has others.
+      JaxpruneError: it lacks fields of a phase, has others, or one of them makes no sense.
     """
-    expected = {field.name for field in fields(Phase)}
-    if value.keys() != expected:
+    found = _fields(value, Phase)
+    if found["training"] is not None:
+        training = _fields(found["training"], Training)
+        found["training"] = Training(
+            **training | {"rates": _pairs(training["rates"]), "part": _word(Part, training["part"])}
+        )
+    if found["prune"] is not None:
+        prune = _fields(found["prune"], Prune)
+        found["prune"] = Prune(**prune | {"of": _word(Quota, prune["of"])})
+    return Phase(**found)
+
+
+def check_phase(phase: Any) -> Phase:
+    """Returns the phase.
+
+    Raises:
+      JaxpruneError: it is not a phase.
+    """
+    if not isinstance(phase, Phase):
         raise JaxpruneError(
-            f"this is no phase: it lacks {sorted(expected - value.keys())} and has "
-            f"{sorted(value.keys() - expected)} besides.\n"
+            f"expected a phase, got {kind_of(phase)}.\n"
+            "Fix: take what a plan gave, or jp.schedule.from_json of what was stored."
+        )
+    return phase
+
+
+def _fields(value: Any, kind: type) -> dict[str, Any]:
+    """The fields of a dataclass in a JSON value."""
+    name, expected = kind.__name__.lower(), {field.name for field in fields(kind)}
+    given = value.keys() if isinstance(value, Mapping) else set()
+    if given != expected:
+        raise JaxpruneError(
+            f"this is not a {name}: it lacks {sorted(expected - given)} and has "
+            f"{sorted(map(str, given - expected))} besides.\n"
             "Fix: pass what jaxprune.schedule.to_json returned, with the version that wrote it."
         )
-    found = dict(value)
-    if found["training"] is not None:
-        rates = tuple((share, rate) for share, rate in found["training"]["rates"])
-        part = Part(found["training"]["part"])
-        found["training"] = Training(**(found["training"] | {"rates": rates, "part": part}))
-    if found["prune"] is not None:
-        found["prune"] = Prune(**(found["prune"] | {"of": Quota(found["prune"]["of"])}))
-    return Phase(**found)
+    return dict(value)
+
+
+def _pairs(rates: Any) -> Any:
+    """The rates as tuples; `Training` checks them."""
+    nested = isinstance(rates, Sequence) and all(isinstance(pair, Sequence) for pair in rates)
+    return tuple(map(tuple, rates)) if nested else rates
+
+
+def _word(words: type[StrEnum], value: Any) -> Any:
+    """The member of an enum, or the value as it is, which is refused later."""
+    return words(value) if _is_word(value, words) else value
+
+
+def _is_word(value: Any, words: type[StrEnum]) -> bool:
+    return isinstance(value, str) and value in list(words)
+
+
+def _bad_rates(rates: Any) -> list[str]:
+    """What is wrong with the points of a learning rate."""
+    pairs = isinstance(rates, Sequence) and all(
+        isinstance(pair, Sequence) and len(pair) == 2 and all(map(is_number, pair))
+        for pair in rates
+    )
+    if not pairs:
+        return [f"rates must be pairs (share of the phase, rate), got {kind_of(rates)}"]
+    bad, shares = [], [share for share, _ in rates]
+    rising = shares and shares[0] == 0 and shares == sorted(shares) and shares[-1] <= 1
+    if not rising or any(map(math.isnan, shares)):
+        bad.append(f"the shares of rates must rise from 0 to at most 1, got {shares}")
+    if not all(_at_least_0(rate) for _, rate in rates):
+        bad.append(f"the rates must be finite, at least 0, got {[rate for _, rate in rates]}")
+    return bad
 
 
 def _at_least_0(value: Any) -> bool:

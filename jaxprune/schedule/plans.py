@@ -5,10 +5,21 @@ being asked for what follows the last finished phase, and it may look at what ha
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-from jaxprune._removal import is_count, is_number
+from jaxprune._arguments import check_callable, kind_of
+from jaxprune._numbers import check_count, check_finite, check_positive, is_number, plain
 from jaxprune.errors import BudgetError, JaxpruneError
-from jaxprune.schedule.phases import Part, Phase, Prune, Quota, Training, constant, triangular
+from jaxprune.schedule.phases import (
+    Part,
+    Phase,
+    Prune,
+    Quota,
+    Training,
+    check_phase,
+    constant,
+    triangular,
+)
 
 Plan = Callable[[Phase | None, float], Phase | None]
 """(the last finished phase, the share of the MACs that is left) -> the next phase, None at the end.
@@ -44,6 +55,9 @@ def phases(plan: Plan, left: Callable[[], float], *, after: Phase | None = None)
       left: the share of the MACs that is left, asked for after each phase.
       after: the last phase that is finished, to go on with a run; None is the beginning.
     """
+    check_callable(plan, "plan", "plan=jp.schedule.tick_tock(keep_macs=0.5).")
+    check_callable(left, "left", "left=lambda: progress.left().")
+    after = None if after is None else check_phase(after)
     while (after := plan(after, left())) is not None:
         yield after
 
@@ -85,8 +99,8 @@ def tick_tock(
     >>> [phase.name for phase in phases(plan, lambda: next(left))]
     ['tock-1', 'tick-1', 'tick-2', 'tock-2', 'tick-3', 'commit-1', 'finetune-1', 'finetune-2']
     """
-    if not is_count(ticks):
-        raise JaxpruneError(f"ticks must be an int, at least 1, got {ticks!r}.\nFix: ticks=10.")
+    ticks = check_count(ticks, "ticks", "ticks=10.")
+    _check_trainings(tick=tick, tock=tock)
     ticked = _rounds("tick", tick)
 
     def work(kind: str, rounds: int, milestone: int, prune: Prune) -> Phase:
@@ -95,7 +109,7 @@ def tick_tock(
         number = rounds // ticks + 1
         return Phase(kind="tock", number=number, rounds=rounds, milestone=milestone, training=tock)
 
-    return _toward(keep_macs, share, work, finetune)
+    return _toward(keep_macs, _share(share), work, finetune)
 
 
 def tick_only(
@@ -106,7 +120,7 @@ def tick_only(
     finetune: Sequence[Training] = FINETUNE,
 ) -> Plan:
     """Returns the plan of Gate Decorator without Tocks; arguments and errors as of `tick_tock`."""
-    return _toward(keep_macs, share, _rounds("tick", tick), finetune)
+    return _toward(keep_macs, _share(share), _rounds("tick", tick), finetune)
 
 
 def iterative(
@@ -130,7 +144,7 @@ def iterative(
 
     Source: Li et al., "OICSR", CVPR 2019, figure 2.
     """
-    return _toward(keep_macs, share, _rounds("train", training), finetune)
+    return _toward(keep_macs, _share(share), _rounds("train", training), finetune)
 
 
 def one_shot(
@@ -185,22 +199,23 @@ def agp(
     >>> [phase.prune and round(phase.prune.share, 4) for phase in phases(plan, lambda: 1.0)]
     [0.4625, 0.7, 0.7875, 0.8, None]
     """
+    final, initial, power = plain(final), plain(initial), plain(power)
     if not (is_number(final) and is_number(initial) and 0 <= initial < final < 1):
         raise BudgetError(
             f"the ramp must rise from initial in [0, 1) to a higher final below 1, got {initial!r} "
             f"to {final!r}.\nFix: final=0.5 removes half."
         )
+    if not isinstance(of, str) or of not in list(Quota):
+        raise BudgetError(f"of must be one of {[str(of) for of in Quota]}, got {of!r}.\nFix: MACS.")
     if of == Quota.LEFT:
         raise BudgetError("a ramp is no share of what is left.\nFix: of=Quota.CHANNELS, or MACS.")
-    if not (is_count(rounds) and is_number(power) and power > 0):
-        raise JaxpruneError(
-            f"rounds must be an int, at least 1, and power above 0, got {rounds!r} and {power!r}.\n"
-            "Fix: rounds=10, power=3."
-        )
+    rounds = check_count(rounds, "rounds", "rounds=10.")
+    power = check_positive(power, "power", "power=3.")
+    work_of = _rounds("ramp", training)
 
     def work(kind: str, done: int, milestone: int) -> Phase:
         gone = final + (initial - final) * (1 - (done + 1) / rounds) ** power
-        return _rounds("ramp", training)(kind, done, milestone, Prune(share=gone, of=of))
+        return work_of(kind, done, milestone, Prune(share=gone, of=of))
 
     return _plan(lambda done, _: int(done == rounds), 1, work, finetune)
 
@@ -210,6 +225,8 @@ Work = Callable[[str, int, int, Prune], Phase]
 
 
 def _rounds(kind: str, training: Training) -> Work:
+    _check_trainings(training=training)
+
     def work(last: str, rounds: int, milestone: int, prune: Prune) -> Phase:
         del last
         return Phase(
@@ -228,7 +245,8 @@ def _toward(
     keep_macs: Targets, share: float | None, work: Work, finetune: Sequence[Training]
 ) -> Plan:
     """Returns the plan that works down to each target."""
-    targets = list(keep_macs) if isinstance(keep_macs, Sequence) else [keep_macs]
+    several = [keep_macs] if isinstance(keep_macs, str | float | int) else keep_macs
+    targets = [plain(t) for t in (several if isinstance(several, Sequence) else [several])]
     shares = all(is_number(target) and 0 < target < 1 for target in targets)
     if not targets or not shares or targets != sorted(set(targets), reverse=True):
         raise BudgetError(
@@ -247,6 +265,21 @@ def _toward(
     return _plan(reached, len(targets), toward, finetune)
 
 
+def _share(share: Any) -> float:
+    if not (is_number(share) and 0 < plain(share) < 1):
+        raise BudgetError(f"share must be in (0, 1), got {share!r}.\nFix: share=0.01.")
+    return plain(share)
+
+
+def _check_trainings(**trainings: Any) -> None:
+    for name, training in trainings.items():
+        if not isinstance(training, Training):
+            raise JaxpruneError(
+                f"{name} must be a Training, got {kind_of(training)}.\n"
+                "Fix: jp.schedule.Training(epochs=10, rates=jp.schedule.constant(1e-3))."
+            )
+
+
 def _plan(
     reached: Callable[[int, float], int],
     milestones: int,
@@ -254,9 +287,17 @@ def _plan(
     finetune: Sequence[Training],
 ) -> Plan:
     """Returns the plan that works, commits at each milestone, and fine-tunes after the last."""
+    if not isinstance(finetune, Sequence) or isinstance(finetune, str):
+        raise JaxpruneError(
+            f"finetune must be a sequence of trainings, got {kind_of(finetune)}.\n"
+            "Fix: finetune=(training,), or () for none."
+        )
     finetune = tuple(finetune)
+    _check_trainings(**{f"finetune[{i}]": training for i, training in enumerate(finetune)})
 
     def plan(done: Phase | None, left: float) -> Phase | None:
+        done = None if done is None else check_phase(done)
+        left = check_finite(left, "left", "left=progress.left().")
         kind, rounds, milestone = (done.kind, done.rounds, done.milestone) if done else ("", 0, 0)
         if milestone < (found := reached(rounds, left)):
             return Phase(kind="commit", number=found, rounds=rounds, milestone=found, commit=True)

@@ -4,14 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
-import jax
 import numpy as np
 
 from jaxprune import _quota, cost, masks, select
-from jaxprune._removal import Constraints, Keep, Scores, removal_order
+from jaxprune._arguments import check_callable, kind_of
+from jaxprune._constraints import Constraints
+from jaxprune._removal import Keep, removal_order
+from jaxprune._rules import Rule, check_rule
+from jaxprune._scored import Scores, host_scores
 from jaxprune.compose import compose
-from jaxprune.errors import KeepError, ScoreError
-from jaxprune.graph import ChannelGraph
+from jaxprune.errors import JaxpruneError, KeepError, ScoreError
+from jaxprune.graph import ChannelGraph, check_graph
+from jaxprune.keep import check_keep
 from jaxprune.schedule.phases import Prune, Quota
 
 _QUOTAS = {Quota.CHANNELS: None, Quota.MACS: cost.macs, Quota.WEIGHTS: cost.weights}
@@ -36,7 +40,7 @@ class Progress:
     committed: Mapping[str, np.ndarray]
     constraints: Constraints
     members: Mapping[str, int] | None = None
-    rule: select.Rule | None = None
+    rule: Rule | None = None
 
     @property
     def total(self) -> Keep:
@@ -45,6 +49,7 @@ class Progress:
 
     def left(self, cost: cost.Cost = cost.macs) -> float:
         """Returns the share of a cost of the original that is left."""
+        check_callable(cost, "cost", "cost=jp.cost.macs.")
         return cost(self.original, self.total) / cost(self.original, None)
 
     def prune(self, prune: Prune, scores: Scores) -> "Progress":
@@ -58,8 +63,13 @@ class Progress:
           BudgetError: the constraints do not let it go so far.
           ScoreError: NaN, a wrong length, an unknown group, no score for a group that was pruned.
         """
+        if not isinstance(prune, Prune):
+            raise JaxpruneError(
+                f"prune must be a Prune, got {kind_of(prune)}.\nFix: phase.prune, or "
+                "jp.schedule.Prune(share=0.01)."
+            )
         total = self.total
-        scores = _scattered(self, jax.device_get(dict(scores)))
+        scores = _scattered(self, scores)
         scores = _quota.sunk(self.original, scores, total)
         _quota.taken(removal_order(self.original, scores, self.constraints), total)
         found = None
@@ -81,6 +91,7 @@ class Progress:
         Raises:
           KeepError: the graph is not that of the cut network.
         """
+        check_graph(graph)
         total = self.total
         _check_cut(graph, total)
         return replace(self, graph=graph, keep=_whole(graph), committed=total)
@@ -88,8 +99,8 @@ class Progress:
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON value from which `restored` makes this progress again."""
         return {
-            "committed": masks.spec(self.original, self.committed),
-            "total": masks.spec(self.original, self.total),
+            "committed": masks.kept_to_json(self.original, self.committed),
+            "total": masks.kept_to_json(self.original, self.total),
         }
 
     def restored(self, value: Mapping[str, Any], graph: ChannelGraph | None = None) -> "Progress":
@@ -102,10 +113,17 @@ class Progress:
         Raises:
           KeepError: the graph is not that of this network.
         """
-        committed = masks.keep_from_spec(value["committed"])
+        if not isinstance(value, Mapping) or not {"committed", "total"} <= value.keys():
+            raise KeepError(
+                f"this is not the value of a progress: {kind_of(value)}.\n"
+                "Fix: pass what progress.to_json() returned."
+            )
+        committed = check_keep(self.original, masks.keep_from_spec(value["committed"]))
         graph = self.original if graph is None else graph
+        check_graph(graph)
         _check_cut(graph, committed)
-        keep = _restricted(masks.keep_from_spec(value["total"]), committed, graph)
+        total = check_keep(self.original, masks.keep_from_spec(value["total"]))
+        keep = _restricted(total, committed, graph)
         return replace(self, graph=graph, keep=keep, committed=committed)
 
 
@@ -114,7 +132,7 @@ def begin(
     *,
     keep_macs: float | None = None,
     members: Mapping[str, int] | None = None,
-    rule: select.Rule | None = None,
+    rule: Rule | None = None,
     **constraints: Unpack[Constraints],
 ) -> Progress:
     """Returns the progress before the first round.
@@ -135,8 +153,12 @@ def begin(
       KeepError: `within` is given.
       PatternError: a pattern matches nothing.
     """
-    if constraints.get("within"):
+    if "within" in constraints:
         raise KeepError("within is what a progress keeps.\nFix: progress.restored(value).")
+    check_graph(graph)
+    members = None if members is None else _quota.check_members(graph, members)
+    if rule is not None:
+        check_rule(rule)
     zeros = {name: np.zeros(group.shape) for name, group in graph.groups.items()}
     removal_order(graph, zeros, constraints)
     if keep_macs is not None:
@@ -169,10 +191,12 @@ def _whole(graph: ChannelGraph) -> Keep:
 def _scattered(progress: Progress, scores: Scores) -> dict[str, np.ndarray]:
     """Returns the scores of the present network in the places of the original's channels."""
     found, failures = {}, []
-    for name, score in scores.items():
-        score, group = np.asarray(score, np.float64), progress.graph.groups.get(name)
+    for name, score in host_scores(scores).items():
+        group = progress.graph.groups.get(name)
         if group is None:
             failures.append(f"scores name {name!r}, which is no group of the present network")
+        elif score is None:
+            failures.append(f"scores for group {name!r} are {kind_of(scores[name])}, no numbers")
         elif score.shape != group.shape:
             failures.append(
                 f"scores for group {name!r} have shape {score.shape}, the group has {group.size} "

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprune._arguments import check_mapping, check_names, kind_of
+from jaxprune._scored import real
 from jaxprune.errors import ScoreError
-from jaxprune.graph import ChannelGraph
+from jaxprune.graph import ChannelGraph, check_graph
 
 
 class Tally(NamedTuple):
@@ -28,18 +30,31 @@ class Tally(NamedTuple):
         Raises:
           ScoreError: the scores are not of the groups of the tally.
         """
+        check_mapping(scores, "scores", "{group: f32[n]}", ScoreError)
         if scores.keys() != self.sums.keys():
-            names = sorted(scores.keys() ^ self.sums.keys())
+            names = sorted(map(str, scores.keys() ^ self.sums.keys()))
             raise ScoreError(
                 f"the scores and the tally differ in the groups {names[:5]}.\n"
                 "Fix: jaxprune.schedule.tally(graph, groups) with the groups that are scored, such "
                 "as jaxprune.select.members(graph) for gates."
             )
+        bad = [
+            f"scores for group {name!r} are {kind_of(score)}, the tally has {total.shape}"
+            for name, total in self.sums.items()
+            if _shape(score := scores[name]) != total.shape
+        ]
+        if bad:
+            fix = "Fix: the scores of the graph that the tally was made for."
+            raise ScoreError("\n".join([*bad, fix]))
         batches = self.batches + 1
-        finite = jnp.stack([jnp.isfinite(score).all() for score in scores.values()]).all()
+        finite = jnp.stack(
+            [jnp.isfinite(jnp.asarray(score)).all() for score in scores.values()]
+        ).all()
         bad = jnp.where((self.bad == 0) & ~finite, batches, self.bad)
         sums = {
-            name: jnp.where(bad == 0, total + scores[name], total)
+            name: jnp.where(
+                bad == 0, (total + jnp.asarray(scores[name])).astype(total.dtype), total
+            )
             for name, total in self.sums.items()
         }
         return Tally(sums, batches, bad)
@@ -63,6 +78,14 @@ class Tally(NamedTuple):
         return {name: np.asarray(total) for name, total in sums.items()}
 
 
+def _shape(score: Any) -> tuple[int, ...] | None:
+    """The shape of scores, found without a copy from a device; None for anything else."""
+    if isinstance(score, jax.Array):
+        return score.shape if jnp.issubdtype(score.dtype, jnp.floating) else None
+    found = real(score)
+    return None if found is None else found.shape
+
+
 def tally(graph: ChannelGraph, groups: Collection[str] | None = None) -> Tally:
     """Returns the empty tally.
 
@@ -82,7 +105,8 @@ def tally(graph: ChannelGraph, groups: Collection[str] | None = None) -> Tally:
     >>> found.scores()
     {'first': array([2., 1., 3.], dtype=float32)}
     """
-    names = list(graph.groups if groups is None else groups)
+    check_graph(graph)
+    names = list(graph.groups if groups is None else check_names(groups, "groups", ScoreError))
     if not names:
         raise ScoreError("no group is scored.\nFix: leave groups out to score all.")
     if unknown := [name for name in names if name not in graph.groups]:

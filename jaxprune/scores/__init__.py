@@ -1,6 +1,8 @@
 """Scores of channels: functions that return {group: f32[n]}, where higher means keep.
 
-They are f32[layers, n] for a group whose stacked layers have their own channels.
+They are f32[layers, n] for a group whose stacked layers have their own channels, and f64 where the
+variables are. Complex weights count by their modulus, integers by their size. A score that covers
+no group at all is an error.
 """
 
 from jaxprune.scores.bn import bn_scale as bn_scale

@@ -9,8 +9,10 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxprune import paths
-from jaxprune.errors import TreeError
-from jaxprune.graph import ChannelGraph, Slot
+from jaxprune._arguments import check_callable, is_array, kind_of
+from jaxprune._wide import wide
+from jaxprune.errors import ScoreError, TreeError
+from jaxprune.graph import ChannelGraph, Slot, check_graph
 
 Array = Any  # a numpy array outside `jax.jit`, a traced one inside
 
@@ -38,13 +40,16 @@ def collect(
     """Returns {group: f32[n] or f32[layers, n]} for the groups with a wanted slot.
 
     A wanted slot is a member: it gives every channel `finish(sum of entry(w))` over the entries w
-    that the channel owns there; `reduce` then combines the members. Concrete arrays are fetched
+    that the channel owns there, in float32 or wider (float64 variables give float64 scores);
+    `reduce` then combines the members. Concrete arrays are fetched
     and the work is done by numpy, because eager JAX would compile a program for every shape;
     inside `jax.jit` all stays in the program.
 
     Raises:
       TreeError: `variables` lack a leaf of the graph, or one has another shape.
     """
+    check_graph(graph)
+    check_callable(reduce, "reduce", "reduce=jnp.sum, called with axis=1.", ScoreError)
     members = {
         name: slots
         for name, group in graph.groups.items()
@@ -63,7 +68,18 @@ def owned(leaf: Array, slot: Slot, entry: Callable[[Array], Array]) -> Array:
 
     It is f32[n], and f32[layers, n] where every layer of a stack has its own channels.
     """
-    return slot.owned(slot.along(entry(leaf.astype(np.float32))))
+    return slot.owned(slot.along(entry(wide(leaf))))
+
+
+def found(scores: dict[str, Array], *, by: str, fix: str) -> dict[str, Array]:
+    """Returns the scores.
+
+    Raises:
+      ScoreError: there is none; `by` says what was looked for.
+    """
+    if not scores:
+        raise ScoreError(f"{by}, so no group has a score.\nFix: {fix}")
+    return scores
 
 
 def _leaves(graph: ChannelGraph, variables: Any, wanted: Iterable[str]) -> dict[str, Array]:
@@ -72,13 +88,19 @@ def _leaves(graph: ChannelGraph, variables: Any, wanted: Iterable[str]) -> dict[
     failures = [
         f"{path}: the graph has shape {graph.variables[path].shape}, the variables have {found}"
         for path in wanted
-        if (found := np.shape(named[path]) if path in named else "no such leaf")
-        != graph.variables[path].shape
+        if (found := shape_in(named, path)) != graph.variables[path].shape
     ]
     if failures:
         fix = "Fix: pass the variables that the graph was traced from, or trace it again."
         raise TreeError("\n".join(["variables do not mirror the graph.", *failures, fix]))
     return _on_host({path: named[path] for path in wanted})
+
+
+def shape_in(leaves: Mapping[str, Any], path: str) -> Any:
+    """Returns the shape of a leaf, or in words what is there in its place."""
+    if path not in leaves:
+        return "no such leaf"
+    return np.shape(leaves[path]) if is_array(leaves[path]) else kind_of(leaves[path])
 
 
 def _on_host(leaves: Mapping[str, Array]) -> dict[str, Array]:

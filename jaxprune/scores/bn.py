@@ -3,12 +3,17 @@
 from typing import Any
 
 from jaxprune.batchnorm import batch_norms
-from jaxprune.graph import ChannelGraph
-from jaxprune.scores._members import Array, Reduce, collect, total
+from jaxprune.graph import ChannelGraph, check_graph
+from jaxprune.scores._members import Array, Reduce, collect, found, total
+
+NO_SCALE = "no BatchNorm with a scale is behind a group"
+WITHOUT_SCALE = "scores.l2 or scores.taylor, or trace with the running statistics as variables."
 
 
 def bn_scale(graph: ChannelGraph, variables: Any, *, reduce: Reduce = total) -> dict[str, Array]:
     """Returns {group: f32[n]}: |gamma| of the BatchNorm that scales each channel.
+
+    A BatchNorm is found by what it computes, under any names: see `jp.batch_norms`.
 
     Args:
       graph: what `jaxprune.trace` returned.
@@ -20,13 +25,16 @@ def bn_scale(graph: ChannelGraph, variables: Any, *, reduce: Reduce = total) -> 
       Scores, higher means keep; groups without a BatchNorm scale are absent.
 
     Raises:
+      ScoreError: no BatchNorm scales a group.
       TreeError: `variables` do not mirror the graph.
 
     Source: Liu et al., "Learning Efficient Convolutional Networks through Network Slimming",
     ICCV 2017, section 3. The paper scores each BatchNorm by itself; the sum over coupled ones is
     that of You et al., "Gate Decorator", NeurIPS 2019, section 3.3.
     """
-    scales = {norm.scale for norm in batch_norms(variables).values()}
-    return collect(
+    check_graph(graph)
+    scales = {norm.scale for norm in batch_norms(graph).values()}
+    scores = collect(
         graph, variables, wanted=lambda slot: slot.path in scales, entry=abs, reduce=reduce
     )
+    return found(scores, by=NO_SCALE, fix=WITHOUT_SCALE)

@@ -3,11 +3,13 @@
 from collections.abc import Collection
 from typing import Any
 
+from jaxprune._arguments import check_roles
 from jaxprune.errors import ScoreError
 from jaxprune.graph import ChannelGraph
-from jaxprune.scores._members import Array, Reduce, collect, total
+from jaxprune.scores._members import Array, Reduce, collect, found, total
 
 _ROLES = ("out", "in", "vector")
+_FIX = "roles=('out', 'in', 'vector'), or scores.random; print(jp.explain(graph)) lists the roles."
 
 
 def l1(
@@ -31,16 +33,17 @@ def l1(
       Scores, higher means keep; groups without such a slot are absent.
 
     Raises:
-      ScoreError: an unknown role.
+      ScoreError: an unknown role, or no group has a slot of these roles.
       TreeError: `variables` do not mirror the graph.
 
     Source: Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, section 3.1. In a
     residual stage the paper ranks by the projection shortcut alone; here all filters count.
     """
-    _check(roles)
-    return collect(
+    check_roles(roles, _ROLES, ScoreError)
+    scores = collect(
         graph, variables, wanted=lambda slot: slot.role in roles, entry=abs, reduce=reduce
     )
+    return found(scores, by=_by(roles), fix=_FIX)
 
 
 def l2(
@@ -55,21 +58,22 @@ def l2(
     Arguments, result and errors are those of `l1`. With several slots it is the norms that
     `reduce` combines, not their squares.
     """
-    _check(roles)
-    return collect(
+    check_roles(roles, _ROLES, ScoreError)
+    scores = collect(
         graph,
         variables,
         wanted=lambda slot: slot.role in roles,
-        entry=lambda w: w * w,
+        entry=_square,
         finish=lambda sums: sums**0.5,
         reduce=reduce,
     )
+    return found(scores, by=_by(roles), fix=_FIX)
 
 
-def _check(roles: Collection[str]) -> None:
-    unknown = [role for role in roles if role not in _ROLES]
-    if isinstance(roles, str) or unknown or not roles:
-        raise ScoreError(
-            f"roles must be a collection of words among {_ROLES}, got {roles!r}.\n"
-            "Fix: roles=('out', 'in')."
-        )
+def _square(values: Array) -> Array:
+    size = abs(values)
+    return size * size
+
+
+def _by(roles: Collection[str]) -> str:
+    return f"no group has a variable in the roles {tuple(roles)}"

@@ -6,8 +6,10 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from jaxprune.graph import ChannelGraph
-from jaxprune.scores._members import Array
+from jaxprune._arguments import kind_of
+from jaxprune.errors import ScoreError
+from jaxprune.graph import ChannelGraph, check_graph
+from jaxprune.scores._members import Array, found
 
 
 def random(graph: ChannelGraph, key: jax.Array) -> dict[str, Array]:
@@ -16,9 +18,20 @@ def random(graph: ChannelGraph, key: jax.Array) -> dict[str, Array]:
     Args:
       graph: what `jaxprune.trace` returned.
       key: a PRNG key; equal keys give equal scores.
+
+    Raises:
+      ScoreError: `key` is no key, or the graph has no group.
     """
+    check_graph(graph)
+    try:
+        jax.eval_shape(jax.random.uniform, key)
+    except (TypeError, ValueError) as error:
+        raise ScoreError(
+            f"key must be a PRNG key, got {kind_of(key)}.\nFix: jax.random.key(0)."
+        ) from error
+    found(dict(graph.groups), by="the graph has no group", fix="print(graph) says what is frozen.")
     ends = np.cumsum([math.prod(group.shape) for group in graph.groups.values()]).tolist()
-    draw = jax.random.uniform(key, (ends[-1] if ends else 0,))
+    draw = jax.random.uniform(key, (ends[-1],))
     if not isinstance(draw, Tracer):
         draw = np.asarray(draw)
     return {

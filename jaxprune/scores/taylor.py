@@ -7,25 +7,30 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
 from jaxprune import paths
+from jaxprune._arguments import check_mapping, kind_of
+from jaxprune._scored import real
+from jaxprune._wide import wide
 from jaxprune.batchnorm import batch_norms
 from jaxprune.errors import ScoreError, TreeError
 from jaxprune.gates.sites import read_once
-from jaxprune.graph import ChannelGraph
-from jaxprune.scores._members import Array, Reduce, collect, total
+from jaxprune.graph import ChannelGraph, check_graph
+from jaxprune.scores._members import Array, Reduce, collect, found, shape_in, total
+from jaxprune.scores.bn import NO_SCALE, WITHOUT_SCALE
 
 
 def taylor(graph: ChannelGraph, variables: Any, gradients: Any) -> dict[str, Array]:
     """Returns {group: f32[n]}: |Σ w * dL/dw| over the weights that read each channel.
 
     This is |dL/dm| of the unit gate m that `jp.gated` puts on the channel, without the gate:
-    scaling a channel is scaling the weights that read it. A group has one gate, so its in slots
-    add up before the absolute value is taken. A kernel that is normalized along its inputs before
-    it is used breaks the equality; take the gate's own gradient there.
+    scaling a channel is scaling the weights that read it. For complex w = x + iy it is the real
+    part of the sum: `jax.grad` gives g = dL/dx - i dL/dy, and Re(w g) = x dL/dx + y dL/dy. A group
+    has one gate, so its in slots add up before the absolute value is taken. A kernel that is
+    normalized along its inputs before it is used breaks the equality; take the gate's own gradient
+    there.
 
     Args:
       graph: what `jaxprune.trace` returned.
@@ -39,15 +44,19 @@ def taylor(graph: ChannelGraph, variables: Any, gradients: Any) -> dict[str, Arr
       weights that read them also make them (a tied embedding).
 
     Raises:
+      ScoreError: no group has a score, or weights are integers, which have no gradient.
       TreeError: `variables` or `gradients` do not mirror the graph.
 
     Source: the gate is that of Molchanov et al., "Importance Estimation for Neural Network
     Pruning", CVPR 2019, who square its gradient.
     """
+    check_graph(graph)
     read = read_once(graph)
     products = _products(graph, variables, gradients, [slot.path for slot in read])
     sums = collect(graph, products, wanted=lambda slot: slot in read, entry=_same)
-    return {name: abs(score) for name, score in sums.items()}
+    by = "no group is read by one weight of its own at every contraction"
+    fix = "scores.taylor_activation, by the gates of jp.gated, or scores.l2."
+    return {name: abs(score) for name, score in found(sums, by=by, fix=fix).items()}
 
 
 def taylor_gate(
@@ -66,11 +75,12 @@ def taylor_gate(
       Scores, higher means keep; groups without a BatchNorm scale are absent.
 
     Raises:
+      ScoreError: no BatchNorm scales a group.
       TreeError: `variables` or `gradients` do not mirror the graph.
 
     Source: You et al., "Gate Decorator", NeurIPS 2019.
     """
-    scales = _scales(graph, variables)
+    scales = _scales(graph)
     products = _products(graph, variables, gradients, scales)
     return _of_scales(graph, products, reduce)
 
@@ -84,7 +94,7 @@ def taylor_bn(
     gamma and beta together. Arguments, result and errors are those of `taylor_gate`, with the
     variables of the network itself.
     """
-    scales = _scales(graph, variables)
+    scales = _scales(graph)
     biases = [bias for bias in scales.values() if bias is not None]
     products = _products(graph, variables, gradients, [*scales, *biases])
     joint = {
@@ -122,26 +132,49 @@ def taylor_activation(graph: ChannelGraph, gradients: Mapping[str, Any]) -> dict
     Inference", ICLR 2017. The paper scores each feature map where it is made; here a group has
     one gate, where contractions read it.
     """
+    check_graph(graph)
+    slopes = "{group: f32[examples, n]}"
+    gradients = check_mapping(gradients, "gradients", slopes, ScoreError)
     failures = []
     for name, gradient in gradients.items():
-        group, shape = graph.groups.get(name), list(np.shape(gradient))
+        group, shape = graph.groups.get(name), _shape(gradient)
         if group is None:
             failures.append(f"group {name!r}: the graph has no such group")
-        elif tuple(shape[1:]) != group.shape:
+        elif shape is None or tuple(shape[1:]) != group.shape:
             expected = ", ".join(["examples", *map(str, group.shape)])
-            failures.append(f"group {name!r}: expected gradients [{expected}], got {shape}")
+            got = kind_of(gradient) if shape is None else shape
+            failures.append(f"group {name!r}: expected gradients [{expected}], got {got}")
     if failures:
         fix = "Fix: jax.vmap(jax.grad(loss), (None, 0)) by the gates, over the examples."
         raise ScoreError("\n".join(["these are no gradients of gates.", *failures, fix]))
-    return {name: abs(_here(gradient)).sum(axis=0) for name, gradient in gradients.items()}
+    scores = {name: abs(_here(gradient)).sum(axis=0) for name, gradient in gradients.items()}
+    fix = "jax.grad by jp.gates.unit(graph), which must not be empty; scores.l2 needs no gates."
+    return found(scores, by="there are no gradients of gates", fix=fix)
 
 
 def normalized(scores: Mapping[str, Any]) -> dict[str, Array]:
     """Returns the scores of every group divided by their Euclidean norm; zeros stay zero.
 
+    Raises:
+      ScoreError: there are no scores.
+
     Source: Molchanov et al., ICLR 2017, the layer-wise l2-normalization.
     """
+    given = check_mapping(scores, "scores", "{group: f32[n]}", ScoreError)
+    if bad := [f"{n!r} are {kind_of(score)}" for n, score in given.items() if not _shape(score)]:
+        fix = "Fix: pass what a function of jp.scores returned."
+        raise ScoreError("\n".join(["scores must be real numbers, but those of", *bad[:8], fix]))
+    fix = "normalize what jaxprune.scores returned."
+    scores = found(dict(given), by="there are no scores", fix=fix)
     return {name: _unit(_here(score)) for name, score in scores.items()}
+
+
+def _shape(values: Any) -> list[int] | None:
+    """The shape of an array of real numbers; None for anything else."""
+    if isinstance(values, Tracer):
+        return list(values.shape)
+    shown = real(values)
+    return None if shown is None else list(shown.shape)
 
 
 def _unit(score: Array) -> Array:
@@ -158,8 +191,7 @@ def _products(
         f"{path}: the graph has shape {graph.variables[path].shape}, the {what} have {found}"
         for what, tree in zip(("variables", "gradients"), trees, strict=True)
         for path in wanted
-        if (found := np.shape(tree[path]) if path in tree else "no such leaf")
-        != graph.variables[path].shape
+        if (found := shape_in(tree, path)) != graph.variables[path].shape
     ]
     if failures:
         fix = (
@@ -167,27 +199,33 @@ def _products(
             "tree ({'params': ...}, not the params alone)."
         )
         raise TreeError("\n".join(["the trees do not mirror the graph.", *failures, fix]))
+    still = [path for path in wanted if getattr(trees[1][path], "dtype", None) == jax.dtypes.float0]
+    if still:
+        raise ScoreError(
+            f"{still[:5]} are integers, which have no gradient.\n"
+            "Fix: scores.l2, or the gates of jp.gated."
+        )
     ours, theirs = ({path: _here(tree[path]) for path in wanted} for tree in trees)
-    return {path: ours[path] * theirs[path] for path in wanted}
+    return {path: (ours[path] * theirs[path]).real for path in wanted}
 
 
 def _here(values: Any) -> Array:
-    """Returns f32 values: traced ones in the program, others on the host."""
-    values = values if isinstance(values, Tracer) else jax.device_get(values)
-    return (jnp if isinstance(values, Tracer) else np).asarray(values, np.float32)
+    """Returns `wide` values: traced ones in the program, others on the host."""
+    return wide(values if isinstance(values, Tracer) else np.asarray(jax.device_get(values)))
 
 
-def _scales(graph: ChannelGraph, variables: Any) -> dict[str, str | None]:
+def _scales(graph: ChannelGraph) -> dict[str, str | None]:
     """Returns {path of a scale: path of its bias} of the BatchNorms that have slots in groups."""
+    check_graph(graph)
     inside = {slot.path for group in graph.groups.values() for slot in group.slots}
-    norms = batch_norms(variables).values()
+    norms = batch_norms(graph).values()
     return {norm.scale: norm.bias for norm in norms if norm.scale in inside}
 
 
 def _of_scales(
     graph: ChannelGraph, products: Mapping[str, Array], reduce: Reduce
 ) -> dict[str, Array]:
-    return collect(
+    scores = collect(
         graph,
         products,
         wanted=lambda slot: slot.path in products,
@@ -195,6 +233,7 @@ def _of_scales(
         finish=abs,
         reduce=reduce,
     )
+    return found(scores, by=NO_SCALE, fix=WITHOUT_SCALE)
 
 
 def _same(values: Array) -> Array:

@@ -4,10 +4,13 @@ import warnings
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
+from jaxprune._arguments import check_batches, check_callable
+from jaxprune.errors import KeepError
 from jaxprune.graph import ChannelGraph
 from jaxprune.recover.batch_norm import recalibrate
-from jaxprune.slimmable.state import Split, combine, only, statistics, variables
-from jaxprune.slimmable.training import Network
+from jaxprune.slimmable._named import named_keeps
+from jaxprune.slimmable.state import Split, check_splits, combine, only, statistics, variables
+from jaxprune.slimmable.training import NETWORK, Network
 from jaxprune.slimmable.widths import Keep, outside
 
 
@@ -43,12 +46,17 @@ def calibrate(
     Source: Yu and Huang, "Universally Slimmable Networks", ICCV 2019, post-statistics of batch
     normalization. Their release leaves the statistics of a US-Net at 0 and 1.
     """
-    batches, private = list(batches), dict(rest.private)
+    widths = named_keeps(widths, graph)
+    if not widths:
+        raise KeepError("no widths.\nFix: widths={w: prefix(graph, w) for w in (1.0, 0.5)}.")
+    check_callable(network, "network", NETWORK)
+    check_splits(params, rest)
+    batches, private = list(check_batches(batches, "calibrate")), dict(rest.private)
     for name, keep in widths.items():
         warn_outside(graph, name, keep, trained)
         small, run = variables(graph, params, rest, name, keep), network(keep)
-        found = recalibrate(lambda v, x, run=run: run(v, x)[1], small, batches)
-        measured = only(found, statistics(found))
+        found = recalibrate(lambda v, x, run=run: run(v, x)[1], small, batches, graph=graph)
+        measured = only(found, statistics(found, graph))
         private[name] = combine(measured, *([private[name]] if name in private else []))
     return rest._replace(private=private)
 
@@ -57,6 +65,8 @@ def warn_outside(
     graph: ChannelGraph, name: Hashable, keep: Keep, trained: Mapping[Any, Keep] | None
 ) -> None:
     """Warns if a width is outside of the range of the trained ones."""
+    if trained is not None:
+        trained = named_keeps(trained, graph)
     if trained and (groups := outside(graph, keep, trained.values())):
         warnings.warn(
             f"width {name!r} is outside of the trained range in {len(groups)} groups, such as "

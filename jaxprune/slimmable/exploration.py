@@ -1,13 +1,16 @@
 """Searches that the greedy one is compared with: random and evolutionary, over the same space."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from jaxprune import cost as costs
-from jaxprune._removal import is_count
+from jaxprune._arguments import check_callable
+from jaxprune._numbers import check_count, check_positive, check_share
 from jaxprune.errors import BudgetError
 from jaxprune.graph import ChannelGraph
+from jaxprune.slimmable._named import check_generator
 from jaxprune.slimmable.search import Cost, Evaluate, Found, Space, check_targets, checked
 
 Counts = dict[str, int]
@@ -42,7 +45,8 @@ def random_search(
       KeepError: the space does not fit the graph.
       ScoreError: the errors are not finite, or not one for each candidate.
     """
-    _check(samples, samples=samples)
+    samples = check_count(samples, "samples", "samples=100.", BudgetError)
+    target = _checked(evaluate, rng, target)
     fit = _fitter(graph, space, target, rng, cost)
     drawn = [fit(_drawn(space, rng)) for _ in range(samples)]
     return _ranked(evaluate, graph, drawn, target, cost)[0]
@@ -66,9 +70,10 @@ def evolve(
     group from one of two of them, or with probability `mutation` a random one, and is fitted to the
     target as in `random_search`, whose arguments and errors these are.
     """
-    _check(population // 2, population=population, generations=generations)
-    if not 0 <= mutation <= 1:
-        raise BudgetError(f"mutation must be in [0, 1], got {mutation!r}.\nFix: mutation=0.1.")
+    population = check_count(population, "population", "population=50.", BudgetError, least=2)
+    generations = check_count(generations, "generations", "generations=20.", BudgetError)
+    mutation = check_share(mutation, "mutation", "mutation=0.1.", BudgetError)
+    target = _checked(evaluate, rng, target)
     fit = _fitter(graph, space, target, rng, cost)
 
     def child(parents: Sequence[Found]) -> Counts:
@@ -133,8 +138,8 @@ def _ranked(
     return [Found(drawn[i], float(errors[i]), cost(graph, drawn[i]), target) for i in order]
 
 
-def _check(least: int, **numbers: int) -> None:
-    if not all(map(is_count, (least, *numbers.values()))):
-        raise BudgetError(
-            f"{numbers} must be ints, at least 1 (a population at least 2).\nFix: leave them out."
-        )
+def _checked(evaluate: Any, rng: Any, target: Any) -> float:
+    """Returns the target as a plain number; raises if what searches share makes no sense."""
+    check_callable(evaluate, "evaluate", "evaluate=evaluator(...).")
+    check_generator(rng)
+    return check_positive(target, "target", "0.5 * jp.cost.macs(graph).", BudgetError)

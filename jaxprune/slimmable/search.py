@@ -5,7 +5,7 @@ answers it by mask, with one compiled program for all widths, so that every sear
 loop on the host.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -15,10 +15,15 @@ import numpy as np
 
 from jaxprune import cost as costs
 from jaxprune import masks
-from jaxprune._removal import is_count
-from jaxprune.errors import BudgetError, JaxpruneError, KeepError, PatternError, ScoreError
-from jaxprune.graph import ChannelGraph
-from jaxprune.slimmable.training import Network, check_exact
+from jaxprune._arguments import check_arrays, check_callable, check_mapping, kind_of
+from jaxprune._constraints import Groups
+from jaxprune._numbers import check_count, check_share, is_count, is_number, plain
+from jaxprune._scored import real
+from jaxprune.errors import BudgetError, KeepError, PatternError, ScoreError
+from jaxprune.graph import ChannelGraph, check_graph
+from jaxprune.masks import check_tree
+from jaxprune.paths import flatten
+from jaxprune.slimmable.training import NETWORK, Network, check_exact
 from jaxprune.slimmable.widths import Widths, make_divisible, scope
 
 Space = Mapping[str, tuple[int, ...]]
@@ -44,7 +49,7 @@ def space(
     parts: int = 12,
     divisor: int = 8,
     min_keep_ratio: float = 0.0,
-    protect: Sequence[str] = (),
+    protect: Groups = (),
 ) -> dict[str, tuple[int, ...]]:
     """Returns {group: counts}, from the full size down in equal steps to the last one above 0.
 
@@ -57,7 +62,7 @@ def space(
       parts: steps of a group.
       divisor: what steps are multiples of.
       min_keep_ratio: no count is below this share of the group; in [0, 1].
-      protect: patterns of groups that stay whole.
+      protect: names, patterns or kinds of groups that stay whole.
 
     Raises:
       KeepError: an argument is out of range.
@@ -65,11 +70,9 @@ def space(
 
     Source: Yu and Huang, "AutoSlim", 2019, the authors' configurations ("dynamic 12").
     """
-    if not (is_count(parts) and is_count(divisor) and 0 <= min_keep_ratio <= 1):
-        raise KeepError(
-            f"space: parts={parts!r} and divisor={divisor!r} must be ints, at least 1, and "
-            f"min_keep_ratio={min_keep_ratio!r} in [0, 1].\nFix: leave them out."
-        )
+    parts = check_count(parts, "space: parts", "parts=12.", KeepError)
+    divisor = check_count(divisor, "space: divisor", "divisor=8.", KeepError)
+    min_keep_ratio = check_share(min_keep_ratio, "space: min_keep_ratio", "0.0.", KeepError)
     found = {}
     for name in scope(graph, protect):
         size = graph.groups[name].size
@@ -115,8 +118,13 @@ def evaluator(
         by mask would be another network.
       ScoreError: when called, an error is not finite.
     """
-    if not is_count(at_once):
-        raise JaxpruneError(f"at_once must be an int, at least 1, got {at_once!r}.\nFix: 1.")
+    at_once = check_count(at_once, "at_once", "at_once=1.")
+    check_graph(graph)
+    check_callable(network, "network", NETWORK)
+    check_callable(error, "error", "lambda outputs, targets: a scalar.")
+    check_tree(graph, flatten(variables)[0], {})
+    check_arrays(inputs, "inputs")
+    check_arrays(targets, "targets")
     run = network({})
     sizes = {name: group.size for name, group in graph.groups.items()}
 
@@ -132,8 +140,10 @@ def evaluator(
         return jax.vmap(one)(counts) if at_once > 1 else jnp.stack([one(counts[0])])
 
     def evaluate(candidates: Sequence[Widths]) -> np.ndarray:
-        rows = [masks.widths(graph, widths) for widths in candidates]
-        _check_counts(graph, rows)
+        rows = [masks.widths(graph, widths) for widths in _listed(candidates)]
+        for row in rows:
+            cut = [name for name, n in row.items() if n != sizes[name]]
+            check_exact(graph, cut, "Fix: space(..., protect=[...])")
         rows = np.array([[*row.values()] for row in rows])
         errors = []
         for start in range(0, len(rows), at_once):
@@ -151,10 +161,10 @@ def checked(errors: Any, candidates: Sequence[Widths]) -> np.ndarray:
     Raises:
       ScoreError: they are not as many, or not finite.
     """
-    found = np.asarray(errors, np.float64)
-    if found.shape != (len(candidates),):
+    found = real(errors)
+    if found is None or found.shape != (len(candidates),):
         raise ScoreError(
-            f"the errors of {len(candidates)} candidates have shape {found.shape}.\nFix: evaluate "
+            f"the errors of {len(candidates)} candidates are {kind_of(errors)}.\nFix: evaluate "
             "returns f64[n], one for each."
         )
     if bad := int((~np.isfinite(found)).sum()):
@@ -165,16 +175,15 @@ def checked(errors: Any, candidates: Sequence[Widths]) -> np.ndarray:
     return found
 
 
-def _check_counts(graph: ChannelGraph, candidates: Iterable[Widths]) -> None:
-    for widths in candidates:
-        cut = {name: n for name, n in widths.items() if n != graph.groups[name].size}
-        for name, count in cut.items():
-            if not 1 <= count < graph.groups[name].size:
-                raise KeepError(
-                    f"a candidate has {count} channels of group {name!r}, which has "
-                    f"{graph.groups[name].size}.\nFix: counts from 1 to the size of the group."
-                )
-        check_exact(graph, cut, "Fix: space(..., protect=[...])")
+def _listed(candidates: Any) -> list[Any]:
+    """Returns the candidates as a list."""
+    mappings = isinstance(candidates, Sequence) and all(isinstance(c, Mapping) for c in candidates)
+    if not mappings:
+        raise KeepError(
+            f"candidates must be widths, [{{group: count}}, ...], got {kind_of(candidates)}.\n"
+            "Fix: [{name: 8}], with groups that are absent whole."
+        )
+    return list(candidates)
 
 
 def greedy(
@@ -209,8 +218,9 @@ def greedy(
     Source: Yu and Huang, "AutoSlim: Towards One-Shot Architecture Search for Channel Numbers",
     2019, and the authors' code.
     """
+    check_callable(evaluate, "evaluate", "evaluate=evaluator(...).")
     check_targets(graph, space, targets, cost)
-    wanted = sorted(targets, reverse=True)
+    wanted = sorted(map(plain, targets), reverse=True)
     path = descent(evaluate, space)
     widths, error = next(path)
     found = []
@@ -223,6 +233,8 @@ def greedy(
 
 def descent(evaluate: Evaluate, space: Space) -> Iterator[tuple[dict[str, int], float]]:
     """Yields (widths, error) from the whole network down, each one greedy step below the last."""
+    check_callable(evaluate, "evaluate", "evaluate=evaluator(...).")
+    _check_space(space)
     widths = {name: counts[0] for name, counts in space.items()}
     yield widths, float(checked(evaluate([widths]), [widths])[0])
     places = dict.fromkeys(space, 0)
@@ -250,6 +262,11 @@ def measured(
       inputs: inputs of the size that will be served.
       repeats: timed calls.
     """
+    check_callable(network, "network", "lambda keep: jp.linen.resize(model, graph, keep).apply.")
+    repeats = check_count(repeats, "repeats", "repeats=30.")
+    check_graph(graph)
+    check_tree(graph, flatten(variables)[0], {})
+    check_arrays(inputs, "inputs")
     known: dict[tuple[int, ...], float] = {}
 
     def latency(_: ChannelGraph, widths: Mapping[str, Any] | None = None) -> float:
@@ -257,7 +274,7 @@ def measured(
         key = tuple(counts.values())
         if key not in known:
             keep = {n: np.arange(graph.groups[n].size) < count for n, count in counts.items()}
-            small = masks.slice(graph, variables, keep)
+            small = masks.sliced(graph, variables, keep)
             known[key] = costs.latency(network(keep), small, inputs, repeats=repeats).median
         return known[key]
 
@@ -266,28 +283,40 @@ def measured(
 
 def check_targets(graph: ChannelGraph, space: Space, targets: Sequence[float], cost: Cost) -> None:
     """Raises unless the space fits the graph and the cost of its narrowest widths every target."""
-    bad = [
-        f"group {name!r} may keep {tuple(counts)}"
-        for name, counts in space.items()
-        if name not in graph.groups
-        or not counts
-        or counts[0] > graph.groups[name].size
-        or counts[-1] < 1
-        or any(a <= b for a, b in pairwise(counts))
-    ]
-    if bad or not space:
-        raise KeepError(
-            "\n".join(["the space does not fit the graph:", *bad])
-            + "\nFix: slimmable.space(graph), or {group: counts} from at most its size down to 1."
-        )
-    if np.ndim(targets) != 1 or not len(targets):
+    check_graph(graph)
+    check_callable(cost, "cost", "cost=jp.cost.macs.")
+    _check_space(space, graph)
+    listed = isinstance(targets, Sequence | np.ndarray | jax.Array) and np.ndim(targets) == 1
+    if not listed or not len(targets) or not all(map(is_number, targets)):
         raise BudgetError(
             f"targets={targets!r} are no list of numbers.\nFix: [0.5 * jp.cost.macs(graph)]."
         )
     least = cost(graph, {name: counts[-1] for name, counts in space.items()})
-    if missed := [target for target in targets if not target >= least]:
+    if missed := [target for target in map(plain, targets) if not target >= least]:
         raise BudgetError(
             f"targets {missed} are out of reach: the narrowest network of the space costs "
             f"{least:,}, the whole one {cost(graph, None):,}.\nFix: higher targets, or a space "
             "that goes further down (parts=, divisor=, min_keep_ratio=, protect=)."
         )
+
+
+def _check_space(space: Any, graph: ChannelGraph | None = None) -> None:
+    """Raises KeepError unless this is a space, of the graph if it is given."""
+    given = check_mapping(space, "space", "{group: counts, descending}", KeepError)
+    bad = [
+        f"group {name!r} may keep {counts!r}"
+        for name, counts in given.items()
+        if not _descend(counts)
+        or (graph and (name not in graph.groups or counts[0] > graph.groups[name].size))
+    ]
+    if bad or (graph and not given):
+        raise KeepError(
+            "\n".join(["the space does not fit the graph:", *bad])
+            + "\nFix: slimmable.space(graph), or {group: counts} from at most its size down to 1."
+        )
+
+
+def _descend(counts: Any) -> bool:
+    """True for counts that fall."""
+    whole = isinstance(counts, Sequence) and len(counts) > 0 and all(map(is_count, counts))
+    return whole and all(a > b for a, b in pairwise(counts))

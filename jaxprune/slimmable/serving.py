@@ -7,11 +7,14 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxprune import cost, masks
-from jaxprune._removal import is_number
+from jaxprune._arguments import check_callable, check_mapping
+from jaxprune._numbers import is_number, plain
 from jaxprune.errors import JaxpruneError, KeepError
 from jaxprune.graph import ChannelGraph
+from jaxprune.keep import check_keep
+from jaxprune.slimmable._named import named_keeps
 from jaxprune.slimmable.calibration import warn_outside
-from jaxprune.slimmable.state import Split, variables
+from jaxprune.slimmable.state import Split, check_splits, is_named, variables
 from jaxprune.slimmable.widths import Keep
 
 Serve = Callable[[Keep], Callable[..., Any]]
@@ -35,7 +38,7 @@ class Switch:
         Raises:
           KeepError: there is no such width.
         """
-        if width not in self._served:
+        if not isinstance(width, Hashable) or width not in self._served:
             raise KeepError(
                 f"the switch has no width {width!r}, only {list(self._served)}.\nFix: name it in "
                 "switch(..., widths), calibrated before."
@@ -77,6 +80,11 @@ def switch(
       KeepError: a keep does not fit, or a width lacks trained leaves or statistics of its own that
         others have.
     """
+    widths = named_keeps(widths, graph)
+    if not widths:
+        raise KeepError("no widths.\nFix: widths={w: prefix(graph, w) for w in (1.0, 0.5)}.")
+    if trained is not None:
+        trained = named_keeps(trained, graph)
     served = {}
     for name, keep in widths.items():
         warn_outside(graph, name, keep, trained)
@@ -93,7 +101,10 @@ def export(
     `jp.export(path, run, variables, x)` makes one file of it, `jp.save(path, variables,
     jp.spec(graph, keep))` a checkpoint. Arguments and errors as in `switch`.
     """
-    if rest.private and name not in rest.private:
+    check_callable(network, "network", "lambda keep: jp.linen.resize(model, graph, keep).apply.")
+    keep = check_keep(graph, keep)
+    check_splits(params, rest)
+    if rest.private and not is_named(rest, name):
         raise KeepError(
             f"width {name!r} has no statistics of its own; those that have are "
             f"{list(rest.private)}.\nFix: rest = calibrate(network, graph, params, rest, "
@@ -137,7 +148,13 @@ def spectrum(
       **columns: functions of the name of a width, such as `accuracy=lambda w: ...` or
         `latency=lambda w: jp.latency(net.at(w), x).median`.
     """
-    counts = [masks.widths(graph, keep) for keep in widths.values()]
+    given = check_mapping(widths, "widths", "{name of a width: keep}", KeepError)
+    keep = "{group: bool[n]}, a keep, or {group: count}"
+    for name, value in given.items():
+        check_mapping(value, f"width {name!r}", keep, KeepError)
+    counts = [masks.widths(graph, value) for value in given.values()]
+    for name, column in columns.items():
+        check_callable(column, f"column {name!r}", f"{name}=lambda width: ..., a number.")
     return Spectrum(
         widths=tuple(widths),
         columns={
@@ -177,12 +194,14 @@ def estimate_fps(macs: float, device: Device | float) -> tuple[float, float]:
     >>> [round(fps) for fps in estimate_fps(300e6, MOBILE_SOC)]
     [40, 53]
     """
-    low, high = device if isinstance(device, tuple) else (device, device)
-    if not all(is_number(x) and x > 0 for x in (macs, low, high)):
+    rates = device if isinstance(device, tuple) else (device, device)
+    numbers = [plain(x) for x in (macs, *rates)]
+    if len(numbers) != 3 or not all(is_number(x) and x > 0 for x in numbers):
         raise JaxpruneError(
             f"estimate_fps: macs={macs!r} and device={device!r} must be above 0.\nFix: "
             "estimate_fps(jp.cost.macs(graph, keep), MOBILE_SOC), traced at batch 1."
         )
+    macs, low, high = numbers
     return low / macs, high / macs
 
 

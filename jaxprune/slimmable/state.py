@@ -7,9 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import masks, paths
-from jaxprune.batchnorm import batch_norms
+from jaxprune._arguments import kind_of
+from jaxprune.batchnorm import norms_in
 from jaxprune.errors import KeepError, TreeError
 from jaxprune.graph import ChannelGraph
+from jaxprune.keep import check_keep
+from jaxprune.parameters import parameters
+from jaxprune.slimmable._named import named_keeps
 from jaxprune.slimmable.widths import Keep
 
 
@@ -24,21 +28,22 @@ class Split(NamedTuple):
     private: dict[Any, Any]
 
 
-def switchable(variables: Any) -> list[str]:
+def switchable(variables: Any, graph: ChannelGraph | None = None) -> list[str]:
     """Returns the paths of all of BatchNorm: each width of an S-Net has its own.
 
     Source: Yu et al., "Slimmable Neural Networks", ICLR 2019.
     """
-    norms = batch_norms(variables).values()
+    norms = norms_in(variables, graph).values()
     return [path for norm in norms for path in norm if path is not None]
 
 
-def statistics(variables: Any) -> list[str]:
+def statistics(variables: Any, graph: ChannelGraph | None = None) -> list[str]:
     """Returns the paths of BatchNorm's mean and variance: all that is private in a US-Net.
 
     Source: Yu and Huang, "Universally Slimmable Networks", ICCV 2019.
     """
-    return [path for norm in batch_norms(variables).values() for path in (norm.mean, norm.var)]
+    norms = norms_in(variables, graph).values()
+    return [path for norm in norms for path in (norm.mean, norm.var) if path is not None]
 
 
 def split(
@@ -50,9 +55,10 @@ def split(
 ) -> tuple[Split, Split]:
     """Returns (params, rest): what is trained, and what is not.
 
-    Trained is what lies under `params`, or every floating leaf but BatchNorm's statistics where
-    there is no such collection. `rest.shared` keeps the statistics of the traced network for
-    widths that have none of their own: they serve in train mode, which does not read them.
+    Trained is what lies under `params`, or where there is no such collection every parameter (see
+    `jaxprune.parameters`) that is no integer. `rest.shared` keeps the statistics of the traced
+    network for widths that have none of their own: they serve in train mode, which does not read
+    them.
 
     Args:
       graph: what `jaxprune.trace` returned.
@@ -68,18 +74,19 @@ def split(
       TreeError: `variables` does not mirror the graph.
       PatternError: a pattern matches nothing.
     """
+    widths = named_keeps(widths, graph)
     if not widths:
         raise KeepError("no widths.\nFix: widths={w: prefix(graph, w) for w in (1.0, 0.5)}.")
     check_names(widths)
     leaves, _ = paths.flatten(variables)
     masks.check_tree(graph, leaves, {})
-    own = switchable(variables) if private is None else private
+    own = switchable(variables, graph) if private is None else private
     own = paths.require(own, leaves, what="private pattern")
-    trained = _trained(leaves)
+    trained = _trained(graph)
 
     def part(chosen: set[str], hidden: set[str]) -> Split:
         mine = own & chosen
-        cut = {n: masks.slice(graph, only(variables, mine), k) for n, k in widths.items()}
+        cut = {n: masks.sliced(graph, only(variables, mine), k) for n, k in widths.items()}
         fresh = jax.tree.map(_copied, cut) if mine else {}
         return Split(shared=only(variables, chosen - hidden), private=fresh)
 
@@ -97,8 +104,10 @@ def variables(
       KeepError: `params` has private leaves, but none for this width.
       TreeError: the private leaves are not those of this keep.
     """
+    keep = check_keep(graph, keep)
+    check_splits(params, rest)
     check_private(params, name)
-    shared = [masks.slice(graph, part.shared, keep) for part in (params, rest)]
+    shared = [masks.sliced(graph, part.shared, keep) for part in (params, rest)]
     found = combine(*own(params, rest, name), *shared)
     masks.check_tree(graph, paths.flatten(found)[0], masks.widths(graph, keep))
     return found
@@ -106,17 +115,32 @@ def variables(
 
 def own(params: Split, rest: Split, name: Hashable) -> list[Any]:
     """Returns the private trees of a width, as many as it has."""
-    return [part.private[name] for part in (params, rest) if name in part.private]
+    return [part.private[name] for part in (params, rest) if is_named(part, name)]
 
 
 def check_private(params: Split, name: Hashable) -> None:
     """Raises KeepError if other widths have trained leaves of their own, and this one none."""
-    if params.private and name not in params.private:
+    if params.private and not is_named(params, name):
         raise KeepError(
             f"width {name!r} has no trained leaves of its own; those that have are "
             f"{list(params.private)}.\nFix: name it in split(graph, variables, widths), or let all "
             "widths share scale and bias with private=statistics(variables)."
         )
+
+
+def check_splits(*parts: Any) -> None:
+    """Raises TreeError unless these are parts of variables, such as `split` gives."""
+    for part in parts:
+        if not isinstance(part, Split) or not isinstance(part.private, Mapping):
+            raise TreeError(
+                f"expected a part of what split returned, got {kind_of(part)}.\n"
+                "Fix: params, rest = split(graph, variables, widths)."
+            )
+
+
+def is_named(part: Split, name: Any) -> bool:
+    """True if a width has leaves of its own."""
+    return isinstance(name, Hashable) and name in part.private
 
 
 def check_names(widths: Mapping[Any, Keep]) -> None:
@@ -179,10 +203,14 @@ def _replace(tree: Any, new: Mapping[str, Any]) -> Any:
     return jax.tree.unflatten(treedef, [new.get(path, leaf) for path, leaf in leaves.items()])
 
 
-def _trained(leaves: Mapping[str, Any]) -> set[str]:
-    named = {path for path in leaves if path.startswith("params/")}
-    floating = {path for path, leaf in leaves.items() if jnp.issubdtype(leaf.dtype, jnp.floating)}
-    return named or floating - set(statistics(list(leaves)))
+def _trained(graph: ChannelGraph) -> set[str]:
+    """The parameters, without integers where no collection names them: these have no gradient."""
+    found = {path: graph.variables[path].dtype for path in parameters(graph)}
+    return {
+        path
+        for path, dtype in found.items()
+        if path.startswith("params/") or jnp.issubdtype(dtype, jnp.inexact)
+    }
 
 
 def _copied(leaf: Any) -> Any:

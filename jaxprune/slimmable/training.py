@@ -9,10 +9,13 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxprune import masks, paths
-from jaxprune._removal import is_number
+from jaxprune._arguments import check_arrays, check_callable
+from jaxprune._numbers import check_positive, check_share
 from jaxprune.errors import JaxpruneError, KeepError
-from jaxprune.graph import ChannelGraph
-from jaxprune.slimmable.state import Split, check_private, combine, own, updated
+from jaxprune.follows import following
+from jaxprune.graph import ChannelGraph, check_graph
+from jaxprune.slimmable._named import named_keeps
+from jaxprune.slimmable.state import Split, check_private, check_splits, combine, own, updated
 from jaxprune.slimmable.widths import Keep
 
 Network = Callable[[Keep], Callable[[Any, Any], tuple[Any, Any]]]
@@ -20,6 +23,9 @@ Network = Callable[[Keep], Callable[[Any, Any], tuple[Any, Any]]]
 Loss = Callable[[Any, Any], Any]
 Distillation = Callable[[Any, Any, Any], Any]
 """(outputs, outputs of the largest width, targets) -> scalar."""
+
+
+NETWORK = "lambda keep: partial(resized.apply, train=True, mutable=['batch_stats']), for example."
 
 
 class Gradients(NamedTuple):
@@ -82,6 +88,10 @@ def gradients(
     Source: Yu et al., "Slimmable Neural Networks", ICLR 2019; Yu and Huang, "Universally Slimmable
     Networks and Improved Training Techniques", ICCV 2019.
     """
+    check_graph(graph)
+    check_callable(network, "network", NETWORK)
+    check_callable(loss, "loss", "lambda outputs, targets: a scalar.")
+    check_callable(distill, "distill", "distill=distillation().", optional=True)
     compiled: dict[Any, Callable[..., Any]] = {}
 
     def program(name: Hashable, keep: Keep, taught: bool) -> Callable[..., Any]:
@@ -96,6 +106,10 @@ def gradients(
     def step(
         params: Split, rest: Split, widths: Mapping[Any, Keep], inputs: Any, targets: Any
     ) -> Gradients:
+        widths = named_keeps(widths, graph, traced=True)
+        check_splits(params, rest)
+        check_arrays(inputs, "inputs")
+        check_arrays(targets, "targets")
         _check_widths(graph, params, rest, widths, distill is not None)
         total = jax.tree.map(jnp.zeros_like, params)
         first, losses = None, []
@@ -130,18 +144,21 @@ def distillation(
 
     Source: Yu and Huang, "Universally Slimmable Networks", ICCV 2019 (T = 1, mix = 1).
     """
-    numbers = is_number(temperature) and is_number(mix)
-    if not (numbers and temperature > 0 and 0 <= mix <= 1) or (mix < 1 and loss is None):
+    temperature = check_positive(temperature, "distillation: temperature", "temperature=1.0.")
+    mix = check_share(mix, "distillation: mix", "mix=1.0, no labels.")
+    check_callable(loss, "distillation: loss", "lambda outputs, targets: a scalar.", optional=True)
+    if (mix < 1) != (loss is not None):
         raise JaxpruneError(
-            f"distillation: temperature={temperature!r}, mix={mix!r}, loss={loss!r}.\nFix: a "
-            "temperature above 0 and a mix in [0, 1]; below 1 give the loss of the labels too."
+            f"distillation: with mix={mix} the loss of the labels "
+            + ("is missing" if mix < 1 else "has no effect")
+            + ".\nFix: give loss where mix is below 1, and there alone."
         )
 
     def taught(outputs: Any, teacher: Any, targets: Any) -> Any:
         soft = jax.nn.softmax(teacher / temperature)
         entropy = -jnp.sum(soft * jax.nn.log_softmax(outputs / temperature), axis=-1)
         value = mix * temperature**2 * entropy.mean()
-        return value if loss is None or mix == 1 else value + (1 - mix) * loss(outputs, targets)
+        return value if loss is None else value + (1 - mix) * loss(outputs, targets)
 
     return taught
 
@@ -183,7 +200,7 @@ def _pass(execution: _Execution, name: Hashable, objective: Distillation) -> Cal
 def _sliced(network: Network, graph: ChannelGraph, keep: Keep) -> _Execution:
     return _Execution(
         run=network(keep),
-        enter=lambda tree: masks.slice(graph, tree, keep),
+        enter=lambda tree: masks.sliced(graph, tree, keep),
         leave=lambda tree: masks.unslice(graph, tree, keep),
         spread=lambda small, full: masks.unslice(graph, small, keep, into=full),
     )
@@ -237,10 +254,20 @@ def _check_masked(
 
 
 def check_exact(graph: ChannelGraph, names: Iterable[str], fix: str) -> None:
-    """Raises KeepError if a group is inexact: by mask it would be another network than sliced."""
-    for name in names:
-        if name in graph.groups and (why := graph.groups[name].inexact):
+    """Raises KeepError if by mask a group would be another network than sliced.
+
+    It is inexact, or a constant follows its width.
+    """
+    for name in (name for name in names if name in graph.groups):
+        why = graph.groups[name].inexact
+        why = f"is inexact ({why})" if why else _follower(graph, name)
+        if why:
             raise KeepError(
-                f"group {name!r} is inexact ({why}): executed by mask, the network is not the one "
-                f"that is served.\n{fix} with it."
+                f"group {name!r} {why}: executed by mask, the network is not the one that is "
+                f"served.\n{fix} with it."
             )
+
+
+def _follower(graph: ChannelGraph, name: str) -> str | None:
+    text = following(graph).get(name)
+    return text and f"has a constant that follows its width ({text})"

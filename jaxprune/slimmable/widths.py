@@ -7,14 +7,19 @@ import numpy as np
 
 from jaxprune import axes as ax
 from jaxprune import masks, paths
-from jaxprune._removal import is_count, is_number
+from jaxprune._arguments import check_mapping, check_options, kind_of
+from jaxprune._constraints import Groups
+from jaxprune._numbers import check_count, check_finite, is_count, is_number, plain
 from jaxprune.axes import Space
 from jaxprune.cost import each_contraction
 from jaxprune.errors import KeepError
-from jaxprune.graph import ChannelGraph, Contraction
-
-Keep = Mapping[str, Any]
-Widths = Mapping[str, int]
+from jaxprune.follows import following
+from jaxprune.graph import ChannelGraph, Contraction, check_graph
+from jaxprune.keep import Keep as Keep
+from jaxprune.keep import Widths as Widths
+from jaxprune.keep import check_keep
+from jaxprune.kinds import matching
+from jaxprune.slimmable._named import check_generator, named_keeps
 
 
 class Rounding(TypedDict, total=False):
@@ -24,11 +29,14 @@ class Rounding(TypedDict, total=False):
     min_channels: int  # no group gets fewer, rounded up to the divisor; default 1
     supernet: float  # the multiplier of the network that was traced; default 1.0
     expansion: Mapping[str, int]  # {pattern: t}: counts are t times a multiple of the divisor
-    protect: Sequence[str]  # patterns of groups that never slim; default none
+    protect: Groups  # names, patterns or kinds of groups that never slim; default none
 
 
 def make_divisible(value: float, divisor: int = 8, least: int = 1) -> int:
     """Returns the multiple of `divisor` nearest to `value`, and never less than 90 % of it.
+
+    Raises:
+      KeepError: `value` is not a finite number of at least 0, or the others are no counts.
 
     Source: Yu et al., "Slimmable Neural Networks", ICLR 2019, the authors' code. Below half of a
     divisor its `least` of 1 is no multiple: 2 channels of 8 become 9.
@@ -36,6 +44,13 @@ def make_divisible(value: float, divisor: int = 8, least: int = 1) -> int:
     >>> [make_divisible(32 * width) for width in (0.25, 0.35, 0.5, 0.75, 1.0)]
     [8, 16, 16, 24, 32]
     """
+    value = check_finite(value, "value", "the channels that are asked for.", KeepError)
+    divisor = check_count(divisor, "divisor", "divisor=8.", KeepError)
+    least = check_count(least, "least", "least=1.", KeepError)
+    return _divisible(value, divisor, least)
+
+
+def _divisible(value: float, divisor: int, least: int) -> int:
     count = max(least, int(value + divisor / 2) // divisor * divisor)
     return count + divisor if count < 0.9 * value else count
 
@@ -65,7 +80,7 @@ def prefix(
       KeepError: a width is out of range, the rounding makes no sense, or a stream loses channels
         that one of its readers (`jp.select_inputs`) keeps.
       PatternError: a pattern matches nothing.
-      TypeError: there is no such option.
+      JaxpruneError: there is no such option.
 
     Source: Yu et al., ICLR 2019; Yu and Huang, ICCV 2019 (expansion); the authors' code.
 
@@ -75,7 +90,9 @@ def prefix(
     >>> prefix(graph, 0.5, divisor=1)
     {'first': array([ True,  True, False, False])}
     """
-    _check_rounding(rounding)
+    check_graph(graph)
+    rounding = _checked(rounding)
+    width = {k: plain(v) for k, v in width.items()} if isinstance(width, Mapping) else plain(width)
     counted = isinstance(width, Mapping)
     names = scope(graph, rounding.get("protect", ()))
     wanted = _wanted(graph, width, rounding) if counted else dict.fromkeys(names, width)
@@ -88,7 +105,7 @@ def prefix(
             if not (counted and is_count(count)):
                 count = _count(count, group.size, times.get(name, 1), rounding)
             keep[name] = np.arange(group.size) < count
-    masks.check_keep(graph, keep)
+    check_keep(graph, keep)
     return keep
 
 
@@ -100,7 +117,7 @@ def uniform(
     **rounding: Unpack[Rounding],
 ) -> dict[str, np.ndarray]:
     """Returns the `prefix` of one multiplier drawn from [low, high); other arguments as there."""
-    _check_range(low, high, rounding)
+    low, high = _range(graph, rng, low, high, rounding)
     return prefix(graph, rng.uniform(low, high), **rounding)
 
 
@@ -115,7 +132,7 @@ def nonuniform(
 
     Source: Yu and Huang, "AutoSlim", 2019: so its supernet is trained, from 0.15 to 1.5.
     """
-    _check_range(low, high, rounding)
+    low, high = _range(graph, rng, low, high, rounding)
     drawn = {name: rng.uniform(low, high) for name in scope(graph, rounding.get("protect", ()))}
     return prefix(graph, drawn, **rounding)
 
@@ -136,6 +153,9 @@ def sandwich(
     Source: Yu and Huang, "Universally Slimmable Networks", ICCV 2019, the sandwich rule. They draw
     from the continuum; a grid bounds the number of programs.
     """
+    widths = named_keeps(widths)
+    check_generator(rng)
+    n = plain(n)
     if not is_count(n) or min(n, len(widths)) < 2:
         raise KeepError(
             f"sandwich: n={n!r} of {len(widths)} widths; a sandwich is the largest and the "
@@ -152,7 +172,10 @@ def outside(graph: ChannelGraph, keep: Keep, trained: Iterable[Keep]) -> list[st
     Raises:
       KeepError: there are no trained widths.
     """
-    here = masks.widths(graph, keep)
+    here = {**masks.widths(graph), **masks.widths(graph, check_keep(graph, keep))}
+    if not isinstance(trained, Iterable) or isinstance(trained, str | Mapping):
+        raise KeepError(f"trained must be keeps, got {kind_of(trained)}.\nFix: widths.values().")
+    trained = [check_keep(graph, other) for other in trained]
     if not (known := [masks.widths(graph, other) for other in trained]):
         raise KeepError("no trained widths.\nFix: trained=widths.values().")
     return [
@@ -174,14 +197,14 @@ def _count(width: float, size: int, times: int, rounding: Rounding) -> int:
         return size
     divisor = rounding.get("divisor", 8)
     least = -(-rounding.get("min_channels", 1) // divisor) * divisor
-    return min(size, times * make_divisible(size * width / supernet / times, divisor, least))
+    return min(size, times * _divisible(size * width / supernet / times, divisor, least))
 
 
 def _wanted(
     graph: ChannelGraph, widths: Mapping[str, float], rounding: Rounding
 ) -> dict[str, float]:
     """Returns {group: width} of {pattern: width}, without what is protected."""
-    whole = paths.require(rounding.get("protect", ()), graph.groups, what="protect pattern")
+    whole = matching(graph, rounding.get("protect", ()), graph.groups, what="protect pattern")
     found = _expanded(widths, graph, "width pattern", held(graph))
     return {name: value for name, value in found.items() if name not in whole}
 
@@ -202,9 +225,10 @@ def _expanded(
     return found
 
 
-def scope(graph: ChannelGraph, protect: Sequence[str] = ()) -> list[str]:
+def scope(graph: ChannelGraph, protect: Groups = ()) -> list[str]:
     """Returns the groups that a multiplier slims."""
-    whole = paths.require(protect, graph.groups, what="protect pattern")
+    check_graph(graph)
+    whole = matching(graph, protect, graph.groups, what="protect pattern")
     whole |= held(graph)
     return [name for name in graph.groups if name not in whole]
 
@@ -215,7 +239,7 @@ def held(graph: ChannelGraph) -> set[str]:
     whole: set[str] = set()
 
     def rank(place: int, names: set[str]) -> tuple[bool, bool, bool, int]:
-        exact = not any(graph.groups[name].inexact for name in names)
+        exact = not any(graph.groups[name].inexact or name in following(graph) for name in names)
         return bool(names & slims), not names & whole, exact, place
 
     for factors in _products(graph):
@@ -258,39 +282,57 @@ def _factors(space: Space) -> Iterator[Sequence[Space]]:
             yield from _factors(item)
 
 
-def _check_rounding(rounding: Rounding) -> None:
-    options = list(Rounding.__annotations__)
-    if unknown := [name for name in rounding if name not in options]:
-        raise TypeError(f"there is no option {unknown[0]!r}.\nFix: one of {options}.")
+def _checked(rounding: Rounding) -> Rounding:
+    """Returns the options with plain numbers.
+
+    Raises:
+      JaxpruneError: there is no such option.
+      KeepError: one makes no sense.
+    """
+    check_options(rounding, Rounding, "prefix")
+    expansion = rounding.get("expansion", {})
+    example = "{pattern: t}, an int for each"
+    expansion = check_mapping(expansion, "expansion", example, KeepError)
     bad = [
         f"{name} must be an int, at least 1, got {value!r}"
         for name, value in (
             ("divisor", rounding.get("divisor", 8)),
             ("min_channels", rounding.get("min_channels", 1)),
-            *((f"expansion of {k!r}", v) for k, v in rounding.get("expansion", {}).items()),
+            *((f"expansion of {k!r}", v) for k, v in expansion.items()),
         )
         if not is_count(value)
     ]
-    supernet = rounding.get("supernet", 1.0)
+    supernet = plain(rounding.get("supernet", 1.0))
     if not (is_number(supernet) and 0 < supernet < float("inf")):
         bad.append(f"supernet must be a multiplier above 0, got {supernet!r}")
     if bad:
         raise KeepError("\n".join([*bad, "Fix: leave an option out to have its default."]))
+    found: Any = {name: plain(value) for name, value in rounding.items()}
+    return found | {"expansion": {name: plain(times) for name, times in expansion.items()}}
 
 
-def _check_range(low: float, high: float, rounding: Rounding) -> None:
-    supernet = rounding.get("supernet", 1.0)
+def _range(
+    graph: ChannelGraph, rng: Any, low: Any, high: Any, rounding: Rounding
+) -> tuple[float, float]:
+    """Returns the ends of a range of multipliers as plain numbers."""
+    check_graph(graph)
+    check_generator(rng)
+    supernet = _checked(rounding).get("supernet", 1.0)
+    low, high = plain(low), plain(high)
     if not (_is_multiplier(low, supernet) and _is_multiplier(high, supernet) and low <= high):
         raise KeepError(
             f"widths cannot be drawn from [{low!r}, {high!r}).\nFix: two multipliers in "
             f"(0, {supernet}], the lower one first."
         )
+    return low, high
 
 
 def _check_widths(
     graph: ChannelGraph, width: Any, wanted: Mapping[str, Any], supernet: float
 ) -> None:
     failures = []
+    if isinstance(width, Mapping) and not width:
+        failures = ["width {} says nothing of any group"]
     if not isinstance(width, Mapping):
         if not _is_multiplier(width, supernet):
             failures = [f"width {width!r}{_why(width, supernet)}"]

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import paths
-from jaxprune.errors import JaxpruneError, PatternError, TreeError
-from jaxprune.graph import ChannelGraph, Slot
+from jaxprune._arguments import check_roles, is_array, kind_of
+from jaxprune._constraints import Groups, scope
+from jaxprune.errors import JaxpruneError, TreeError
+from jaxprune.graph import ChannelGraph, Slot, check_graph
 
 Members = Mapping[str, Sequence[Slot]]
 
@@ -20,8 +21,8 @@ def members(
     graph: ChannelGraph,
     roles: Collection[str],
     *,
-    only: Sequence[str] = (),
-    protect: Sequence[str] = (),
+    only: Groups | None = None,
+    protect: Groups = (),
 ) -> Members:
     """Returns {group: its slots of these roles} for the groups in scope.
 
@@ -29,24 +30,15 @@ def members(
       JaxpruneError: an unknown role.
       PatternError: a pattern matches nothing, or nothing is left in scope.
     """
-    if isinstance(roles, str) or not roles or set(roles) - set(_ROLES):
-        raise JaxpruneError(
-            f"roles must be a collection of words among {_ROLES}, got {roles!r}.\n"
-            "Fix: roles=('out', 'in')."
-        )
+    check_graph(graph)
+    check_roles(roles, _ROLES, JaxpruneError)
     found = {
         name: slots
         for name, group in graph.groups.items()
         if (slots := [slot for slot in group.slots if slot.role in roles])
     }
-    chosen = paths.require(only, found, what="only pattern") if only else set(found)
-    chosen -= paths.require(protect, graph.groups, what="protect pattern")
-    if not chosen:
-        raise PatternError(
-            f"protect={protect!r} and only={only!r} leave no group to penalize.\n"
-            f"Fix: the groups with weights are {list(found)[:5]}..."
-        )
-    return {name: slots for name, slots in found.items() if name in chosen}
+    chosen = scope(graph, list(found), only=only, protect=protect, purpose="to penalize")
+    return {name: found[name] for name in chosen}
 
 
 def norms(slots: Sequence[Slot], kernels: Mapping[str, jax.Array]) -> jax.Array:
@@ -58,7 +50,7 @@ def norms(slots: Sequence[Slot], kernels: Mapping[str, jax.Array]) -> jax.Array:
 
 def spread(values: jax.Array, slot: Slot, kernel: jax.Array) -> jax.Array:
     """Returns f[*shape of the kernel]: each channel's value at the entries that it owns, else 1."""
-    back = jax.linear_transpose(lambda w: slot.owned(_replicated(slot.along(w))), kernel)
+    back = jax.linear_transpose(lambda w: slot.owned(_replicated(slot.along(w))), kernel.real)
     return back(values)[0] + (1 - back(jnp.ones_like(values))[0])
 
 
@@ -84,7 +76,8 @@ def located(
     found, failures = {}, []
     for path in dict.fromkeys(wanted):
         own = path if path in params else path.removeprefix("params/")
-        shape = np.shape(params[own]) if own in params else "no such leaf"
+        leaf = params.get(own, "no such leaf")
+        shape = np.shape(leaf) if is_array(leaf) else leaf if own not in params else kind_of(leaf)
         if shape == graph.variables[path].shape:
             found[path] = own
         else:
@@ -103,7 +96,8 @@ def located(
 
 def _owned(kernel: jax.Array, slot: Slot) -> jax.Array:
     """Returns f[*layers, n]: the sum of squares of the entries that each channel owns."""
-    return slot.owned(_replicated(slot.along(jnp.square(kernel))))
+    squares = (kernel * kernel.conj()).real if jnp.iscomplexobj(kernel) else jnp.square(kernel)
+    return slot.owned(_replicated(slot.along(squares)))
 
 
 def _replicated(vector: jax.Array) -> jax.Array:

@@ -1,13 +1,15 @@
 """What the penalties share: the mask, the schedule of the strength, and the checks."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from jaxprune._arguments import check_arrays, check_structure, kind_of
+from jaxprune._numbers import check_finite
 from jaxprune.errors import JaxpruneError, TreeError
 
 Change = Callable[[Any, Any, jax.Array, jax.Array], jax.Array]
@@ -34,28 +36,21 @@ def penalty(
       JaxpruneError: `strength` is negative or not finite.
       TreeError: (from `init`) `mask` does not mirror the parameters.
     """
-    if not callable(strength):
-        check_number(name, "strength", strength, "start from 1e-4, or pass a schedule from step.")
+    strength = check_strength(name, "strength", strength, "start from 1e-4.")
+    fix = "mask=jaxprune.scale_mask(variables), of the same variables."
+    if not all(isinstance(leaf, bool | np.bool_) for leaf in jax.tree.leaves(mask)):
+        raise TreeError(f"{name}: the mask must be a tree of bools.\nFix: {fix}")
 
     def init(params: optax.Params) -> PenaltyState:
-        expected, got = jax.tree.structure(params), jax.tree.structure(mask)
-        if expected != got:
-            raise TreeError(
-                f"{name}: the mask does not mirror the parameters.\n"
-                f"  parameters: {expected}\n"
-                f"  mask:       {got}\n"
-                "Fix: mask=jaxprune.batchnorm.scale_mask(variables), of the same variables."
-            )
+        check_arrays(params, f"{name}: the parameters")
+        check_structure(mask, params, f"{name}: the mask", fix)
         return PenaltyState(step=jnp.zeros([], jnp.int32))
 
     def update(
         updates: optax.Updates, state: PenaltyState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, PenaltyState]:
-        if params is None:
-            raise JaxpruneError(
-                f"{name}: update needs the parameters, which it shrinks.\n"
-                "Fix: tx.update(gradients, state, params)."
-            )
+        check_update(name, updates, state, params)
+        check_structure(mask, params, f"{name}: the mask", fix)
         weight = strength(state.step) if callable(strength) else strength
 
         def at(masked: bool, leaf: jax.Array, param: jax.Array) -> jax.Array:
@@ -69,9 +64,29 @@ def penalty(
     return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
 
 
-def check_number(name: str, argument: str, value: float, fix: str) -> None:
-    """Raises JaxpruneError unless `value` is finite and at least 0."""
-    if not (value >= 0 and math.isfinite(value)):
+def check_strength(name: str, argument: str, value: Any, example: str) -> Any:
+    """Returns a schedule as it is, and a number as Python's unless it is traced.
+
+    Raises:
+      JaxpruneError: the number is not finite and at least 0.
+    """
+    if callable(value) and not isinstance(value, type):
+        return value
+    fix = f"{example.removesuffix('.')}; or pass a schedule, a function of the step."
+    return check_finite(value, f"{name}: {argument}", fix)
+
+
+def check_update(name: str, updates: Any, state: Any, params: Any) -> None:
+    """Raises unless the arguments of an `update` are those of the parameters."""
+    if params is None:
         raise JaxpruneError(
-            f"{name}: {argument} must be finite and at least 0, got {value}.\nFix: {fix}"
+            f"{name}: update needs the parameters, which it shrinks.\n"
+            "Fix: tx.update(gradients, state, params)."
         )
+    if not isinstance(state, PenaltyState):
+        raise JaxpruneError(
+            f"{name}: expected its state, got {kind_of(state)}.\nFix: state = tx.init(params)."
+        )
+    check_arrays(params, f"{name}: the parameters")
+    check_arrays(updates, f"{name}: the updates")
+    check_structure(updates, params, f"{name}: the tree of updates", "the gradients by params.")

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import optax
 
 from jaxprune import paths
+from jaxprune._numbers import check_finite
 from jaxprune.axes import atoms
 from jaxprune.batchnorm import batch_norms
 from jaxprune.errors import JaxpruneError, TreeError
-from jaxprune.graph import ChannelGraph
+from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.sparsify._channels import located
-from jaxprune.sparsify._penalty import check_number
 from jaxprune.sparsify.structured import View
 
 
@@ -49,7 +49,8 @@ def fold_batch_norm(graph: ChannelGraph, *, epsilon: float = 1e-5) -> View:
         `variables` have no running variances.
       JaxpruneError: `epsilon` is negative or not finite; (from the view) no `variables`.
     """
-    check_number("fold_batch_norm", "epsilon", epsilon, "epsilon=1e-5.")
+    check_graph(graph)
+    epsilon = check_finite(epsilon, "fold_batch_norm: epsilon", "epsilon=1e-5.")
     folds = dict.fromkeys(_folds(graph))
     if not folds:
         raise TreeError(
@@ -81,11 +82,11 @@ def fold_batch_norm(graph: ChannelGraph, *, epsilon: float = 1e-5) -> View:
 
 def _folds(graph: ChannelGraph) -> Iterator[_Fold]:
     """Yields each kernel that alone makes a group, with the BatchNorm that alone scales it."""
-    norms = {norm.scale: norm for norm in batch_norms(list(graph.variables)).values()}
+    variances = {norm.scale: norm.var for norm in batch_norms(graph).values() if norm.var}
     for group in graph.groups.values():
         makers = [slot for slot in group.slots if slot.role == "out"]
-        scales = [slot for slot in group.slots if slot.path in norms]
+        scales = [slot for slot in group.slots if slot.path in variances]
         if len(makers) == len(scales) == 1:
             maker, scale = makers[0], scales[0]
             if list(atoms(maker.space)) == list(atoms(scale.space)):
-                yield _Fold(maker.path, maker.axis, scale.path, norms[scale.path].var)
+                yield _Fold(maker.path, maker.axis, scale.path, variances[scale.path])

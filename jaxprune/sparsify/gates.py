@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprune.sparsify._penalty import check_number, penalty
+from jaxprune.sparsify._penalty import check_strength, penalty
 
 
 def l1_gates(
@@ -41,12 +41,11 @@ def l1_gates(
     >>> updates["Conv_0/kernel"].tolist()
     [0.25, -0.25, 0.0]
     """
-    if not callable(strength):
-        check_number("l1_gates", "strength", strength, "start from 1e-3.")
+    strength = check_strength("l1_gates", "strength", strength, "start from 1e-3.")
 
     def add(weight: jax.Array, step: jax.Array, gradient: jax.Array, gate: jax.Array) -> jax.Array:
         del step
-        return gradient + jnp.asarray(weight * jnp.sign(gate), gradient.dtype)
+        return gradient + jnp.asarray(weight * jnp.sign(gate).conj(), gradient.dtype)
 
     def of(tree: Any) -> optax.GradientTransformation:
         marks = jax.tree.map(lambda _: True, tree) if mask is None else mask
@@ -54,5 +53,5 @@ def l1_gates(
 
     return optax.GradientTransformation(
         lambda params: of(params).init(params),
-        lambda updates, state, params=None: of(updates).update(updates, state, params),
+        lambda updates, state, params=None: of(params).update(updates, state, params),
     )

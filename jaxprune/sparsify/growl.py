@@ -1,12 +1,15 @@
 """The group ordered weighted L1 norm (GrOWL): the larger a channel's norm, the more it costs."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxprune._arguments import check_callable, is_array, kind_of
+from jaxprune._numbers import check_count, check_finite, check_share
 from jaxprune.errors import JaxpruneError
-from jaxprune.sparsify._penalty import check_number
 
 
 def growl_weights(size: int, *, base: float, step: float, ramp: float = 1.0) -> jax.Array:
@@ -31,10 +34,10 @@ def growl_weights(size: int, *, base: float, step: float, ramp: float = 1.0) -> 
     >>> growl_weights(4, base=1.0, step=0.5).tolist()
     [2.5, 2.0, 1.5, 1.0]
     """
-    for argument, value in (("base", base), ("step", step), ("ramp", ramp)):
-        check_number("growl_weights", argument, value, "base=1.0, step=0.1, ramp=1.0.")
-    if ramp > 1:
-        raise JaxpruneError(f"growl_weights: ramp must be at most 1, got {ramp}.\nFix: ramp=1.0.")
+    size = check_count(size, "growl_weights: size", "the number of channels.")
+    base = check_finite(base, "growl_weights: base", "base=1.0.")
+    step = check_finite(step, "growl_weights: step", "step=0.1.")
+    ramp = check_share(ramp, "growl_weights: ramp", "ramp=1.0.")
     return base + step * jnp.maximum(ramp * size - 1 - jnp.arange(size), 0)
 
 
@@ -53,8 +56,10 @@ def growl(weights: Callable[[int], jax.Array]) -> Callable[[jax.Array], jax.Arra
     >>> float(penalty(jnp.array([1.0, 3.0, 2.0])))  # 2 * 3 + 1.5 * 2 + 1 * 1
     10.0
     """
+    check_callable(weights, "growl: weights", "lambda n: growl_weights(n, base=1.0, step=0.1).")
 
     def penalty(norms: jax.Array) -> jax.Array:
+        check_vectors(norms=norms)
         return jnp.sort(norms, descending=True) @ weights(norms.size)
 
     return penalty
@@ -79,6 +84,7 @@ def growl_prox(norms: jax.Array, weights: jax.Array) -> jax.Array:
     >>> growl_prox(jnp.array([3.0, 0.5, 2.9]), jnp.array([1.5, 1.0, 0.5])).tolist()
     [1.7000000476837158, 0.0, 1.7000000476837158]
     """
+    check_vectors(norms=norms, weights=weights)
     order = jnp.argsort(norms, descending=True)
     sums = jnp.cumulative_sum(norms[order] - weights, include_initial=True)
     first, last = jnp.arange(norms.size)[:, None], jnp.arange(norms.size)[None, :]
@@ -87,3 +93,11 @@ def growl_prox(norms: jax.Array, weights: jax.Array) -> jax.Array:
     greatest = jax.lax.cummax(means, axis=1, reverse=True)
     fitted = jnp.diagonal(jax.lax.cummin(greatest, axis=0))
     return jnp.zeros_like(norms).at[order].set(jnp.maximum(fitted, 0))
+
+
+def check_vectors(**vectors: Any) -> None:
+    """Raises JaxpruneError unless these are vectors of one length."""
+    shapes = {np.shape(value) if is_array(value) else None for value in vectors.values()}
+    if len(shapes) > 1 or not all(shape is not None and len(shape) == 1 for shape in shapes):
+        found = ", ".join(f"{name} is {kind_of(value)}" for name, value in vectors.items())
+        raise JaxpruneError(f"{found}.\nFix: {' and '.join(vectors)} f[n], one for each channel.")

@@ -42,6 +42,6 @@ def l1_bn_scale(
 
     def add(weight: jax.Array, step: jax.Array, gradient: jax.Array, scale: jax.Array) -> jax.Array:
         del step
-        return gradient + jnp.asarray(weight * jnp.sign(scale), gradient.dtype)
+        return gradient + jnp.asarray(weight * jnp.sign(scale).conj(), gradient.dtype)
 
     return penalty("l1_bn_scale", strength, mask, add)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprune.sparsify._penalty import check_number, penalty
+from jaxprune.sparsify._penalty import check_strength, penalty
 
 
 def proximal_l1_bn_scale(
@@ -42,8 +42,7 @@ def proximal_l1_bn_scale(
     [0.25, 0.0]
     """
     name = "proximal_l1_bn_scale"
-    if not callable(learning_rate):
-        check_number(name, "learning_rate", learning_rate, "that of the optimizer.")
+    learning_rate = check_strength(name, "learning_rate", learning_rate, "that of the optimizer.")
 
     def shrink(
         weight: jax.Array, step: jax.Array, update: jax.Array, scale: jax.Array

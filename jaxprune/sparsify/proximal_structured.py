@@ -1,6 +1,6 @@
 """Penalties on the norms of channels by their proximal operators, which make them exactly zero."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import optax
 
 from jaxprune import paths
-from jaxprune.errors import JaxpruneError
+from jaxprune._arguments import check_callable
+from jaxprune._constraints import Groups
+from jaxprune._wide import wide
 from jaxprune.graph import ChannelGraph
 from jaxprune.sparsify._channels import located, members, norms, spread
-from jaxprune.sparsify._penalty import PenaltyState, check_number
+from jaxprune.sparsify._penalty import PenaltyState, check_strength, check_update
 
 Prox = Callable[[jax.Array, jax.Array], jax.Array]
 """From the norms of a group's channels, f[n], and the weight of the penalty to smaller norms."""
@@ -24,8 +26,8 @@ def proximal_structured(
     learning_rate: float | optax.Schedule,
     strength: float | optax.Schedule = 1.0,
     roles: Collection[str] = ("out",),
-    only: Sequence[str] = (),
-    protect: Sequence[str] = (),
+    only: Groups | None = None,
+    protect: Groups = (),
 ) -> optax.GradientTransformationExtraArgs:
     """Shrinks the norms of channels by a proximal operator, after the step of the optimizer.
 
@@ -45,8 +47,8 @@ def proximal_structured(
       learning_rate: that of the optimizer, at least 0, or the same schedule.
       strength: coefficient, at least 0, or a schedule of it.
       roles: the slots whose entries z_c holds: "out", "in" or both.
-      only: patterns of the only groups that are penalized; all by default.
-      protect: patterns of groups that are not penalized.
+      only: names, patterns or kinds of the only groups that are penalized; all by default.
+      protect: names, patterns or kinds of groups that are not penalized.
 
     Returns:
       A transformation whose `update` needs `params`, the parameters alone or the whole variables.
@@ -67,10 +69,9 @@ def proximal_structured(
     [[2.0, 0.0]]
     """
     name = "proximal_structured"
-    if not callable(strength):
-        check_number(name, "strength", strength, "start from 1e-5, or pass a schedule from step.")
-    if not callable(learning_rate):
-        check_number(name, "learning_rate", learning_rate, "that of the optimizer.")
+    strength = check_strength(name, "strength", strength, "start from 1e-5.")
+    learning_rate = check_strength(name, "learning_rate", learning_rate, "that of the optimizer.")
+    check_callable(prox, f"{name}: prox", "lambda n, t: jnp.maximum(n - t, 0).")
     groups = members(graph, roles, only=only, protect=protect)
     kernels = [slot.path for slots in groups.values() for slot in slots]
 
@@ -85,16 +86,14 @@ def proximal_structured(
         **extra: Any,
     ) -> tuple[optax.Updates, PenaltyState]:
         del extra
-        if params is None:
-            raise JaxpruneError(
-                f"{name}: update needs the parameters, which it shrinks.\n"
-                "Fix: tx.update(updates, state, params)."
-            )
+        check_update(name, updates, state, params)
         leaves, _ = paths.flatten(params)
         named, structure = paths.flatten(updates)
         places = located(name, graph, kernels, leaves)
         weight = _at(strength, state.step) * _at(learning_rate, state.step)
-        stepped = {path: _full(leaves[own]) + named[own] for path, own in places.items()}
+        stepped = {
+            path: wide(jnp.asarray(leaves[own])) + named[own] for path, own in places.items()
+        }
         shrunk = dict(stepped)
         for slots in groups.values():
             before = norms(slots, stepped)
@@ -112,8 +111,3 @@ def proximal_structured(
 
 def _at(value: float | optax.Schedule, step: Any) -> Any:
     return value(step) if callable(value) else value
-
-
-def _full(leaf: jax.Array) -> jax.Array:
-    """Returns the leaf in float32 or higher."""
-    return jnp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32))

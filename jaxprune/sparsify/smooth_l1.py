@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprune.errors import JaxpruneError
-from jaxprune.sparsify._penalty import check_number, penalty
+from jaxprune._numbers import check_positive
+from jaxprune.sparsify._penalty import penalty
 
 
 def smooth_l1_bn_scale(
@@ -45,13 +45,11 @@ def smooth_l1_bn_scale(
     [1.0, -0.25]
     """
     name = "smooth_l1_bn_scale"
-    check_number(name, "width", width, "width=0.01.")
-    if width == 0:
-        raise JaxpruneError(f"{name}: width must be above 0.\nFix: for a width of 0, l1_bn_scale.")
+    width = check_positive(width, f"{name}: width", "width=0.01; for a width of 0, l1_bn_scale.")
 
     def add(weight: jax.Array, step: jax.Array, gradient: jax.Array, scale: jax.Array) -> jax.Array:
         del step
-        slope = jnp.clip(scale / width, -1, 1)
+        slope = (scale / jnp.maximum(jnp.abs(scale), width)).conj()
         return gradient + jnp.asarray(weight * slope, gradient.dtype)
 
     return penalty(name, strength, mask, add)

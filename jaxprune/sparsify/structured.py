@@ -1,6 +1,6 @@
 """Penalties on the norms of channels, by their subgradients."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypedDict, Unpack
 
 import jax
@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import optax
 
 from jaxprune import paths
-from jaxprune.errors import JaxpruneError
+from jaxprune._arguments import check_callable, check_flag, check_options
+from jaxprune._constraints import Groups
+from jaxprune._wide import wide_dtype
 from jaxprune.graph import ChannelGraph
 from jaxprune.sparsify._channels import located, members, norms, size
-from jaxprune.sparsify._penalty import PenaltyState, check_number
+from jaxprune.sparsify._penalty import PenaltyState, check_strength, check_update
 
 Penalty = Callable[[jax.Array], jax.Array]
 """From the norms of a group's channels, f[n], to a number."""
@@ -25,8 +27,8 @@ class Options(TypedDict, total=False):
 
     size_norm: bool  # True: a norm counts times the root of its number of weights; default False
     view: View  # the penalty is that of view(params, variables); default: of params themselves
-    only: Sequence[str]  # patterns of the only groups that are penalized; default all
-    protect: Sequence[str]  # patterns of groups that are not penalized; default none
+    only: Groups | None  # names, patterns or kinds of the only groups penalized; default all
+    protect: Groups  # names, patterns or kinds of groups that are not penalized; default none
 
 
 def structured(
@@ -48,7 +50,8 @@ def structured(
     and 0 where v_c is zero. A kernel makes the channels of one group and reads those of another,
     so the v_c overlap and their subgradients add up; an entry that makes and reads the same channel
     of a residual stream counts twice. The place in a chain is in front of everything else. Norms
-    are computed in float32, or in float64 for such parameters. The loss that the training loop
+    are computed in float32, or in float64 for such parameters; of complex ones they are those of
+    the moduli, and the subgradient is what `jax.grad` gives. The loss that the training loop
     reports does not contain the penalty, and no channel becomes exactly zero.
 
     Args:
@@ -88,15 +91,16 @@ def lifted(
     options: Options,
 ) -> optax.GradientTransformationExtraArgs:
     """Returns `structured`, with errors in the name of the public function."""
-    if not callable(strength):
-        check_number(name, "strength", strength, "start from 1e-5, or pass a schedule from step.")
-    patterns = {"only": options.get("only", ()), "protect": options.get("protect", ())}
-    groups = members(graph, roles, **patterns)
-    sized = options.get("size_norm", False)
+    strength = check_strength(name, "strength", strength, "start from 1e-5.")
+    check_callable(penalty, f"{name}: penalty", "penalty=jnp.sum, a function of norms f[n].")
+    check_options(options, Options, name)
+    groups = members(graph, roles, only=options.get("only"), protect=options.get("protect", ()))
+    check_flag(sized := options.get("size_norm", False), "size_norm")
     factors = {
         group: size(graph, slots) ** 0.5 if sized else 1.0 for group, slots in groups.items()
     }
     view = options.get("view")
+    check_callable(view, "view", "view=fold_batch_norm(graph).", optional=True)
     kernels = [slot.path for slots in groups.values() for slot in slots]
 
     def init(params: optax.Params) -> PenaltyState:
@@ -112,11 +116,7 @@ def lifted(
         **extra: Any,
     ) -> tuple[optax.Updates, PenaltyState]:
         del extra
-        if params is None:
-            raise JaxpruneError(
-                f"{name}: update needs the parameters, which it shrinks.\n"
-                "Fix: tx.update(gradients, state, params)."
-            )
+        check_update(name, updates, state, params)
         leaves, treedef = paths.flatten(params)
         places = located(name, graph, kernels, leaves)
 
@@ -131,7 +131,7 @@ def lifted(
             return sum(terms, jnp.zeros(()))
 
         weight = strength(state.step) if callable(strength) else strength
-        moving = _floating(leaves if view else {p: leaves[p] for p in places.values()})
+        moving = _moving(leaves if view else {p: leaves[p] for p in places.values()})
         named, structure = paths.flatten(updates)
         for path, slope in jax.grad(total)(moving).items():
             named[path] += (weight * slope).astype(named[path].dtype)
@@ -141,10 +141,10 @@ def lifted(
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
-def _floating(leaves: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+def _moving(leaves: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """Returns the leaves that have a gradient, in float32 or higher."""
     return {
-        path: jnp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32))
+        path: jnp.asarray(leaf, wide_dtype(leaf.dtype))
         for path, leaf in leaves.items()
-        if jnp.issubdtype(leaf.dtype, jnp.floating)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
     }

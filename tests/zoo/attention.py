@@ -96,7 +96,6 @@ def linen_by_hand(
 def of_linen(
     name: str,
     inputs: Any,
-    why: str,
     *,
     elsewhere: Any = None,
     causal: bool = False,
@@ -118,7 +117,6 @@ def of_linen(
             "axis of an input": [f"attention/{n}/kernel 0" for n in ("query", "key", "value")],
             "axis of output": OUTPUT,
         },
-        inexact={"attention/key/kernel[2]": why},
     )
     return replace(network, native=by_hand(lambda p, *x: linen_by_hand(p, *x, causal=causal)))
 
@@ -273,7 +271,6 @@ def library(name: str, memories: int, groups: Mapping[str, int]) -> Network:
         elsewhere=LONGER,
         groups=groups,
         frozen={"axis of an input": QKV, "axis of output": ["head/bias 0", "head/kernel 2"]},
-        inexact={"key/kernel[2]": "scales by 0.5, which follows the size 4"},
     )
     return replace(network, resized=None)
 
@@ -283,8 +280,6 @@ def normal_of(random: np.random.Generator, shape: tuple[int, ...], features: int
     return {"kernel": random.normal(size=shape), "bias": random.normal(size=shape[-features:])}
 
 
-ROOT = "an operand is scaled by 2, which follows the size 4"
-NORMS = "scales by 4, which follows the size 4"
 APART = {"qkv/kernel[1.0]": 4, "qkv/kernel[1.1]": 4, "qkv/kernel[1.2]": 4}
 TIED = {"qkv/kernel[1.0]": 4, "qkv/kernel[1.1]": 4}
 """The layout makes query, key and value dims one axis of one array."""
@@ -292,10 +287,10 @@ GROUPED = {"key/kernel[1]": 2, "query/kernel[1.1]": 4, "key/kernel[2]": 4, "valu
 MULTI_QUERY = {"query/kernel[1]": 8, "key/kernel[2]": 4, "value/kernel[2]": 6}
 
 NETWORKS: tuple[Network, ...] = (
-    of_linen("Linen", TOKENS, ROOT, elsewhere=LONGER),
-    of_linen("Linen causal", TOKENS, ROOT, elsewhere=LONGER, causal=True),
-    of_linen("Linen cross masked", masked_memory, ROOT),
-    of_linen("Linen normalized", TOKENS, NORMS, normalize=True),
+    of_linen("Linen", TOKENS, elsewhere=LONGER),
+    of_linen("Linen causal", TOKENS, elsewhere=LONGER, causal=True),
+    of_linen("Linen cross masked", masked_memory),
+    of_linen("Linen normalized", TOKENS, normalize=True),
     fused("split", APART),
     fused("h(3d)", APART),
     fused("3hd", TIED),

@@ -174,7 +174,6 @@ NETWORKS: tuple[Network, ...] = (
             "spatial axis of a convolution": ["positions 1"],
             "axis of output": OUTPUT,
         },
-        inexact={"attention/out/kernel": "scales by 8, which follows the size 8"},
     ),
     linen(
         "Mixer",

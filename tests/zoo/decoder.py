@@ -1,7 +1,7 @@
 """Decoders and encoder-decoders of language models, whole and small.
 
 The residual width, the MLP width, heads, query and key dims, and value dims are groups of their
-own. The residual width is inexact where it is normalized: a mean over channels divides by it.
+own. Where the residual width is normalized, a mean over channels follows it in resized code.
 """
 
 from collections.abc import Callable, Mapping
@@ -143,7 +143,7 @@ class EncoderDecoder(nn.Module):
         return dense(x.shape[-1], axis=(-2, -1), name=f"{name}_out")(y)
 
 
-def mlp(name: str, norm: Any, gated: Any, first: str, why: str) -> Network:
+def mlp(name: str, norm: Any, gated: Any, first: str) -> Network:
     """Returns a network of `Mlp`; `first` is the layer that makes its hidden units."""
     hidden, width = f"Gated_0/{first}/kernel", "Gated_0/down/kernel"
     return linen(
@@ -153,7 +153,6 @@ def mlp(name: str, norm: Any, gated: Any, first: str, why: str) -> Network:
         native=lambda widths: Mlp(norm, partial(gated, widths[hidden]), widths[width]),
         groups={hidden: 10, width: 8},
         frozen={"axis of an input": ["stem/kernel 0"], "axis of output": OUTPUT},
-        inexact={width: f"{why}: scales by 8, which follows the size 8"},
     )
 
 
@@ -182,9 +181,9 @@ def encoder_decoder(widths: Mapping[str, int]) -> EncoderDecoder:
 
 
 NETWORKS: tuple[Network, ...] = (
-    mlp("SwiGLU", RMSNorm, Gated, "gate", "Mlp/RMSNorm_0"),
-    mlp("GEGLU", nn.RMSNorm, partial(Gated, activation=nn.gelu), "gate", "Mlp/RMSNorm_0"),
-    mlp("Fused SwiGLU", nn.LayerNorm, partial(Gated, fused=True), "gate_up", "Mlp/LayerNorm_0"),
+    mlp("SwiGLU", RMSNorm, Gated, "gate"),
+    mlp("GEGLU", nn.RMSNorm, partial(Gated, activation=nn.gelu), "gate"),
+    mlp("Fused SwiGLU", nn.LayerNorm, partial(Gated, fused=True), "gate_up"),
     linen(
         "Llama",
         Llama(),
@@ -200,7 +199,6 @@ NETWORKS: tuple[Network, ...] = (
             "block_0_out/kernel": 12,
         },
         frozen={"indexed by gather": ["embed/embedding 0"]},
-        inexact={"block_0_out/kernel": "Llama/norm_0: scales by 12, which follows the size 12"},
     ),
     linen(
         "EncoderDecoder",
@@ -228,9 +226,6 @@ NETWORKS: tuple[Network, ...] = (
                 "encoder_distances/embedding 0",
                 "decoder_distances/embedding 0",
             ]
-        },
-        inexact={
-            "decoder_cross_out/kernel": "encoder_self_norm: scales by 12, which follows the size 12"
         },
     ),
 )

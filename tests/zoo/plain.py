@@ -163,7 +163,6 @@ NETWORKS: tuple[Network, ...] = (
         elsewhere=LARGER,
         groups={"depthwise_0/kernel": 8, "up_0/kernel": 16, "up_1/kernel": 16},
         frozen=ends("stem/kernel 2"),
-        inexact={"depthwise_0/kernel": "scales by 8, which follows the size 8"},
     ),
     linen(
         "WeightNorm",
@@ -202,10 +201,6 @@ NETWORKS: tuple[Network, ...] = (
             "Conv_1/kernel[3.1]": 6,
         },
         frozen=ends(),
-        inexact={
-            "Conv_0/kernel[3.1]": "scales by 192, which follows the size 192",
-            "Conv_1/kernel[3.1]": "scales by 384, which follows the size 384",
-        },
     ),
     linen(
         "GroupNorm across branches",
@@ -215,7 +210,6 @@ NETWORKS: tuple[Network, ...] = (
         elsewhere=LARGER,
         groups={"Conv_0/kernel[3.0]": 2, "Conv_0/kernel[3.1]": 4, "Conv_1/kernel[3.1]": 2},
         frozen=ends("Conv_?/kernel 2"),
-        inexact={"Conv_0/kernel[3.0]": "scales by 384", "Conv_0/kernel[3.1]": "scales by 384"},
     ),
     linen(
         "InstanceNorm",

@@ -20,6 +20,7 @@ import numpy as np
 import jaxprune as jp
 import laws
 import networks
+from jaxprune.verify import following
 
 Apply = Callable[[Any, Any], Any]
 """`(variables, inputs) -> (outputs, updated variables)`, the inputs a tuple."""
@@ -245,20 +246,35 @@ def check_runs(
         "narrow": (jp.narrow(apply, graph, exact), variables_of(exact)),
         "masked": (apply, jp.mask(graph, variables, exact)),
     }
-    if len(exact) == len(keep):
-        runs["resized"] = small, variables_of(keep)
+    if network.resized is not None and len(exact) == len(keep):
+        add_resized(runs, "exact", small, apply, graph, keep, variables)
     elif network.resized is not None:
-        runs["resized"] = network.resized(graph, exact, train), variables_of(exact)
-        runs["all resized"] = small, variables_of(keep)
-        if network.native is None:
-            runs["all narrow"] = jp.narrow(apply, graph, keep), variables_of(keep)
-        else:
-            runs["all narrow"] = network.native(jp.widths(graph, keep), train), variables_of(keep)
+        resized = network.resized(graph, exact, train)
+        add_resized(runs, "exact", resized, apply, graph, exact, variables)
+        add_resized(runs, "all", small, apply, graph, keep, variables)
+        if network.native is not None:
+            native = network.native(jp.widths(graph, keep), train)
+            runs["all following"] = native, variables_of(keep)
     found = measured(runs, network.inputs(2))
     found["masked"]["variables"] = jp.slice(graph, found["masked"]["variables"], exact)
     for name in runs:
-        other = "all narrow" if name.startswith("all") else "narrow"
+        other = f"{name.split()[0]} following" if " " in name else "narrow"
         laws.assert_close(found[name], found[other], what=f"{name} against {other}")
+
+
+def add_resized(
+    runs: dict[str, tuple[Apply, Any]],
+    label: str,
+    resized: Apply,
+    apply: Apply,
+    graph: jp.ChannelGraph,
+    keep: Keep,
+    variables: Any,
+) -> None:
+    """Adds the resized network, and `narrow` with the constants that follow in it."""
+    small = jp.slice(graph, variables, keep)
+    runs[f"{label} resized"] = resized, small
+    runs[f"{label} following"] = following(apply, graph, keep, resized), small
 
 
 def measured(runs: Mapping[str, tuple[Apply, Any]], inputs: Any) -> dict[str, Any]:

@@ -1,0 +1,26 @@
+"""Values in words that are the same in every process, JAX version and batch."""
+
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def shown(value: Any) -> str:
+    """Returns an argument in words, the same in every process and for every batch."""
+    match value:
+        case float():
+            return f"{value:.6g}"
+        case None | bool() | int() | str():
+            return repr(value)
+        case list() | tuple():
+            return f"({', '.join(map(shown, value))})"
+        case Mapping():
+            return f"{{{', '.join(f'{key}: {shown(value[key])}' for key in sorted(value))}}}"
+        case type() | types.FunctionType():
+            return value.__qualname__
+        case jax.Array() | np.ndarray() | np.generic() | jax.ShapeDtypeStruct():
+            return "array"
+    return type(value).__name__

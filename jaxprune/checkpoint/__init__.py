@@ -1,0 +1,14 @@
+"""Variables, spec, optimizer state and metadata of a pruned network in one directory, on Orbax.
+
+```
+path/
+  jaxprune.json           spec, metadata, structure of the trees, and SHA-256 of every other file
+  jaxprune-data-<token>/  the arrays: an Orbax checkpoint with `variables` and `opt_state`
+```
+
+A directory without `jaxprune.json` is not a checkpoint, and what it does not name is never read.
+"""
+
+from jaxprune.checkpoint.restoring import Restored as Restored
+from jaxprune.checkpoint.restoring import restore as restore
+from jaxprune.checkpoint.saving import save as save

@@ -1,0 +1,119 @@
+"""Reads a checkpoint."""
+
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jaxprune.checkpoint.manifest as manifest
+import jaxprune.checkpoint.trees as trees
+from jaxprune._arguments import check_path
+from jaxprune.errors import CheckpointError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Restored:
+    """What a checkpoint holds.
+
+    Spec and metadata are there at once. The arrays are read when `variables` or `opt_state` is
+    first asked for, after every file of that tree has been checked against its SHA-256.
+
+    Raises:
+      CheckpointError: on reading a tree: a file is damaged or was replaced by a later save, or the
+        tree has containers that only a template rebuilds.
+    """
+
+    spec: dict[str, Any]
+    """What was cut, the JSON value of `jaxprune.spec`."""
+    metadata: Any
+    """The JSON value given to `save`."""
+    _directory: Path = field(repr=False)
+    _content: dict[str, Any] = field(repr=False)
+    _plans: dict[str, trees.Plan] = field(repr=False)
+
+    @cached_property
+    def variables(self) -> Any:
+        """The pytree that was saved."""
+        return self._load("variables")
+
+    @cached_property
+    def opt_state(self) -> Any:
+        """The optimizer state; None if none was saved."""
+        return self._load("opt_state") if "opt_state" in self._plans else None
+
+    def _load(self, name: str) -> Any:
+        plan = self._plans[name]
+        trees.check_containers(plan, name)
+        try:
+            manifest.check_files(self._directory, self._content, name)
+            return trees.load(self._directory / self._content["data"], name, plan)
+        except CheckpointError as error:
+            if _read(self._directory)["data"] == self._content["data"]:
+                raise
+            raise CheckpointError(
+                f"checkpoint {str(self._directory)!r} was replaced by a later save before its "
+                f"{name} were read.\nFix: call restore again."
+            ) from error
+
+
+def restore(path: str | os.PathLike[str], *, like: Any = None, opt_state: Any = None) -> Restored:
+    """Returns what `save` wrote; the arrays are read, and checked, when they are asked for.
+
+    Args:
+      path: directory of the checkpoint.
+      like: template of the variables, of arrays or `jax.ShapeDtypeStruct`s: for containers other
+        than dict, list, tuple and None, and for arrays on devices. A leaf whose template has a
+        sharding becomes a JAX array with that sharding. Every other leaf becomes a NumPy array (a
+        Python number stays one), so that any machine can read what another wrote.
+      opt_state: template of the optimizer state, for example `jax.eval_shape(tx.init, params)`;
+        the states of optax are not nests of dict, list and tuple, and so need one.
+
+    Raises:
+      CheckpointError: there is no checkpoint at `path`; it is broken, foreign or newer than this
+        library; or a template does not fit it.
+    """
+    check_path(path, CheckpointError)
+    directory = Path(path).absolute()
+    content = _whole(directory)
+    if opt_state is not None and "opt_state" not in content["trees"]:
+        raise CheckpointError(
+            f"checkpoint {str(directory)!r} has no optimizer state to fill the template with.\n"
+            "Fix: save(..., opt_state=opt_state), or restore without it and call tx.init."
+        )
+    templates = {"variables": like, "opt_state": opt_state}
+    plans = {
+        name: trees.plan(name, description, templates[name])
+        for name, description in content["trees"].items()
+    }
+    return Restored(
+        spec=content["spec"],
+        metadata=content["metadata"],
+        _directory=directory,
+        _content=content,
+        _plans=plans,
+    )
+
+
+def _whole(directory: Path) -> dict[str, Any]:
+    """Returns the content of a manifest whose files are there, also while others save."""
+    while True:
+        content = _read(directory)
+        try:
+            manifest.check_names(directory, content)
+            return content
+        except CheckpointError:
+            if _read(directory)["data"] == content["data"]:
+                raise
+
+
+def _read(directory: Path) -> dict[str, Any]:
+    if not directory.is_dir():
+        raise CheckpointError(f"no directory {str(directory)!r}.\nFix: check the path.")
+    try:
+        return manifest.read(directory)
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{str(directory)!r} has no {manifest.NAME}: it is not a jaxprune checkpoint, or its "
+            "save did not finish.\nFix: pass the directory that jaxprune.save wrote."
+        ) from error

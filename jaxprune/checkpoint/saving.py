@@ -1,0 +1,158 @@
+"""Writes a checkpoint."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from orbax.checkpoint import v1 as ocp
+
+import jaxprune.checkpoint.directory as directory
+import jaxprune.checkpoint.trees as trees
+import jaxprune.checkpoint.values as values
+from jaxprune._arguments import check_flag, check_path
+from jaxprune.checkpoint.directory import Claim
+from jaxprune.errors import CheckpointError
+from jaxprune.keep import spec_problems
+
+
+def save(
+    path: str | os.PathLike[str],
+    variables: Any,
+    spec: Mapping[str, Any],
+    *,
+    opt_state: Any = None,
+    metadata: Any = None,
+    overwrite: bool = False,
+) -> None:
+    """Writes a checkpoint that `restore` reads back bit for bit; atomic, and free of pickle.
+
+    Every argument is checked before anything is written. A save that fails or is killed leaves the
+    old checkpoint, or none. Of two saves to one path at once, one may raise; `path` holds a whole
+    checkpoint, that of the last one that returned. Of several processes each makes the same call,
+    on a file system that all of them see; Orbax writes every shard from a host that owns it.
+
+    Args:
+      path: directory to create, with its parents, on a local or shared file system.
+      variables: pytree of NumPy and JAX arrays and Python numbers. Nests of dict, list, tuple and
+        None come back as they are; other containers need a template at `restore`.
+      spec: JSON value of `jaxprune.spec(graph, keep)`.
+      opt_state: pytree of the same kinds of leaves, for example an optax state.
+      metadata: any JSON value up to 100 levels deep; tuples come back as lists.
+      overwrite: replaces the checkpoint at `path`, which stays valid until the new one is complete.
+
+    Raises:
+      CheckpointError: `path` is taken, an argument cannot be stored, another save to `path` has
+        finished meanwhile, or Orbax cannot write.
+      OSError: the file system refuses a write.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> import jaxprune as jp
+    >>> path = tempfile.mkdtemp() + "/pruned"
+    >>> groups = {"Conv_0/kernel": {"size": 4, "kept": [0, 2]}}
+    >>> spec = {"format": 1, "groups": groups, "versions": {}}
+    >>> jp.save(path, {"params": {"w": np.ones((3, 2))}}, spec, metadata={"accuracy": 0.97})
+    >>> jp.restore(path).metadata
+    {'accuracy': 0.97}
+    """
+    stored = {"variables": variables} | ({} if opt_state is None else {"opt_state": opt_state})
+    check_flag(overwrite, "overwrite")
+    _check(path, stored, spec, metadata)
+    described = {name: trees.describe(tree) for name, tree in stored.items()}
+    content = {"spec": spec, "metadata": metadata, "trees": described}
+    arrays = {name: found for name, tree in stored.items() if (found := trees.arrays(tree))}
+    begun = _claim(Path(path).absolute(), overwrite)
+    try:
+        _on_all(lambda: _write(begun, arrays))
+        _on_first(lambda: directory.commit(begun, content, overwrite=overwrite))
+    except BaseException as error:
+        if jax.process_index() == 0:
+            too_late = isinstance(error, Exception) and directory.is_overtaken(begun)
+            directory.abandon(begun)
+            if too_late:
+                raise directory.overtaken(begun) from error
+        raise
+
+
+def _check(
+    path: str | os.PathLike[str],
+    stored: Mapping[str, Any],
+    spec: Mapping[str, Any],
+    metadata: Any,
+) -> None:
+    check_path(path, CheckpointError)
+    what = f"cannot save {os.fspath(path)!r}"
+    if "://" in os.fspath(path):
+        raise CheckpointError(f"{what}: it is a URL.\nFix: pass a directory of a file system.")
+    values.raise_if(
+        [*values.json_problems(spec, "spec"), *values.json_problems(metadata, "metadata")]
+        or spec_problems(spec),
+        what,
+        "pass the value of jaxprune.spec(graph, keep), and a JSON value as metadata.",
+    )
+    values.raise_if(
+        [problem for name, tree in stored.items() for problem in trees.problems(tree, name)],
+        what,
+        "keep arrays and numbers in the trees; typed PRNG keys go through jax.random.key_data.",
+    )
+
+
+def _claim(path: Path, overwrite: bool) -> Claim:
+    """Begins the save on the first process, and tells the others its token."""
+    begun: list[Claim] = []
+
+    def claim() -> bytes:
+        begun.append(directory.claim(path, overwrite=overwrite))
+        return bytes.fromhex(begun[0].token)
+
+    token = _on_first(claim).hex()
+    return begun[0] if begun else Claim(path, token)
+
+
+def _write(begun: Claim, arrays: Mapping[str, Any]) -> None:
+    if not arrays:
+        return
+    try:
+        ocp.save_checkpointables(str(begun.data), dict(arrays))
+    except OSError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"Orbax cannot write {str(begun.directory)!r}: {error}\n"
+            "Fix: look for the disk being full, and for arrays that were deleted."
+        ) from error
+
+
+def _on_all(action: Callable[[], None]) -> None:
+    """Runs `action`; raises on every process if it raises on one."""
+    failure = None
+    try:
+        action()
+    except Exception as error:
+        failure = error
+    done = multihost_utils.process_allgather(np.uint8(failure is None))
+    if failure is not None:
+        raise failure
+    if not np.all(done):
+        raise CheckpointError("another process cannot save.\nFix: see the error that it raised.")
+
+
+def _on_first(action: Callable[[], bytes | None]) -> bytes:
+    """Runs `action` on the first process; returns its 8 bytes, or raises, on every process."""
+    told, failure = np.zeros(9, np.uint8), None
+    if jax.process_index() == 0:
+        try:
+            found = action() or bytes(8)
+            told = np.frombuffer(b"\1" + found, np.uint8)
+        except Exception as error:
+            failure = error
+    told = np.asarray(multihost_utils.broadcast_one_to_all(told), np.uint8)
+    if failure is not None:
+        raise failure
+    if not told[0]:
+        raise CheckpointError("the first process cannot save.\nFix: see the error that it raised.")
+    return told[1:].tobytes()

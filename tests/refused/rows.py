@@ -1,0 +1,103 @@
+"""What a row is, and arguments that many rows share."""
+
+import inspect
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+import jaxprune as jp
+from refused.values import (
+    BAD_SCORES,
+    CALLABLES,
+    COUNTS,
+    FLAGS,
+    GRAPHS,
+    INPUTS,
+    KEEPS,
+    NO_MAPPINGS,
+    ONLY,
+    PATTERNS,
+    RATIOS,
+    A,
+    Arg,
+    X,
+    bad,
+    without,
+)
+
+
+class Row(NamedTuple):
+    """A public function: how it is called with arguments by name, and which are tried badly."""
+
+    call: Callable[..., Any]
+    args: Mapping[str, Arg]
+
+
+def splat(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The call with `inputs` as positional arguments behind all others that have a position."""
+    placed = [
+        name
+        for name, item in inspect.signature(fn).parameters.items()
+        if item.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    ]
+
+    def call(inputs: Any, **kwargs: Any) -> Any:
+        args = [kwargs.pop(name) for name in placed if name in kwargs]
+        return fn(*args, *inputs, **kwargs)
+
+    return call
+
+
+def later(make: Callable[..., Any], *names: str) -> Callable[..., Any]:
+    """The call of what `make` returns with the arguments `names`; the rest goes to `make`."""
+
+    def call(inputs: Any, **kwargs: Any) -> Any:
+        found = make(**{name: v for name, v in kwargs.items() if name not in names})
+        return found(*(kwargs[name] for name in names), *inputs)
+
+    return call
+
+
+def file(call: Callable[[str], Any]) -> Any:
+    """Calls with a path in a new folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        return call(f"{folder}/file")
+
+
+ABSENT = ...
+"""The good value of a keyword that does not exist, which a call must refuse."""
+NAMED = without(PATTERNS, "a kind that is absent")
+GATES = NO_MAPPINGS | without(BAD_SCORES, "empty", "{a: NaN}", "{a: a keep}")
+OPTIONAL_GRAPH = Arg(None, without(GRAPHS, "None"), "channel graph")
+INPUT = Arg((X,), INPUTS, "input")
+PATH = Arg("", bad(3, 0.5, True, b"x" * 3), "path")
+ROLES = Arg(("out",), bad(None, 3, "out", [], ("nope",), [3], {"out": 1}), "roles")
+REDUCE = Arg(jnp.sum, CALLABLES, "reduce")
+WITHIN = Arg({}, without(KEEPS, "None"), "keep")
+RULE = Arg(jp.select.exact_count, CALLABLES, "rule")
+MEMBERS = Arg({A: 2}, bad(3, "a", [A], {"nope": 1}, {A: 0}, {A: 1.5}, {A: "2"}, {3: 1}), "members")
+OPEN = without(RATIOS, "1.0")
+"""Not even shares in [0, 1]."""
+CONSTRAINTS = {
+    "min_channels": Arg(1, COUNTS, "min_channels"),
+    "min_keep_ratio": Arg(0.1, OPEN, "min_keep_ratio"),
+    "max_prune_ratio": Arg(0.9, OPEN, "max_prune_ratio"),
+    "multiple_of": Arg(1, COUNTS, "multiple_of"),
+    "protect": Arg((), PATTERNS, "protect|kind"),
+    "only": ONLY,
+    "strict": Arg(False, FLAGS, "strict"),
+    "within": WITHIN,
+    "protct": Arg(ABSENT, bad(["a/kernel"], None), "near: .*protect"),
+    "min_channel": Arg(ABSENT, bad(2), "near: .*min_channels"),
+    "roles": Arg(ABSENT, bad(("out",)), "no option 'roles'"),
+}
+AXES = bad(None, 3, "a", {"nope*": 0}, {"*": "0"}, {"*": 9}, {"*": 0.5}, {3: 0}, {"*": None})
+TRACED = {
+    "rules": Arg(jp.RULES, bad(None, 3, "rules", {"add": 3}, {"add": None}, [1]), "rule"),
+    "strict": Arg(False, FLAGS, "strict"),
+    "layers": Arg({}, AXES, "layers|axis|pattern"),
+    "free_outputs": Arg((), NAMED, "free_outputs"),
+    "free_constants": Arg(False, FLAGS, "free_constants"),
+}

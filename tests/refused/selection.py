@@ -1,0 +1,96 @@
+"""The rows of `select`."""
+
+import numpy as np
+
+import jaxprune as jp
+from refused.rows import CONSTRAINTS, MEMBERS, RULE, WITHIN, Row
+from refused.values import (
+    CALLABLES,
+    NAN,
+    RATIOS,
+    STRENGTHS,
+    A,
+    Arg,
+    G,
+    S,
+    bad,
+    without,
+)
+
+GIVEN = {"graph": G, "scores": S}
+COSTS = without(CALLABLES, "None")
+ASCENDING = Arg(np.arange(5.0), bad(None, 3, "x", [], [2.0, 1.0], ["a"], np.ones((2, 2))), "scores")
+COUNT = Arg(2, bad(-1, 9, 1.5, "2", None, True), "count")
+BOUND = without(RATIOS, "1.0", "None") | bad(0, -3, 1.5)
+ANSWERS = {
+    repr(answer): lambda *_, answer=answer: answer for answer in ("x", None, 99, 0.5, -1, True)
+}
+"""Rules that answer with no number of channels."""
+
+ROWS: dict[str, Row] = {
+    "select.cost_regularized": Row(
+        jp.select.cost_regularized,
+        {
+            **GIVEN,
+            "strength": Arg(0.1, STRENGTHS, "strength"),
+            "cost": Arg(None, COSTS, "cost"),
+            "within": WITHIN,
+        },
+    ),
+    "select.members": Row(jp.select.members, {"graph": G}),
+    "select.share_of_left": Row(
+        jp.select.share_of_left,
+        {
+            **GIVEN,
+            "share": Arg(0.2, RATIOS, "share"),
+            "members": MEMBERS,
+            "rule": Arg(None, COSTS, "rule"),
+            **CONSTRAINTS,
+        },
+    ),
+    **{
+        f"select.{rule.__name__}": Row(rule, {"scores": ASCENDING, "count": COUNT})
+        for rule in (jp.select.exact_count, jp.select.lua_author, jp.select.pytorch_author)
+    },
+    "select.global_ratio": Row(
+        jp.select.global_ratio,
+        {
+            **GIVEN,
+            "prune_ratio": Arg(0.25, RATIOS, "ratio"),
+            "rule": RULE._replace(bad=CALLABLES | ANSWERS),
+            "quota": Arg(None, COSTS, "quota"),
+            **CONSTRAINTS,
+        },
+    ),
+    "select.per_group": Row(
+        jp.select.per_group,
+        {
+            **GIVEN,
+            "prune_ratio": Arg(
+                0.25, RATIOS | bad({}, {"nope": 0.5}, {3: 0.5}, {A: "0.5"}, {A: NAN}), "ratio"
+            ),
+            **CONSTRAINTS,
+        },
+    ),
+    "select.budget": Row(
+        jp.select.budget,
+        {
+            **GIVEN,
+            **{
+                name: Arg(0.8, BOUND, name)
+                for name in ("keep_macs", "keep_params", "keep_weights", "keep_bytes")
+            },
+            **CONSTRAINTS,
+        },
+    ),
+    "select.threshold": Row(
+        jp.select.threshold,
+        {
+            **GIVEN,
+            "threshold": Arg(
+                0.1, bad("0.5", None, NAN, True, [0.5], 1j, np.ones(2), {}), "threshold"
+            ),
+            **CONSTRAINTS,
+        },
+    ),
+}
