@@ -1,5 +1,6 @@
 """Checks of the laws of pruning on one raw program; see raw_programs.py."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -257,8 +258,12 @@ def check_laws(made: Program) -> None:
 
 @contextmanager
 def world() -> Iterator[None]:
-    """Double precision, and ranks that broadcast as they do for everybody."""
-    with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
+    """Double precision, ranks that broadcast as they do for everybody, variables without use."""
+    with (
+        jax.enable_x64(True),
+        jax.numpy_rank_promotion("allow"),
+        warnings.catch_warnings(action="ignore", category=jp.errors.UnreadWarning),
+    ):
         yield
 
 

@@ -156,19 +156,8 @@ def test_each_law_refuses_what_is_broken(path, monkeypatch):
     assert law in raw_laws.failure(names, SEED)
 
 
-def test_a_gradient_that_is_lost_to_the_mask_is_found():
-    graph = jp.trace(
-        lambda v, x: x @ v["a"] @ v["b"],
-        {"a": np.ones((2, 3)), "b": np.ones((3, 1))},
-        np.ones((1, 2)),
-    )
-    keep = {"a": np.array([True, True, False])}
-    whole = {"a": np.ones((2, 3)), "b": np.ones((3, 1))}
-    lost = {"a": np.full((2, 2), np.nan), "b": np.ones((2, 1))}
-    masked = {label: {"gradients": jp.slice(graph, whole, keep)} for label in raw_laws.CUTS}
-    masked["all"] = {"gradients": whole}
-    every = dict.fromkeys(masked, keep)
-    raw_laws.check_finite(masked, graph, every)
-    masked["some"] = {"gradients": lost}
-    with pytest.raises(AssertionError, match="gradient of a is not finite under the mask of some"):
-        raw_laws.check_finite(masked, graph, every)
+@pytest.mark.parametrize("root", ["root_of_square", "cube_root", "angle", "norm_of_places"])
+def test_a_gradient_that_is_lost_to_the_mask_is_found(root, monkeypatch):
+    """The mask makes an infinite derivative times zero of kept weights: narrow has none."""
+    monkeypatch.setattr(jp, "trace", all_exact(jp.trace))
+    assert "nan location mismatch" in raw_laws.failure(("einsum_ellipsis", root), seed=0)
