@@ -66,6 +66,7 @@ def snapshot(graph: jp.ChannelGraph) -> Any:
     return str(graph), jp.explain(graph), shapes, costs, list(arrays(graph.walk))
 
 
+@pytest.mark.filterwarnings("ignore:.*the traced call does not read norm/bias")
 def test_a_norm_that_only_scales_is_resized_and_leaves_the_graph_alone() -> None:
     model = NnxNet()
     graph = jp.nnx.trace(model, X)
