@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import _jaxpr, streams
@@ -218,7 +219,7 @@ class _Lockstep:
             _refuse(caller, f"has {len(ours.consts)} constants, now {len(other.consts)}")
         self.twins.update(zip(ours.constvars, other.constvars, strict=True))
         for a, b in zip(ours.consts, other.consts, strict=True):
-            if a is not b and not np.array_equal(np.asarray(a), np.asarray(b)):
+            if a is not b and not np.array_equal(_host(a), _host(b)):
                 text = f"a constant of shape {np.shape(a)} became {np.shape(b)}, or other values"
                 _refuse(caller, text)
 
@@ -310,6 +311,14 @@ def _show(eqn: Any) -> str:
 
 def _list(shapes: list[tuple[int, ...]]) -> str:
     return ", ".join(str(list(shape)) for shape in shapes)
+
+
+def _host(value: Any) -> np.ndarray:
+    """A constant as numbers, also where it is a key, or all else is traced."""
+    if jnp.issubdtype(getattr(value, "dtype", None), jax.dtypes.prng_key):
+        with jax.ensure_compile_time_eval():
+            value = jax.random.key_data(value)
+    return np.asarray(value)
 
 
 def _is_float(value: Any) -> bool:

@@ -137,3 +137,16 @@ def test_a_resized_function_says_what_it_draws(name: str) -> None:
     assert len(resized.draws) == count
     assert all("random_" in text and "became" in text for text in resized.draws)
     assert resized(jp.slice(graph, v, {"w": KEEP}), X.astype(np.float32)).shape == (3, 4)
+
+
+def test_a_key_that_the_function_closes_over_is_compared() -> None:
+    def noisy(seed: int) -> Any:
+        keys = jax.random.key(seed)
+        return lambda v, x: (x @ v["a"]) @ v["b"] + jax.random.normal(keys, (3,))[None]
+
+    v = {"a": np.ones((2, 4), np.float32), "b": np.ones((4, 3), np.float32)}
+    x, keep = np.ones((1, 2), np.float32), {"a": np.arange(4) < 2}
+    graph = jp.trace(noisy(7), v, x)
+    assert jp.resize(noisy(7), graph, keep).follows == ()
+    with pytest.raises(jp.errors.ResizeError, match="or other values"):
+        jp.resize(noisy(8), graph, keep)
