@@ -315,7 +315,7 @@ def _list(shapes: list[tuple[int, ...]]) -> str:
 
 def _host(value: Any) -> np.ndarray:
     """A constant as numbers, also where it is a key, or all else is traced."""
-    if jnp.issubdtype(getattr(value, "dtype", None), jax.dtypes.prng_key):
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         with jax.ensure_compile_time_eval():
             value = jax.random.key_data(value)
     return np.asarray(value)
