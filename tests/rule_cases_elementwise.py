@@ -124,11 +124,17 @@ BINARY = (
         "or": (Case(lax.bitwise_or, (I(3, 3), I(3, 3)), BOTH),),
         "xor": (Case(lax.bitwise_xor, (I(3, 3), I(3, 3)), BOTH, forgets="ab"),),
         "atan2": (
-            Case(lax.atan2, (SQUARE, SQUARE), BOTH, forgets="ab", grad=True),
+            Case(lax.atan2, (SQUARE, SQUARE), BOTH + " !! ab", forgets="ab", grad=True),
             Case(
                 lambda a: lax.atan2(a, a * a), (SQUARE,), BOTH + " !! ab", forgets="ab", grad=True
             ),
-            Case(lambda a: lax.atan2(a, lax.exp(a)), (SQUARE,), BOTH, forgets="ab", grad=True),
+            Case(
+                lambda a: lax.atan2(a, lax.full_like(a, 2)),
+                (SQUARE,),
+                "a b, a b -> a b",
+                forgets="ab",
+                grad=True,
+            ),
         ),
         "complex": (Case(lax.complex, (SQUARE, SQUARE), BOTH),),
         "nextafter": (Case(lax.nextafter, (SQUARE, SQUARE), BOTH, forgets="ab"),),

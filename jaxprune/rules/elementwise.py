@@ -173,10 +173,9 @@ def fractional_power(op: Op, known: list[Known], exact: Exactness) -> list[Known
 
 
 def angle(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
-    """The angle of a vector of two zeros has no derivative."""
-    y, x = known
-    if (is_zero(x) or _zeros(x)) and (is_zero(y) or _zeros(y)):
-        for operand, item in enumerate(known):
+    """The angle of a vector of two zeros has no derivative; one may be zero by the data."""
+    for operand, (item, other) in enumerate((known, known[::-1])):
+        if not other.value:
             exact.steep(_zeros(item), op, operand)
     return nothing(op, known, exact)
 
