@@ -277,7 +277,7 @@ def test_layers_keep_their_own_channels(first, second, expected):
     ids=["three of two layers", "uneven"],
 )
 def test_a_second_keep_of_other_layers_is_refused(first, second):
-    with pytest.raises(KeepError, match="the first keeps |keeps 2 to 3 channels"):
+    with pytest.raises(KeepError, match=r"the first keeps |keeps 2 to 3 channels"):
         compose({"g": first}, {"g": second})
 
 
