@@ -17,6 +17,8 @@ from raw_programs import Program
 Keep = Mapping[str, np.ndarray]
 RTOL = {np.dtype(np.float64): 1e-9, np.dtype(np.float32): 1e-5}
 """Of results, relative to the largest entry of each."""
+ILL_CONDITIONED = 1e-3
+"""Of a float32 program that misses its own, if it holds in float64: a root magnifies rounding."""
 NARROW_DTYPES = {"bfloat16": 1e-2, "float16": 1e-3}
 """Of gradients that are rounded to these types."""
 DRAWS = {"random_bits", "random_split", "random_fold_in", "threefry2x32"}
@@ -146,8 +148,8 @@ def leaves(tree: Any) -> Iterator[tuple[str, np.ndarray]]:
         yield jax.tree_util.keystr(path, simple=True, separator="/"), np.asarray(leaf)
 
 
-def check_close(actual: Any, expected: Any, dtype: Any, what: str) -> None:
-    """Checks two trees of results of a program in `dtype`."""
+def check_close(actual: Any, expected: Any, rtol: float, what: str) -> None:
+    """Checks two trees of results."""
     assert jax.tree.structure(actual) == jax.tree.structure(expected), what
     for (path, x), (_, y) in zip(leaves(actual), leaves(expected), strict=True):
         assert x.dtype == y.dtype, f"{what}, {path}: {x.dtype} became {y.dtype}"
@@ -155,10 +157,10 @@ def check_close(actual: Any, expected: Any, dtype: Any, what: str) -> None:
         if not jnp.issubdtype(x.dtype, jnp.inexact):
             np.testing.assert_array_equal(x, y, err_msg=f"{what}, {path}")
             continue
-        rtol = NARROW_DTYPES.get(x.dtype.name, RTOL[dtype])
+        allowed = NARROW_DTYPES.get(x.dtype.name, rtol)
         wide = [np.asarray(z, np.complex128 if np.iscomplexobj(z) else np.float64) for z in (x, y)]
         scale = max(np.max(np.abs(wide[1]), initial=0.0, where=np.isfinite(wide[1])), 1.0)
-        np.testing.assert_allclose(*wide, rtol=0, atol=rtol * scale, err_msg=f"{what}, {path}")
+        np.testing.assert_allclose(*wide, rtol=0, atol=allowed * scale, err_msg=f"{what}, {path}")
 
 
 def check_values(made: Program, graph: jp.ChannelGraph, keep: Keep) -> None:
@@ -244,16 +246,30 @@ def resized(made: Program, graph: jp.ChannelGraph, keep: Keep) -> Callable[..., 
 
 def check_laws(made: Program) -> None:
     """Checks all laws on one program."""
+    dtype = made.inputs[0].dtype
+    try:
+        check_with(made, RTOL[dtype])
+    except AssertionError:
+        if dtype == np.float64:
+            raise
+        with world():
+            double = raw_programs.program(made.names, made.seed, double=True)
+        check_with(double, RTOL[np.dtype(np.float64)])
+        check_with(made, ILL_CONDITIONED)
+
+
+def check_with(made: Program, rtol: float) -> None:
+    """Checks all laws on one program, results to `rtol`."""
     with world():
-        graph, dtype = traced(made), made.inputs[0].dtype
+        graph = traced(made)
         every = keeps(graph, made.seed)
         check_values(made, graph, every["free"])
         check_cost(made, graph, every["free"])
         masked, small = masked_results(made, graph, every), small_results(made, graph, every)
         check_same(*small.whole, "nothing pruned")
         for label in CUTS:
-            check_close(small.narrow[label], masked[label], dtype, f"{label}: narrow, masked")
-        check_close(*small.resized, dtype, "resized, narrow")
+            check_close(small.narrow[label], masked[label], rtol, f"{label}: narrow, masked")
+        check_close(*small.resized, rtol, "resized, narrow")
 
 
 @contextmanager

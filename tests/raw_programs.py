@@ -77,10 +77,14 @@ class Program:
     variables: Mapping[str, np.ndarray]
     inputs: tuple[np.ndarray, ...]
 
+    @property
+    def names(self) -> list[str]:
+        """The blocks, without those that are in every program."""
+        return [name for name, _ in self.recipe[1:-1:2]]
+
     def fn(self, variables: Mapping[str, Any], x: Any, ids: Any, key: Any) -> dict[str, Any]:
         """Runs the blocks."""
-        names = [name for name, _ in self.recipe[1:-1:2]]
-        return _run(names, Make(dict(variables), self.recipe, ids, key, x.dtype), x)
+        return _run(self.names, Make(dict(variables), self.recipe, ids, key, x.dtype), x)
 
     def __str__(self) -> str:
         """The recipe."""
@@ -111,10 +115,14 @@ def dealt(index: int) -> Dealt:
     return Dealt(tuple(map(str, order[EACH * place : EACH * (place + 1)])), index)
 
 
-def program(names: tuple[str, ...], seed: int) -> Program:
-    """Returns the program of some blocks, always the same; call it where x64 is enabled."""
+def program(names: Sequence[str], seed: int, *, double: bool = False) -> Program:
+    """Returns the program of some blocks, always the same; call it where x64 is enabled.
+
+    A fifth of the programs is in float32, unless `double`.
+    """
     random = np.random.default_rng([seed, 2])
-    dtype = np.dtype(random.choice([np.float32, *4 * [np.float64]]))
+    drawn = random.choice([np.float32, *4 * [np.float64]])
+    dtype = np.dtype(np.float64 if double else drawn)
     free_constants = bool(random.random() < 0.25)
     inputs = (
         random.normal(size=FIRST).astype(dtype),
