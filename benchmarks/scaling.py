@@ -2,8 +2,10 @@
 
 Command: python -m benchmarks.scaling
 Writes benchmarks/results/scaling.md: least CPU milliseconds of `REPEATS` at every size, and the
-exponent that fits them best (1 is linear, 2 quadratic). Analysis is what `jp.trace` takes beyond
-`jax.make_jaxpr`. What cannot run at a size is shown as its error.
+exponent that fits them best (1 is linear, 2 quadratic), against the size and against the slots of
+the graph, the axes of variables that its groups take. Every layer of a dense chain reads the
+channels of all before it: its slots alone are quadratic in its layers. Analysis is what `jp.trace`
+takes beyond `jax.make_jaxpr`. What cannot run at a size is shown as its error.
 """
 
 import math
@@ -149,6 +151,11 @@ ROWS = (
 )
 
 
+def slots(case: Case) -> int:
+    """Returns how many axes of variables the groups of a case take."""
+    return sum(len(group.slots) for group in jp.trace(*case, X).groups.values())
+
+
 def measured(row: Row, size: int) -> float | str:
     """Returns the least time of a row at one size, or the name of what it raised."""
     try:
@@ -164,20 +171,22 @@ def exponent(sizes: Sequence[int], times: Sequence[float | str]) -> float:
     2.0
     """
     pairs = [(s, t) for s, t in zip(sizes, times, strict=True) if isinstance(t, float) and t > 0]
-    if len(pairs) < 2:
+    if len({size for size, _ in pairs}) < 2:
         return math.nan
     return float(np.polyfit(*np.log(np.array(pairs)).T, 1)[0])
 
 
 def table() -> Iterator[str]:
     """Yields the lines of the table, each when it is known."""
-    yield "| what | milliseconds at each size | exponent |"
-    yield "|---|---|---|"
+    yield "| what | milliseconds at each size | exponent | against slots |"
+    yield "|---|---|---|---|"
     for row in ROWS:
         times = [measured(row, size) for size in row.sizes]
         cells = [t if isinstance(t, str) else f"{t:.1f}" for t in times]
         pairs = ", ".join(f"{size}: {cell}" for size, cell in zip(row.sizes, cells, strict=True))
-        yield f"| {row.what} | {pairs} | {exponent(row.sizes, times):.2f} |"
+        counts = [slots(row.make(size)) for size in row.sizes]
+        slopes = " | ".join(f"{exponent(grows, times):.2f}" for grows in (row.sizes, counts))
+        yield f"| {row.what} | {pairs} | {slopes} |"
 
 
 def main() -> None:
