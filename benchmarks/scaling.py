@@ -185,7 +185,8 @@ def table() -> Iterator[str]:
         cells = [t if isinstance(t, str) else f"{t:.1f}" for t in times]
         pairs = ", ".join(f"{size}: {cell}" for size, cell in zip(row.sizes, cells, strict=True))
         counts = [slots(row.make(size)) for size in row.sizes]
-        slopes = " | ".join(f"{exponent(grows, times):.2f}" for grows in (row.sizes, counts))
+        both = [exponent(grows, times) for grows in (row.sizes, counts)]
+        slopes = " | ".join("–" if math.isnan(slope) else f"{slope:.2f}" for slope in both)
         yield f"| {row.what} | {pairs} | {slopes} |"
 
 
