@@ -186,7 +186,7 @@ def table() -> Iterator[str]:
         pairs = ", ".join(f"{size}: {cell}" for size, cell in zip(row.sizes, cells, strict=True))
         counts = [slots(row.make(size)) for size in row.sizes]
         both = [exponent(grows, times) for grows in (row.sizes, counts)]
-        slopes = " | ".join("–" if math.isnan(slope) else f"{slope:.2f}" for slope in both)
+        slopes = " | ".join("-" if math.isnan(slope) else f"{slope:.2f}" for slope in both)
         yield f"| {row.what} | {pairs} | {slopes} |"
 
 
