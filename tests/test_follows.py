@@ -14,6 +14,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 import jaxprune as jp
+from jaxprune.follows import following
 
 X = np.random.default_rng(0).normal(size=(3, 5))
 KEEP = {"w": np.isin(np.arange(8), [1, 4, 6])}
@@ -143,3 +144,18 @@ def test_compare_lists_what_follows() -> None:
     assert found.follows == resized.follows != ()
     assert "follows a width: div(" in str(found)
     assert "8 became 3" in str(found)
+
+
+def test_only_the_groups_whose_width_a_constant_follows_are_named() -> None:
+    def fn(v: Any, x: Any) -> Any:
+        h = jnp.tanh(x @ v["w"])
+        return jnp.tanh(h / h.shape[-1] @ v["u"]) @ v["t"]
+
+    v = {"w": jnp.ones((5, 8)), "u": jnp.ones((8, 5)), "t": jnp.ones((5, 2))}
+    graph = jp.trace(fn, v, X)
+    assert list(graph.groups) == ["w", "u"]
+    assert list(following(graph)) == ["w"]
+    assert "8 became 7" in following(graph)["w"]
+
+    plain = {"w": jnp.ones((5, 8)), "u": jnp.ones((8, 5))}
+    assert following(jp.trace(lambda v, x: jnp.tanh(x @ v["w"]) @ v["u"], plain, X)) == {}

@@ -375,6 +375,14 @@ def test_a_state_beside_the_outputs_mirrors_the_variables():
     }
 
 
+def test_an_output_of_one_name_mirrors_no_variable_that_ends_with_it():
+    """`{"mean": …}` is a result, beside whatever module has a variable `mean`."""
+    leaves = {"norm/mean": np.ones(3), "norm/scale": np.ones(3)}
+    assert outputs.twins({"mean": np.ones(3)}, leaves) == [None]
+    assert outputs.twins((np.ones(3), {"mean": np.ones(3)}), leaves) == [None, None]
+    assert outputs.twins({"norm": {"mean": np.ones(3)}}, leaves) == [0]
+
+
 def test_an_output_that_several_variables_end_with_mirrors_none():
     leaves = dict.fromkeys(("x/norm/mean", "y/norm/mean", "y/norm/var"), np.ones(3))
     output = {"norm": {"mean": np.ones(3), "var": np.ones(3)}}

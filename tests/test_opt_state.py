@@ -312,3 +312,16 @@ def test_the_keep_is_checked():
     keep = {"first/kernel": np.ones(7, bool)}
     with pytest.raises(KeepError, match=r"^keep for group 'first/kernel' has shape \(7,\)"):
         slice_opt_state(GRAPH, ADAM.init(PARAMS), keep, tx=ADAM, params=PARAMS)
+
+
+class Optimizer:
+    """A class that has what an optimizer has, and is none."""
+
+    init = update = staticmethod(lambda *_: None)
+
+
+@pytest.mark.parametrize("tx", [optax.adam, Optimizer, ADAM.update, None], ids=repr)
+def test_what_is_no_optimizer_is_refused(tx):
+    text = refused(tx, ADAM.init(PARAMS))
+    assert "tx must be an optimizer" in text
+    assert "optax.adam(1e-3)" in text

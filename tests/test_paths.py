@@ -163,14 +163,18 @@ def test_outputs_and_inputs_may_have_one_path():
 
 
 @pytest.mark.parametrize(
-    ("variables", "name"),
+    ("variables", "name", "paths"),
     [
-        ({"params": kernels(), **kernels()}, "first"),
-        ({"w": np.ones((4, 5, 6)), "w[1]": np.ones((4, 5)), "o": np.ones((35, 3))}, "w[1]"),
+        ({"params": kernels(), **kernels()}, "first", ["first", "params/first"]),
+        (
+            {"w": np.ones((4, 5, 6)), "w[1]": np.ones((4, 5)), "o": np.ones((35, 3))},
+            "w[1]",
+            ["w", "w[1]"],
+        ),
     ],
     ids=["params", "brackets"],
 )
-def test_two_groups_of_one_name_are_refused(variables, name):
+def test_two_groups_of_one_name_are_refused(variables, name, paths):
     def fn(v, x):
         if "w" in v:
             first = jax.numpy.einsum("bi,ijk->bjk", x, v["w"]).reshape(-1, 30)
@@ -181,6 +185,7 @@ def test_two_groups_of_one_name_are_refused(variables, name):
     with pytest.raises(TreeError) as error:
         jp.trace(fn, variables, X)
     assert f"{name!r} would name the groups of " in str(error.value)
+    assert all(repr(path) in str(error.value) for path in paths)
     assert "Fix: rename one of the variables" in str(error.value)
 
 
