@@ -16,7 +16,7 @@ import numpy as np
 
 import jaxprune as jp
 from benchmarks.bottleneck import ResNet, resnet
-from jaxprune import graph as graphs
+from jaxprune.program import jaxpr
 
 REPEATS = 7
 DEPTHS = {26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 200: (3, 24, 36, 3)}
@@ -45,7 +45,7 @@ def planned(
     fn: Callable[..., Any], variables: Any, *inputs: Any
 ) -> tuple[float, float, jp.ChannelGraph]:
     """Returns the times of make_jaxpr and of the analysis beyond it, and the graph."""
-    original = graphs._jaxpr.trace
+    original = jaxpr.trace
     inside = 0.0
 
     def trace(*args: Any) -> Any:
@@ -53,11 +53,11 @@ def planned(
         inside, result = timed(lambda: original(*args))
         return result
 
-    graphs._jaxpr.trace = trace
+    jaxpr.trace = trace
     try:
         whole, graph = timed(lambda: jp.trace(fn, variables, *inputs))
     finally:
-        graphs._jaxpr.trace = original
+        jaxpr.trace = original
     return inside, whole - inside, graph
 
 

@@ -24,8 +24,8 @@ import conftest  # noqa: E402, F401  eight CPU devices, before JAX starts
 import jaxprune as jp  # noqa: E402
 import oracles  # noqa: E402
 import rule_networks  # noqa: E402
-from jaxprune import axes as ax  # noqa: E402
-from jaxprune.rules import base  # noqa: E402
+from jaxprune.program import spaces as ax  # noqa: E402
+from jaxprune.program.rules import base  # noqa: E402
 from rule_cases import CASES  # noqa: E402
 
 Rule = jp.Rule

@@ -1,6 +1,6 @@
 """Breaks every module that decides a verdict, a cut or a count; a test must fail each time.
 
-Command: python -m benchmarks.mutations  (--only axes masks, --sample 20, --jobs 2, --again)
+Command: python -m benchmarks.mutations  (--only program/spaces graph, --sample 20, --jobs 2, --again)
 Writes:  benchmarks/results/mutations.md
 Time:    about an hour on two CPU cores
 
@@ -51,82 +51,113 @@ TRACE = ("test_graph", "test_exactness", "test_streams", "test_stacks", "test_in
 ZEROS = ("test_exactness", "test_exact_derivatives", "test_zero_gradients", "test_graph")
 SPECS = ("test_spec", "test_given")
 GUARDS: Mapping[str, Sequence[str]] = {
-    "axes": ("test_axes", *TRACE, "test_masks", "test_mapped"),
-    "walk": (*TRACE, "test_cost", "test_uncounted", "test_mapped"),
+    "program/spaces": ("test_axes", *TRACE, "test_masks", "test_mapped"),
+    "program/relate": (*TRACE, "test_cost", "test_uncounted", "test_mapped"),
     "graph": (*TRACE, "test_masks", "test_graph_is_a_value", "test_unread"),
-    "fixed": ("test_graph_is_a_value", *TRACE),
-    "_derived": ("test_graph_is_a_value", "test_report", "test_cost"),
-    "exactness": (*ZEROS, "test_streams", "test_stacks"),
-    "derivatives": ("test_exact_derivatives", "test_own_derivatives", "test_narrow"),
-    "stacks": ("test_stacks", "test_stacked_modules", "test_masks", "test_graph"),
-    "streams": ("test_streams", "test_graph"),
-    "unread": (*TRACE, "test_unread"),
-    "untied": ("test_unread",),
-    "outputs": ("test_graph", "test_exactness", "test_narrow"),
-    "naming": TRACE,
-    "reasons": ("test_graph", "test_report", "test_streams"),
-    "follows": ("test_follows", "test_slimmable_search", "test_verify"),
-    "keep": ("test_masks", "test_stacks", "test_compose", "test_spec", "test_bad_values"),
-    "masks": ("test_masks", "test_stacks", "test_compose", "test_values", "test_sharding"),
-    "_cut": ("test_masks", "test_stacks", "test_sharding", "test_values"),
-    "cost": ("test_cost", "test_uncounted", "test_values", "test_report", "test_bad_values"),
-    "parameters": ("test_parameters", "test_cost", "test_values"),
-    "batchnorm": ("test_batchnorm", "test_normalization", "test_scores"),
-    "normalization": ("test_normalization", "test_batchnorm", "test_foreign_norms"),
-    "_products": ("test_normalization", "test_batchnorm", "test_foreign_norms"),
-    "_wide": ("test_number_types", "test_cost", "test_scores", "test_values"),
-    "narrow": ("test_narrow", "test_stacks", "test_streams", "test_draws", "test_weak_types"),
-    "interpreter": ("test_narrow", "test_gates", "test_stacks", "test_weak_types"),
-    "lockstep": ("test_resize", "test_streams", "test_stacks", "test_given"),
-    "resize": ("test_resize", "test_plain", "test_draws", "test_given"),
-    "verify": ("test_verify",),
-    "rescale": ("test_rescale",),
-    "compose": ("test_compose", "jaxprune/compose.py"),
-    "opt_state": ("test_opt_state", "jaxprune/opt_state.py"),
-    "select": ("test_select", "test_select_laws", "test_stacks", "jaxprune/select.py"),
-    "_constraints": ("test_select", "test_select_laws", "test_bad_values", "test_kinds"),
-    "_removal": ("test_select", "test_select_laws", "test_stacks"),
-    "_rules": ("test_select", "test_quota", "jaxprune/_rules.py"),
-    "_quota": ("test_quota", "test_select", "test_select_laws", "jaxprune/_quota.py"),
-    "_priced": ("test_priced", "jaxprune/_priced.py"),
-    "_scored": ("test_select", "test_bad_values", "test_scores"),
-    "_numbers": ("test_number_types", "test_bad_values", "test_select"),
-    "_arguments": ("test_bad_values",),
-    "kinds": ("test_kinds", "jaxprune/kinds.py"),
-    "interior": ("test_select", "test_graph", "test_oicsr", "jaxprune/interior.py"),
-    "paths": ("test_paths", "test_graph", "test_masks", "test_kinds"),
-    "symbolic": ("test_symbolic",),
-    "flow": ("test_report", "test_graph"),
-    "_canonical": SPECS,
-    "_words": SPECS,
-    "description": SPECS,
-    "check_spec": SPECS,
-    "_attributes": ("test_resize", "test_zoo_conv", "test_models"),
-    "_nnx_attributes": ("test_nnx", "test_nnx_layers", "test_nnx_surgery"),
-    "_linen_alike": ("test_given",),
-    "_linen_given": ("test_given",),
-    "_linen_calls": ("test_given", "test_resize"),
-    "_linen_plan": ("test_resize", "test_given", "test_zoo_conv"),
-    "scores/_members": ("test_scores", "test_batchnorm", "test_taylor"),
+    "tracing/trace": (*TRACE, "test_masks", "test_graph_is_a_value", "test_unread"),
+    "program/fixed": ("test_graph_is_a_value", *TRACE),
+    "inspecting/once": ("test_graph_is_a_value", "test_report", "test_cost"),
+    "tracing/exactness": (*ZEROS, "test_streams", "test_stacks"),
+    "program/derivatives": ("test_exact_derivatives", "test_own_derivatives", "test_narrow"),
+    "program/stacks": ("test_stacks", "test_stacked_modules", "test_masks", "test_graph"),
+    "program/stream_readers": ("test_streams", "test_graph"),
+    "tracing/unread": (*TRACE, "test_unread"),
+    "inspecting/unread_variables": ("test_unread",),
+    "program/outputs": ("test_graph", "test_exactness", "test_narrow"),
+    "tracing/naming": TRACE,
+    "inspecting/why_frozen": ("test_graph", "test_report", "test_streams"),
+    "slimmable/follows": ("test_follows", "test_slimmable_search", "test_verify"),
+    "keep/check": ("test_masks", "test_stacks", "test_compose", "test_spec", "test_bad_values"),
+    "cutting/transforms": (
+        "test_masks",
+        "test_stacks",
+        "test_compose",
+        "test_values",
+        "test_sharding",
+    ),
+    "keep/kept": ("test_masks", "test_stacks", "test_compose", "test_values", "test_sharding"),
+    "keep/spec": ("test_spec", "test_masks", "test_stacks", "test_bad_values"),
+    "keep/format": ("test_spec", "test_masks", "test_bad_values"),
+    "pruning/slice": ("test_rescale", "test_masks", "test_unread", "test_bad_values"),
+    "cutting/entries": ("test_masks", "test_stacks", "test_sharding", "test_values"),
+    "inspecting/cost": (
+        "test_cost",
+        "test_uncounted",
+        "test_values",
+        "test_report",
+        "test_bad_values",
+    ),
+    "inspecting/parameters": ("test_parameters", "test_cost", "test_values"),
+    "inspecting/batch_norms": ("test_batchnorm", "test_normalization", "test_scores"),
+    "inspecting/normalization": ("test_normalization", "test_batchnorm", "test_foreign_norms"),
+    "inspecting/products": ("test_normalization", "test_batchnorm", "test_foreign_norms"),
+    "arguments/wide": ("test_number_types", "test_cost", "test_scores", "test_values"),
+    "running/narrow": (
+        "test_narrow",
+        "test_stacks",
+        "test_streams",
+        "test_draws",
+        "test_weak_types",
+    ),
+    "running/evaluator": ("test_narrow", "test_gates", "test_stacks", "test_weak_types"),
+    "running/same_program": ("test_resize", "test_streams", "test_stacks", "test_given"),
+    "running/resize": ("test_resize", "test_plain", "test_draws", "test_given"),
+    "running/verify": ("test_verify",),
+    "pruning/rescale": ("test_rescale",),
+    "keep/compose": ("test_compose", "jaxprune/keep/compose.py"),
+    "cutting/optimizer_state": ("test_opt_state", "jaxprune/cutting/optimizer_state.py"),
+    "select/selectors": (
+        "test_select",
+        "test_select_laws",
+        "test_stacks",
+        "jaxprune/select/selectors.py",
+    ),
+    "groups/constraints": ("test_select", "test_select_laws", "test_bad_values", "test_kinds"),
+    "select/removal": ("test_select", "test_select_laws", "test_stacks"),
+    "select/ties": ("test_select", "test_quota", "jaxprune/select/ties.py"),
+    "select/quota": ("test_quota", "test_select", "test_select_laws", "jaxprune/select/quota.py"),
+    "select/priced": ("test_priced", "jaxprune/select/priced.py"),
+    "groups/scored": ("test_select", "test_bad_values", "test_scores"),
+    "arguments/numbers": ("test_number_types", "test_bad_values", "test_select"),
+    "arguments/checks": ("test_bad_values",),
+    "groups/kinds": ("test_kinds", "jaxprune/groups/kinds.py"),
+    "groups/interior": ("test_select", "test_graph", "test_oicsr", "jaxprune/groups/interior.py"),
+    "arguments/paths": ("test_paths", "test_graph", "test_masks", "test_kinds"),
+    "program/symbolic": ("test_symbolic",),
+    "groups/layers": ("test_report", "test_graph"),
+    "keep/canonical": SPECS,
+    "arguments/words": SPECS,
+    "keep/describe": SPECS,
+    "keep/check_spec": SPECS,
+    "linen/attributes": ("test_resize", "test_zoo_conv", "test_models"),
+    "nnx/attributes": ("test_nnx", "test_nnx_layers", "test_nnx_surgery"),
+    "linen/alike": ("test_given",),
+    "linen/given": ("test_given",),
+    "program/linen_calls": ("test_given", "test_resize"),
+    "linen/plan": ("test_resize", "test_given", "test_zoo_conv"),
+    "groups/members": ("test_scores", "test_batchnorm", "test_taylor"),
     "scores/bn": ("test_scores", "test_batchnorm"),
     "scores/energy": ("test_scores",),
     "scores/norm": ("test_scores", "test_number_types"),
-    "scores/random": ("test_scores",),
+    "scores/uninformed": ("test_scores",),
     "scores/taylor": ("test_taylor", "test_scores"),
-    "recover/_partial": ("test_absorb", "test_recover"),
-    "recover/_shifts": ("test_absorb", "test_recover"),
+    "recover/partial": ("test_absorb", "test_recover"),
+    "recover/shifts": ("test_absorb", "test_recover"),
     "recover/absorb": ("test_absorb",),
     "recover/batch_norm": ("test_recover",),
 }
 """The modules that decide, each with the tests that guard it."""
 
 ELSEWHERE = {
-    "rules": "benchmarks.mutate_rules breaks them",
-    "_jaxpr _functions": "hand over what JAX says; every test goes through them",
-    "linen nnx _nnx_function _nnx_names": "run modules; lockstep checks what comes of it",
-    "draw report explain export errors": "say what others decided",
-    "checkpoint": "keeps what others decided",
-    "gates schedule slimmable sparsify": "train toward a keep, and cut by what is above",
+    "program/rules": "benchmarks.mutate_rules breaks them",
+    "program/jaxpr arguments/functions": "hand over what JAX says; every test goes through them",
+    "linen/tracing linen/resizing nnx/tracing nnx/resizing nnx/pure_function nnx/names": "run "
+    "modules; same_program checks what comes of it",
+    "inspecting/draw inspecting/tables inspecting/explain pruning/compare errors": "say what "
+    "others decided",
+    "running/export checkpoint": "keep what others decided",
+    "gates schedule slimmable sparsify groups/channels": "train toward a keep, and cut by what is "
+    "above",
 }
 """Modules and packages that are not broken here, with the reason."""
 
@@ -247,11 +278,10 @@ def sampled(module: str, count: int) -> list[Mutant]:
 def baseline(module: str) -> float:
     """Returns how long the tests take on the module as it is; they must pass."""
     source = Path(path_of(module)).read_text()
-    for _ in range(2):  # the first fills the cache
-        since = time.time()
-        _, status = os.waitpid(start(module, source), 0)
-        if status:
-            raise SystemExit(f"{module}: pytest {' '.join(arguments(module))} fails as it is.")
+    since = time.time()
+    _, status = os.waitpid(start(module, source), 0)
+    if status:
+        raise SystemExit(f"{module}: pytest {' '.join(arguments(module))} fails as it is.")
     return time.time() - since
 
 
@@ -260,7 +290,7 @@ def planned(plan: Mapping[str, Sequence[Mutant]]) -> Iterator[tuple[str, Mutant,
     done = kept_results()
     for module, every in plan.items():
         fresh = [mutant for mutant in every if key(module, mutant) not in done]
-        limit = 30 + 10 * baseline(module) if fresh else 0.0
+        limit = 30 + 5 * baseline(module) if fresh else 0.0
         yield from ((module, mutant, limit) for mutant in fresh)
 
 
@@ -274,7 +304,7 @@ def unlisted() -> list[str]:
         for name in names
         if name not in GUARDS
         and not name.endswith("__init__")
-        and name.split("/")[0] not in elsewhere
+        and not any(f"{name}/".startswith(f"{other}/") for other in elsewhere)
     )
 
 

@@ -28,7 +28,7 @@ from benchmarks.programs import operations, print_times
 from benchmarks.resnet20 import MODEL, problem
 from experiments.training import cross_entropy
 from jaxprune import slimmable
-from jaxprune.masks import Keep
+from jaxprune.keep.check import Keep
 
 WIDTHS = (1.0, 0.75, 0.5, 0.25)
 

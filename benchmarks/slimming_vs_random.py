@@ -25,7 +25,7 @@ import jaxprune as jp
 from experiments import config as configuration
 from experiments import procedures, results, runs
 from experiments.procedures import Network, Setup
-from jaxprune.masks import Keep
+from jaxprune.keep.check import Keep
 
 SCORES = ("bn_scale", "random")
 STAGES = ("recalibrated", "finetuned")

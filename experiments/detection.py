@@ -48,8 +48,9 @@ from experiments.epochs import State
 from experiments.models.detector import Classifier, Detector, centers
 from experiments.shapes import Objects
 from experiments.training import cross_entropy
-from jaxprune import paths, slimmable
-from jaxprune.masks import Keep
+from jaxprune import slimmable
+from jaxprune.arguments import paths
+from jaxprune.keep.check import Keep
 from jaxprune.slimmable.state import Split, combine, only
 
 NAME = "detection"

@@ -14,7 +14,7 @@ import jaxprune as jp
 from experiments import resume, runs
 from experiments.training import DivergedError
 from jaxprune import slimmable
-from jaxprune.masks import Keep
+from jaxprune.keep.check import Keep
 from jaxprune.slimmable import Split
 
 

@@ -17,7 +17,7 @@ from experiments import data, models, training
 from experiments.config import C, Common, Config, Slim
 from experiments.data import Dataset, Split, Stream
 from experiments.training import QUIET, Journal, Variables
-from jaxprune.masks import Keep
+from jaxprune.keep.check import Keep
 
 Transform = optax.GradientTransformation
 

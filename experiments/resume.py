@@ -19,7 +19,7 @@ from experiments import runs
 from experiments.config import Common
 from experiments.procedures import Network, Phase, Setup
 from experiments.training import Epoch, Journal, TrainState
-from jaxprune.masks import Keep
+from jaxprune.keep.check import Keep
 
 RUNNING = "running"
 FREE = ("root", "name", "overwrite", "resume", "checkpoint_every", "data_dir", "workers")

@@ -22,7 +22,7 @@ from experiments.config import Common
 from experiments.procedures import Network, Phase, Setup
 from experiments.supernet import Keeps, Method
 from experiments.training import Journal, Loss, cross_entropy
-from jaxprune.masks import Keep
+from jaxprune.keep.check import Keep
 from jaxprune.schedule import Training
 
 Curves = Mapping[str, Mapping[str, Network]]

@@ -48,7 +48,7 @@ from experiments.epochs import State
 from experiments.models.wdsr import Wdsr
 from experiments.pictures import Dataset, Pictures
 from jaxprune import slimmable
-from jaxprune.masks import Keep
+from jaxprune.keep.check import Keep
 
 NAME = "super_resolution"
 GRAY = 127.5

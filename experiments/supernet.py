@@ -26,8 +26,9 @@ from experiments.training import (
     Variables,
     cross_entropy,
 )
-from jaxprune import paths, slimmable
-from jaxprune.masks import Keep
+from jaxprune import slimmable
+from jaxprune.arguments import paths
+from jaxprune.keep.check import Keep
 from jaxprune.schedule import Training
 from jaxprune.slimmable import Split
 

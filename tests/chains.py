@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import graph
+import jaxprune as jp
 
 INPUTS, OUTPUTS = 2, 3
 
@@ -23,7 +23,7 @@ def apply(variables: Any, x: jax.Array) -> jax.Array:
 
 
 @cache
-def chain(*widths: int) -> tuple[graph.ChannelGraph, Any]:
+def chain(*widths: int) -> tuple[jp.ChannelGraph, Any]:
     """Returns the graph of one example, and the variables.
 
     There are INPUTS inputs, hidden layers of `widths`, and OUTPUTS outputs; the groups are
@@ -39,7 +39,7 @@ def chain(*widths: int) -> tuple[graph.ChannelGraph, Any]:
     }
     variables = {"params": layers}
     image = jax.ShapeDtypeStruct((1, INPUTS), jnp.float32)
-    return graph.trace(apply, variables, image), variables
+    return jp.trace(apply, variables, image), variables
 
 
 def kept(keep):

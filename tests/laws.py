@@ -17,8 +17,8 @@ import numpy as np
 import jaxprune as jp
 import networks
 from blocks import Blocks
-from jaxprune.paths import flatten
-from jaxprune.verify import following
+from jaxprune.arguments.paths import flatten
+from jaxprune.running.verify import following
 from narrowed import Narrowed, narrowed
 
 NORMS = {"LayerNorm", "RMSNorm", "GroupNorm"}

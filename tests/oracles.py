@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxprune as jp
-from jaxprune import axes as ax
+from jaxprune.program import spaces as ax
 from rule_networks import (
     Case,
     Feed,

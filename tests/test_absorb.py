@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
+from jaxprune.arguments.paths import flatten
 from jaxprune.errors import KeepError, TreeError
-from jaxprune.paths import flatten
 from jaxprune.recover.absorb import absorb_constants
 
 IMAGE = jnp.zeros((1, 6, 6, 3))

@@ -12,8 +12,8 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from jaxprune import axes as ax
-from jaxprune.axes import Atom, Prod, Reason, Space, Sum
+from jaxprune.program import spaces as ax
+from jaxprune.program.spaces import Atom, Prod, Reason, Space, Sum
 
 SIZES = st.sampled_from([2, 3, 4, 6, 8, 12])
 

@@ -6,9 +6,9 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
-from jaxprune.batchnorm import BatchNorm, batch_norms, scale_mask
+from jaxprune.arguments.paths import flatten
 from jaxprune.errors import TreeError
-from jaxprune.paths import flatten
+from jaxprune.inspecting.batch_norms import BatchNorm, batch_norms, scale_mask
 
 
 class Gaussian(nn.Module):

@@ -16,10 +16,10 @@ import pytest
 
 import jaxprune as jp
 import networks
-from jaxprune import axes as ax
-from jaxprune.compose import compose
+from jaxprune.arguments.paths import flatten
 from jaxprune.errors import KeepError
-from jaxprune.paths import flatten
+from jaxprune.keep.compose import compose
+from jaxprune.program import spaces as ax
 
 Keep = Mapping[str, np.ndarray]
 IMAGES = np.random.default_rng(0).normal(size=(2, 4, 4, 3))

@@ -16,7 +16,8 @@ from experiments.boxes import Found, average_precision, overlaps, suppressed
 from experiments.detection import Config
 from experiments.epochs import State
 from experiments.models.detector import Backbone, Classifier, Detector, Head, Neck, centers
-from jaxprune import paths, slimmable
+from jaxprune import slimmable
+from jaxprune.arguments import paths
 
 WIDTHS, NECK = (4, 6, 8), 5
 MODEL = Detector(WIDTHS, NECK, 3)

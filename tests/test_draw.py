@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from jaxprune.draw import draw
 from jaxprune.errors import PatternError
+from jaxprune.inspecting.draw import draw
 
 TEXT = r'"(?P<text>[^"]*)"'
 MERMAID = {

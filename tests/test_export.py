@@ -11,7 +11,7 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.errors import JaxpruneError
-from jaxprune.export import export, exported
+from jaxprune.running.export import export, exported
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 IMAGE = jnp.linspace(-1.0, 1.0, 6 * 6 * 3).reshape(1, 6, 6, 3)

@@ -17,8 +17,8 @@ import pytest
 from flax import nnx
 
 import jaxprune as jp
-from jaxprune.batchnorm import BatchNorm
-from jaxprune.paths import flatten
+from jaxprune.arguments.paths import flatten
+from jaxprune.inspecting.batch_norms import BatchNorm
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(4, 6, 6, 3)).astype(np.float32)

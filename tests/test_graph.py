@@ -11,8 +11,8 @@ import pytest
 from jax.extend.core import Primitive
 
 import jaxprune as jp
-from jaxprune import axes as ax
-from jaxprune import outputs
+from jaxprune.program import outputs
+from jaxprune.program import spaces as ax
 
 mystery = Primitive("mystery")
 mystery.def_abstract_eval(lambda x: x)

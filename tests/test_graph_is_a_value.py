@@ -13,8 +13,8 @@ from flax import nnx
 from jax import lax
 
 import jaxprune as jp
-from jaxprune import axes as ax
-from jaxprune import fixed
+from jaxprune.program import fixed
+from jaxprune.program import spaces as ax
 
 X = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
 

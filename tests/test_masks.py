@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from jaxprune.paths import flatten
+from jaxprune.arguments.paths import flatten
 
 RANDOM = np.random.default_rng(0)
 TREE = {

@@ -13,8 +13,8 @@ from flax import nnx
 
 import jaxprune as jp
 import nnx_networks as networks
-from jaxprune.paths import flatten
-from jaxprune.verify import following
+from jaxprune.arguments.paths import flatten
+from jaxprune.running.verify import following
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.normal(size=(2, 4, 4, 3)).astype(np.float32)

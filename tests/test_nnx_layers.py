@@ -12,7 +12,7 @@ from flax import nnx
 
 import jaxprune as jp
 import nnx_networks as networks
-from jaxprune._nnx_attributes import ATTRIBUTES
+from jaxprune.nnx.attributes import ATTRIBUTES
 
 RANDOM = np.random.default_rng(0)
 SEQUENCE = RANDOM.normal(size=(2, 5, 3)).astype(np.float32)

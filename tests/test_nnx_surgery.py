@@ -15,7 +15,7 @@ from flax import nnx
 
 import jaxprune as jp
 import nnx_networks as networks
-from jaxprune.paths import flatten
+from jaxprune.arguments.paths import flatten
 
 TESTS = Path(__file__).parent
 RANDOM = np.random.default_rng(0)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from jaxprune.batchnorm import BatchNorm
-from jaxprune.normalization import normalizations
+from jaxprune.inspecting.batch_norms import BatchNorm
+from jaxprune.inspecting.normalization import normalizations
 
 RANDOM = np.random.default_rng(0)
 EPS = 1e-3

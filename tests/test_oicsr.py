@@ -12,9 +12,9 @@ import pytest
 import jaxprune as jp
 from blocks import Conv, GlobalPool, Norm, Residual
 from chains import chain
-from jaxprune import paths
+from jaxprune.arguments import paths
 from jaxprune.errors import JaxpruneError, PatternError, ScoreError, TreeError
-from jaxprune.interior import interior
+from jaxprune.groups.interior import interior
 from jaxprune.sparsify import (
     fold_batch_norm,
     group_lasso,

@@ -10,9 +10,9 @@ import optax.contrib
 import pytest
 
 import jaxprune as jp
+from jaxprune.arguments.paths import flatten
+from jaxprune.cutting.optimizer_state import slice_opt_state
 from jaxprune.errors import KeepError, TreeError
-from jaxprune.opt_state import slice_opt_state
-from jaxprune.paths import flatten
 
 SHAPES = {
     "params": {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from jaxprune.parameters import parameters
+from jaxprune.inspecting.parameters import parameters
 
 X = np.ones((2, 4), np.float32)
 WEIGHTS = {"a": np.ones((4, 6), np.float32), "b": np.ones((6, 3), np.float32)}

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx, struct
 
 import jaxprune as jp
-from jaxprune import paths
+from jaxprune.arguments import paths
 from jaxprune.errors import PatternError, TreeError
 
 X = np.ones((2, 4), np.float32)

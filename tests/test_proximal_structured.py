@@ -11,7 +11,7 @@ import pytest
 
 import jaxprune as jp
 from chains import chain
-from jaxprune import paths
+from jaxprune.arguments import paths
 from jaxprune.errors import JaxpruneError, PatternError, TreeError
 from jaxprune.sparsify import growl_prox, growl_weights, proximal_structured
 from modules import ScanBlock

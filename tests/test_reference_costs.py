@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+import jaxprune as jp
 import models
-from jaxprune import cost, graph, linen, masks
+from jaxprune import cost, linen
+from jaxprune.keep import check
 
 IMAGE = jax.ShapeDtypeStruct(models.CIFAR, jnp.float32)
 
@@ -24,16 +26,14 @@ VGGS = {
 SMALL_VGG = models.CifarVgg(((8, 12), (16,), (20, 24)))
 
 
-def traced(module: nn.Module, *, train: bool = False) -> graph.ChannelGraph:
+def traced(module: nn.Module, *, train: bool = False) -> jp.ChannelGraph:
     """Returns the graph of `module` on one CIFAR image."""
     variables = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros(models.CIFAR))
     mutable = ["batch_stats"] if train else []
-    return graph.trace(
-        lambda v, x: module.apply(v, x, train=train, mutable=mutable), variables, IMAGE
-    )
+    return jp.trace(lambda v, x: module.apply(v, x, train=train, mutable=mutable), variables, IMAGE)
 
 
-def random_keep(channels: graph.ChannelGraph, seed: int) -> dict[str, np.ndarray]:
+def random_keep(channels: jp.ChannelGraph, seed: int) -> dict[str, np.ndarray]:
     """Returns between one and all channels of every group, in no order."""
     random = np.random.default_rng(seed)
     keep = {}
@@ -74,7 +74,7 @@ def test_closed_form_equals_a_fresh_trace_of_the_resized_network(module, seed):
 def test_closed_form_of_a_chain_is_the_sum_of_products():
     channels = traced(SMALL_VGG)
     keep = random_keep(channels, seed=0)
-    first, second, third, fourth, fifth = masks.widths(channels, keep).values()
+    first, second, third, fourth, fifth = check.widths(channels, keep).values()
     expected = (
         1024 * 9 * (3 * first + first * second)
         + 256 * 9 * second * third

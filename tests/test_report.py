@@ -2,7 +2,6 @@
 
 import pathlib
 import re
-import sys
 import time
 
 import jax
@@ -10,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxprune as jp
 from chains import chain
-from jaxprune import flow, graph, reasons, report
 from jaxprune.errors import KeepError, PatternError
-from jaxprune.explain import explain
+from jaxprune.groups import layers as flow
+from jaxprune.inspecting import explain as explaining
+from jaxprune.inspecting import tables, why_frozen
+from jaxprune.inspecting.explain import explain
 
-explaining = sys.modules["jaxprune.explain"]
 A, B = "layer_0/kernel", "layer_1/kernel"
 X = np.ones((1, 2), np.float32)
 
@@ -27,7 +28,7 @@ def ones(**shapes):
 def test_comparison_is_a_table_and_holds_the_figures():
     channels, _ = chain(4, 5)
     keep = {A: np.array([True, False, True, False]), B: np.arange(5) > 0}
-    result = report.compare(channels, keep)
+    result = jp.compare(channels, keep)
     assert str(result) == (
         "group             before  after    kept\n"
         "---------------------------------------\n"
@@ -42,18 +43,18 @@ def test_comparison_is_a_table_and_holds_the_figures():
     assert result.macs == ("MACs", 2 * 4 + 4 * 5 + 5 * 3, 2 * 2 + 2 * 4 + 4 * 3)
     assert result.macs.ratio == 24 / 43
     assert [change.after for change in result.groups] == [2, 4]
-    assert report.compare(channels, {}).params.ratio == 1
+    assert jp.compare(channels, {}).params.ratio == 1
 
 
 def test_comparison_checks_the_keep_first():
     channels, _ = chain(4)
     with pytest.raises(KeepError, match="layer_0/kernel"):
-        report.compare(channels, {A: np.zeros(4, bool)})
+        jp.compare(channels, {A: np.zeros(4, bool)})
 
 
 def test_graph_as_a_table():
     channels, _ = chain(4, 1000)
-    assert report.graph_table(channels) == (
+    assert tables.graph_table(channels) == (
         "2 channel groups with 1,004 channels, 3 frozen axes; 7,008 MACs, 8,015 parameters\n"
         "group           channels  slots   MACs  params\n"
         "-----------------------------------------------------\n"
@@ -64,7 +65,7 @@ def test_graph_as_a_table():
         "frozen: 1 x axis of an input\n"
         "MACs and params are those of one channel; jaxprune.explain(graph) says more."
     )
-    assert str(channels) == report.graph_table(channels)
+    assert str(channels) == tables.graph_table(channels)
 
 
 def test_explanation_of_everything():
@@ -102,7 +103,7 @@ def test_explanation_of_a_variable_with_and_without_its_collection():
 
 
 def test_explanation_of_a_group_and_of_a_module():
-    channels = graph.trace(
+    channels = jp.trace(
         lambda v, x: jnp.tanh(x @ v["a"]["w"]).reshape(1, 3, 2)[:, 0] @ v["b"]["w"],
         {"a": {"w": np.ones((2, 6))}, "b": {"w": np.ones((2, 3))}},
         X,
@@ -119,7 +120,7 @@ def test_explanation_says_where_a_group_sits_in_a_concatenation_and_a_flattening
         both = jnp.concatenate([x @ v["a"], x @ v["b"], x], axis=1)
         return both @ v["c"], jnp.repeat(x @ v["d"], 2, axis=0).reshape(1, -1) @ v["e"]
 
-    channels = graph.trace(fn, ones(a=(2, 3), b=(2, 4), c=(9, 2), d=(2, 5), e=(10, 2)), X)
+    channels = jp.trace(fn, ones(a=(2, 3), b=(2, 4), c=(9, 2), d=(2, 5), e=(10, 2)), X)
     assert "in   c axis 0  positions 3 to 6" in explain(channels, "b")
     assert "in   e axis 0  2 positions per channel" in explain(channels, "d")
     assert explain(channels, "c").split("\n\n")[0] == (
@@ -135,18 +136,18 @@ def test_explanation_of_an_inexact_group_and_of_single_indices():
     def fn(v, x):
         return jax.nn.sigmoid(x @ v["a"]).sum(axis=1, keepdims=True) @ v["b"]
 
-    channels = graph.trace(fn, ones(a=(2, 3), b=(1, 2)), X)
+    channels = jp.trace(fn, ones(a=(2, 3), b=(1, 2)), X)
     text = explain(channels, "?")
     assert "group a: 3 channels, inexact (masked and sliced differ): reduce_sum" in text
     assert "axis 0, size 1: cannot be pruned: it is a single index" in text
-    assert "  inexact\n" in report.graph_table(channels)
+    assert "  inexact\n" in tables.graph_table(channels)
 
 
 def test_a_function_without_groups():
-    channels = graph.trace(lambda v, x: x + v["bias"][None], ones(bias=(2,)), X)
-    assert report.graph_table(channels).startswith("0 channel groups with 0 channels, 1 frozen")
+    channels = jp.trace(lambda v, x: x + v["bias"][None], ones(bias=(2,)), X)
+    assert tables.graph_table(channels).startswith("0 channel groups with 0 channels, 1 frozen")
     assert "it meets an axis of an input\n    bias axis 0" in explain(channels)
-    assert "channels               0" in str(report.compare(channels, {}))
+    assert "channels               0" in str(jp.compare(channels, {}))
 
 
 def block(v, x):
@@ -158,7 +159,7 @@ def block(v, x):
 
 def test_explanation_says_by_what_a_group_is_tied():
     shapes = ones(stem=(2, 4), up=(4, 3), down=(3, 4), gate=(2, 4), head=(4, 2))
-    channels = graph.trace(block, shapes, X)
+    channels = jp.trace(block, shapes, X)
     text = explain(channels, "gate")
     (ties,) = re.findall(r"  tied by:\n((?:    .*\n?)+)", text)
     lines = [
@@ -172,7 +173,7 @@ def test_explanation_of_weights_that_are_used_twice():
     def fn(v, x):
         return jax.nn.relu(jax.nn.relu(x @ v["a"]) @ v["b"]) @ v["b"] @ v["c"]
 
-    channels = graph.trace(fn, ones(a=(2, 3), b=(3, 3), c=(3, 2)), X)
+    channels = jp.trace(fn, ones(a=(2, 3), b=(3, 3), c=(3, 2)), X)
     line = explain(channels, "b").splitlines()[-1]
     assert line.startswith("    b, used at ")
     assert line.count("test_report.py:") == 2
@@ -184,7 +185,7 @@ def test_explanation_of_query_key_and_value_dims_that_one_reshape_ties():
         weights = jax.nn.softmax(jnp.einsum("bthd,bshd->bhts", q, k))
         return jnp.einsum("bhts,bshd->bthd", weights, u).reshape(*x.shape[:-1], -1) @ v["out"]
 
-    channels = graph.trace(fn, ones(qkv=(3, 24), out=(8, 5)), np.ones((1, 6, 3), np.float32))
+    channels = jp.trace(fn, ones(qkv=(3, 24), out=(8, 5)), np.ones((1, 6, 3), np.float32))
     assert {name: group.size for name, group in channels.groups.items()} == {
         "qkv[1.0]": 2,
         "qkv[1.1]": 4,
@@ -231,7 +232,7 @@ VARIABLE = "way out: hand that array to the function as a variable"
     ],
 )
 def test_explanation_of_what_froze_an_axis_and_the_way_out(fn, words, way_out):
-    channels = graph.trace(fn, ones(a=(2, 6), b=(6, 2)), X)
+    channels = jp.trace(fn, ones(a=(2, 6), b=(6, 2)), X)
     line, *more = explain(channels, "a").split("\n\n")[0].splitlines()[2:]
     assert f"cannot be pruned: {words}" in line
     assert fn is constant or "test_report.py:" in line
@@ -243,20 +244,20 @@ def test_the_way_out_of_a_counted_axis_leads_out():
     def fn(v, x):
         return (x @ v["a"] + v["table"]) @ v["b"]
 
-    channels = graph.trace(fn, ones(a=(2, 6), b=(6, 2), table=(1, 6)), X)
+    channels = jp.trace(fn, ones(a=(2, 6), b=(6, 2), table=(1, 6)), X)
     assert channels.groups["a"].size == 6
 
 
 def test_every_reason_of_the_rules_has_words():
     """Words that match no reason of the sources would never be shown."""
-    folder = pathlib.Path(report.__file__).parent
+    folder = pathlib.Path(tables.__file__).parent
     files = [
         folder / name
         for name in ("axes.py", "walk.py", "graph.py", "outputs.py", "unread.py", "streams.py")
     ]
     files += (folder / "rules").glob("*.py")
     source = "\n".join(path.read_text(encoding="utf-8") for path in files)
-    for pattern in (*reasons._NATURAL, *reasons._WORDS):
+    for pattern in (*why_frozen._NATURAL, *why_frozen._WORDS):
         for text in pattern.split("|") if "(" not in pattern else [pattern.split("(")[0]]:
             assert text.removesuffix(" .*") in source, pattern
 
@@ -277,12 +278,12 @@ def wide(blocks):
         return x.sum(1)
 
     names = [f"{name}{i}" for i in range(blocks) for name in "ud"]
-    return graph.trace(fn, ones(stem=(2, 2), **dict.fromkeys(names, (2, 2))), X)
+    return jp.trace(fn, ones(stem=(2, 2), **dict.fromkeys(names, (2, 2))), X)
 
 
 def test_reports_of_a_thousand_groups_take_no_time():
     channels = wide(1000)
-    for look in (str, explain, lambda g: str(report.compare(g, {}))):
+    for look in (str, explain, lambda g: str(jp.compare(g, {}))):
         start = time.process_time()
         text = look(channels)
         assert time.process_time() - start < 1  # 0.04 to 0.2 s on an idle machine
@@ -294,7 +295,7 @@ def test_what_meets_again_after_another_is_tied():
         y = x @ v["a"]
         return jnp.concatenate([y, x @ v["b"], jnp.tanh(y) + x @ v["c"]], 1) @ v["d"]
 
-    channels = graph.trace(fn, ones(a=(2, 3), b=(2, 4), c=(2, 3), d=(10, 2)), X)
+    channels = jp.trace(fn, ones(a=(2, 3), b=(2, 4), c=(2, 3), d=(10, 2)), X)
     (node,) = [node for node in flow.nodes(channels) if node.name == "concatenate"]
     assert node.ties == ("a",)
 
@@ -305,7 +306,7 @@ def test_places_of_channels_are_those_of_their_positions():
         z = jnp.einsum("ni,nj->nij", y, y).reshape(len(x), -1)
         return z @ v["c"], y.reshape(1, -1) @ v["d"]
 
-    channels = graph.trace(
+    channels = jp.trace(
         fn, ones(a=(2, 3), b=(2, 4), c=(100, 2), d=(20, 2)), np.ones((2, 2), np.float32)
     )
     places = explaining._Places()

@@ -14,7 +14,7 @@ from jax import lax
 import jaxprune as jp
 import nnx_networks as networks
 from jaxprune.errors import KeepError, ResizeError
-from jaxprune.rescale import factors
+from jaxprune.pruning.rescale import factors
 
 X = np.random.default_rng(0).normal(size=(2, 5, 6))
 

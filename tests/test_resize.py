@@ -13,8 +13,8 @@ import pytest
 import jaxprune as jp
 import modules
 import networks
-from jaxprune import masks
-from jaxprune.paths import flatten
+from jaxprune.arguments.paths import flatten
+from jaxprune.keep import spec
 
 Keep = Mapping[str, np.ndarray]
 
@@ -351,7 +351,7 @@ def test_a_keep_from_a_stored_spec_gives_the_same_network():
     variables = variables_of(module, TOKENS)
     graph = jp.trace(module.apply, variables, TOKENS)
     keep = random_keep(graph)
-    stored = masks.keep_from_spec(json.loads(json.dumps(jp.spec(graph, keep))))
+    stored = spec.keep_from_spec(json.loads(json.dumps(jp.spec(graph, keep))))
     check_agreement(module, jp.linen.resize(module, graph, stored), graph, keep, variables, TOKENS)
 
 

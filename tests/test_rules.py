@@ -6,8 +6,8 @@ import pytest
 
 import jaxprune as jp
 import oracles
-from jaxprune import axes as ax
-from jaxprune.rules import Known, Rule
+from jaxprune.program import spaces as ax
+from jaxprune.program.rules import Known, Rule
 from rule_cases import CASES, WITHOUT_CASE
 
 EACH = [(name, index) for name, cases in CASES.items() for index in range(len(cases))]

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxprune as jp
 from chains import chain
-from jaxprune import graph, scores
+from jaxprune import scores
 from jaxprune.errors import ScoreError, TreeError
 
 A, B = "layer_0/kernel", "layer_1/kernel"
@@ -36,13 +37,13 @@ STEM, MIDDLE, HEAD = "Conv_0/kernel", "Conv_1/kernel", "Dense_0/kernel"
 
 
 @pytest.fixture(scope="module")
-def residual() -> tuple[graph.ChannelGraph, Any]:
+def residual() -> tuple[jp.ChannelGraph, Any]:
     """Returns the graph of `Residual` and random variables."""
     module, image = Residual(), jax.ShapeDtypeStruct((1, 2, 2, 3), jnp.float32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), image)
     random = np.random.default_rng(0)
     variables = jax.tree.map(lambda s: random.normal(size=s.shape).astype(s.dtype), shapes)
-    return graph.trace(module.apply, variables, image), variables
+    return jp.trace(module.apply, variables, image), variables
 
 
 def close(got, expected):

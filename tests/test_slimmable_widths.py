@@ -117,7 +117,7 @@ def test_a_grouped_convolution_slims_inside_each_group():
     graph = traced(Grouped(), 1, 4, 4, 2)
     keep = slimmable.prefix(graph, 0.5, divisor=1)
     kernel = graph.variables["params/Conv_1/kernel"]
-    kept = np.asarray(jp.axes.select(kernel.axes[-1], keep)).reshape(3, -1)
+    kept = np.asarray(jp.spaces.select(kernel.axes[-1], keep)).reshape(3, -1)
     assert kept.shape == (3, 8)
     assert (kept == (np.arange(8) < 4)).all()
     model = jp.linen.resize(Grouped(), graph, keep)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from jaxprune.verify import following
+from jaxprune.running.verify import following
 from test_stacks import LAYERS, random_keep
 
 

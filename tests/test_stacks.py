@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import jaxprune as jp
-from jaxprune import _cut
+from jaxprune.cutting import entries
 
 LAYERS, WIDTH, HIDDEN = 3, 4, 6
 X = jax.random.normal(jax.random.key(9), (2, 5))
@@ -116,7 +116,7 @@ def test_layers_of_an_array_of_four_axes_are_cut_alike_on_host_and_device(axis, 
     )
     places = [None] * 4, [None] * 4
     places[0][axis], places[1][axis] = index, layer
-    cut = _cut.Cut(*map(tuple, places))
+    cut = entries.Cut(*map(tuple, places))
     expected = np.stack(
         [
             np.moveaxis(
@@ -127,8 +127,8 @@ def test_layers_of_an_array_of_four_axes_are_cut_alike_on_host_and_device(axis, 
         axis=layer,
     )
     for given in (leaf, jnp.asarray(leaf)):
-        np.testing.assert_array_equal(_cut.take({"": given}, {"": cut})[""], expected)
-    found = jax.jit(lambda x: _cut.take({"": x}, {"": cut})[""])(leaf)
+        np.testing.assert_array_equal(entries.take({"": given}, {"": cut})[""], expected)
+    found = jax.jit(lambda x: entries.take({"": x}, {"": cut})[""])(leaf)
     np.testing.assert_array_equal(found, expected)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from jaxprune import axes as ax
-from jaxprune import streams
+from jaxprune.program import spaces as ax
+from jaxprune.program import stream_readers
 
 X = np.random.default_rng(0).normal(size=(3, 4, 4, 2)).astype(np.float32)
 conv = partial(nn.Conv, kernel_size=(1, 1), use_bias=False)
@@ -266,7 +266,7 @@ def test_channels_that_a_reader_does_not_keep_are_no_zeros_in_its_stream():
 
 def test_marks_differentiate_and_batch():
     x = np.float32(np.random.default_rng(0).normal(size=(5, 3, 4)))
-    take = partial(streams.take, indices=(2, 0), reader="here")
+    take = partial(stream_readers.take, indices=(2, 0), reader="here")
     np.testing.assert_array_equal(jax.vmap(take)(x), x[..., [2, 0]])
     np.testing.assert_array_equal(jax.vmap(take, 1)(x), np.moveaxis(x, 1, 0)[..., [2, 0]])
     np.testing.assert_array_equal(

@@ -15,7 +15,8 @@ from experiments import data, epochs, pictures, presets, resume, runs, super_res
 from experiments.models.wdsr import Wdsr
 from experiments.super_resolution import Config
 from experiments.training import DivergedError
-from jaxprune import paths, slimmable
+from jaxprune import slimmable
+from jaxprune.arguments import paths
 
 MODEL = Wdsr(widths=(4, 8), blocks=2)
 LOW = np.random.default_rng(0).normal(size=(2, 6, 8, 3)).astype(np.float32)

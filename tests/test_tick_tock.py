@@ -12,8 +12,9 @@ import optax
 import pytest
 
 import jaxprune as jp
-from jaxprune import _quota, schedule
+from jaxprune import schedule
 from jaxprune.schedule import Part, Phase, Progress, Training
+from jaxprune.select import quota
 from jaxprune.sparsify.gates import l1_gates
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 16, 6, 6, 1)).astype(np.float32)
@@ -61,7 +62,7 @@ def start() -> Run:
     variables = jax.jit(MODEL.init)(jax.random.key(0), x)
     graph = jp.trace(MODEL.apply, variables, x)
     progress = schedule.begin(
-        graph, keep_macs=TARGETS[-1], members=_quota.members(graph), min_keep_ratio=FLOOR
+        graph, keep_macs=TARGETS[-1], members=quota.members(graph), min_keep_ratio=FLOOR
     )
     return Run(MODEL, jax.device_get(jp.gates.decorate(variables).variables), progress)
 

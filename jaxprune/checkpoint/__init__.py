@@ -1,4 +1,4 @@
-"""Variables, spec, optimizer state and metadata of a pruned network in one directory, on Orbax.
+"""A pruned network comes in; one directory, on Orbax, goes out, and the network from it again.
 
 ```
 path/

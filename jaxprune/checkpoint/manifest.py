@@ -13,7 +13,7 @@ from typing import Any
 import jaxprune.checkpoint.trees as trees
 import jaxprune.checkpoint.values as values
 from jaxprune.errors import CheckpointError
-from jaxprune.keep import spec_problems
+from jaxprune.keep.format import spec_problems
 
 NAME = "jaxprune.json"
 _FORMAT = 1

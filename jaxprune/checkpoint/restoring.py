@@ -8,7 +8,7 @@ from typing import Any
 
 import jaxprune.checkpoint.manifest as manifest
 import jaxprune.checkpoint.trees as trees
-from jaxprune._arguments import check_path
+from jaxprune.arguments.checks import check_path
 from jaxprune.errors import CheckpointError
 
 

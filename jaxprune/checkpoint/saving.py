@@ -13,10 +13,10 @@ from orbax.checkpoint import v1 as ocp
 import jaxprune.checkpoint.directory as directory
 import jaxprune.checkpoint.trees as trees
 import jaxprune.checkpoint.values as values
-from jaxprune._arguments import check_flag, check_path
+from jaxprune.arguments.checks import check_flag, check_path
 from jaxprune.checkpoint.directory import Claim
 from jaxprune.errors import CheckpointError
-from jaxprune.keep import spec_problems
+from jaxprune.keep.format import spec_problems
 
 
 def save(

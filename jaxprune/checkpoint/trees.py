@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from jaxprune import paths
+from jaxprune.arguments import paths
 from jaxprune.checkpoint.values import DEEPEST, raise_if
 from jaxprune.errors import CheckpointError, TreeError
 

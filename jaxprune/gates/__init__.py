@@ -1,4 +1,4 @@
-"""Gates on channels and taps of activations, for any network, without touching its definition."""
+"""A network comes in; the same network with gates on its channels, or taps of them, goes out."""
 
 from jaxprune.gates.bn import Decorated as Decorated
 from jaxprune.gates.bn import decorate as decorate

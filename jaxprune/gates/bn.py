@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune._arguments import check_arrays
-from jaxprune._numbers import check_positive
-from jaxprune.batchnorm import norms_in
+from jaxprune.arguments.checks import check_arrays
+from jaxprune.arguments.numbers import check_positive
+from jaxprune.arguments.paths import flatten
 from jaxprune.errors import GateError, TreeError
 from jaxprune.graph import ChannelGraph
-from jaxprune.paths import flatten
+from jaxprune.inspecting.batch_norms import norms_in
 
 
 class Decorated(NamedTuple):

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import axes as ax
-from jaxprune import stacks
-from jaxprune._jaxpr import Op
-from jaxprune.axes import Space
 from jaxprune.graph import ChannelGraph, Slot
-from jaxprune.rules import contraction
-from jaxprune.walk import Walk
+from jaxprune.program import spaces as ax
+from jaxprune.program import stacks
+from jaxprune.program.jaxpr import Op
+from jaxprune.program.relate import Walk
+from jaxprune.program.rules import contraction
+from jaxprune.program.spaces import Space
 
 
 class Site(NamedTuple):

@@ -1,6 +1,6 @@
-"""What brings back accuracy after pruning without training."""
+"""A pruned network comes in; the same widths with the accuracy that needs no training go out."""
 
 from jaxprune.recover.absorb import Absorbed as Absorbed
-from jaxprune.recover.absorb import Outcome as Outcome
 from jaxprune.recover.absorb import absorb_constants as absorb_constants
 from jaxprune.recover.batch_norm import recalibrate as recalibrate
+from jaxprune.recover.shifts import Outcome as Outcome

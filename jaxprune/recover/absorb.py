@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxprune import paths
-from jaxprune.batchnorm import batch_norms
+from jaxprune.arguments import paths
+from jaxprune.cutting.transforms import check_tree
 from jaxprune.errors import TreeError
 from jaxprune.graph import ChannelGraph
-from jaxprune.masks import Keep, check_keep, check_tree
-from jaxprune.recover._partial import zero
-from jaxprune.recover._shifts import Outcome as Outcome
-from jaxprune.recover._shifts import Shifts, pruned_entries
+from jaxprune.inspecting.batch_norms import batch_norms
+from jaxprune.keep.check import Keep, check_keep
+from jaxprune.recover.partial import zero
+from jaxprune.recover.shifts import Outcome as Outcome
+from jaxprune.recover.shifts import Shifts, pruned_entries
 
 
 class Absorbed(NamedTuple):

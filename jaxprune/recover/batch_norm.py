@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune._arguments import check_arrays, check_batches, check_callable
-from jaxprune.batchnorm import norms_in
+from jaxprune.arguments.checks import check_arrays, check_batches, check_callable
+from jaxprune.arguments.paths import flatten
 from jaxprune.errors import JaxpruneError, TreeError
 from jaxprune.graph import ChannelGraph
-from jaxprune.paths import flatten
+from jaxprune.inspecting.batch_norms import norms_in
 
 _FIX_UPDATE = (
     "Fix: let update run the model in train mode and return what that changed, for example\n"

@@ -1,4 +1,4 @@
-"""Procedures that prune in rounds: what to train, when to prune, when to cut; no loop inside.
+"""What was pruned comes in; what to train, prune or cut next goes out; there is no loop inside.
 
 A plan says what comes next, the progress how far it has come, and the training is yours:
 
@@ -19,16 +19,16 @@ A run that was killed begins with the last finished phase and its progress: `fro
 
 from jaxprune.schedule.hold import held as held
 from jaxprune.schedule.hold import trained as trained
-from jaxprune.schedule.phases import Part as Part
-from jaxprune.schedule.phases import Phase as Phase
-from jaxprune.schedule.phases import Prune as Prune
-from jaxprune.schedule.phases import Quota as Quota
-from jaxprune.schedule.phases import Training as Training
-from jaxprune.schedule.phases import constant as constant
-from jaxprune.schedule.phases import from_json as from_json
-from jaxprune.schedule.phases import stepped as stepped
-from jaxprune.schedule.phases import to_json as to_json
-from jaxprune.schedule.phases import triangular as triangular
+from jaxprune.schedule.phase import Part as Part
+from jaxprune.schedule.phase import Phase as Phase
+from jaxprune.schedule.phase import Prune as Prune
+from jaxprune.schedule.phase import Quota as Quota
+from jaxprune.schedule.phase import Training as Training
+from jaxprune.schedule.phase import constant as constant
+from jaxprune.schedule.phase import from_json as from_json
+from jaxprune.schedule.phase import stepped as stepped
+from jaxprune.schedule.phase import to_json as to_json
+from jaxprune.schedule.phase import triangular as triangular
 from jaxprune.schedule.plans import FINETUNE as FINETUNE
 from jaxprune.schedule.plans import SCORE as SCORE
 from jaxprune.schedule.plans import TICK as TICK
@@ -42,5 +42,5 @@ from jaxprune.schedule.plans import tick_only as tick_only
 from jaxprune.schedule.plans import tick_tock as tick_tock
 from jaxprune.schedule.progress import Progress as Progress
 from jaxprune.schedule.progress import begin as begin
-from jaxprune.schedule.tally import Tally as Tally
-from jaxprune.schedule.tally import tally as tally
+from jaxprune.schedule.score_tally import Tally as Tally
+from jaxprune.schedule.score_tally import tally as tally

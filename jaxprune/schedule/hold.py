@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxprune import masks, paths
-from jaxprune._arguments import check_arrays, check_pytree, check_structure, kind_of
-from jaxprune.batchnorm import batch_norms
+from jaxprune.arguments import paths
+from jaxprune.arguments.checks import check_arrays, check_pytree, check_structure, kind_of
+from jaxprune.arguments.paths import listed
+from jaxprune.cutting import transforms
 from jaxprune.errors import JaxpruneError, PatternError, TreeError
 from jaxprune.graph import ChannelGraph, check_graph
-from jaxprune.keep import check_keep
-from jaxprune.paths import listed
-from jaxprune.schedule.phases import Part
+from jaxprune.inspecting.batch_norms import batch_norms
+from jaxprune.keep.check import check_keep
+from jaxprune.schedule.phase import Part
 
 
 def trained(part: Part, graph: ChannelGraph, variables: Any, *, head: Sequence[str] = ()) -> Any:
@@ -198,7 +199,7 @@ def _allowed(graph: ChannelGraph, params: Any, keep: Mapping[str, Any]) -> list[
             "and build the optimizer anew."
         )
     ones = {path: jnp.ones(leaves[name].shape, bool) for name, path in found.items()}
-    allowed = masks.mask(graph, ones, keep)
+    allowed = transforms.mask(graph, ones, keep)
     return [allowed[found[name]] if name in found else gates[name] for name in leaves]
 
 

@@ -7,10 +7,10 @@ being asked for what follows the last finished phase, and it may look at what ha
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from jaxprune._arguments import check_callable, kind_of
-from jaxprune._numbers import check_count, check_finite, check_positive, is_number, plain
+from jaxprune.arguments.checks import check_callable, kind_of
+from jaxprune.arguments.numbers import check_count, check_finite, check_positive, is_number, plain
 from jaxprune.errors import BudgetError, JaxpruneError
-from jaxprune.schedule.phases import (
+from jaxprune.schedule.phase import (
     Part,
     Phase,
     Prune,

@@ -6,17 +6,20 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from jaxprune import _quota, cost, masks, select
-from jaxprune._arguments import check_callable, kind_of
-from jaxprune._constraints import Constraints
-from jaxprune._removal import Keep, removal_order
-from jaxprune._rules import Rule, check_rule
-from jaxprune._scored import Scores, host_scores
-from jaxprune.compose import compose
+from jaxprune.arguments.checks import check_callable, kind_of
 from jaxprune.errors import JaxpruneError, KeepError, ScoreError
 from jaxprune.graph import ChannelGraph, check_graph
-from jaxprune.keep import check_keep
-from jaxprune.schedule.phases import Prune, Quota
+from jaxprune.groups.constraints import Constraints
+from jaxprune.groups.scored import Scores, host_scores
+from jaxprune.inspecting import cost
+from jaxprune.keep import spec
+from jaxprune.keep.check import check_keep
+from jaxprune.keep.compose import compose
+from jaxprune.schedule.phase import Prune, Quota
+from jaxprune.select import quota
+from jaxprune.select import selectors as select
+from jaxprune.select.removal import Keep, removal_order
+from jaxprune.select.ties import Rule, check_rule
 
 _QUOTAS = {Quota.CHANNELS: None, Quota.MACS: cost.macs, Quota.WEIGHTS: cost.weights}
 
@@ -53,7 +56,7 @@ class Progress:
         return cost(self.original, self.total) / cost(self.original, None)
 
     def prune(self, prune: Prune, scores: Scores) -> "Progress":
-        """Returns the progress with a round more of masks.
+        """Returns the progress with a round more of transforms.
 
         Args:
           prune: how far it goes.
@@ -70,8 +73,8 @@ class Progress:
             )
         total = self.total
         scores = _scattered(self, scores)
-        scores = _quota.sunk(self.original, scores, total)
-        _quota.taken(removal_order(self.original, scores, self.constraints), total)
+        scores = quota.sunk(self.original, scores, total)
+        quota.taken(removal_order(self.original, scores, self.constraints), total)
         found = None
         if prune.share is not None:
             found = _by_share(self, prune.share, prune.of, scores)
@@ -79,7 +82,7 @@ class Progress:
             share = float(prune.keep_macs)
             bound = select.budget(self.original, scores, keep_macs=share, **self.constraints)
             found = {name: kept | found[name] for name, kept in bound.items()} if found else bound
-        found = _quota.joined(found or {}, total)
+        found = quota.joined(found or {}, total)
         return replace(self, keep=_restricted(found, self.committed, self.graph))
 
     def commit(self, graph: ChannelGraph) -> "Progress":
@@ -99,8 +102,8 @@ class Progress:
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON value from which `restored` makes this progress again."""
         return {
-            "committed": masks.kept_to_json(self.original, self.committed),
-            "total": masks.kept_to_json(self.original, self.total),
+            "committed": spec.kept_to_json(self.original, self.committed),
+            "total": spec.kept_to_json(self.original, self.total),
         }
 
     def restored(self, value: Mapping[str, Any], graph: ChannelGraph | None = None) -> "Progress":
@@ -118,11 +121,11 @@ class Progress:
                 f"this is not the value of a progress: {kind_of(value)}.\n"
                 "Fix: pass what progress.to_json() returned."
             )
-        committed = check_keep(self.original, masks.keep_from_spec(value["committed"]))
+        committed = check_keep(self.original, spec.keep_from_spec(value["committed"]))
         graph = self.original if graph is None else graph
         check_graph(graph)
         _check_cut(graph, committed)
-        total = check_keep(self.original, masks.keep_from_spec(value["total"]))
+        total = check_keep(self.original, spec.keep_from_spec(value["total"]))
         keep = _restricted(total, committed, graph)
         return replace(self, graph=graph, keep=keep, committed=committed)
 
@@ -156,7 +159,7 @@ def begin(
     if "within" in constraints:
         raise KeepError("within is what a progress keeps.\nFix: progress.restored(value).")
     check_graph(graph)
-    members = None if members is None else _quota.check_members(graph, members)
+    members = None if members is None else quota.check_members(graph, members)
     if rule is not None:
         check_rule(rule)
     zeros = {name: np.zeros(group.shape) for name, group in graph.groups.items()}
@@ -177,11 +180,11 @@ def begin(
 def _by_share(progress: Progress, share: float, of: Quota, scores: Scores) -> Keep:
     graph, constraints = progress.original, progress.constraints
     if of != Quota.LEFT:
-        quota = _QUOTAS[of]
-        return select.global_ratio(graph, scores, prune_ratio=share, quota=quota, **constraints)
+        price = _QUOTAS[of]
+        return select.global_ratio(graph, scores, prune_ratio=share, quota=price, **constraints)
     again: Constraints = {**constraints, "within": progress.total}
     members, rule = progress.members, progress.rule
-    return _quota.share_of_left(graph, scores, share=share, members=members, rule=rule, **again)
+    return quota.share_of_left(graph, scores, share=share, members=members, rule=rule, **again)
 
 
 def _whole(graph: ChannelGraph) -> Keep:

@@ -1,4 +1,4 @@
-"""Scores of channels: functions that return {group: f32[n]}, where higher means keep.
+"""A graph and variables come in; scores of channels, {group: f32[n]}, higher means keep, go out.
 
 They are f32[layers, n] for a group whose stacked layers have their own channels, and f64 where the
 variables are. Complex weights count by their modulus, integers by their size. A score that covers
@@ -9,9 +9,9 @@ from jaxprune.scores.bn import bn_scale as bn_scale
 from jaxprune.scores.energy import channel_energy as channel_energy
 from jaxprune.scores.norm import l1 as l1
 from jaxprune.scores.norm import l2 as l2
-from jaxprune.scores.random import random as random
 from jaxprune.scores.taylor import normalized as normalized
 from jaxprune.scores.taylor import taylor as taylor
 from jaxprune.scores.taylor import taylor_activation as taylor_activation
 from jaxprune.scores.taylor import taylor_bn as taylor_bn
 from jaxprune.scores.taylor import taylor_gate as taylor_gate
+from jaxprune.scores.uninformed import random as random

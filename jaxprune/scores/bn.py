@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from jaxprune.batchnorm import batch_norms
 from jaxprune.graph import ChannelGraph, check_graph
-from jaxprune.scores._members import Array, Reduce, collect, found, total
+from jaxprune.groups.members import Array, Reduce, collect, found, total
+from jaxprune.inspecting.batch_norms import batch_norms
 
 NO_SCALE = "no BatchNorm with a scale is behind a group"
 WITHOUT_SCALE = "scores.l2 or scores.taylor, or trace with the running statistics as variables."

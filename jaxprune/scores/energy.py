@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Any
 
 from jaxprune.graph import ChannelGraph
-from jaxprune.scores._members import Array
+from jaxprune.groups.members import Array
 from jaxprune.scores.norm import l2
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Collection
 from typing import Any
 
-from jaxprune._arguments import check_roles
+from jaxprune.arguments.checks import check_roles
 from jaxprune.errors import ScoreError
 from jaxprune.graph import ChannelGraph
-from jaxprune.scores._members import Array, Reduce, collect, found, total
+from jaxprune.groups.members import Array, Reduce, collect, found, total
 
 _ROLES = ("out", "in", "vector")
 _FIX = "roles=('out', 'in', 'vector'), or scores.random; print(jp.explain(graph)) lists the roles."

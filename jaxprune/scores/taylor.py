@@ -10,15 +10,15 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from jaxprune import paths
-from jaxprune._arguments import check_mapping, kind_of
-from jaxprune._scored import real
-from jaxprune._wide import wide
-from jaxprune.batchnorm import batch_norms
+from jaxprune.arguments import paths
+from jaxprune.arguments.checks import check_mapping, kind_of
+from jaxprune.arguments.wide import wide
 from jaxprune.errors import ScoreError, TreeError
 from jaxprune.gates.sites import read_once
 from jaxprune.graph import ChannelGraph, check_graph
-from jaxprune.scores._members import Array, Reduce, collect, found, shape_in, total
+from jaxprune.groups.members import Array, Reduce, collect, found, shape_in, total
+from jaxprune.groups.scored import real
+from jaxprune.inspecting.batch_norms import batch_norms
 from jaxprune.scores.bn import NO_SCALE, WITHOUT_SCALE
 
 

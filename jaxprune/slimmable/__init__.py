@@ -1,4 +1,4 @@
-"""Slimmable networks: one set of weights, many widths; any network that can be traced.
+"""One set of weights comes in; networks of many widths go out, trained, searched and served.
 
 A width is a keep, the first channels of every group. Its network is `jp.slice` of the shared
 variables, run through `resize`. Slicing is differentiable, so that the gradients of all widths add

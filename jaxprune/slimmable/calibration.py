@@ -4,14 +4,15 @@ import warnings
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
-from jaxprune._arguments import check_batches, check_callable
+from jaxprune.arguments.checks import check_batches, check_callable
 from jaxprune.errors import KeepError
 from jaxprune.graph import ChannelGraph
+from jaxprune.keep.check import Keep
 from jaxprune.recover.batch_norm import recalibrate
-from jaxprune.slimmable._named import named_keeps
+from jaxprune.slimmable.named import named_keeps
 from jaxprune.slimmable.state import Split, check_splits, combine, only, statistics, variables
 from jaxprune.slimmable.training import NETWORK, Network
-from jaxprune.slimmable.widths import Keep, outside
+from jaxprune.slimmable.widths import outside
 
 
 def calibrate(

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxprune import cost as costs
-from jaxprune._arguments import check_callable
-from jaxprune._numbers import check_count, check_positive, check_share
+from jaxprune.arguments.checks import check_callable
+from jaxprune.arguments.numbers import check_count, check_positive, check_share
 from jaxprune.errors import BudgetError
 from jaxprune.graph import ChannelGraph
-from jaxprune.slimmable._named import check_generator
+from jaxprune.inspecting import cost as costs
+from jaxprune.slimmable.named import check_generator
 from jaxprune.slimmable.search import Cost, Evaluate, Found, Space, check_targets, checked
 
 Counts = dict[str, int]

@@ -13,18 +13,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import cost as costs
-from jaxprune import masks
-from jaxprune._arguments import check_arrays, check_callable, check_mapping, kind_of
-from jaxprune._constraints import Groups
-from jaxprune._numbers import check_count, check_share, is_count, is_number, plain
-from jaxprune._scored import real
+from jaxprune.arguments.checks import check_arrays, check_callable, check_mapping, kind_of
+from jaxprune.arguments.numbers import check_count, check_share, is_count, is_number, plain
+from jaxprune.arguments.paths import flatten
+from jaxprune.cutting import transforms
+from jaxprune.cutting.transforms import check_tree
 from jaxprune.errors import BudgetError, KeepError, PatternError, ScoreError
 from jaxprune.graph import ChannelGraph, check_graph
-from jaxprune.masks import check_tree
-from jaxprune.paths import flatten
+from jaxprune.groups.constraints import Groups
+from jaxprune.groups.scored import real
+from jaxprune.inspecting import cost as costs
+from jaxprune.keep import check
+from jaxprune.keep.check import Widths
 from jaxprune.slimmable.training import NETWORK, Network, check_exact
-from jaxprune.slimmable.widths import Widths, make_divisible, scope
+from jaxprune.slimmable.widths import make_divisible, scope
 
 Space = Mapping[str, tuple[int, ...]]
 """{group: the counts it may keep, descending}; groups that are absent stay whole."""
@@ -134,13 +136,13 @@ def evaluator(
             keep = {
                 name: jnp.arange(size) < count[i] for i, (name, size) in enumerate(sizes.items())
             }
-            outputs, _ = run(masks.mask(graph, variables, keep), inputs)
+            outputs, _ = run(transforms.mask(graph, variables, keep), inputs)
             return error(outputs, targets)
 
         return jax.vmap(one)(counts) if at_once > 1 else jnp.stack([one(counts[0])])
 
     def evaluate(candidates: Sequence[Widths]) -> np.ndarray:
-        rows = [masks.widths(graph, widths) for widths in _listed(candidates)]
+        rows = [check.widths(graph, widths) for widths in _listed(candidates)]
         for row in rows:
             cut = [name for name, n in row.items() if n != sizes[name]]
             check_exact(graph, cut, "Fix: space(..., protect=[...])")
@@ -270,11 +272,11 @@ def measured(
     known: dict[tuple[int, ...], float] = {}
 
     def latency(_: ChannelGraph, widths: Mapping[str, Any] | None = None) -> float:
-        counts = masks.widths(graph, widths)
+        counts = check.widths(graph, widths)
         key = tuple(counts.values())
         if key not in known:
             keep = {n: np.arange(graph.groups[n].size) < count for n, count in counts.items()}
-            small = masks.sliced(graph, variables, keep)
+            small = transforms.sliced(graph, variables, keep)
             known[key] = costs.latency(network(keep), small, inputs, repeats=repeats).median
         return known[key]
 

@@ -6,16 +6,16 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxprune import cost, masks
-from jaxprune._arguments import check_callable, check_mapping
-from jaxprune._numbers import is_number, plain
+from jaxprune.arguments.checks import check_callable, check_mapping
+from jaxprune.arguments.numbers import is_number, plain
 from jaxprune.errors import JaxpruneError, KeepError
 from jaxprune.graph import ChannelGraph
-from jaxprune.keep import check_keep
-from jaxprune.slimmable._named import named_keeps
+from jaxprune.inspecting import cost
+from jaxprune.keep import check
+from jaxprune.keep.check import Keep, check_keep
 from jaxprune.slimmable.calibration import warn_outside
+from jaxprune.slimmable.named import named_keeps
 from jaxprune.slimmable.state import Split, check_splits, is_named, variables
-from jaxprune.slimmable.widths import Keep
 
 Serve = Callable[[Keep], Callable[..., Any]]
 """keep -> run(variables, *inputs) -> outputs, in eval mode."""
@@ -152,7 +152,7 @@ def spectrum(
     keep = "{group: bool[n]}, a keep, or {group: count}"
     for name, value in given.items():
         check_mapping(value, f"width {name!r}", keep, KeepError)
-    counts = [masks.widths(graph, value) for value in given.values()]
+    counts = [check.widths(graph, value) for value in given.values()]
     for name, column in columns.items():
         check_callable(column, f"column {name!r}", f"{name}=lambda width: ..., a number.")
     return Spectrum(

@@ -6,15 +6,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxprune import masks, paths
-from jaxprune._arguments import kind_of
-from jaxprune.batchnorm import norms_in
+from jaxprune.arguments import paths
+from jaxprune.arguments.checks import kind_of
+from jaxprune.cutting import transforms
 from jaxprune.errors import KeepError, TreeError
 from jaxprune.graph import ChannelGraph
-from jaxprune.keep import check_keep
-from jaxprune.parameters import parameters
-from jaxprune.slimmable._named import named_keeps
-from jaxprune.slimmable.widths import Keep
+from jaxprune.inspecting.batch_norms import norms_in
+from jaxprune.inspecting.parameters import parameters
+from jaxprune.keep import check
+from jaxprune.keep.check import Keep, check_keep
+from jaxprune.slimmable.named import named_keeps
 
 
 class Split(NamedTuple):
@@ -79,14 +80,14 @@ def split(
         raise KeepError("no widths.\nFix: widths={w: prefix(graph, w) for w in (1.0, 0.5)}.")
     check_names(widths)
     leaves, _ = paths.flatten(variables)
-    masks.check_tree(graph, leaves, {})
+    transforms.check_tree(graph, leaves, {})
     own = switchable(variables, graph) if private is None else private
     own = paths.require(own, leaves, what="private pattern")
     trained = _trained(graph)
 
     def part(chosen: set[str], hidden: set[str]) -> Split:
         mine = own & chosen
-        cut = {n: masks.sliced(graph, only(variables, mine), k) for n, k in widths.items()}
+        cut = {n: transforms.sliced(graph, only(variables, mine), k) for n, k in widths.items()}
         fresh = jax.tree.map(_copied, cut) if mine else {}
         return Split(shared=only(variables, chosen - hidden), private=fresh)
 
@@ -107,9 +108,9 @@ def variables(
     keep = check_keep(graph, keep)
     check_splits(params, rest)
     check_private(params, name)
-    shared = [masks.sliced(graph, part.shared, keep) for part in (params, rest)]
+    shared = [transforms.sliced(graph, part.shared, keep) for part in (params, rest)]
     found = combine(*own(params, rest, name), *shared)
-    masks.check_tree(graph, paths.flatten(found)[0], masks.widths(graph, keep))
+    transforms.check_tree(graph, paths.flatten(found)[0], check.widths(graph, keep))
     return found
 
 

@@ -8,15 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxprune import masks, paths
-from jaxprune._arguments import check_arrays, check_callable
-from jaxprune._numbers import check_positive, check_share
+from jaxprune.arguments import paths
+from jaxprune.arguments.checks import check_arrays, check_callable
+from jaxprune.arguments.numbers import check_positive, check_share
+from jaxprune.cutting import transforms
 from jaxprune.errors import JaxpruneError, KeepError
-from jaxprune.follows import following
 from jaxprune.graph import ChannelGraph, check_graph
-from jaxprune.slimmable._named import named_keeps
+from jaxprune.keep import check
+from jaxprune.keep.check import Keep
+from jaxprune.slimmable.follows import following
+from jaxprune.slimmable.named import named_keeps
 from jaxprune.slimmable.state import Split, check_private, check_splits, combine, own, updated
-from jaxprune.slimmable.widths import Keep
 
 Network = Callable[[Keep], Callable[[Any, Any], tuple[Any, Any]]]
 """keep -> (variables at its widths, inputs) -> (outputs, updated leaves)."""
@@ -200,15 +202,15 @@ def _pass(execution: _Execution, name: Hashable, objective: Distillation) -> Cal
 def _sliced(network: Network, graph: ChannelGraph, keep: Keep) -> _Execution:
     return _Execution(
         run=network(keep),
-        enter=lambda tree: masks.sliced(graph, tree, keep),
-        leave=lambda tree: masks.unslice(graph, tree, keep),
-        spread=lambda small, full: masks.unslice(graph, small, keep, into=full),
+        enter=lambda tree: transforms.sliced(graph, tree, keep),
+        leave=lambda tree: transforms.unslice(graph, tree, keep),
+        spread=lambda small, full: transforms.unslice(graph, small, keep, into=full),
     )
 
 
 def _masked(network: Network, graph: ChannelGraph, keep: Keep) -> _Execution:
     def enter(tree: Any) -> Any:
-        return masks.mask(graph, tree, keep)
+        return transforms.mask(graph, tree, keep)
 
     def spread(new: Any, old: Any) -> Any:
         kept = enter(jax.tree.map(lambda leaf: jnp.ones(leaf.shape, bool), old))
@@ -227,14 +229,14 @@ def _check_widths(
         if is_traced(keep):
             _check_masked(graph, params, rest, name, keep)
             continue
-        counts = masks.widths(graph, keep)
+        counts = check.widths(graph, keep)
         for leaves in own(params, rest, name):
-            masks.check_tree(graph, paths.flatten(leaves)[0], counts)
+            transforms.check_tree(graph, paths.flatten(leaves)[0], counts)
     first, *others = widths.values()
     if distilled and not is_traced(first):
-        wide = masks.widths(graph, first)
+        wide = check.widths(graph, first)
         for keep in [keep for keep in others if not is_traced(keep)]:
-            here = masks.widths(graph, keep)
+            here = check.widths(graph, keep)
             if wider := [name for name in wide if here[name] > wide[name]]:
                 raise KeepError(
                     f"the first width teaches the others, but {wider[:3]} are wider in another "

@@ -5,21 +5,22 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from jaxprune import axes as ax
-from jaxprune import masks, paths
-from jaxprune._arguments import check_mapping, check_options, kind_of
-from jaxprune._constraints import Groups
-from jaxprune._numbers import check_count, check_finite, is_count, is_number, plain
-from jaxprune.axes import Space
-from jaxprune.cost import each_contraction
+from jaxprune.arguments import paths
+from jaxprune.arguments.checks import check_mapping, check_options, kind_of
+from jaxprune.arguments.numbers import check_count, check_finite, is_count, is_number, plain
 from jaxprune.errors import KeepError
-from jaxprune.follows import following
 from jaxprune.graph import ChannelGraph, Contraction, check_graph
-from jaxprune.keep import Keep as Keep
-from jaxprune.keep import Widths as Widths
-from jaxprune.keep import check_keep
-from jaxprune.kinds import matching
-from jaxprune.slimmable._named import check_generator, named_keeps
+from jaxprune.groups.constraints import Groups
+from jaxprune.groups.kinds import matching
+from jaxprune.inspecting.parameters import each_contraction
+from jaxprune.keep import check
+from jaxprune.keep.check import Keep as Keep
+from jaxprune.keep.check import Widths as Widths
+from jaxprune.keep.check import check_keep
+from jaxprune.program import spaces as ax
+from jaxprune.program.spaces import Space
+from jaxprune.slimmable.follows import following
+from jaxprune.slimmable.named import check_generator, named_keeps
 
 
 class Rounding(TypedDict, total=False):
@@ -172,11 +173,11 @@ def outside(graph: ChannelGraph, keep: Keep, trained: Iterable[Keep]) -> list[st
     Raises:
       KeepError: there are no trained widths.
     """
-    here = {**masks.widths(graph), **masks.widths(graph, check_keep(graph, keep))}
+    here = {**check.widths(graph), **check.widths(graph, check_keep(graph, keep))}
     if not isinstance(trained, Iterable) or isinstance(trained, str | Mapping):
         raise KeepError(f"trained must be keeps, got {kind_of(trained)}.\nFix: widths.values().")
     trained = [check_keep(graph, other) for other in trained]
-    if not (known := [masks.widths(graph, other) for other in trained]):
+    if not (known := [check.widths(graph, other) for other in trained]):
         raise KeepError("no trained widths.\nFix: trained=widths.values().")
     return [
         name

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprune import paths
-from jaxprune._numbers import check_finite
-from jaxprune.axes import atoms
-from jaxprune.batchnorm import batch_norms
+from jaxprune.arguments import paths
+from jaxprune.arguments.numbers import check_finite
 from jaxprune.errors import JaxpruneError, TreeError
 from jaxprune.graph import ChannelGraph, check_graph
-from jaxprune.sparsify._channels import located
-from jaxprune.sparsify.structured import View
+from jaxprune.groups.channels import located
+from jaxprune.inspecting.batch_norms import batch_norms
+from jaxprune.program.spaces import atoms
+from jaxprune.sparsify.channel_norms import View
 
 
 class _Fold(NamedTuple):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprune.sparsify._penalty import check_strength, penalty
+from jaxprune.sparsify.penalty import check_strength, penalty
 
 
 def l1_gates(

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprune.sparsify._penalty import penalty
+from jaxprune.sparsify.penalty import penalty
 
 
 def l1_bn_scale(

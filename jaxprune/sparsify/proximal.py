@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprune.sparsify._penalty import check_strength, penalty
+from jaxprune.sparsify.penalty import check_strength, penalty
 
 
 def proximal_l1_bn_scale(

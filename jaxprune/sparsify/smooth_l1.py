@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprune._numbers import check_positive
-from jaxprune.sparsify._penalty import penalty
+from jaxprune.arguments.numbers import check_positive
+from jaxprune.sparsify.penalty import penalty
 
 
 def smooth_l1_bn_scale(

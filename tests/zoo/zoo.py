@@ -20,7 +20,7 @@ import numpy as np
 import jaxprune as jp
 import laws
 import networks
-from jaxprune.verify import following
+from jaxprune.running.verify import following
 
 Apply = Callable[[Any, Any], Any]
 """`(variables, inputs) -> (outputs, updated variables)`, the inputs a tuple."""

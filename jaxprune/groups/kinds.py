@@ -1,0 +1,113 @@
+"""What a channel group is to its network: heads, dimensions inside of them, a stream, or hidden."""
+
+from collections.abc import Iterable, Iterator
+from enum import Enum
+from typing import Any
+
+from jaxprune.arguments import paths
+from jaxprune.errors import PatternError
+from jaxprune.graph import ChannelGraph, check_graph
+from jaxprune.groups import layers as flow
+from jaxprune.program import spaces as ax
+from jaxprune.program.relate import Walk
+from jaxprune.program.spaces import Space
+
+
+class Kind(Enum):
+    """The kinds of channel groups."""
+
+    STREAM = "stream"  # what a sum of the outputs of several layers ties, as the residual width
+    HEADS = "heads"  # whole heads: the batch of a product of activations
+    QUERY_KEY = "query and key dimensions"  # what a product of activations sums over
+    VALUE = "value dimensions"  # what the weights of an attention mix
+    HIDDEN = "hidden"  # all others: widths inside of a block
+
+
+_SUMS = ("add", "sub", "add_any")
+
+
+def kinds(graph: ChannelGraph) -> dict[str, Kind]:
+    """Returns {group: kind}, in graph order.
+
+    A group of two kinds goes by the first of `Kind`: the width of a stream that an attention mixes
+    directly is a stream, dimensions that one axis ties for query, key and value are those of query
+    and key.
+
+    >>> import jax, numpy as np, jax.numpy as jnp
+    >>> v = {n: np.ones((8, 2, 4)) for n in "qkv"} | {"o": np.ones((2, 4, 8)), "u": np.ones((8, 3))}
+    >>> def fn(v, x):
+    ...     q, k, h = (jnp.einsum("btd,dhe->bthe", x, v[n]) for n in "qkv")
+    ...     y = jax.nn.dot_product_attention(q, k, h)
+    ...     return jnp.einsum("bthe,hed->btd", y, v["o"]) @ v["u"]
+    >>> from jaxprune import trace
+    >>> {name: kind.name for name, kind in kinds(trace(fn, v, np.ones((1, 5, 8)))).items()}
+    {'k[1]': 'HEADS', 'k[2]': 'QUERY_KEY', 'v[2]': 'VALUE', 'o': 'HIDDEN'}
+    """
+    check_graph(graph)
+    found: dict[str, set[Kind]] = {name: set() for name in graph.groups}
+    for node in flow.nodes(graph):
+        if node.op is not None and node.op.name in _SUMS:
+            for name in node.ties:
+                found[name].add(Kind.STREAM)
+    for space, kind in _of_products(graph.walk):
+        for atom in ax.atoms(space):
+            if atom.name in found:
+                found[atom.name].add(kind)
+    return {
+        name: next((kind for kind in Kind if kind in own), Kind.HIDDEN)
+        for name, own in found.items()
+    }
+
+
+def of_kind(graph: ChannelGraph, *wanted: Kind) -> tuple[str, ...]:
+    """Returns the groups of these kinds, in graph order, never none.
+
+    `only=` and `protect=` take kinds themselves, everywhere:
+
+      jp.select.budget(graph, scores, keep_macs=0.5, only=[jp.Kind.HEADS, "*/mlp/*"])
+      jp.sparsify.oicsr(graph, 1e-3, only=jp.Kind.HEADS)
+
+    Raises:
+      PatternError: there is no such group, or this is not a kind.
+    """
+    if not wanted or not all(isinstance(kind, Kind) for kind in wanted):
+        raise PatternError(
+            f"of_kind: expected kinds, got {wanted!r}; they are {[str(kind) for kind in Kind]}.\n"
+            "Fix: jp.of_kind(graph, jp.Kind.HEADS)."
+        )
+    every = kinds(graph)
+    names = tuple(name for name, kind in every.items() if kind in wanted)
+    if not names:
+        there = sorted({kind.name for kind in every.values()})
+        raise PatternError(
+            f"of_kind: none of {len(every)} groups is of kind {[kind.name for kind in wanted]}; "
+            f"the network has {there}.\nFix: print(jp.kinds(graph))."
+        )
+    return names
+
+
+def matching(graph: ChannelGraph, patterns: Any, names: Iterable[str], *, what: str) -> set[str]:
+    """Returns the `names` that a pattern matches or that are of a kind, never none for a pattern.
+
+    Raises:
+      PatternError: a pattern matches no name, no group is of a kind, or one is neither.
+    """
+    given = paths.listed(patterns, what)
+    wanted = [item for item in given if isinstance(item, Kind)]
+    found = paths.require([p for p in given if not isinstance(p, Kind)], names, what=what)
+    return found | set(of_kind(graph, *wanted)) if wanted else found
+
+
+def _of_products(walk: Walk) -> Iterator[tuple[Space, Kind]]:
+    """Yields the axes of products of two activations, with what they are to an attention."""
+    for op in walk.ops:
+        if op.name == "dot_general" and all(source is None for source in op.sources):
+            contracted, batch = op.params["dimension_numbers"]
+            for axes, summed, paired in zip(op.ins, contracted, batch, strict=True):
+                for i, space in enumerate(axes):
+                    if i in summed:
+                        yield space, Kind.QUERY_KEY
+                    else:
+                        yield space, Kind.HEADS if i in paired else Kind.VALUE
+        for inner in op.inner:
+            yield from _of_products(inner)

@@ -1,0 +1,86 @@
+"""Tables in plain text: what a graph holds, and what pruning changes."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from jaxprune.graph import ChannelGraph
+from jaxprune.inspecting import cost, unread_variables
+
+
+def graph_table(graph: ChannelGraph) -> str:
+    """Returns one line per group, and how many axes are frozen for which reason."""
+    per_macs, per_params = channel_costs(graph)
+    head = ("group", "channels", "slots", "MACs", "params", "")
+    rows = [
+        (
+            name,
+            f"{group.layers} x {group.size:,}" if group.layers else f"{group.size:,}",
+            f"{len(group.slots)}",
+            f"{per_macs[name]:,}",
+            f"{per_params[name]:,}",
+            "inexact" if group.inexact else "exact",
+        )
+        for name, group in graph.groups.items()
+    ]
+    lines = table([head, *rows], numbers={1, 2, 3, 4})
+    reasons = Counter(frozen.reason for frozen in graph.frozen).most_common()
+    frozen = [f"frozen: {n:,} x {reason}" for reason, n in reasons]
+    frozen += uncounted_lines(cost.uncounted(graph))
+    note = "MACs and params are those of one channel; jaxprune.explain(graph) says more."
+    frozen += [unread_variables.line(graph)] if graph.unread else []
+    return "\n".join([headline(graph), *ruled(lines, after=(0, len(rows))), *frozen, note])
+
+
+def headline(graph: ChannelGraph) -> str:
+    """Returns the totals of a graph, in one line."""
+    channels = sum((group.layers or 1) * group.size for group in graph.groups.values())
+    return (
+        f"{len(graph.groups)} channel groups with {channels:,} channels, "
+        f"{len(graph.frozen)} frozen axes; {cost.macs(graph):,} MACs{at_symbols(graph.symbols)}, "
+        f"{cost.params(graph):,} parameters"
+    )
+
+
+def at_symbols(symbols: Iterable[str]) -> str:
+    """Says what symbolic sizes count as."""
+    at = ", ".join(f"{name} = 1" for name in symbols)
+    return f" at {at}" if at else ""
+
+
+def channel_costs(graph: ChannelGraph) -> tuple[dict[str, int], dict[str, int]]:
+    """Returns {group: MACs of one channel} and {group: its parameters}."""
+    return cost.channel_cost(graph, cost.macs), cost.channel_cost(graph, cost.params)
+
+
+def uncounted_lines(items: Iterable[cost.Uncounted]) -> Iterator[str]:
+    """Says for every kind of operation that no cost counts how many there are, and where."""
+    places: dict[str, list[str]] = {}
+    for item in items:
+        places.setdefault(item.name, []).append(item.place)
+    for name, found in places.items():
+        where = list(dict.fromkeys(found))
+        more = f" and {len(where) - 3} more places" if len(where) > 3 else ""
+        yield f"not counted: the MACs of {len(found):,} x {name}, at {', '.join(where[:3])}{more}"
+
+
+def table(rows: Sequence[Sequence[str]], *, numbers: Iterable[int] = ()) -> list[str]:
+    """Returns aligned lines; the columns in `numbers` are flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    numbers = set(numbers)
+    return [
+        "  ".join(
+            cell.rjust(width) if column in numbers else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def ruled(lines: Sequence[str], *, after: Iterable[int]) -> Iterator[str]:
+    """Yields lines, with a rule after those at the places `after`."""
+    rule = "-" * max(map(len, lines))
+    after = set(after)
+    for index, line in enumerate(lines):
+        yield line
+        if index in after:
+            yield rule

@@ -1,0 +1,44 @@
+"""The form of a spec: the JSON value that says what was cut, and what is wrong with one."""
+
+from typing import Any
+
+from jaxprune.keep import describe
+
+FORMAT = 1
+_NO_GROUP = "not a size and a list of kept indices, at least one"
+
+
+def spec_problems(spec: Any) -> list[str]:
+    """Returns what is wrong with the JSON value that says what was cut; nothing if it is whole."""
+    match spec:
+        case {"format": int(number)} if number > FORMAT:
+            return [f"spec has format {number}; this jaxprune reads up to {FORMAT}"]
+        case {"format": 1, "groups": dict(groups), "versions": dict()}:
+            whys = {name: _stored_problem(group) for name, group in groups.items()}
+            if bad := [f"spec of group {name!r}: {why}" for name, why in whys.items() if why]:
+                return bad
+            why = describe.problem(spec["description"]) if "description" in spec else None
+            return [f"description of the spec: {why}"] if why else []
+        case _:
+            return ["spec is not a dict with format 1, groups and versions"]
+
+
+def _stored_problem(group: Any) -> str | None:
+    match group:
+        case {"size": int(size), "kept": [[*_], *_] as layers} if type(size) is int:
+            whys = [_kept_problem(size, kept) for kept in layers]
+            if not any(whys) and len({len(kept) for kept in layers}) > 1:
+                return "the layers do not keep the same number of channels"
+            return next(filter(None, whys), None)
+        case {"size": int(size), "kept": kept} if type(size) is int:
+            return _kept_problem(size, kept)
+        case _:
+            return _NO_GROUP
+
+
+def _kept_problem(size: int, kept: Any) -> str | None:
+    if not isinstance(kept, list | tuple) or not kept or any(type(i) is not int for i in kept):
+        return _NO_GROUP
+    if list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= size:
+        return f"kept is not a list of increasing indices from 0 to {size - 1}"
+    return None

@@ -1,0 +1,49 @@
+"""What every axis keeps under one keep."""
+
+import numpy as np
+
+from jaxprune.graph import Variable
+from jaxprune.keep.check import Keep, count
+from jaxprune.program import spaces as ax
+from jaxprune.program import stacks
+
+
+class Kept:
+    """What every space keeps under one keep, each mask computed once."""
+
+    def __init__(self, keep: Keep):
+        self.keep = {name: np.asarray(value) for name, value in keep.items()}
+        self.counts = {name: count(value) for name, value in self.keep.items()}
+        self._found: dict[int, np.ndarray | None] = {}
+        self._spaces: list[ax.Space] = []  # holds the ids in use
+
+    def mask(self, space: ax.Space) -> np.ndarray | None:
+        """bool[n] or bool[layers, n], which positions stay; None if all do."""
+        if id(space) not in self._found:
+            chosen = ax.select(space, self.keep) if touched(space, self.keep) else None
+            self._found[id(space)] = None if chosen is None or chosen.all() else chosen
+            self._spaces.append(space)
+        return self._found[id(space)]
+
+    def indices(self, space: ax.Space) -> np.ndarray | None:
+        """int[k] or int[layers, k], the kept positions along an axis; None if it stays whole."""
+        mask = self.mask(space)
+        return None if mask is None else stacks.rows(mask)
+
+    def places(self, space: ax.Space) -> np.ndarray | None:
+        """int[n] or int[layers, n], of every position the place of the nearest kept one."""
+        mask = self.mask(space)
+        return None if mask is None else np.maximum(np.cumsum(mask, axis=-1) - 1, 0)
+
+    def size(self, space: ax.Space) -> int:
+        """The kept size of an axis."""
+        return ax.count(space, self.counts)
+
+    def shape(self, variable: Variable) -> tuple[int, ...]:
+        """The kept shape of a variable."""
+        return tuple(map(self.size, variable.axes))
+
+
+def touched(space: ax.Space, keep: Keep) -> bool:
+    """Returns whether a keep names any group of a space."""
+    return any(atom.name in keep for atom in ax.atoms(space))

@@ -1,0 +1,64 @@
+"""Specs: what was cut of which network, as a JSON value."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxprune.errors import KeepError
+from jaxprune.graph import ChannelGraph
+from jaxprune.keep.check import Keep, check_keep
+from jaxprune.keep.check_spec import check_spec
+from jaxprune.keep.describe import describe, versions
+from jaxprune.keep.format import FORMAT, spec_problems
+from jaxprune.program import stacks
+
+
+def spec(graph: ChannelGraph, keep: Keep) -> dict[str, Any]:
+    """Returns the JSON value that says what was cut of which network; see `check_spec`.
+
+    It travels with every checkpoint.
+    """
+    return kept_to_json(graph, keep) | {"description": describe(graph)}
+
+
+def kept_to_json(graph: ChannelGraph, keep: Keep) -> dict[str, Any]:
+    """Returns the JSON value that says what was cut, without a description of the network."""
+    check_keep(graph, keep)
+    groups = {
+        name: {
+            "size": group.size,
+            "kept": stacks.rows(np.asarray(keep.get(name, np.ones(group.size, bool)))).tolist(),
+        }
+        for name, group in graph.groups.items()
+    }
+    return {"format": FORMAT, "groups": groups, "versions": versions()}
+
+
+def keep_from_spec(
+    spec: Mapping[str, Any], graph: ChannelGraph | None = None
+) -> dict[str, np.ndarray]:
+    """Returns {group: bool[n]} of a spec, bool[layers, n] where layers keep their own.
+
+    Args:
+      spec: what `jaxprune.spec` gave.
+      graph: that of the network before it was pruned, which must be the one of the spec.
+
+    Raises:
+      KeepError: this is not what `jp.spec` gave.
+      SpecError: the network of the graph is another one; see `check_spec`.
+
+    Warns:
+      SpecWarning: the call or the version is another one, and the program differs.
+    """
+    if problems := spec_problems(spec):
+        fix = "Fix: pass the value of jp.spec(graph, keep), or restored.spec of a checkpoint."
+        raise KeepError("\n".join([*problems[:8], fix]))
+    if graph is not None:
+        check_spec(graph, spec, stacklevel=3)
+    keep = {}
+    for name, group in spec["groups"].items():
+        kept = np.asarray(group["kept"])
+        keep[name] = np.zeros((*kept.shape[:-1], group["size"]), bool)
+        np.put_along_axis(keep[name], kept, True, axis=-1)
+    return keep

@@ -1,0 +1,229 @@
+"""Linen modules at other widths: what runs in the place of a resized module.
+
+The module is not rewritten. While it runs, every layer's `param` gives kept shapes, and the few
+attributes that shapes cannot say (groups, heads) are set from the graph. All of this happens at
+trace time; nothing is left of it in the compiled program.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from jaxprune.linen.attributes import Shape
+from jaxprune.program import stream_readers
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to change at which path: hashable, so that modules stay hashable.
+
+    `shapes`: path of a parameter -> (full shape, kept shape); `attributes`: path of a module ->
+    {attribute: value}; `selections`: path of a module -> the channels that it reads;
+    `follows`: the constants of the network that follow a pruned size; `draws`: what it draws over
+    pruned channels.
+    """
+
+    shapes: tuple[tuple[str, tuple[Shape, Shape]], ...]
+    attributes: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
+    selections: tuple[tuple[str, tuple[int, ...] | None], ...] = ()
+    follows: tuple[str, ...] = field(default=(), compare=False)
+    draws: tuple[str, ...] = field(default=(), compare=False)
+
+    @contextmanager
+    def applied(self, prefix: tuple[str, ...] = ()) -> Iterator[None]:
+        """Modules called inside, below the scope `prefix`, have the kept widths."""
+        shapes, attributes = dict(self.shapes), dict(self.attributes)
+        selections = dict(self.selections)
+
+        def intercept(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
+            module = context.module
+            where = scope_of(module)
+            if where is not None and where[: len(prefix)] == prefix:
+                path = "/".join(where[len(prefix) :])
+                self._change(module, path, shapes, attributes)
+                for child in _given(module):
+                    below = "/".join((scope_of(child) or ())[len(prefix) :])
+                    self._change(child, below, shapes, attributes)
+                if is_call(context) and path in selections and self._selects(module):
+                    chosen = selections[path]
+                    call = call if chosen is None else on_stream(call, "/".join(where), chosen)
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(intercept):
+            yield
+
+    def _change(
+        self,
+        module: nn.Module,
+        path: str,
+        shapes: Mapping[str, tuple[Shape, Shape]],
+        attributes: Mapping[str, tuple[tuple[str, Any], ...]],
+    ) -> None:
+        """Changes an instance once; of the plans of a module resized twice the last one wins."""
+        done: dict[Any, Any] = vars(module).setdefault("_resized", {})
+        if id(self) in done:
+            return
+        done[id(self)] = self  # held, so that no other plan has its id
+        object.__setattr__(module, "param", partial(_param, module.param, path, shapes))
+        for name, value in attributes.get(path, ()):
+            if name not in done:
+                done[name] = value
+                object.__setattr__(module, name, value)
+
+    def _selects(self, module: nn.Module) -> bool:
+        """True if the inputs of an instance are selected by this plan, and by no later one."""
+        return vars(module).setdefault("_selected_by", self) is self
+
+
+@contextmanager
+def applied(plans: Sequence[Plan], prefix: tuple[str, ...] = ()) -> Iterator[None]:
+    """Modules called inside, below the scope `prefix`, have the widths that the plans leave."""
+    with ExitStack() as stack:
+        for plan in reversed(plans):
+            stack.enter_context(plan.applied(prefix))
+        yield
+
+
+def _given(module: nn.Module) -> Iterator[nn.Module]:
+    """The modules among the fields: a module may call what no interceptor sees (`nowrap`)."""
+    for name in module.__dataclass_fields__:
+        child = getattr(module, name, None)
+        if name != "parent" and isinstance(child, nn.Module) and child.scope is not None:
+            yield child
+
+
+def is_call(context: Any) -> bool:
+    """True in an interceptor of `__call__`."""
+    return context.method_name == "__call__"
+
+
+def on_stream(call: Callable, name: str, chosen: tuple[int, ...] | None) -> Callable:
+    """The call of a layer on its own channels of the stream, its first argument."""
+
+    def selected(*args: Any, **kwargs: Any) -> Any:
+        if args:
+            return call(stream_readers.take(args[0], chosen, name), *args[1:], **kwargs)
+        first = next(iter(kwargs))
+        return call(**kwargs | {first: stream_readers.take(kwargs[first], chosen, name)})
+
+    return selected
+
+
+def scope_of(module: nn.Module) -> tuple[str, ...] | None:
+    """Returns the path of a module's variables, None where it is not bound."""
+    return None if module.scope is None else tuple(module.scope.path)
+
+
+def _param(
+    declare: Callable[..., Any],
+    path: str,
+    shapes: Mapping[str, tuple[Shape, Shape]],
+    name: str,
+    init_fn: Callable[..., Any],
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """Declares a parameter with an initializer of the kept shape."""
+    key = f"{path}/{name}" if path else name
+    if key not in shapes:
+        return declare(name, init_fn, *args, **kwargs)
+    full, kept = shapes[key]
+    if args and isinstance(args[0], tuple | list) and len(args[0]) == len(full):
+        args = (kept, *args[1:])
+
+    def cropped(*init_args: Any, **init_kwargs: Any) -> Any:
+        value = init_fn(*init_args, **init_kwargs)
+        return jax.tree.map(lambda leaf: leaf[_window(leaf.shape, full, kept)], value)
+
+    return declare(name, cropped, *args, **kwargs)
+
+
+def _window(shape: Shape, full: Shape, kept: Shape) -> tuple[slice, ...]:
+    """The kept part of an initial value; a scanned layer sees its shape without one axis."""
+    if len(shape) == len(full) - 1:
+        for axis, size in enumerate(full):
+            rest = full[:axis] + full[axis + 1 :]
+            small = kept[:axis] + kept[axis + 1 :]
+            pairs = zip(shape, rest, small, strict=True)
+            if kept[axis] == size and all(n in (f, k) for n, f, k in pairs):
+                return tuple(slice(0, k) for k in small)
+    return tuple(slice(0, k) for k in kept[: len(shape)])
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """A module that Flax does not adopt as a submodule: it is bound to its holder's own scope."""
+
+    module: nn.Module
+
+
+class Resized(nn.Module):
+    """A module at the kept widths of `plans`, one for each time it was resized; see `resize`."""
+
+    original: Hidden
+    plans: tuple[Plan, ...] = field(repr=False)
+
+    @property
+    def follows(self) -> tuple[str, ...]:
+        """The constants of the network that follow a pruned size, before and after."""
+        return tuple(text for plan in self.plans for text in plan.follows)
+
+    @property
+    def draws(self) -> tuple[str, ...]:
+        """What the network draws at random over pruned channels, with numbers of its own."""
+        return tuple(text for plan in self.plans for text in plan.draws)
+
+    @property
+    def parts(self) -> tuple[nn.Module, tuple[Plan, ...]]:
+        """The module, and its plans."""
+        return self.original.module, self.plans
+
+    def run(self, *args: Any, method: str | Callable[..., Any] = "__call__", **kwargs: Any) -> Any:
+        """Calls a method of the module, given by name or as a function of the module."""
+        prefix = tuple(self.scope.path) if self.scope else ()
+        if "_bound" not in vars(self):
+            bound = self.original.module.clone(parent=self.scope)
+            object.__setattr__(self, "_bound", bound)
+        with applied(self.plans, prefix):
+            return call(vars(self)["_bound"], method, args, kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the module."""
+        return self.run(*args, **kwargs)
+
+    def apply(self, variables: Any, *args: Any, method: Any = None, **kwargs: Any) -> Any:
+        """As `nn.Module.apply`, for any `method` of the module."""
+        return super().apply(variables, *args, **_forward(method), **kwargs)
+
+    def init_with_output(self, rngs: Any, *args: Any, method: Any = None, **kwargs: Any) -> Any:
+        """As `nn.Module.init_with_output`, for any `method` of the module."""
+        return super().init_with_output(rngs, *args, **_forward(method), **kwargs)
+
+
+def call(module: nn.Module, method: str | Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Calls a method of a bound module, given by name or as a function of the module."""
+    if callable(method):
+        return method(module, *args, **kwargs)
+    return getattr(module, method)(*args, **kwargs)
+
+
+def resized(module: nn.Module, plan: Plan) -> Resized:
+    """Returns a module at the widths that one more plan leaves."""
+    if isinstance(module, Resized):
+        return Resized(original=module.original, plans=(*module.plans, plan))
+    return Resized(original=Hidden(module), plans=(plan,))
+
+
+def _forward(method: Any) -> dict[str, Any]:
+    if method is None:
+        return {}
+
+    def run(module: Resized, *args: Any, **kwargs: Any) -> Any:
+        return module.run(*args, method=method, **kwargs)
+
+    return {"method": run}

@@ -1,0 +1,143 @@
+"""The channel graph of a Linen module."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from jaxprune.arguments.functions import check_function, check_keywords
+from jaxprune.errors import TraceError
+from jaxprune.graph import ChannelGraph
+from jaxprune.linen.given import Function, check_module
+from jaxprune.linen.plan import is_call, on_stream, scope_of
+from jaxprune.program.rules import RULES
+from jaxprune.tracing import trace as tracing
+
+
+def select_inputs(
+    fn: Callable[..., Any], layers: type[nn.Module] | tuple[type[nn.Module], ...] = nn.BatchNorm
+) -> Callable[..., Any]:
+    """Returns `fn` for `jp.trace`: layers that read a stream keep their own channels of it.
+
+    In pre-activation ResNets and DenseNets many BatchNorms read one stream that must stay wide.
+    Each of them has a channel group of its own then, which goes by its path; `resize` selects its
+    channels at that point. Where a layer is the only reader of another layer's output, nothing
+    changes.
+
+    Args:
+      fn: `(variables, *inputs) -> outputs`, such as `lambda v, x: model.apply(v, x, train=False)`.
+      layers: the classes of the layers that may choose; the channels are the last axis of what
+        they are called with first.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxprune as jp
+      >>> class Block(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, x):
+      ...         x = nn.Dense(8)(x)
+      ...         x = x + nn.Dense(8)(nn.BatchNorm(use_running_average=True)(x))
+      ...         return nn.Dense(2)(x)
+      >>> x = jnp.ones((1, 3))
+      >>> variables = jax.eval_shape(Block().init, jax.random.key(0), x)
+      >>> list(jp.trace(jp.linen.select_inputs(Block().apply), variables, x).groups)
+      ['BatchNorm_0', 'Dense_0/kernel']
+
+    Source: Liu et al., Network Slimming, ICCV 2017, section 3 (the channel selection layer).
+    """
+    check_function(fn)
+    classes = layers if isinstance(layers, tuple) else (layers,)
+    if not classes or not all(isinstance(c, type) and issubclass(c, nn.Module) for c in classes):
+        raise TraceError(
+            f"layers must be classes of Linen layers, got {layers!r}.\nFix: layers=nn.BatchNorm."
+        )
+
+    def intercept(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
+        if isinstance(context.module, layers) and is_call(context):
+            call = on_stream(call, "/".join(scope_of(context.module) or ()), None)
+        return call(*args, **kwargs)
+
+    def marked(*args: Any, **kwargs: Any) -> Any:
+        with nn.intercept_methods(intercept):
+            return fn(*args, **kwargs)
+
+    return marked
+
+
+def trace(
+    module: nn.Module,
+    variables: Any,
+    *inputs: Any,
+    rules: Mapping[Any, Any] = RULES,
+    strict: bool = False,
+    layers: Mapping[str, int] = MappingProxyType({}),
+    free_outputs: Sequence[str] = (),
+    free_constants: bool = False,
+    **call: Any,
+) -> ChannelGraph:
+    """Returns the channel graph of `module.apply(variables, *inputs, **call)`, without running it.
+
+    The graph knows the module and the call, so `resize` checks the very module that it returns.
+
+    Args:
+      module: the module.
+      variables: its variables, arrays or shapes, such as `jax.eval_shape(module.init, key, x)`.
+      *inputs: arrays, shapes or pytrees of them.
+      rules: as in `jp.trace`.
+      strict: as in `jp.trace`.
+      layers: as in `jp.trace`.
+      free_outputs: as in `jp.trace`.
+      free_constants: as in `jp.trace`.
+      **call: the keywords of `apply`: `method`, `rngs`, `mutable`, `capture_intermediates`, and
+        constant arguments of the method, such as `train=True`. An argument with the name of an
+        option above is given by `method=lambda module, x: module(x, layers=2)`.
+
+    Raises:
+      TraceError: `module` is no `nn.Module`, a keyword holds a shape, or as in `jp.trace`.
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np, jaxprune as jp
+      >>> module, x = nn.Sequential([nn.Dense(8), nn.relu, nn.Dense(2)]), jnp.ones((1, 3))
+      >>> variables = module.init(jax.random.key(0), x)
+      >>> graph = jp.linen.trace(module, variables, x)
+      >>> keep = {"layers_0/kernel": np.arange(8) < 5}
+      >>> small = jp.linen.resize(module, graph, keep)
+      >>> small.apply(jp.slice(graph, variables, keep), x).shape
+      (1, 2)
+    """
+    check_module(module)
+    shapes = [
+        name
+        for name, value in call.items()
+        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(value))
+    ]
+    if shapes:
+        raise TraceError(
+            f"keyword arguments {shapes} hold shapes, but keyword arguments are constants.\nFix: "
+            "make them inputs: method=lambda module, x, mask: module(x, mask=mask)."
+        )
+    _check_call(module, call)
+    options: Any = {
+        "layers": layers,
+        "free_outputs": free_outputs,
+        "free_constants": free_constants,
+    }
+    fn = Function(module, MappingProxyType(call))
+    return tracing.trace(fn, variables, *inputs, rules=rules, strict=strict, **options)
+
+
+def _check_call(module: nn.Module, call: Mapping[str, Any]) -> None:
+    """Raises TraceError unless the module has the method and takes the keywords."""
+    method = call.get("method")
+    named = isinstance(method, str) and hasattr(module, method)
+    if not (method is None or named or callable(method)):
+        raise TraceError(
+            f"method must be the name of a method of {type(module).__name__}, or a function of the "
+            f"module, got {method!r}.\nFix: leave it out for __call__."
+        )
+    bound = partial(method, module) if callable(method) else getattr(module, method or "__call__")
+    own = ("method", "rngs", "mutable", "capture_intermediates")
+    rest = [name for name in call if name not in own]
+    check_keywords(bound, type(module).__name__, rest, own)

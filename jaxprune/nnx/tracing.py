@@ -1,0 +1,70 @@
+"""The channel graph of an NNX model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+from flax import nnx
+
+from jaxprune.graph import ChannelGraph
+from jaxprune.nnx.names import named
+from jaxprune.nnx.pure_function import Method, function
+from jaxprune.program.rules import RULES
+from jaxprune.tracing import trace as tracing
+
+
+def trace(
+    model: nnx.Module,
+    *inputs: Any,
+    method: Method = "__call__",
+    rules: Mapping[Any, Any] = RULES,
+    strict: bool = False,
+    layers: Mapping[str, int] = MappingProxyType({}),
+    free_outputs: Sequence[str] = (),
+    free_constants: bool = False,
+    **arguments: Any,
+) -> ChannelGraph:
+    """Returns the channel graph of `model(*inputs, **arguments)`, found without running it.
+
+    The variables of the graph are `variables(model)`; `graph.fn` is `function(model)`. The mode of
+    the model, `model.train()` or `model.eval()`, is the one that is traced.
+
+    Args:
+      model: the model; one from `nnx.eval_shape(lambda: Model(...))` is never allocated.
+      *inputs: arrays, shapes or pytrees of them.
+      method: the name of a method, or a function `(model, *inputs, **arguments)`.
+      rules: as in `jp.trace`.
+      strict: as in `jp.trace`.
+      layers: as in `jp.trace`.
+      free_outputs: as in `jp.trace`; the outputs of the model are `0` or under `0/`.
+      free_constants: as in `jp.trace`.
+      **arguments: constant keyword arguments of the method.
+
+    Raises:
+      TraceError: `model` is no `nnx.Module`, an argument is a shape, or as in `jp.trace`.
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np, jaxprune as jp
+      >>> class Net(nnx.Module):
+      ...     def __init__(self, rngs):
+      ...         self.first = nnx.Linear(3, 8, rngs=rngs)
+      ...         self.last = nnx.Linear(8, 2, rngs=rngs)
+      ...     def __call__(self, x):
+      ...         return self.last(nnx.relu(self.first(x)))
+      >>> model = Net(nnx.Rngs(0))
+      >>> graph = jp.nnx.trace(model, jnp.ones((1, 3)))
+      >>> small = jp.nnx.resize(model, graph, {"first/kernel": np.arange(8) < 5})
+      >>> small.first.out_features, small(jnp.ones((1, 3))).shape
+      (5, (1, 2))
+    """
+    fn = function(model, method=method, **arguments)
+    abstract = nnx.to_pure_dict(fn.state)
+    seen = replace(fn, around=named)
+    options: Any = {
+        "layers": layers,
+        "free_outputs": free_outputs,
+        "free_constants": free_constants,
+    }
+    graph = tracing.trace(seen, abstract, *inputs, rules=rules, strict=strict, **options)
+    return replace(graph, fn=fn)

@@ -1,0 +1,164 @@
+"""The top-level Linen modules that a function calls, and the same function with another module.
+
+Flax binds a copy of the module for every `apply`. What is called on such a copy, and not from
+inside of another call, is a call of the function: it is noted while the function is traced, and
+can go to another module in the same scope.
+"""
+
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax
+import flax.linen as nn
+import jax
+from flax.core import DenyList
+
+from jaxprune.arguments.words import shown
+
+_LIBRARIES = (
+    *(f"{Path(found).parent}{os.sep}" for found in (__file__, flax.__file__, jax.__file__)),
+    contextlib.__file__,
+)
+_APPLY = "scope_fn"
+"""Flax's function that calls the method of a bound copy."""
+
+
+class Call(NamedTuple):
+    """A call of a top-level Linen module, or of a part of it, from the function itself.
+
+    module: a copy of the top-level module.
+    number: which top-level module of the function it is; every `apply` binds one.
+    text: the part, the method, and the arguments that are constants, in words.
+    direct: whether Flax's `apply` called the method, with nothing of the function's between.
+    """
+
+    module: nn.Module
+    number: int
+    text: str
+    direct: bool
+
+
+Redirect = Callable[[nn.Module, str, tuple[Any, ...], Mapping[str, Any]], Any]
+
+
+class _Outer(NamedTuple):
+    """A call that comes from the function itself."""
+
+    module: nn.Module
+    method: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+class _Outermost:
+    """An interceptor of the calls that come from the function itself."""
+
+    def __init__(self, handle: Callable[..., Any]):
+        self.handle = handle
+        self.roots: list[nn.Module] = []
+        self.inside = False
+
+    def __call__(self, call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        module = context.module
+        method = None if self.inside or module.scope is None else _method(context)
+        if method is None:
+            return call(*args, **kwargs)
+        root = _root(module)
+        if all(root is not other for other in self.roots):
+            self.roots.append(root)
+        number = next(i for i, other in enumerate(self.roots) if other is root)
+        self.inside = True
+        try:
+            run = functools.partial(call, *args, **kwargs)
+            return self.handle(number, run, _Outer(module, method, args, kwargs))
+        finally:
+            self.inside = False
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[list[Call]]:
+    """Gives the list to which every call of a top-level module inside is added."""
+    found: list[Call] = []
+
+    def note(number: int, run: Callable[[], Any], call: _Outer) -> Any:
+        if call.method != "setup":
+            root = _root(call.module)
+            direct = call.module is root and _is_direct()
+            found.append(Call(root.copy(parent=None), number, _text(call), direct))
+        return run()
+
+    with nn.intercept_methods(_Outermost(note)):
+        yield found
+
+
+@contextlib.contextmanager
+def redirected(numbers: Collection[int], redirect: Redirect) -> Iterator[None]:
+    """The calls of the top-level modules `numbers` go to `redirect`.
+
+    It is called with the bound module, the name of the method and the arguments.
+    """
+
+    def handle(number: int, run: Callable[[], Any], call: _Outer) -> Any:
+        if number not in numbers:
+            return run()
+        if call.method == "setup":  # the other module sets itself up
+            return None
+        return redirect(*call)
+
+    with nn.intercept_methods(_Outermost(handle)):
+        yield
+
+
+def _method(context: Any) -> str | None:
+    """The name of the method that is called; what transforms make of one may have another.
+
+    None if it is no method of the module's class, but one of Flax's checks.
+    """
+    kind, function = type(context.module), context.orig_method.func
+    for name in (context.method_name, *dir(kind)):
+        if getattr(getattr(kind, name, None), "__wrapped__", None) is function:
+            return name
+    return None
+
+
+def _root(module: nn.Module) -> nn.Module:
+    while isinstance(module.parent, nn.Module):
+        module = module.parent
+    return module
+
+
+def _is_direct() -> bool:
+    """True if no function of the user's stands between Flax's `apply` and the method."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
+        if frame.f_code.co_name == _APPLY:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _text(call: _Outer) -> str:
+    scope = call.module.scope
+    assert scope is not None
+    named = (f"{name}={shown(call.kwargs[name])}" for name in sorted(call.kwargs))
+    given = ", ".join([*map(shown, call.args), *named])
+    words = [f"{'/'.join((*scope.path, call.method))}({given})"]
+    if mutable := _names(scope.root.mutable):
+        words.append(f"mutable={mutable}")
+    if scope.root.rngs:
+        words.append(f"rngs={sorted(scope.root.rngs)}")
+    return " ".join(words)
+
+
+def _names(mutable: Any) -> Any:
+    """What an `apply` may write, in one form; nothing is an empty list."""
+    if isinstance(mutable, bool):
+        return "all" if mutable else []
+    if isinstance(mutable, DenyList):
+        return f"all but {_names(mutable.deny)}"
+    return [mutable] if isinstance(mutable, str) else sorted(mutable)

@@ -1,0 +1,200 @@
+"""Runs the rules over a program: every array gets its axis spaces."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from jaxprune.errors import TraceError
+from jaxprune.program import fixed, jaxpr
+from jaxprune.program import spaces as ax
+from jaxprune.program.jaxpr import Op, Program
+from jaxprune.program.rules import Rule
+from jaxprune.program.spaces import Atom, Reason, Space
+
+Axes = list[Space]
+Sources = frozenset[int] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Walk:
+    """A program with its operations, and the axes of its inputs, outputs and constants."""
+
+    program: Program
+    ops: list[Op]
+    ins: list[Axes]
+    outs: list[Axes]
+    consts: list[Axes]
+
+
+def fix(walk: Walk) -> None:
+    """Writes every space of a walk in the atoms that are left; they cannot change from then on."""
+    known: dict[Space, Space] = {}
+    for arrays in _arrays(walk):
+        arrays[:] = [[fixed.fix(space, known) for space in axes] for axes in arrays]
+
+
+def _arrays(walk: Walk) -> Iterator[Any]:
+    """Yields the lists of axes of a walk, of inner programs too."""
+    yield from (walk.ins, walk.outs, walk.consts)
+    for op in walk.ops:
+        yield from (op.ins, op.outs)
+        for inner in op.inner:
+            yield from _arrays(inner)
+
+
+class Recorded(NamedTuple):
+    """A contraction as it was met; `branches` holds those of a `cond` instead."""
+
+    op: Op
+    repeats: int
+    coefficient: int = 0
+    spaces: Sequence[Space] = ()
+    output: Sequence[Space] = ()
+    kernels: frozenset[int] = frozenset()
+    branches: Sequence[list["Recorded"]] = ()
+
+
+class Tracer:
+    """Collects what the rules find: contractions, roles of variable axes, unknown primitives.
+
+    With `free_constants` the axes of constants and of counts (`iota`) are free.
+    """
+
+    def __init__(
+        self, rules: Mapping[str, Rule], *, strict: bool = False, free_constants: bool = False
+    ):
+        self.rules = rules
+        self.strict = strict
+        self.free_constants = free_constants
+        self.repeats = 1
+        self.contractions: list[Recorded] = []
+        self.roles: list[tuple[Atom, str]] = []
+
+    def walk(
+        self,
+        program: Program,
+        ins: list[Axes],
+        sources: Sequence[Sources],
+        scope: str = "",
+        caller: Op | None = None,
+    ) -> Walk:
+        """Returns the walk of `program` for operand axes `ins`."""
+        env: dict[Any, tuple[Axes, Sources]] = {}
+        env.update(zip(program.invars, zip(ins, sources, strict=True), strict=True))
+        consts = [self.constant(var) for var in program.constvars]
+        env.update((v, (c, frozenset())) for v, c in zip(program.constvars, consts, strict=True))
+        ops = []
+        for eqn in program.eqns:
+            operands = [_read(env, atom) for atom in eqn.invars]
+            axes, given = [item[0] for item in operands], [item[1] for item in operands]
+            op = Op(eqn, scope, axes, given, caller, self)
+            op.outs = self.apply(op)
+            source = _union(op.sources)
+            env.update(zip(eqn.outvars, ((axes, source) for axes in op.outs), strict=True))
+            ops.append(op)
+        outs = [_read(env, atom)[0] for atom in program.outvars]
+        return Walk(program, ops, ins, outs, consts)
+
+    def constant(self, var: Any) -> Axes:
+        """Returns the axes of a constant of the function."""
+        return list(map(ax.fresh, jaxpr.shape(var))) if self.free_constants else _constant(var)
+
+    def apply(self, op: Op) -> list[Axes]:
+        """Returns the axes of the results of `op`."""
+        rule = self.rules.get(op.name)
+        if rule is None:
+            return self._unknown(op)
+        return rule.axes(op)
+
+    def _unknown(self, op: Op) -> list[Axes]:
+        text = f"unknown primitive {op.name}"
+        if self.strict:
+            raise TraceError(
+                f"{text} at {op.place}: its axes cannot be followed.\n"
+                f"Fix: trace(..., rules=jp.RULES | {{{op.name!r}: rule}}), or strict=False to "
+                "freeze what it touches."
+            )
+        reason = Reason(text, op)
+        for axes in op.ins:
+            for space in axes:
+                ax.freeze(space, reason)
+        return [[ax.frozen(size, text, op) for size in shape] for shape in op.out_shapes]
+
+    def call(
+        self,
+        op: Op,
+        program: Program | tuple[Program, ...],
+        ins: list[Axes],
+        sources: Sequence[Sources],
+        repeats: int = 1,
+    ) -> Any:
+        """Walks an inner program of `op`, or every branch; returns the axes of the results."""
+        scope = jaxpr.join(op.eqn, op.scope)
+        if isinstance(program, Program):
+            self.repeats *= repeats
+            walk = self.walk(program, ins, sources, scope, op)
+            self.repeats //= max(repeats, 1)
+            op.inner.append(walk)
+            return walk.outs
+        outside, branches = self.contractions, []
+        for branch in program:
+            self.contractions = []
+            op.inner.append(self.walk(branch, ins, sources, scope, op))
+            branches.append(self.contractions)
+        self.contractions = outside
+        if any(branches):
+            outside.append(Recorded(op, 1, branches=branches))
+        return [walk.outs for walk in op.inner]
+
+    def record(
+        self,
+        op: Op,
+        *,
+        out: Sequence[Space] = (),
+        spaces: Sequence[Space] = (),
+        coefficient: int = 1,
+        contracted: Sequence[Sequence[Space]] = (),
+        table: Sequence[Space] | None = None,
+    ) -> None:
+        """Notes a contraction of `op` and the roles of the variables that enter it."""
+        if table is not None:
+            self.roles.extend((atom, "out") for space in table for atom in _owned(space))
+            return
+        kernels: frozenset[int] = frozenset()
+        for axes, source, gone in zip(op.ins, op.sources, contracted, strict=False):
+            if not source:
+                continue
+            kernels |= source
+            for space in axes:
+                role = "in" if any(space is other for other in gone) else "out"
+                self.roles.extend((atom, role) for atom in _owned(space))
+        self.contractions.append(Recorded(op, self.repeats, coefficient, spaces, out, kernels))
+
+
+def _read(env: Mapping[Any, tuple[Axes, Sources]], atom: Any) -> tuple[Axes, Sources]:
+    return (_constant(atom), frozenset()) if jaxpr.is_literal(atom) else env[atom]
+
+
+def _constant(atom: Any) -> Axes:
+    return [ax.frozen(size, "constant of the function") for size in jaxpr.shape(atom)]
+
+
+def _union(sources: Sequence[Sources]) -> Sources:
+    union: frozenset[int] = frozenset()
+    for source in sources:
+        if source is None:
+            return None
+        union |= source
+    return union
+
+
+def _owned(space: Space) -> list[Atom]:
+    """The atoms of a space that were made for a variable."""
+    owned, left = [], [space]
+    while left:
+        space = left.pop()
+        if not isinstance(space, Atom):
+            left.extend(reversed(space.parts if isinstance(space, ax.Sum) else space.factors))
+        elif space.owner is not None:
+            owned.append(space)
+    return owned

@@ -1,0 +1,163 @@
+"""What a rule is: how a primitive relates axes, where zeros survive it, how its sizes shrink."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from jaxprune.program import spaces as ax
+from jaxprune.program.jaxpr import Op
+from jaxprune.program.spaces import Atom, Space
+
+Axes = list[Space]
+Size = Callable[[Space], int]
+
+
+class Known(NamedTuple):
+    """What is known of an array whose pruned parameters are zero.
+
+    `zeros[i]`: the groups at whose pruned indices along axis i every entry is zero.
+    `value`: the one value of all entries, if it is known.
+    `ones[i]`: of truths, the groups at whose pruned indices every entry is true; () if none is.
+    """
+
+    zeros: tuple[frozenset[Atom], ...]
+    value: Any = None
+    ones: tuple[frozenset[Atom], ...] = ()
+
+
+class Exactness(Protocol):
+    """The pass that decides which groups can be masked exactly.
+
+    may: where an array is one of several, zeros are those of any of them, not of all.
+    """
+
+    may: bool
+
+    def groups(self, space: Space) -> frozenset[Atom]:
+        """The groups that appear in a space."""
+        ...
+
+    def inexact(self, groups: frozenset[Atom], op: Op, why: str) -> None:
+        """Marks groups for which masking and slicing may differ."""
+        ...
+
+    def undefined(self, groups: frozenset[Atom], op: Op, operand: int, why: str) -> None:
+        """Marks groups at whose pruned indices the zeros of an operand have no finite result."""
+        ...
+
+    def steep(self, groups: frozenset[Atom], op: Op, operand: int) -> None:
+        """Marks groups at whose pruned indices there is no finite derivative."""
+        ...
+
+    def run(self, walk: Any, known: list[Known]) -> list[Known]:
+        """Propagates through an inner program; reports what it finds there."""
+        ...
+
+    def sums(self, groups: frozenset[Atom]) -> None:
+        """Notes groups whose channels are summed, not met by the zeros of a reader."""
+        ...
+
+    def derived(self, op: Op, known: list[Known]) -> list[Known]:
+        """Propagates through a function and the derivative that it brings."""
+        ...
+
+    def peek(self, walk: Any, known: list[Known]) -> list[Known]:
+        """As `run`, without reporting."""
+        ...
+
+
+def nothing(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
+    """No zero survives."""
+    return [unknown(shape) for shape in op.out_shapes]
+
+
+def unknown(shape: Sequence[int]) -> Known:
+    """Nothing is known of an array of `shape`."""
+    return Known((frozenset(),) * len(shape))
+
+
+def spread(item: Known, shape: Sequence[int]) -> Known:
+    """What is known of a scalar beside an array of `shape`; of an array as it is."""
+    return item if len(item.zeros) == len(shape) else unknown(shape)._replace(value=item.value)
+
+
+def same(op: Op, size: Size) -> dict[str, Any]:
+    """No parameter depends on a size."""
+    return {}
+
+
+class Rule(NamedTuple):
+    """All that the library knows of one primitive.
+
+    axes: `(op) -> [axes of each result]`; may unify, split, factor and freeze operand axes.
+    zeros: `(op, known, exact) -> [Known of each result]`; reports inexact groups.
+    params: `(op, size) -> {parameter: value}`, the parameters that follow the axis sizes.
+    """
+
+    axes: Callable[[Op], list[Axes]]
+    zeros: Callable[[Op, list[Known], Exactness], list[Known]] = nothing
+    params: Callable[[Op, Size], dict[str, Any]] = same
+
+
+def freeze(spaces: Sequence[Space], text: str, op: Op) -> None:
+    """Freezes every space with the reason `text` at `op`."""
+    for space in spaces:
+        ax.freeze(space, ax.Reason(text, op))
+
+
+def frozen(shape: Sequence[int], text: str, op: Op) -> Axes:
+    """New frozen axes of `shape`."""
+    return [ax.frozen(size, text, op) for size in shape]
+
+
+def unify(op: Op, a: Axes, b: Axes) -> None:
+    """Ties two arrays of one shape axis by axis."""
+    for x, y in zip(a, b, strict=True):
+        if x is not y:
+            ax.unify(x, y, op)
+
+
+def meet(a: Known, b: Known) -> Known:
+    """Zero where both are zero."""
+    if is_zero(a):
+        return Known(b.zeros)
+    if is_zero(b):
+        return Known(a.zeros)
+    return Known(tuple(x if x is y else x & y for x, y in zip(a.zeros, b.zeros, strict=True)))
+
+
+def join(a: Known, b: Known) -> Known:
+    """Zero where either is zero."""
+    if is_zero(a) or is_zero(b):
+        return a if is_zero(a) else b
+    return Known(tuple(x if x is y else x | y for x, y in zip(a.zeros, b.zeros, strict=True)))
+
+
+def either(a: Known, b: Known, exact: Exactness) -> Known:
+    """What is known of an array that is a or b, or in parts a and b."""
+    zeros = meet(a, b).zeros
+    if exact.may:
+        zeros = tuple(x | y for x, y in zip(a.zeros, b.zeros, strict=True))
+    return Known(zeros, a.value if a.value == b.value else None)
+
+
+def is_zero(known: Known) -> bool:
+    """True if every entry is zero."""
+    return known.value is not None and known.value == 0
+
+
+def zeros_along(item: Known, axis: int, axes: Axes, exact: Exactness) -> frozenset[Atom]:
+    """The groups at whose pruned indices along an axis an array is zero, also if it is so whole."""
+    return exact.groups(axes[axis]) if is_zero(item) else item.zeros[axis]
+
+
+def regroup(op: Op, known: Known, exact: Exactness, blocks: Sequence[Sequence[int]]) -> Known:
+    """Zeros of result axis i, made of the operand axes `blocks[i]`."""
+    found = []
+    for axis, block in enumerate(blocks):
+        present = exact.groups(op.outs[0][axis])
+        for source in block:
+            here = exact.groups(op.ins[0][source])
+            present = present & (known.zeros[source] | (present - here))
+        seen = frozenset().union(*(exact.groups(op.ins[0][source]) for source in block))
+        found.append(present & seen)
+    return Known(tuple(found), known.value)

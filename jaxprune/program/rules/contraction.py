@@ -1,0 +1,107 @@
+"""Contractions: where axes of two arrays meet and multiply-accumulates are counted."""
+
+from math import prod
+from typing import Any
+
+from jaxprune.program import spaces as ax
+from jaxprune.program.jaxpr import Op
+from jaxprune.program.rules.base import Axes, Exactness, Known, Rule, Size, freeze, frozen, unify
+from jaxprune.program.spaces import Space
+
+
+def dot_general(op: Op) -> list[Axes]:
+    """Contracted and batch axes are shared pairwise; the free axes follow."""
+    lhs, rhs = op.ins
+    (lc, rc), (lb, rb) = op.params["dimension_numbers"]
+    unify(op, [lhs[i] for i in lc], [rhs[i] for i in rc])
+    unify(op, [lhs[i] for i in lb], [rhs[i] for i in rb])
+    lfree = [lhs[i] for i in range(len(lhs)) if i not in lc and i not in lb]
+    rfree = [rhs[i] for i in range(len(rhs)) if i not in rc and i not in rb]
+    out = [lhs[i] for i in lb] + lfree + rfree
+    op.record(
+        out=out,
+        spaces=[*out, *(lhs[i] for i in lc)],
+        coefficient=1,
+        contracted=([lhs[i] for i in lc], [rhs[i] for i in rc]),
+    )
+    return [out]
+
+
+def dot_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
+    """Contracted groups must be zero on one side; batch axes join, free axes stay."""
+    a, b = known
+    (lc, rc), (lb, rb) = op.params["dimension_numbers"]
+    for i, j in zip(lc, rc, strict=True):
+        open_ = exact.groups(op.ins[0][i]) - a.zeros[i] - b.zeros[j]
+        exact.inexact(open_, op, "contracts activations that the mask does not make zero")
+        exact.sums(exact.groups(op.ins[0][i]) - (a.zeros[i] & b.zeros[j]))
+    batch = [a.zeros[i] | b.zeros[j] for i, j in zip(lb, rb, strict=True)]
+    lfree = [z for i, z in enumerate(a.zeros) if i not in lc and i not in lb]
+    rfree = [z for i, z in enumerate(b.zeros) if i not in rc and i not in rb]
+    return [Known((*batch, *lfree, *rfree))]
+
+
+def _grouped(op: Op) -> tuple[Any, int, Space, Space, Space]:
+    """The convolution's dimension numbers, groups and (lhs C, rhs I, rhs O) spaces."""
+    dims = op.params["dimension_numbers"]
+    lhs, rhs = op.ins
+    groups = op.params["feature_group_count"]
+    return dims, groups, lhs[dims.lhs_spec[1]], rhs[dims.rhs_spec[1]], rhs[dims.rhs_spec[0]]
+
+
+def conv_general_dilated(op: Op) -> list[Axes]:
+    """Input features = groups x kernel inputs, output features = groups x outputs of a group."""
+    dims, groups, features, inputs, outputs = _grouped(op)
+    lhs, rhs = op.ins
+    spatial = [lhs[i] for i in dims.lhs_spec[2:]]
+    freeze(spatial, "spatial axis of a convolution", op)
+    kernel_window = [rhs[i] for i in dims.rhs_spec[2:]]
+    freeze(kernel_window, "window of a convolution", op)
+    outer, inner = ax.factor(features, features.size // groups, op)
+    ax.unify(inner, inputs, op)
+    if groups > 1:
+        ax.unify(ax.factor(outputs, outputs.size // groups, op)[0], outer, op)
+    batch = lhs[dims.lhs_spec[0]]
+    shape = op.out_shapes[0]
+    if op.params["batch_group_count"] > 1:
+        freeze([batch, outputs], "batch groups of a convolution", op)
+        batch = ax.frozen(shape[dims.out_spec[0]], "batch groups of a convolution", op)
+    out = frozen(shape, "spatial axis of a convolution", op)
+    out[dims.out_spec[0]], out[dims.out_spec[1]] = batch, outputs
+    window = prod(space.size for space in kernel_window)
+    places = prod(shape[i] for i in dims.out_spec[2:])
+    op.record(
+        out=out,
+        spaces=[batch, outputs, inputs],
+        coefficient=window * places // prod(op.params["lhs_dilation"]),
+        contracted=([features, *spatial], [inputs, *kernel_window]),
+    )
+    return [out]
+
+
+def conv_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
+    """Contracted input features must be zero on one side; the outputs are those of the kernel."""
+    dims, _, features, inputs, outputs = _grouped(op)
+    a, b = known
+    lhs, rhs = a.zeros[dims.lhs_spec[1]], b.zeros[dims.rhs_spec[1]]
+    open_ = exact.groups(inputs) - lhs - rhs
+    exact.inexact(open_, op, "contracts activations that the mask does not make zero")
+    exact.sums(exact.groups(inputs) - (lhs & rhs))
+    zeros = [frozenset()] * len(op.out_shapes[0])
+    zeros[dims.out_spec[0]] = a.zeros[dims.lhs_spec[0]]
+    shared = exact.groups(features) - exact.groups(inputs)
+    kernel = b.zeros[dims.rhs_spec[0]]
+    zeros[dims.out_spec[1]] = kernel | (shared & exact.groups(outputs) & lhs)
+    return [Known(tuple(zeros))]
+
+
+def conv_params(op: Op, size: Size) -> dict[str, Any]:
+    """As many groups as the kept input features hold."""
+    _, _, features, inputs, _ = _grouped(op)
+    return {"feature_group_count": size(features) // size(inputs)}
+
+
+RULES = {
+    "dot_general": Rule(dot_general, dot_zeros),
+    "conv_general_dilated": Rule(conv_general_dilated, conv_zeros, conv_params),
+}

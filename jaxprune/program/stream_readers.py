@@ -1,0 +1,206 @@
+"""Streams whose readers keep their own channels, as in pre-activation ResNets and DenseNets.
+
+Source: Liu et al., Network Slimming, ICCV 2017, section 3 (the channel selection layer).
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxprune.arguments.checks import kind_of
+from jaxprune.arguments.numbers import is_integer
+from jaxprune.errors import TraceError
+from jaxprune.program import fixed, jaxpr
+from jaxprune.program import spaces as ax
+from jaxprune.program.jaxpr import Op
+from jaxprune.program.relate import Walk
+from jaxprune.program.rules import contraction
+from jaxprune.program.spaces import Reason, Space
+
+MARK = "select_inputs"
+
+
+def select_inputs(x: jax.Array, reader: str, *, axis: int = -1) -> jax.Array:
+    """Returns `x`, marked: what reads the result may keep its own channels of the stream `x`.
+
+    The mark costs nothing at run time. `jp.trace` gives the reader a channel group of its own
+    where others read the stream too, or where it joins several layers; else nothing changes.
+
+    Args:
+      x: the stream.
+      reader: a name for the group, for example that of the layer that reads.
+      axis: the channels.
+    """
+    if not hasattr(x, "ndim") or not hasattr(x, "dtype"):
+        raise TraceError(f"select_inputs: x must be an array, got {kind_of(x)}.\nFix: the stream.")
+    if not isinstance(reader, str):
+        raise TraceError(
+            f"select_inputs: reader must be a name, got {kind_of(reader)}.\nFix: reader='norm'."
+        )
+    if not (is_integer(axis) and -x.ndim <= axis < x.ndim):
+        raise TraceError(
+            f"select_inputs: axis {axis!r} is none of an array of {x.ndim} axes.\nFix: axis=-1."
+        )
+    return take(x, None, reader, axis=axis)
+
+
+def take(
+    x: jax.Array, indices: tuple[int, ...] | None, reader: str, *, axis: int = -1
+) -> jax.Array:
+    """Returns the channels `indices` of `x`, marked as what the reader keeps; None for all."""
+    return jaxpr.SELECT_INPUTS.bind(x, axis=axis % x.ndim, indices=indices, reader=reader)
+
+
+class Reading(NamedTuple):
+    """What one or more marks in a row take of a value.
+
+    root: the variable of the program in front of the marks.
+    stream, reader: the channel axis of the root and of the result.
+    indices: int[k], the channels of the root that are taken; None for all.
+    """
+
+    name: str
+    root: Any
+    stream: Space
+    reader: Space
+    indices: np.ndarray | None
+
+    def kept(self, keep: Mapping[str, Any]) -> np.ndarray:
+        """bool[k]: which channels the reader keeps."""
+        return np.asarray(ax.select(self.reader, keep))
+
+    def missing(self, keep: Mapping[str, Any]) -> np.ndarray:
+        """int[m]: the channels that the reader keeps and the stream does not have."""
+        stream = np.asarray(ax.select(self.stream, keep))
+        offered = stream if self.indices is None else stream[self.indices]
+        return np.flatnonzero(self.kept(keep) & ~offered)
+
+    def positions(self, keep: Mapping[str, Any]) -> tuple[int, ...] | None:
+        """The positions of the reader's channels among those that the stream keeps."""
+        stream = np.asarray(ax.select(self.stream, keep))
+        wanted = np.arange(stream.size) if self.indices is None else self.indices
+        found = (np.cumsum(stream) - 1)[wanted[self.kept(keep)]]
+        whole = found.size == stream.sum() and np.array_equal(found, np.arange(found.size))
+        return None if whole else tuple(found.tolist())
+
+
+def reading(op: Op, before: Reading | None = None) -> Reading:
+    """Returns what a mark takes, of the root of the marks before it."""
+    axis, taken = op.params["axis"], op.params["indices"]
+    taken = None if taken is None else np.asarray(taken)
+    root = op.eqn.invars[0] if before is None else before.root
+    stream = op.ins[0][axis] if before is None else before.stream
+    indices = compose(None if before is None else before.indices, taken)
+    return Reading(op.params["reader"], root, stream, op.outs[0][axis], indices)
+
+
+def compose(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
+    """Returns the indices that two selections in a row take; None for all."""
+    if first is None or second is None:
+        return second if first is None else first
+    return first[second]
+
+
+def readings(walk: Walk) -> dict[Any, Reading]:
+    """Returns {variable: reading} of the marks of a program, without those of inner programs."""
+    found: dict[Any, Reading] = {}
+    for op in walk.ops:
+        if op.name == MARK:
+            found[op.eqn.outvars[0]] = reading(op, found.get(op.eqn.invars[0]))
+    return found
+
+
+def everywhere(walk: Walk) -> Iterator[Reading]:
+    """Yields the last reading of every row of marks, inner programs too."""
+    found = readings(walk)
+    again = {op.eqn.invars[0] for op in walk.ops if op.name == MARK}
+    yield from (reading for var, reading in found.items() if var not in again)
+    for op in walk.ops:
+        for inner in op.inner:
+            yield from everywhere(inner)
+
+
+def own(walk: Walk) -> Iterator[Reading]:
+    """Yields the readings whose channels are not simply those of the stream."""
+    for reading in everywhere(walk):
+        if reading.indices is not None or not _alike(reading.stream, reading.reader):
+            yield reading
+
+
+def tie(walk: Walk) -> None:
+    """Ties readers that read a private value: the output of one layer that nothing else reads."""
+    reads = Counter(
+        var
+        for atoms in (*(op.eqn.invars for op in walk.ops), walk.program.outvars)
+        for var in atoms
+        if not jaxpr.is_literal(var)
+    )
+    makers = {var: op for op in walk.ops for var in op.eqn.outvars}
+    readers = {var: op for op in walk.ops for var in op.eqn.invars if not jaxpr.is_literal(var)}
+    for op in walk.ops:
+        for inner in op.inner:
+            tie(inner)
+        if op.name == MARK and op.params["indices"] is None:
+            (var,), (result,) = op.eqn.invars, op.eqn.outvars
+            marked_again = reads[result] == 1 and readers.get(result, op).name == MARK
+            if marked_again or _private(var, reads, makers):
+                _same(op)
+
+
+def _private(var: Any, reads: Mapping[Any, int], makers: Mapping[Any, Op]) -> bool:
+    while reads[var] == 1 and var in makers:
+        op = makers[var]
+        if op.name == MARK or (op.name in contraction.RULES and any(op.sources)):
+            return True
+        pairs = zip(op.eqn.invars, op.sources, strict=True)
+        activations = [atom for atom, source in pairs if source is None]
+        if len(activations) != 1:
+            return False
+        (var,) = activations
+    return False
+
+
+def tie_immovable(walk: Walk, variables: Iterable[Iterable[Space]]) -> None:
+    """Ties readers whose channels cannot be pruned, until there are none; ties none twice."""
+    spaces = [space for axes in variables for space in axes]
+    marks = [op for op in _marks(walk) if not _is_tied(op)]
+    while marks:
+        free = {atom for atom in fixed.distinct(spaces) if atom.reason is None}
+        whole = [op for op in marks if not set(ax.atoms(_reader(op))) <= free]
+        if not whole:
+            return
+        marks = [op for op in marks if op not in whole]
+        for op in whole:
+            _same(op)
+
+
+def _marks(walk: Walk) -> Iterator[Op]:
+    for op in walk.ops:
+        if op.name == MARK:
+            yield op
+        for inner in op.inner:
+            yield from _marks(inner)
+
+
+def _reader(op: Op) -> Space:
+    return op.outs[0][op.params["axis"]]
+
+
+def _is_tied(op: Op) -> bool:
+    return _alike(op.ins[0][op.params["axis"]], _reader(op))
+
+
+def _alike(a: Space, b: Space) -> bool:
+    return list(ax.atoms(a)) == list(ax.atoms(b))
+
+
+def _same(op: Op) -> None:
+    """Makes a reader's channels those of the stream."""
+    stream = op.ins[0][op.params["axis"]]
+    if op.params["indices"] is None:
+        ax.unify(stream, _reader(op), op)
+    else:
+        ax.freeze(stream, Reason("read in parts by channels that cannot be pruned", op))

@@ -1,0 +1,1 @@
+"""A network comes in; a smaller one goes out, with all that belongs to it."""

@@ -1,0 +1,318 @@
+"""Factors that make up for constants which follow a pruned size.
+
+The resized network divides a mean by the kept width, attention by the root of the kept head size;
+the masked network by the whole ones. Where that difference is a scale that neighboring weights can
+take, `factors` finds which weights to multiply with what.
+
+Every array of the resized network is asked to be the masked one times a number. How the logarithms
+of these numbers relate is linear: a product adds them, a sum wants its operands to share one, an
+exponential wants it to be zero, a ReLU passes it on. So the factors solve a linear program: inputs
+and outputs have zero, the changed constants theirs, and the least is changed in the variables.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import sparse
+from scipy.optimize import linprog
+
+from jaxprune import linen
+from jaxprune.arguments import paths
+from jaxprune.arguments.wide import wide_dtype
+from jaxprune.errors import ResizeError
+from jaxprune.graph import ChannelGraph
+from jaxprune.keep.check import Keep, check_keep
+from jaxprune.keep.kept import Kept
+from jaxprune.nnx import resizing
+from jaxprune.nnx.pure_function import Function
+from jaxprune.program import jaxpr
+from jaxprune.program.jaxpr import Op, Program
+from jaxprune.program.relate import Walk
+from jaxprune.program.rules.control import CALLS
+from jaxprune.running import same_program
+from jaxprune.running.same_program import Changed
+
+Resized = Callable[..., Any]
+Scale = Mapping[Any, float]
+"""The logarithm of a factor: {unknown or changed constant: coefficient}."""
+
+ONE: Scale = {}
+_LINEAR = (  # in the first operand; maxima are for positive factors
+    "abs broadcast_in_dim convert_element_type copy cumsum cummax cummin dynamic_slice gather imag "
+    "name neg real reduce_max reduce_min reduce_precision reduce_sum reduce_window_max "
+    "reduce_window_min reduce_window_sum reshape rev select_inputs sharding_constraint slice split "
+    "squeeze stop_gradient tile transpose unstack"
+).split()
+_SHARED = "add add_any sub max min rem concatenate stack pad clamp select_n".split()
+_PRODUCTS = "mul dot_general conv_general_dilated".split()
+_POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "cbrt": 1 / 3, "square": 2.0}
+_COMPARED = "eq ne lt le gt ge".split()
+_TINY = 1e-9
+
+
+def factors(graph: ChannelGraph, keep: Keep, resized: Resized | None = None) -> dict[str, float]:
+    """Returns {path: factor}, such that the resized network equals the masked one.
+
+    Multiply the sliced variables at these paths: `resized(small, *inputs)` is then
+    `fn(mask(variables), *inputs)` also where constants of the network follow a pruned size. Of all
+    solutions the one that changes the least is returned: kernels rather than vectors, what the
+    network reads first rather than later. Variables that stay are absent.
+
+    Args:
+      graph: the channel graph.
+      keep: {group: bool[n]}, concrete; groups that are absent stay whole.
+      resized: `(small, *inputs) -> outputs` at the kept widths, such as
+        `lambda v, x: model2.apply(v, x)` or `jp.nnx.function(small_model)`; None for the traced
+        function itself, its modules resized as `jp.linen.resize` or `jp.nnx.resize`
+        does without overrides.
+
+    Raises:
+      KeepError: the keep does not fit the graph.
+      ResizeError: a pruned group is inexact, no factors make up for a constant, or the resized
+        network is another one.
+
+    Example:
+      >>> import jaxprune as jp
+      >>> v = {"a": jnp.ones((2, 4)), "b": jnp.ones((1, 3))}
+      >>> fn = lambda v, x: jnp.mean(x @ v["a"], axis=1, keepdims=True) @ v["b"]
+      >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+      >>> factors(graph, {"a": np.arange(4) < 2})
+      {'a': 0.5}
+    """
+    check_keep(graph, keep)
+    kept = Kept(keep)
+    pruned = [name for name, mask in kept.keep.items() if not mask.all()]
+    if not pruned:
+        return {}
+    if failures := list(_inexact(graph, pruned)):
+        _refuse(failures)
+    changed = same_program.compare(graph, kept, retrace(graph, kept, resized)).changed
+    return _Scales(graph, changed).solve() if changed else {}
+
+
+def rescale(graph: ChannelGraph, small: Any, keep: Keep, resized: Resized | None = None) -> Any:
+    """Returns what `slice` gave for `keep` with the `factors` multiplied in; dtypes stay."""
+    by = factors(graph, keep, resized)
+    leaves, treedef = paths.flatten(small)
+    found = [_times(leaf, by[path]) if path in by else leaf for path, leaf in leaves.items()]
+    return jax.tree.unflatten(treedef, found)
+
+
+def _times(leaf: Any, factor: float) -> Any:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf
+    if getattr(leaf, "weak_type", False):
+        return leaf * factor
+    wide = wide_dtype(leaf.dtype)
+    return (leaf.astype(wide) * np.asarray(factor, wide)).astype(leaf.dtype)
+
+
+def _refuse(failures: Sequence[str]) -> NoReturn:
+    raise ResizeError(
+        "no factors on the weights make the resized network equal the masked one:\n"
+        + "\n".join(failures)
+        + "\nFix: keep these groups whole (protect= in jp.select), or slice without rescale and "
+        "fine-tune."
+    )
+
+
+def _inexact(graph: ChannelGraph, pruned: Sequence[str]) -> Iterator[str]:
+    """Says which pruned groups no mask stands for."""
+    for name in pruned:
+        if (why := graph.groups[name].inexact) is not None:
+            yield f"group {name!r}: {why}"
+
+
+def retrace(graph: ChannelGraph, kept: Kept, resized: Resized | None = None) -> Program:
+    """Returns the program of the network at the kept widths."""
+    small = [v.struct(kept.shape(v)) for v in graph.variables.values()]
+    abstract = jax.tree.unflatten(graph.treedef, small)
+    try:
+        if resized is None and (module := _module(graph)) is not None:
+            with linen.resize(module, graph, kept.keep).plans[-1].applied():
+                return jaxpr.trace(graph.fn, abstract, *graph.inputs)[0]
+        if resized is None and isinstance(graph.fn, Function):
+            resized = resizing.resized_function(graph, kept.keep)
+        return jaxpr.trace(resized or graph.fn, abstract, *graph.inputs)[0]
+    except ResizeError:
+        raise
+    except Exception as error:
+        raise ResizeError(
+            f"the network does not run at the kept widths: {error}\n"
+            "Fix: pass the resized network, rescale=lambda v, x: model2.apply(v, x) or "
+            "rescale=jp.nnx.function(small_model), or run "
+            "jp.narrow(fn, graph, keep), whose constants do not follow the sizes, without rescale."
+        ) from error
+
+
+def _module(graph: ChannelGraph) -> nn.Module | None:
+    """Returns the first Linen module that the function calls."""
+    found = []
+
+    def record(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
+        found.append(context.module)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        jaxpr.trace(graph.fn, graph.abstract, *graph.inputs)
+    return found[0] if found else None
+
+
+def _fills(op: Op) -> bool:
+    """True of a gather that gives a number where an index is outside."""
+    fill = op.params.get("fill_value")
+    return fill is not None and fill == fill and fill != 0
+
+
+def _sum(*terms: tuple[Scale, float]) -> Scale:
+    total: dict[Any, float] = {}
+    for scale, times in terms:
+        for key, value in scale.items():
+            total[key] = total.get(key, 0.0) + times * value
+    return {key: value for key, value in total.items() if value}
+
+
+def _constant(value: Any, dtype: Any) -> Scale:
+    """A constant stays as it is; zero, infinity and NaN do so times any factor."""
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        return ONE
+    value = np.asarray(value)
+    free = not value.any() or not np.isfinite(value).any()
+    return {object(): 1.0} if free else ONE
+
+
+class _Scales:
+    """The factor of every array of the resized network, and what the factors must satisfy.
+
+    The unknowns are the paths of variables, and an `object()` for every constant of any factor.
+    """
+
+    def __init__(self, graph: ChannelGraph, changed: Sequence[Changed]):
+        self.graph = graph
+        self.changed = changed
+        self.met: set[Changed] = set()
+        self.read: dict[str, int] = {}
+        self.rows: dict[frozenset[tuple[Any, float]], None] = {}
+        inputs = graph.walk.ins[len(graph.variables) :]
+        ins = [*map(self.variable, graph.variables), *([ONE] * len(inputs))]
+        self.same(ONE, *self.walk(graph.walk, ins))
+
+    def variable(self, path: str) -> Scale:
+        real = jnp.issubdtype(self.graph.variables[path].dtype, jnp.inexact)
+        return {path: 1.0} if real else ONE
+
+    def same(self, first: Scale, *others: Scale) -> Scale:
+        """Requires all to be equal; returns the first."""
+        for other in others:
+            if row := _sum((other, 1.0), (first, -1.0)):
+                self.rows[frozenset(row.items())] = None
+        return first
+
+    def walk(self, walk: Walk, ins: Sequence[Scale]) -> list[Scale]:
+        """Returns the scales of the results of a program."""
+        program = walk.program
+        env = dict(zip(program.invars, ins, strict=True))
+        for var, value in zip(program.constvars, program.consts, strict=True):
+            env[var] = _constant(value, var.aval.dtype)
+        for op in walk.ops:
+            scales = [self.operand(env, op, atom) for atom in op.eqn.invars]
+            if not op.inner:
+                self.note(scales)
+            env.update(zip(op.eqn.outvars, self.apply(op, scales), strict=True))
+        return [self.operand(env, None, atom) for atom in program.outvars]
+
+    def note(self, scales: Sequence[Scale]) -> None:
+        """Notes the order in which variables are read."""
+        for key in (key for scale in scales for key in scale if isinstance(key, str)):
+            self.read.setdefault(key, len(self.read))
+
+    def operand(self, env: Mapping[Any, Scale], op: Op | None, atom: Any) -> Scale:
+        if not jaxpr.is_literal(atom):
+            return env[atom]
+        value = jaxpr.literal(atom)
+        for item in self.changed:
+            same = item.op is op and np.ndim(value) == 0 and value == item.before
+            if same and item.before * item.after > 0:
+                self.met.add(item)
+                return {item: 1.0}
+        return _constant(value, atom.aval.dtype)
+
+    def apply(self, op: Op, scales: list[Scale]) -> list[Scale]:
+        """Returns the scales of the results of one operation."""
+        if op.name in CALLS:
+            return self.walk(op.inner[0], scales)
+        if op.name == "scan":
+            n, m = op.params["num_consts"], op.params["num_carry"]
+            outs = self.walk(op.inner[0], scales)
+            return [*map(self.same, scales[n : n + m], outs[:m]), *outs[m:]]
+        if op.name == "cond":
+            branches = [self.walk(walk, scales[1:]) for walk in op.inner]
+            return [self.same(*outs) for outs in zip(*branches, strict=True)]
+        scale = self.one(op, scales)
+        if scale and not jnp.issubdtype(op.eqn.outvars[0].aval.dtype, jnp.inexact):
+            scale = self.same(ONE, scale)
+        return [scale] * len(op.out_shapes)
+
+    def one(self, op: Op, scales: list[Scale]) -> Scale:
+        """Returns the scale of the result; requires what the operation needs for it."""
+        if op.name in _PRODUCTS:
+            return _sum(*((scale, 1.0) for scale in scales))
+        if op.name == "div":
+            return _sum((scales[0], 1.0), (scales[1], -1.0))
+        if op.name in _POWERS:
+            return _sum((scales[0], _POWERS[op.name]))
+        if op.name == "integer_pow":
+            return _sum((scales[0], float(op.params["y"])))
+        if op.name in _SHARED:
+            return self.same(*(scales[1:] if op.name == "select_n" else scales))
+        if op.name in _COMPARED:
+            self.same(*scales)
+        elif op.name in _LINEAR and not _fills(op):
+            self.same(ONE, *scales[1:])
+            return scales[0]
+        else:
+            self.same(ONE, *scales)
+        return ONE
+
+    def solve(self) -> dict[str, float]:
+        """Returns the factors that are not one."""
+        found = self.least(self.changed)
+        if found is None or not self.met.issuperset(self.changed):
+            alone = [i for i in self.changed if i not in self.met or self.least([i]) is None]
+            lost = dict.fromkeys(map(str, alone or self.changed))
+            _refuse([f"{item}, which no variable makes up for" for item in lost])
+        return {path: math.exp(log) for path, log in found.items() if abs(log) > _TINY}
+
+    def least(self, changed: Sequence[Changed]) -> dict[str, float] | None:
+        """Returns {path: logarithm} that makes up for the constants, None if nothing does."""
+        unknowns = list(dict.fromkeys(key for row in self.rows for key, _ in row))
+        logs = {item: math.log(item.after / item.before) for item in changed}
+        unknowns = [key for key in unknowns if not isinstance(key, Changed)]
+        column = {key: i for i, key in enumerate(unknowns)}
+        matrix = sparse.lil_array((len(self.rows), len(unknowns)))
+        wanted = np.zeros(len(self.rows))
+        for i, row in enumerate(self.rows):
+            for key, value in row:
+                if isinstance(key, Changed):
+                    wanted[i] -= value * logs.get(key, 0.0)
+                else:
+                    matrix[i, column[key]] = value
+        price = [self.price(key) for key in unknowns]
+        both = sparse.hstack([matrix, -matrix], format="csr")  # logarithms above and below zero
+        found = linprog([*price, *price], A_eq=both, b_eq=wanted)
+        if found.x is None:
+            return None
+        up, down = np.split(found.x, 2)
+        return {k: float(x) for k, x in zip(unknowns, up - down, strict=True) if k in self.read}
+
+    def price(self, key: Any) -> float:
+        """What it costs to change a variable: the order in which the network reads them decides."""
+        if key not in self.read:
+            return 0.0
+        vector = len(self.graph.variables[key].shape) < 2
+        return (1.5 if vector else 1.0) + 1e-3 * self.read[key] / len(self.read)

@@ -1,0 +1,57 @@
+"""The public slice: a smaller tree, rescaled where that is asked for."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxprune.arguments import paths
+from jaxprune.arguments.checks import kind_of
+from jaxprune.cutting.transforms import sliced
+from jaxprune.errors import JaxpruneError
+from jaxprune.graph import ChannelGraph
+from jaxprune.inspecting import unread_variables
+from jaxprune.keep.check import Keep
+from jaxprune.pruning import rescale as rescaling
+
+
+def slice(
+    graph: ChannelGraph,
+    variables: Any,
+    keep: Keep,
+    *,
+    rescale: bool | Callable[..., Any] = False,
+) -> Any:
+    """Returns `variables` without the pruned entries: a smaller tree of the same structure.
+
+    Host arrays are cut on the host; arrays on devices by one jitted program for the whole tree,
+    under their own shardings; `jax.ShapeDtypeStruct`s give `jax.ShapeDtypeStruct`s. Differentiable
+    in `variables`.
+
+    Args:
+      graph: the channel graph of the network.
+      variables: the variables, or any tree that mirrors them or a part of them.
+      keep: {group: bool[n]}, concrete; groups that are absent stay whole.
+      rescale: multiply weights such that the resized network equals the masked one also where it
+        divides by a width (the root of the head size, a mean over channels). Give the resized
+        network `lambda v, x: model2.apply(v, x)` where True does not find it. Not for `narrow`,
+        which keeps such constants whole; see `jaxprune.rescale.factors`.
+
+    Raises:
+      KeepError: a mask does not fit its group.
+      TreeError: `variables` does not mirror the graph, or the mesh does not divide a kept width.
+      ResizeError: no factors on the weights make the networks equal.
+
+    Warns:
+      UnreadWarning: the traced call does not read variables that might go with what is pruned.
+    """
+    resized = None if isinstance(rescale, bool) else rescale
+    if not (resized is None or callable(resized)) or rescale is None:
+        raise JaxpruneError(
+            f"rescale must be True, False or the resized network, got {kind_of(rescale)}.\n"
+            "Fix: rescale=lambda v, x: model2.apply(v, x)."
+        )
+    small = sliced(graph, variables, keep)
+    if graph.unread:
+        unread_variables.warn(graph, keep, "jp.slice", paths.flatten(variables)[0])
+    if rescale is False:
+        return small
+    return rescaling.rescale(graph, small, keep, resized)

@@ -1,0 +1,95 @@
+"""Partial evaluation: what an operation gives where its result does not depend on the inputs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune.program import jaxpr
+from jaxprune.program.jaxpr import Op
+from jaxprune.program.rules import Rule
+from jaxprune.program.rules.elementwise import each, elementwise
+
+MOVES = frozenset(
+    "broadcast_in_dim convert_element_type copy reshape rev slice squeeze tile transpose".split()
+)
+SUMS = frozenset("add add_any sub".split())
+LINEAR = MOVES | SUMS | frozenset("concatenate neg pad reduce_sum reduce_window_sum split".split())
+PRODUCTS = frozenset("conv_general_dilated dot_general mul".split())
+MAXIMA = frozenset("reduce_max reduce_window_max".split())
+
+
+class Partial(NamedTuple):
+    """An array known in part: `values`, zero where it `varies` with the inputs.
+
+    `values` is None for PRNG keys among the inputs.
+    """
+
+    values: Any
+    varies: np.ndarray
+
+
+def known(value: Any) -> Partial:
+    """Returns an array that depends on no input."""
+    return Partial(value, np.zeros(np.shape(value), bool))
+
+
+def unknown(var: Any) -> Partial:
+    """Returns what is known of an input."""
+    native = not jnp.issubdtype(var.aval.dtype, jax.dtypes.extended)
+    values = np.broadcast_to(np.zeros((), var.aval.dtype), var.aval.shape) if native else None
+    return Partial(values, np.ones(var.aval.shape, bool))
+
+
+def only(item: Partial, where: np.ndarray) -> Partial:
+    """Returns an array with zeros outside of `where`."""
+    return Partial(zero(item.values, ~where), item.varies & where)
+
+
+def zero(values: Any, where: np.ndarray) -> Any:
+    """Returns `values` with zeros at `where`, which broadcasts to them."""
+    return np.where(where, np.zeros((), values.dtype), values) if where.any() else values
+
+
+def follows(rules: Mapping[str, Rule], op: Op) -> bool:
+    """True if no entry of an operand reaches other channels than the axes of `op` say."""
+    return op.name in LINEAR | PRODUCTS | MAXIMA or _elementwise(rules, op)
+
+
+def evaluate(rules: Mapping[str, Rule], op: Op, ins: Sequence[Partial]) -> list[Partial]:
+    """Returns the results of an operation, known where they depend on no input."""
+    varies = _varies(rules, op, ins)
+    if all(where.all() for where in varies):
+        return [unknown(var) for var in op.eqn.outvars]
+    values = jaxpr.bind(op.eqn, [item.values for item in ins], op.eqn.params)
+    return [Partial(zero(value, where), where) for value, where in zip(values, varies, strict=True)]
+
+
+def _varies(rules: Mapping[str, Rule], op: Op, ins: Sequence[Partial]) -> list[np.ndarray]:
+    """Where the results depend on the inputs of the network."""
+    if not any(item.varies.any() for item in ins):
+        return [np.zeros(shape, bool) for shape in op.out_shapes]
+    if op.name in PRODUCTS:  # zero times anything is zero
+        left, right = (item.varies | (np.asarray(item.values) != 0) for item in ins)
+        pairs = (ins[0].varies, right), (left, ins[1].varies)
+        return [np.any([_reach(op, ins, pair)[0] for pair in pairs], axis=0)]
+    if _elementwise(rules, op):
+        where = np.any(np.broadcast_arrays(*(item.varies for item in ins)), axis=0)
+        return [np.broadcast_to(where, shape) for shape in op.out_shapes]
+    if op.name in LINEAR | MAXIMA and all(item.values is not None for item in ins):
+        return _reach(op, ins, [item.varies for item in ins])
+    return [np.ones(shape, bool) for shape in op.out_shapes]
+
+
+def _elementwise(rules: Mapping[str, Rule], op: Op) -> bool:
+    """True if every entry of the results is made of the same entry of the operands."""
+    axes = rules[op.name].axes if op.name in rules else None
+    return axes is elementwise or (axes is each and len(op.ins) == 1)
+
+
+def _reach(op: Op, ins: Sequence[Partial], masks: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Where the masks arrive in the results of a sum, a product or a maximum."""
+    ones = [mask.astype(item.values.dtype) for item, mask in zip(ins, masks, strict=True)]
+    return [np.asarray(out) != 0 for out in jaxpr.bind(op.eqn, ones, op.eqn.params)]

@@ -1,0 +1,297 @@
+"""What pruned constant channels add to every array of a program, and which variable can take it.
+
+No layer is known by name here. The traced program is evaluated once, operation by operation, on
+the variables alone. Every array carries what is known of it without the inputs, and its shifts:
+by how much it exceeds the same array of the network without the pruned channels. A shift is born
+where a pruned axis is contracted: it is the contraction of the constants of the pruned channels.
+It passes linear operations, and ends in the first variable that is added or subtracted: the bias
+of the layer, or the running mean of its BatchNorm.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune.keep.check import Keep
+from jaxprune.program import jaxpr, stacks
+from jaxprune.program import spaces as ax
+from jaxprune.program.jaxpr import Op
+from jaxprune.program.relate import Walk
+from jaxprune.program.rules import Rule
+from jaxprune.program.rules.control import CALLS
+from jaxprune.recover.partial import (
+    LINEAR,
+    MAXIMA,
+    MOVES,
+    PRODUCTS,
+    SUMS,
+    Partial,
+    evaluate,
+    follows,
+    known,
+    only,
+    unknown,
+    zero,
+)
+
+
+class Outcome(NamedTuple):
+    """What became of the constant that the pruned channels of a group add at one place.
+
+    `consumer`: the module path, or the file and line, of the operation that reads the channels.
+    `into`: path of the variable that took the constant, None if none did.
+    `why`: None if nothing is lost; else why it is approximate or, without `into`, impossible.
+    """
+
+    group: str
+    consumer: str
+    into: str | None = None
+    why: str | None = None
+
+    @property
+    def exact(self) -> bool:
+        """True if slicing loses nothing here."""
+        return self.why is None
+
+    def __str__(self) -> str:
+        verdict = "exact" if self.exact else "approximate" if self.into else "impossible"
+        into = f", into {self.into}" if self.into else ""
+        why = f": {self.why}" if self.why else ""
+        return f"{self.group} at {self.consumer}: {verdict}{into}{why}"
+
+
+def _groups(axes: Iterable[ax.Space], pruned: Keep) -> list[str]:
+    """The pruned groups that appear in `axes`, in order."""
+    names = (atom.name for space in axes for atom in ax.atoms(space))
+    return list(dict.fromkeys(name for name in names if name is not None and name in pruned))
+
+
+def pruned_entries(axes: Sequence[ax.Space], pruned: Keep) -> np.ndarray:
+    """bool, broadcasts to an array over `axes`: which entries belong to pruned channels."""
+    gone = np.zeros((1,) * len(axes), bool)
+    for i, space in enumerate(axes):
+        if _groups([space], pruned):
+            gone = gone | ~stacks.aligned(ax.select(space, pruned), axes, i)
+    return gone
+
+
+class _Origin(NamedTuple):
+    """Where a shift was born."""
+
+    group: str
+    place: str
+    padded: bool
+
+
+class _View(NamedTuple):
+    """The variable that an array rearranges: entry i is its entry `order[i]`, flattened."""
+
+    path: str
+    shape: tuple[int, ...]
+    order: np.ndarray
+
+
+class _Array(NamedTuple):
+    """An array of the program."""
+
+    part: Partial
+    shifts: Mapping[_Origin, Any] = MappingProxyType({})
+    view: _View | None = None
+
+
+class _Fold(NamedTuple):
+    """A shift that met a variable: what to add to the variable, and how uneven the shift is."""
+
+    origin: _Origin
+    path: str
+    delta: np.ndarray
+    unevenness: float
+    tolerance: float
+
+
+class Shifts:
+    """One evaluation of a program, which collects folds and outcomes."""
+
+    def __init__(self, rules: Mapping[str, Rule], pruned: Keep):
+        self.rules = rules
+        self.pruned = pruned
+        self.uses: dict[str, int] = {}
+        self.dtypes: dict[str, Any] = {}
+        self.folds: list[_Fold] = []
+        self.outcomes: list[Outcome] = []
+
+    def start(self, walk: Walk, leaves: Mapping[str, Any]) -> None:
+        """Evaluates the whole program."""
+        arrays = []
+        self.dtypes = {path: leaf.dtype for path, leaf in leaves.items()}
+        for path, leaf in leaves.items():
+            order = np.arange(leaf.size, dtype=np.int32).reshape(leaf.shape)
+            arrays.append(_Array(known(leaf), view=_View(path, leaf.shape, order)))
+        arrays += [_Array(unknown(var)) for var in walk.program.invars[len(arrays) :]]
+        for out in self.run(walk, arrays):
+            self.drop(out.shifts, "the output comes before any bias or running mean")
+
+    def run(self, walk: Walk, arrays: Sequence[_Array]) -> list[_Array]:
+        """Returns the results of a program."""
+        program = walk.program
+        env = dict(zip(program.invars, arrays, strict=True))
+        for var, value in zip(program.constvars, program.consts, strict=True):
+            env[var] = _Array(known(value))
+        for op in walk.ops:
+            ins = [_read(env, atom) for atom in op.eqn.invars]
+            outs = self.run(op.inner[0], ins) if op.name in CALLS else self.apply(op, ins)
+            env.update(zip(op.eqn.outvars, outs, strict=True))
+        return [_read(env, atom) for atom in program.outvars]
+
+    def apply(self, op: Op, ins: Sequence[_Array]) -> list[_Array]:
+        """Returns the results of one operation."""
+        parts = evaluate(self.rules, op, [item.part for item in ins])
+        if op.name in MOVES and ins[0].view is not None:
+            return [_Array(parts[0], view=_moved(op, ins[0].view))]
+        for view in (item.view for item in ins if item.view is not None):
+            self.uses[view.path] = self.uses.get(view.path, 0) + 1
+        totals: list[dict[_Origin, Any]] = [{} for _ in parts]
+        for origin, shifts in (*self.born(op, ins), *self.carried(op, ins)):
+            for total, shift, axes in zip(totals, shifts, op.outs, strict=True):
+                shift = zero(shift, pruned_entries(axes, self.pruned))
+                if np.any(shift):
+                    total[origin] = total[origin] + shift if origin in total else shift
+        return [_Array(part, total) for part, total in zip(parts, totals, strict=True)]
+
+    def born(self, op: Op, ins: Sequence[_Array]) -> Iterator[tuple[_Origin, list[Any]]]:
+        """Yields what the pruned entries of a contracted axis add to the result."""
+        if not follows(self.rules, op):
+            for group in _groups((space for axes in op.ins for space in axes), self.pruned):
+                self.outcomes.append(Outcome(group, op.place, why=f"{op.name} is not followed"))
+            return
+        which, contracted = _contracted(op)
+        axes = [space if i in contracted else ax.ONE for i, space in enumerate(op.ins[which])]
+        parts = [item.part for item in ins]
+        rest = parts[which]
+        for group in _groups(axes, self.pruned):
+            gone = pruned_entries(axes, {group: self.pruned[group]})
+            parts[which], rest = only(rest, gone), only(rest, ~gone)
+            (added,) = evaluate(self.rules, op, parts)
+            kept = ~pruned_entries(op.outs[0], self.pruned)
+            if op.name in MAXIMA or np.any(added.varies & kept):
+                why = "the pruned channels are not constant"
+                self.outcomes.append(Outcome(group, op.place, why=why))
+            elif np.any((np.asarray(added.values) != 0) & kept):
+                yield _Origin(group, op.place, _padded(op)), [added.values]
+            else:
+                self.outcomes.append(Outcome(group, op.place))
+
+    def carried(self, op: Op, ins: Sequence[_Array]) -> Iterator[tuple[_Origin, list[Any]]]:
+        """Yields what the results make of the shifts of the operands."""
+        carriers = [i for i, item in enumerate(ins) if item.shifts]
+        if not carriers or self.folded(op, ins):
+            return
+        product = carriers == [0] if op.name == "div" else op.name in PRODUCTS
+        linear = op.name in LINEAR or (product and len(carriers) == 1)
+        real = all(jnp.issubdtype(var.aval.dtype, jnp.inexact) for var in op.eqn.outvars)
+        kept = [~pruned_entries(axes, self.pruned) for axes in op.outs]
+        for origin in dict.fromkeys(origin for item in ins for origin in item.shifts):
+            parts = [_shift(item, origin, op) for item in ins]
+            outs = evaluate(self.rules, op, parts) if linear and real else []
+            if outs and not any(np.any(o.varies & k) for o, k in zip(outs, kept, strict=True)):
+                yield origin, [out.values for out in outs]
+            else:
+                self.drop([origin], f"{op.name} comes before any bias or running mean")
+
+    def folded(self, op: Op, ins: Sequence[_Array]) -> bool:
+        """Folds the shifts into the variable that is added or subtracted, if there is one."""
+        views = [item.view for item in ins if item.view is not None]
+        shifts = [item.shifts for item in ins if item.shifts]
+        if op.name not in SUMS or len(views) != 1 or len(shifts) != 1:
+            return False
+        holds = _kind(self.dtypes[views[0].path])
+        if any(_kind(shift.dtype) > holds for shift in shifts[0].values()):
+            return False
+        self.folds.extend(_fold(origin, shift, views[0], op) for origin, shift in shifts[0].items())
+        return True
+
+    def drop(self, origins: Iterable[_Origin], why: str) -> None:
+        """Notes that these shifts are lost."""
+        self.outcomes.extend(Outcome(group, place, why=why) for group, place, _ in origins)
+
+    def finish(self) -> dict[str, np.ndarray]:
+        """Returns what to add to which variable, and notes the outcome of every fold."""
+        deltas: dict[str, np.ndarray] = {}
+        for origin, path, delta, unevenness, tolerance in self.folds:
+            if self.uses[path] > 1:
+                self.drop([origin], f"{path} is used {self.uses[path]} times")
+                continue
+            deltas[path] = deltas.get(path, 0.0) + delta
+            cause = f"zero padding at {origin.place}" if origin.padded else "the constant"
+            why = f"{cause} differs between places by up to {unevenness:.2g}"
+            even = unevenness <= tolerance
+            outcome = Outcome(origin.group, origin.place, path, None if even else why)
+            self.outcomes.append(outcome)
+        return deltas
+
+
+def _read(env: Mapping[Any, _Array], atom: Any) -> _Array:
+    if jaxpr.is_literal(atom):
+        return _Array(known(np.asarray(jaxpr.literal(atom), atom.aval.dtype)))
+    return env[atom]
+
+
+def _moved(op: Op, view: _View) -> _View:
+    """The view after a move."""
+    if op.name in ("convert_element_type", "copy"):
+        return view
+    (order,) = jaxpr.bind(op.eqn, [view.order], op.eqn.params)
+    return view._replace(order=np.asarray(order))
+
+
+def _contracted(op: Op) -> tuple[int, Sequence[int]]:
+    """The operand whose axes end in the operation, and those axes."""
+    if op.name == "conv_general_dilated":
+        return 1, [op.params["dimension_numbers"].rhs_spec[1]]
+    if op.name == "dot_general":
+        return 0, op.params["dimension_numbers"][0][0]
+    return 0, op.params["axes"] if op.name in ("reduce_sum", "reduce_max") else ()
+
+
+def _padded(op: Op) -> bool:
+    return op.name == "conv_general_dilated" and bool(np.any(op.params["padding"]))
+
+
+def _shift(item: _Array, origin: _Origin, op: Op) -> Partial:
+    """One shift in place of its array; in place of others, zero in a sum."""
+    if origin in item.shifts:
+        return known(item.shifts[origin])
+    if op.name not in LINEAR:
+        return item.part
+    return known(np.zeros(item.part.varies.shape, item.part.values.dtype))
+
+
+def _fold(origin: _Origin, shift: Any, view: _View, op: Op) -> _Fold:
+    """The mean of a shift over the places where each entry of a variable is added."""
+    shape, size = op.out_shapes[0], math.prod(view.shape)
+    order = np.broadcast_to(view.order, shape).reshape(-1)
+    values = np.broadcast_to(shift, shape).reshape(-1)
+    values = values.astype(np.complex128 if np.iscomplexobj(values) else np.float64)
+    counts = np.maximum(np.bincount(order, minlength=size), 1)
+    mean = np.bincount(order, values.real, minlength=size) / counts
+    if np.iscomplexobj(values):
+        mean = mean + 1j * np.bincount(order, values.imag, minlength=size) / counts
+    rounding = jnp.finfo(shift.dtype).eps if _kind(shift.dtype) else 0
+    mean = mean if _kind(shift.dtype) else np.rint(mean)
+    return _Fold(
+        origin=origin,
+        path=view.path,
+        delta=(-mean if op.name == "sub" else mean).reshape(view.shape),
+        unevenness=float(np.abs(values - mean[order]).max()),
+        tolerance=max(1e-5, 4 * float(rounding)) * float(np.abs(values).max()),
+    )
+
+
+def _kind(dtype: Any) -> int:
+    """0 for integers, 1 for real numbers, 2 for complex ones: a lower kind holds no higher."""
+    kinds = (jnp.floating, jnp.complexfloating)
+    return next((i for i, kind in enumerate(kinds, 1) if jnp.issubdtype(dtype, kind)), 0)

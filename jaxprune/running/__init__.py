@@ -1,0 +1,1 @@
+"""A graph and a keep come in; functions that run the network at the kept sizes go out."""

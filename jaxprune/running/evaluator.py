@@ -1,0 +1,170 @@
+"""Evaluates a traced program anew, equation by equation: what `narrow`, gates and taps share."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxprune.arguments import paths
+from jaxprune.arguments.functions import check_function, check_inputs
+from jaxprune.cutting.transforms import check_tree
+from jaxprune.errors import ResizeError, TreeError
+from jaxprune.graph import ChannelGraph, check_graph
+from jaxprune.program import jaxpr
+from jaxprune.program.jaxpr import Op
+from jaxprune.program.relate import Walk
+from jaxprune.program.spaces import Space
+from jaxprune.tracing.trace import trace
+
+Noted = dict[Any, Any]
+"""What is noted beside the results, {key: array}; of a scan stacked along a leading axis."""
+Apply = Callable[[Op, list[Any]], tuple[list[Any], Noted]]
+Run = Callable[[Walk, Sequence[Any]], tuple[list[Any], Noted]]
+Cut = Callable[[Any, Sequence[Space]], Any]
+GRAPHS = 16
+"""For how many sets of input shapes the graph of a function is kept."""
+
+
+def whole(constant: Any, _axes: Sequence[Space]) -> Any:
+    """Returns a constant of the program as it is."""
+    return constant
+
+
+def run(walk: Walk, args: Sequence[Any], apply: Apply, cut: Cut = whole) -> tuple[list[Any], Noted]:
+    """Returns the results of a program for `args`, every operation evaluated by `apply`.
+
+    `cut` is what becomes of a constant of the program, given its axes.
+    """
+    program, noted = walk.program, {}
+    env = dict(zip(program.invars, args, strict=True))
+    env.update(zip(program.constvars, map(cut, program.consts, walk.consts), strict=True))
+
+    def read(atom: Any) -> Any:
+        return jaxpr.literal(atom) if jaxpr.is_literal(atom) else env[atom]
+
+    for op in walk.ops:
+        with jaxpr.context(op.eqn):
+            outs, found = apply(op, [read(atom) for atom in op.eqn.invars])
+        env.update(zip(op.eqn.outvars, outs, strict=True))
+        noted |= found
+    return [read(atom) for atom in program.outvars], noted
+
+
+def full(graph: ChannelGraph, variables: Any, counts: Mapping[str, int]) -> Any:
+    """Returns what `variables` are to JAX at their full shapes: dtypes, weak types, shardings.
+
+    Raises:
+      TreeError: they are not all of the graph's variables in their shapes at `counts`.
+    """
+    leaves, treedef = paths.flatten(variables)
+    check_tree(graph, leaves, counts)
+    if missing := [path for path in graph.variables if path not in leaves]:
+        tree = "jp.slice's tree" if counts else "the variables that were traced"
+        raise TreeError(f"variables {missing} are missing.\nFix: pass all of {tree}.")
+    shapes = [
+        jax.typeof(leaf).update(shape=graph.variables[path].shape) for path, leaf in leaves.items()
+    ]
+    return jax.tree.unflatten(treedef, shapes)
+
+
+def retracer(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., ChannelGraph]:
+    """Returns `(variables, inputs) -> the graph of fn at their shapes`; the last ones are kept."""
+    check_function(fn)
+    check_graph(graph)
+
+    @lru_cache(maxsize=GRAPHS)
+    def traced(treedef: Any, _context: Any, *leaves: Any) -> ChannelGraph:
+        variables, inputs = jax.tree.unflatten(treedef, leaves)
+        return trace(fn, variables, *inputs, rules=graph.rules, **graph.options)
+
+    def at(variables: Any, inputs: Any) -> ChannelGraph:
+        check_inputs(inputs)
+        shapes = jax.eval_shape(lambda *xs: xs, *inputs)  # a graph must not hold on to tracers
+        leaves, treedef = jax.tree.flatten((variables, shapes))
+        context = jax.sharding.get_abstract_mesh(), jax.dtypes.canonicalize_dtype(float)
+        return traced(treedef, context, *leaves)
+
+    return at
+
+
+def check_groups(graph: ChannelGraph, here: ChannelGraph, names: Collection[str]) -> None:
+    """Raises ResizeError unless the groups `names` are the same groups in a graph of now.
+
+    Variables that the function of now does not use may be missing from them.
+    """
+    failures = []
+    for name in names:
+        wanted = {(slot.path, slot.axis) for slot in graph.groups[name].slots}
+        group = here.groups.get(name)
+        found = set() if group is None else {(slot.path, slot.axis) for slot in group.slots}
+        if found - wanted or any(path not in here.unread for path, _ in wanted - found):
+            failures.append(f"group {name!r} has slots {sorted(wanted)}, now {sorted(found)}")
+    if failures:
+        raise ResizeError(
+            "the function does not tie the same channels at these inputs:\n"
+            + "\n".join(failures)
+            + "\nFix: trace the graph with the function and the input ranks that you run."
+        )
+
+
+def _call(run: Run, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
+    return run(op.inner[0], args)
+
+
+def _remat(run: Run, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
+    options = {key: op.params[key] for key in ("policy", "prevent_cse")}
+    return jax.checkpoint(lambda *xs: run(op.inner[0], xs), **options)(*args)
+
+
+def scan(
+    runner: Callable[[Any], Run], op: Op, args: list[Any], each: Any
+) -> tuple[list[Any], Noted]:
+    """Evaluates a scan, every step by `runner(each[step])`; `each` is a tree of stacked arrays."""
+    n, m = op.params["num_consts"], op.params["num_carry"]
+    consts = args[:n]
+
+    def body(carry: Any, step: Any) -> Any:
+        x, own = step
+        outs, noted = runner(own)(op.inner[0], [*consts, *carry, *x])
+        return outs[:m], (outs[m:], noted)
+
+    options = {key: op.params[key] for key in ("length", "reverse", "unroll")}
+    carry, (ys, noted) = lax.scan(body, args[n : n + m], (args[n + m :], each), **options)
+    return [*carry, *ys], noted
+
+
+def _scan(run: Run, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
+    return scan(lambda _: run, op, args, ())
+
+
+def _while(run: Run, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
+    n, m = op.params["cond_nconsts"], op.params["body_nconsts"]
+    test, body = op.inner
+    outs = lax.while_loop(
+        lambda carry: run(test, [*args[:n], *carry])[0][0],
+        lambda carry: run(body, [*args[n : n + m], *carry])[0],
+        args[n + m :],
+    )
+    return outs, {}
+
+
+def _cond(run: Run, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
+    branches = [lambda *xs, walk=walk: run(walk, xs) for walk in op.inner]
+    return lax.switch(jnp.asarray(args[0], jnp.int32), branches, *args[1:])
+
+
+CONTROL: Mapping[str, Callable[[Run, Op, list[Any]], tuple[list[Any], Noted]]] = {
+    "jit": _call,
+    "closed_call": _call,
+    "remat": _remat,
+    "scan": _scan,
+    "while": _while,
+    "cond": _cond,
+}
+"""How calls and control flow are evaluated, given what runs their programs.
+
+What is noted in a `while` is dropped, and the branches of a `cond` must note the same: nothing.
+"""

@@ -1,0 +1,274 @@
+"""Any function at the kept sizes: its program evaluated anew on sliced variables.
+
+This needs no module definition and no attribute, so sizes that are hard-coded in the network do
+not matter. Constants of the program stay as traced: a mean still divides by the full width, so
+that `narrow` equals the masked network; a resized module divides by the kept width. For the same
+reason random numbers are drawn at full size, and the kept ones taken; a resized module draws fewer.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxprune.cutting import entries
+from jaxprune.cutting.entries import Cut
+from jaxprune.errors import ResizeError
+from jaxprune.graph import ChannelGraph
+from jaxprune.keep.check import Keep, check_keep
+from jaxprune.keep.kept import Kept
+from jaxprune.program import jaxpr, stacks, stream_readers
+from jaxprune.program import spaces as ax
+from jaxprune.program.derivatives import Derivative, derivative
+from jaxprune.program.jaxpr import Op
+from jaxprune.program.relate import Walk
+from jaxprune.program.rules import random
+from jaxprune.program.spaces import Space
+from jaxprune.program.stacks import Stack
+from jaxprune.running import evaluator
+from jaxprune.running.evaluator import Noted
+
+Find = Callable[[Space], np.ndarray | None]
+Steps = Mapping[Stack, Any]
+Constants = Mapping[tuple[Op, int], float]
+"""{(operation, operand): value}."""
+
+
+def narrow(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Callable[..., Any]:
+    """Returns `fn` for sliced variables: `narrow(fn, graph, keep)(small, *inputs)`.
+
+    The result can be jitted, differentiated and called at other batch sizes than the traced one;
+    every new set of input shapes is traced once. Custom derivatives are those of `fn`. Random
+    numbers (dropout, noise, keys split by a width) are those that the masked network draws.
+
+    Args:
+      fn: the function that was traced, for example
+        `lambda v, x: model.apply(v, x, train=False)`; any variant that takes the same variables.
+      graph: the channel graph.
+      keep: {group: bool[n]}, concrete; groups that are absent stay whole.
+
+    Raises:
+      KeepError: now. TreeError, ResizeError: when the result is called, if the variables are not
+        those that `slice` gives, `fn` ties pruned channels that the graph does not, or the
+        function contains what cannot be evaluated at other sizes (`shard_map`).
+    """
+    check_keep(graph, keep)
+    retraced = evaluator.retracer(fn, graph)
+
+    def run(variables: Any, *inputs: Any) -> Any:
+        kept = Kept(keep)
+        here = retraced(evaluator.full(graph, variables, kept.counts), inputs)
+        evaluator.check_groups(graph, here, keep)
+        _check_layers(here, kept)
+        return evaluate(here, kept, variables, inputs)
+
+    return run
+
+
+def evaluate(
+    here: ChannelGraph,
+    kept: Kept,
+    variables: Any,
+    inputs: Sequence[Any],
+    constants: Constants = MappingProxyType({}),
+) -> Any:
+    """Returns the outputs of a graph traced at `inputs`, for sliced variables.
+
+    `constants` are other values for some of those that the program reads.
+    """
+    args = [*jax.tree.leaves(variables), *map(jnp.asarray, jax.tree.leaves(inputs))]
+    outs = Evaluator(here, kept, constants=constants).run(here.walk, args)
+    return jax.tree.unflatten(jax.tree.structure(here.output), outs)
+
+
+def _check_layers(here: ChannelGraph, kept: Kept) -> None:
+    """Raises ResizeError where layers keep channels of their own that the function ties."""
+    groups = {name: here.groups[name] for name in kept.keep if name in here.groups}
+    tied = [name for name, g in groups.items() if kept.keep[name].shape not in ((g.size,), g.shape)]
+    if tied:
+        raise ResizeError(
+            f"every layer keeps channels of its own of {tied}, which the function ties over all "
+            "layers at these inputs (a random draw that they share).\nFix: trace the graph with "
+            "the function that you run, or keep the same channels in every layer: bool[n]."
+        )
+
+
+class Evaluator:
+    """Evaluates a traced program at the kept sizes.
+
+    `steps`: of every stack that is stepped over here, and whose layers keep channels of their own,
+    the layer of now. `constants`: other values for some that the program reads.
+    """
+
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        kept: Kept,
+        steps: Steps = MappingProxyType({}),
+        constants: Constants = MappingProxyType({}),
+    ):
+        self.graph = graph
+        self.kept = kept
+        self.steps = steps
+        self.constants = constants
+
+    def at(self, steps: Steps) -> "Evaluator":
+        """The evaluator inside of a step."""
+        return Evaluator(self.graph, self.kept, {**self.steps, **steps}, self.constants)
+
+    def again(self, steps: Sequence[Any]) -> "Evaluator":
+        """The evaluator at other layers of the same stacks."""
+        return self.at(dict(zip(self.steps, steps, strict=True)))
+
+    def run(self, walk: Walk, args: Sequence[Any]) -> list[Any]:
+        """Returns the results of a program for small `args`."""
+        return self._run(walk, args)[0]
+
+    def _run(self, walk: Walk, args: Sequence[Any]) -> tuple[list[Any], Noted]:
+        return evaluator.run(walk, args, self.apply, self.cut)
+
+    def cut(self, value: Any, axes: Sequence[Space], first: int = 0) -> Any:
+        """Returns an array of the full network without its pruned entries, from axis `first`."""
+        return self._take(value, axes, first, self.kept.indices)
+
+    def spread(self, value: Any, axes: Sequence[Space], first: int = 0) -> Any:
+        """Returns a small array at full size: in the place of a pruned entry is a kept one."""
+        return self._take(value, axes, first, self.kept.places)
+
+    def _take(self, value: Any, axes: Sequence[Space], first: int, find: Find) -> Any:
+        indices = [self._here(find(space), space, axes) for space in axes]
+        indices[:first] = [None] * first
+        if all(index is None for index in indices):
+            return value
+        return entries.entries(jnp.asarray(value), Cut.of(indices, axes))
+
+    def _here(self, index: Any, space: Space, axes: Sequence[Space]) -> Any:
+        """Positions, without those of other layers where an array has no axis for them."""
+        if index is None or index.ndim == 1 or stacks.layer_axis(axes, space) is not None:
+            return index
+        stack = next(atom.layers for atom in ax.atoms(space) if atom.layers is not None)
+        return jnp.asarray(index)[self.steps[stack]]
+
+    def apply(self, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
+        """Returns the results of one operation; nothing is noted."""
+        if self.constants:
+            args = [self._other(op, i, x) for i, x in enumerate(args)]
+        if op.name == "scan":
+            return self._scan(op, args)
+        if op.name in evaluator.CONTROL:
+            return evaluator.CONTROL[op.name](self._run, op, args)
+        special = _SPECIAL.get(op.name)
+        if special is not None:
+            return special(self, op, args), {}
+        return jaxpr.bind(op.eqn, args, self.params(op)), {}
+
+    def _other(self, op: Op, operand: int, value: Any) -> Any:
+        found = self.constants.get((op, operand))
+        return value if found is None else jnp.asarray(found, jnp.asarray(value).dtype)
+
+    def _scan(self, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
+        """A scan, whose steps know their layer where the layers keep channels of their own."""
+        before = op.params["num_consts"] + op.params["num_carry"]
+        over = self._layered().intersection(stacks.stack(axes[0]) for axes in op.ins[before:])
+        each = jnp.arange(op.params["length"]) if over else ()
+        return evaluator.scan(lambda n: self.at(dict.fromkeys(over, n))._run, op, args, each)
+
+    def _layered(self) -> set[Stack]:
+        """The stacks whose layers keep channels of their own."""
+        own = {name for name, kept in self.kept.keep.items() if kept.ndim == 2}
+        slots = (self.graph.groups[name].slots[0] for name in own & self.graph.groups.keys())
+        return {slot.atom.layers for slot in slots if slot.atom.layers is not None}
+
+    def params(self, op: Op) -> dict[str, Any]:
+        """The parameters of an operation at the kept sizes."""
+        rule = self.graph.rules.get(op.name)
+        return op.eqn.params | (rule.params(op, self.kept.size) if rule else {})
+
+
+def _select_inputs(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
+    axis, name = op.params["axis"], op.params["reader"]
+    indices = stream_readers.reading(op).positions(run.kept.keep)
+    return [stream_readers.take(args[0], indices, name, axis=axis)]
+
+
+def _iota(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
+    """What was counted along the kept channels, in the full network."""
+    params, axis = run.params(op), op.params["dimension"]
+    indices = run.kept.indices(op.outs[0][axis])
+    if indices is None:
+        return jaxpr.bind(op.eqn, args, params)
+    return [lax.broadcast_in_dim(jnp.asarray(indices, params["dtype"]), params["shape"], (axis,))]
+
+
+def _draw(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
+    """The kept ones of the numbers that the full network draws; each key draws by itself."""
+    keys = len(op.outs[-1]) - len(random.drawn(op))
+    rest = (run.spread(x, axes, keys) for x, axes in zip(args[1:], op.ins[1:], strict=True))
+    outs = jaxpr.bind(op.eqn, [args[0], *rest], op.eqn.params)
+    return [*outs[:-1], run.cut(outs[-1], op.outs[-1], keys)]
+
+
+def _refuse(_run: Evaluator, op: Op, _args: list[Any]) -> list[Any]:
+    raise ResizeError(
+        f"{op.name} at {op.place} cannot be evaluated at other sizes.\nFix: call narrow inside "
+        "of the shard_map, or resize the module."
+    )
+
+
+def _zero_tangent(x: Any) -> np.ndarray:
+    return np.zeros(np.shape(x), jax.dtypes.float0)
+
+
+def _custom_jvp(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
+    """The function at the kept sizes, with its own JVP rule at the kept sizes."""
+
+    def rule(primals: Any, tangents: Any) -> Any:
+        (steps, *points), (_, *directions) = primals, tangents
+        own, walk = _derivative(op)
+        moved = run.again(steps).run(walk, [*points, *(directions[i] for i in own.moving)])
+        out = fn(*primals)
+        found = dict(zip(own.outs, moved, strict=True))
+        return out, [found.get(i, _zero_tangent(y)) for i, y in enumerate(out)]
+
+    fn = jax.custom_jvp(lambda steps, *xs: run.again(steps).run(op.inner[0], xs))
+    fn.defjvp(rule)
+    return fn([*run.steps.values()], *map(jnp.asarray, args))
+
+
+def _custom_vjp(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
+    """The function at the kept sizes, with its own VJP rule at the kept sizes."""
+
+    def backward(primals: Any, cotangents: Any) -> Any:
+        steps, *points = primals
+        own, walk = _derivative(op)
+        moved = run.again(steps).run(walk, [*points, *(cotangents[i] for i in own.outs)])
+        found = dict(zip(own.moving, moved, strict=True))
+        still = jax.tree.map(_zero_tangent, primals)
+        return still[0], *(found.get(i, zero) for i, zero in enumerate(still[1:]))
+
+    fn = jax.custom_vjp(lambda steps, *xs: run.again(steps).run(op.inner[0], xs))
+    fn.defvjp(lambda *xs: (fn(*xs), xs), backward)
+    return fn([*run.steps.values()], *map(jnp.asarray, args))
+
+
+def _derivative(op: Op) -> tuple[Derivative, Walk]:
+    found = derivative(op)
+    if found.walk is None:
+        text, way_out = found.problem or (found.missing, "Fix: give it one.")
+        where = f"the custom derivative of {op!r} at {op.place}"
+        raise ResizeError(f"{where} {text}.\n{way_out}")
+    return found, found.walk
+
+
+_SPECIAL: dict[str, Callable[[Evaluator, Op, list[Any]], list[Any]]] = {
+    "iota": _iota,
+    "select_inputs": _select_inputs,
+    "custom_jvp_call": _custom_jvp,
+    "custom_vjp_call": _custom_vjp,
+    "shard_map": _refuse,
+    **dict.fromkeys(random.DRAWS, _draw),
+}

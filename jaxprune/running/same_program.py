@@ -1,0 +1,338 @@
+"""Compares a program with a traced one at the kept sizes, equation by equation.
+
+Shapes that agree prove nothing: a reshape by a hard-coded number of heads, or a shortcut that is
+only taken where widths differ, give the right shapes and another network. So every equation of
+the resized network must be the original's equation at the sizes that its axis spaces have.
+"""
+
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from enum import Enum
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune.errors import ResizeError
+from jaxprune.graph import ChannelGraph
+from jaxprune.keep.kept import Kept
+from jaxprune.program import jaxpr, stream_readers
+from jaxprune.program.jaxpr import Op, Program
+from jaxprune.program.relate import Walk
+from jaxprune.program.rules import random
+from jaxprune.program.spaces import Space
+from jaxprune.program.stream_readers import Reading
+
+WAY_OUT = (
+    "Fix: give the module the right attribute (overrides={'module/path': {'attribute': value}}), "
+    "keep that group whole (protect= in jp.select), or run jp.narrow(fn, graph, keep), which "
+    "needs no module."
+)
+FAILURE = "the resized network is not the same network"
+_OURS = tuple(f"{Path(package).parent}{os.sep}" for package in (__file__, jax.__file__))
+
+
+class Changed(NamedTuple):
+    """A constant that follows a pruned size.
+
+    `operand` counts those of the operation `op`; it is None where the program returns the constant,
+    and `op` the last operation before that, if there is one.
+    """
+
+    op: Op | None
+    operand: int | None
+    before: float
+    after: float
+
+    def __str__(self) -> str:
+        """Where it stands, before and after."""
+        where = f"{self.op!r} at {self.op.place}" if self.op else "the function"
+        return f"{where}: {self.before:.6g} became {self.after:.6g}"
+
+
+class Compared(NamedTuple):
+    """What may differ: constants that follow a pruned size, and what is drawn over one."""
+
+    changed: list[Changed]
+    draws: tuple[str, ...]
+
+    @property
+    def follows(self) -> tuple[str, ...]:
+        """The constants, before and after, as text."""
+        return tuple(map(str, self.changed))
+
+
+class _DifferenceError(Exception):
+    """An equation that differs: (operation or None, what differs)."""
+
+
+def check(
+    graph: ChannelGraph,
+    kept: Kept,
+    fn: Callable[..., Any],
+    name: str,
+    way_out: str = WAY_OUT,
+    failure: str = FAILURE,
+) -> Compared:
+    """Returns what follows a size in `fn`, traced at the kept widths.
+
+    Raises:
+      ResizeError: `fn`, which goes by `name`, does not run at the kept widths, or is another
+        network there; begins with the `failure` and ends with the `way_out`.
+    """
+    small = [v.struct(kept.shape(v)) for v in graph.variables.values()]
+    try:
+        program, _ = jaxpr.trace(fn, jax.tree.unflatten(graph.treedef, small), *graph.inputs)
+    except ResizeError:
+        raise
+    except Exception as error:
+        raise ResizeError(
+            f"{name} does not run at the {widths(kept)} widths: {type(error).__name__}: {error}"
+            f"{_raised_at(error)}\n{way_out}"
+        ) from error
+    return compare(graph, kept, program, way_out, failure)
+
+
+def compare(
+    graph: ChannelGraph,
+    kept: Kept,
+    program: Program,
+    way_out: str = WAY_OUT,
+    failure: str = FAILURE,
+) -> Compared:
+    """Returns what follows a size; raises at the first equation that differs.
+
+    Where nothing is pruned, nothing follows: every constant is that of the traced program.
+
+    Raises:
+      ResizeError: names the equation and its module, what was expected, what came.
+    """
+    found = _Lockstep(graph, kept)
+    difference = found.difference(program)
+    if found.changed and not prunes(kept):
+        first = found.changed[0]
+        text = f"reads the constant {first.after:.6g}, it was {first.before:.6g}"
+        difference = first.op, text
+    if difference is not None:
+        op, text = difference
+        where = f"{op!r} at {op.place}" if op else "the function"
+        raise ResizeError(f"{failure}: {where} {text}.\n{way_out}")
+    return Compared(found.changed, tuple(found.draws))
+
+
+def other_constants(graph: ChannelGraph, fn: Callable[..., Any]) -> list[Changed]:
+    """Returns the constants that `fn` has otherwise at the full widths, where none can follow.
+
+    Those behind the first equation that differs are not found.
+    """
+    try:
+        program, _ = jaxpr.trace(fn, graph.abstract, *graph.inputs)
+    except Exception:  # a function that holds kept sizes runs at these only
+        return []
+    found = _Lockstep(graph, Kept({}))
+    found.difference(program)
+    return found.changed
+
+
+def widths(kept: Kept) -> str:
+    """Returns which widths they are, in a word."""
+    return "kept" if prunes(kept) else "traced"
+
+
+def prunes(kept: Kept) -> bool:
+    """True if any channel goes."""
+    return not all(mask.all() for mask in kept.keep.values())
+
+
+class _Lockstep:
+    def __init__(self, graph: ChannelGraph, kept: Kept):
+        self.graph = graph
+        self.kept = kept
+        self.widths = widths(kept)
+        self.changed: list[Changed] = []
+        self.draws: list[str] = []
+        self.twins: dict[Any, Any] = {}
+        self.readings: dict[Any, Reading] = {}
+        self.taken: dict[Any, tuple[Any, np.ndarray | None]] = {}
+        self.paths = list(graph.variables)
+        self.near = ""
+
+    def difference(self, program: Program) -> tuple[Op | None, str] | None:
+        """Compares with a program; returns the first operation that differs, and what differs."""
+        try:
+            self.programs(self.graph.walk, program, None)
+        except _DifferenceError as difference:
+            op, text = difference.args
+            return op, text + self.near
+        return None
+
+    def shape(self, axes: list[Space]) -> tuple[int, ...]:
+        return tuple(map(self.kept.size, axes))
+
+    def programs(self, walk: Walk, other: Program, caller: Op | None) -> None:
+        ours = walk.program
+        self.twins.update(zip(ours.invars, other.invars, strict=False))
+        self.constants(ours, other, caller)
+        self.readings.update(stream_readers.readings(walk))
+        ops = self.that_compute(walk)
+        for op, eqn in zip_longest(ops, self.equations_that_compute(other)):
+            if op is None:
+                _refuse(walk.ops[-1] if walk.ops else caller, f"is followed by {_show(eqn)}")
+            if eqn is None:
+                _refuse(op, "is missing")
+            self.equation(op, eqn)
+        if len(ours.outvars) != len(other.outvars):
+            _refuse(caller, f"gave {len(ours.outvars)} results, now {len(other.outvars)}")
+        for a, b in zip(ours.outvars, other.outvars, strict=True):
+            self.operand(walk.ops[-1] if walk.ops else caller, None, a, b)
+
+    def that_compute(self, walk: Walk) -> Iterator[Op]:
+        """Yields the operations that compute at the kept widths."""
+        for op in walk.ops:
+            if _repeats_once(op.eqn, *map(self.shape, (*op.ins[:1], *op.outs[:1]))):
+                (a,), (b,) = op.eqn.invars, op.eqn.outvars
+                self.twins[b] = self.twins.get(a)
+                if a in self.readings:
+                    self.readings[b] = self.readings[a]
+            elif op.name != stream_readers.MARK:
+                yield op
+
+    def equations_that_compute(self, other: Program) -> Iterator[Any]:
+        """Yields the equations that compute; notes which channels the others take."""
+        for eqn in other.eqns:
+            if _repeats_once(eqn, *map(jaxpr.shape, (*eqn.invars[:1], *eqn.outvars[:1]))):
+                self.taken[eqn.outvars[0]] = self.taken.get(eqn.invars[0], (eqn.invars[0], None))
+            elif jaxpr.name(eqn) != stream_readers.MARK:
+                yield eqn
+            else:
+                root, taken = self.taken.get(eqn.invars[0], (eqn.invars[0], None))
+                indices = eqn.params["indices"]
+                indices = None if indices is None else np.asarray(indices)
+                self.taken[eqn.outvars[0]] = root, stream_readers.compose(taken, indices)
+
+    def constants(self, ours: Program, other: Program, caller: Op | None) -> None:
+        if len(ours.constvars) != len(other.constvars):
+            _refuse(caller, f"has {len(ours.consts)} constants, now {len(other.consts)}")
+        self.twins.update(zip(ours.constvars, other.constvars, strict=True))
+        for a, b in zip(ours.consts, other.consts, strict=True):
+            if a is not b and not np.array_equal(_host(a), _host(b)):
+                text = f"a constant of shape {np.shape(a)} became {np.shape(b)}, or other values"
+                _refuse(caller, text)
+
+    def equation(self, op: Op, eqn: Any) -> None:
+        for source in op.sources:
+            if source is not None and len(source) == 1:
+                self.near = f" (near the variable {self.paths[min(source)]})"
+        if op.name != jaxpr.name(eqn) or len(op.ins) != len(eqn.invars):
+            _refuse(op, f"became {_show(eqn)}")
+        for i, (a, b) in enumerate(zip(op.eqn.invars, eqn.invars, strict=True)):
+            self.operand(op, i, a, b)
+        expected = [self.shape(axes) for axes in op.outs]
+        found = [jaxpr.shape(var) for var in eqn.outvars]
+        if expected != found:
+            here = f"at the {self.widths} widths"
+            _refuse(op, f"should give {_list(expected)} {here}, gives {_list(found)}")
+        self.parameters(op, eqn)
+        self.draw(op, expected)
+        self.twins.update(zip(op.eqn.outvars, eqn.outvars, strict=True))
+        inner = jaxpr.programs(eqn)
+        if len(inner) != len(op.inner):
+            _refuse(op, f"calls {len(op.inner)} programs, now {len(inner)}")
+        for walk, program in zip(op.inner, inner, strict=True):
+            self.programs(walk, program, op)
+
+    def draw(self, op: Op, shapes: list[tuple[int, ...]]) -> None:
+        """Notes what the resized network draws anew: it has other numbers, not only fewer."""
+        if op.name in random.DRAWS and any(
+            self.kept.mask(space) is not None for space in random.drawn(op)
+        ):
+            self.draws.append(f"{op!r} at {op.place} became {_list(shapes)}")
+
+    def operand(self, op: Op | None, position: int | None, a: Any, b: Any) -> None:
+        if not jaxpr.is_literal(a):
+            self.value(op, a, b)
+            return
+        if not jaxpr.is_literal(b):
+            _refuse(op, "reads a value where it read a constant")
+        before, after = jaxpr.literal(a), jaxpr.literal(b)
+        if np.array_equal(before, after, equal_nan=_is_float(before)):
+            return
+        if not (_is_float(before) and _is_float(after)):
+            _refuse(op, f"reads the constant {after}, it was {before}")
+        self.changed.append(Changed(op, position, float(before), float(after)))
+
+    def value(self, op: Op | None, a: Any, b: Any) -> None:
+        reading = None if jaxpr.is_literal(b) else self.readings.get(a)
+        root, taken = (b, None) if jaxpr.is_literal(b) else self.taken.get(b, (b, None))
+        if self.twins.get(reading.root if reading else a) is not root:
+            _refuse(op, "reads another value than before")
+        wanted = reading.positions(self.kept.keep) if reading else None
+        if (None if taken is None else tuple(taken.tolist())) != wanted:
+            _refuse(op, f"should read the channels {wanted} of its stream, reads {taken}")
+
+    def parameters(self, op: Op, eqn: Any) -> None:
+        if op.name == "iota" and self.kept.indices(op.outs[0][op.params["dimension"]]) is not None:
+            _refuse(op, "counts along channels that are pruned, of which it would count anew")
+        rule = self.graph.rules.get(op.name)
+        expected = op.eqn.params | (rule.params(op, self.kept.size) if rule else {})
+        for key, value in expected.items():
+            other = eqn.params.get(key)
+            if _plain(value) and _plain(other) and not _same(value, other):
+                here = f"at the {self.widths} widths"
+                _refuse(op, f"should have {key}={value} {here}, has {other}")
+
+
+def _raised_at(error: Exception) -> str:
+    """Where the code of the network raised, outside of JAX and of this library."""
+    codes = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    theirs = [(code, line) for code, line in codes if not code.co_filename.startswith(_OURS)]
+    if not theirs:
+        return ""
+    code, line = theirs[-1]
+    return f"\nat {code.co_filename}:{line} ({code.co_qualname})"
+
+
+def _repeats_once(eqn: Any, *shapes: tuple[int, ...]) -> bool:
+    """True for a broadcast that changes nothing: JAX leaves it out where a width is one."""
+    return jaxpr.name(eqn) == "broadcast_in_dim" and len(shapes) == 2 and shapes[0] == shapes[1]
+
+
+def _refuse(op: Op | None, text: str) -> NoReturn:
+    raise _DifferenceError(op, text)
+
+
+def _show(eqn: Any) -> str:
+    return f"{Op(eqn)!r} at {jaxpr.place(eqn, '')}"
+
+
+def _list(shapes: list[tuple[int, ...]]) -> str:
+    return ", ".join(str(list(shape)) for shape in shapes)
+
+
+def _host(value: Any) -> np.ndarray:
+    """A constant as numbers, also where it is a key, or all else is traced."""
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        with jax.ensure_compile_time_eval():
+            value = jax.random.key_data(value)
+    return np.asarray(value)
+
+
+def _is_float(value: Any) -> bool:
+    return np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.floating)
+
+
+def _same(a: Any, b: Any) -> bool:
+    both = isinstance(a, float) and isinstance(b, float)
+    return a == b or (both and np.isnan(a) and np.isnan(b))
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_plain, value))
+    return value is None or isinstance(
+        value, bool | int | float | str | Enum | np.integer | np.dtype
+    )

@@ -1,0 +1,147 @@
+"""The removal order: one sequence of steps from the full network down to its floors.
+
+Within a group channels leave by (score, channel). A kept count is reachable if it respects the
+floors and `multiple_of` (a multiple, or the full size); one step takes a group from a reachable
+count to the next lower one. The steps of all groups are sorted by (highest score that leaves,
+group order): the order of a threshold that rises, where a block of channels goes once all of it is
+passed.
+
+In a group of stacked layers every layer loses one channel at a time, its lowest; what they lose
+together is scored by the mean over the layers (`threshold`: the highest).
+
+So floors, rounding and budgets never fight: at every point of the order the constraints hold, and
+every cost falls along it. A channel under a floor is in no step, which is how a quota goes on to
+the next lowest channel elsewhere.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxprune.graph import ChannelGraph, check_graph
+from jaxprune.groups.constraints import Constraints, Limits, check_constraints, scope
+from jaxprune.groups.scored import Scores, check_scores
+from jaxprune.program import stacks
+
+Keep = dict[str, np.ndarray]
+
+
+class Order(NamedTuple):
+    """The removal order. Groups in scope are those with scores that may lose channels."""
+
+    limits: Limits
+    scores: dict[str, np.ndarray]  # every scored group, in graph order: float64[*layers, n]
+    present: dict[str, np.ndarray]  # which channels are there: bool[*layers, n]
+    ranked: dict[
+        str, np.ndarray
+    ]  # groups in scope: their channels, lowest score first: [*layers, m]
+    joint: dict[str, np.ndarray]  # groups in scope: float64[m], ascending, what goes together
+    layers: dict[str, int]  # groups in scope: how many layers lose channels together
+    counts: dict[str, np.ndarray]  # groups in scope: reachable kept counts, from the full size down
+    owner: np.ndarray  # int[steps]: index of the group in scope that a step narrows
+    removed: np.ndarray  # int[steps]: how many channels leave every layer
+    highest: np.ndarray  # float64[steps], ascending: the highest score that leaves
+
+
+def removal_order(
+    graph: ChannelGraph,
+    scores: Scores,
+    constraints: Constraints,
+    across: Callable[..., np.ndarray] = np.mean,
+) -> Order:
+    """Returns the removal order of the groups in scope.
+
+    `across` joins the scores of what stacked layers lose together, called with `axis=0`.
+
+    Raises:
+      JaxpruneError: an unknown constraint.
+      BudgetError: a constraint makes no sense.
+      ScoreError: NaN, a wrong length, an unknown group, no group at all.
+      PatternError: a pattern matches nothing, or nothing is left in scope.
+    """
+    check_graph(graph)
+    limits = check_constraints(graph, constraints, "select")
+    checked = check_scores(graph, scores, strict=limits.strict)
+    names = scope(graph, list(checked), only=limits.only, protect=limits.protect)
+    present = {name: np.ones(values.shape, bool) for name, values in checked.items()}
+    present |= {
+        name: np.broadcast_to(kept, graph.groups[name].shape).copy()
+        for name, kept in limits.within.items()
+    }
+    ranked = {name: _ranked(checked[name], present[name]) for name in names}
+    joint = {name: _joint(checked[name], ranked[name], across) for name in names}
+    counts = {name: _reachable(joint[name].size, limits) for name in names}
+    highest = [joint[name][c[0] - c[1:] - 1] for name, c in counts.items()]
+    owner = np.repeat(np.arange(len(names)), [len(steps) for steps in highest])
+    removed = np.concatenate([-np.diff(c) for c in counts.values()])
+    by_score = np.argsort(np.concatenate(highest), kind="stable")
+    return Order(
+        limits=limits,
+        scores=checked,
+        present=present,
+        ranked=ranked,
+        joint=joint,
+        layers={name: graph.groups[name].layers or 1 for name in names},
+        counts=counts,
+        owner=owner[by_score],
+        removed=removed[by_score],
+        highest=np.concatenate(highest)[by_score],
+    )
+
+
+def widths_after(order: Order, steps: int) -> dict[str, int]:
+    """Returns the kept count of each scored group after the first `steps` of the order."""
+    gone = np.zeros(len(order.counts), int)
+    np.add.at(gone, order.owner[:steps], order.removed[:steps])
+    present = {name: int(kept.sum(axis=-1).flat[0]) for name, kept in order.present.items()}
+    return present | {
+        name: int(counts[0] - n)
+        for (name, counts), n in zip(order.counts.items(), gone, strict=True)
+    }
+
+
+def keep_of(order: Order, widths: Mapping[str, int]) -> Keep:
+    """Returns {group: bool[n]} of what is left at the widths; the highest scores of each stay."""
+    keep = {name: kept.copy() for name, kept in order.present.items()}
+    for name, ranked in order.ranked.items():
+        gone = ranked[..., : ranked.shape[-1] - widths[name]]
+        np.put_along_axis(keep[name], gone, False, axis=-1)
+    return keep
+
+
+def _ranked(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Returns the channels that are present, the lowest score first."""
+    channels = stacks.rows(present)
+    by_score = np.argsort(np.take_along_axis(scores, channels, axis=-1), axis=-1, kind="stable")
+    return np.take_along_axis(channels, by_score, axis=-1)
+
+
+def _joint(scores: np.ndarray, ranked: np.ndarray, across: Callable[..., np.ndarray]) -> np.ndarray:
+    """Returns the scores of the channels that are present, of all layers together."""
+    ascending = np.take_along_axis(scores, ranked, axis=-1)
+    return ascending if ascending.ndim == 1 else across(ascending, axis=0)
+
+
+def _reachable(size: int, limits: Limits) -> np.ndarray:
+    """Returns the counts that a group may keep, descending from its size."""
+    multiple = limits.multiple_of
+    lower = np.arange((size - 1) // multiple * multiple, floor(size, limits) - 1, -multiple)
+    return np.concatenate([[size], lower])
+
+
+def floor(size: int, limits: Limits) -> int:
+    """Returns the least count that a group of `size` must keep, rounding apart."""
+    kept = -share(-size, limits.min_keep_ratio)
+    return min(size, max(limits.min_channels, kept, size - share(size, limits.max_prune_ratio)))
+
+
+def share(total: int, ratio: float) -> int:
+    """Returns floor(total * ratio), and 29 for 29 % of 100 although 100 * 0.29 is below it."""
+    return math.floor(total * ratio + 1e-6)
+
+
+def down(ratio: float) -> float:
+    """Returns `ratio` cut after four digits: a share that is reachable stays so as printed."""
+    return math.floor(1e4 * ratio) / 1e4

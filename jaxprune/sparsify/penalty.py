@@ -1,0 +1,92 @@
+"""What the penalties share: the mask, the schedule of the strength, and the checks."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxprune.arguments.checks import check_arrays, check_structure, kind_of
+from jaxprune.arguments.numbers import check_finite
+from jaxprune.errors import JaxpruneError, TreeError
+
+Change = Callable[[Any, Any, jax.Array, jax.Array], jax.Array]
+
+
+class PenaltyState(NamedTuple):
+    """State of every penalty of `jaxprune.sparsify`."""
+
+    step: jax.typing.ArrayLike  # int32[], updates so far
+
+
+def penalty(
+    name: str, strength: float | optax.Schedule, mask: optax.Params, change: Change
+) -> optax.GradientTransformation:
+    """Returns the transformation that changes the updates of the masked leaves.
+
+    Args:
+      name: of the public function, for its errors.
+      strength: a number, or a schedule from step to number.
+      mask: tree of bools like the parameters.
+      change: (strength, step, update, parameter) -> update.
+
+    Raises:
+      JaxpruneError: `strength` is negative or not finite.
+      TreeError: (from `init`) `mask` does not mirror the parameters.
+    """
+    strength = check_strength(name, "strength", strength, "start from 1e-4.")
+    fix = "mask=jaxprune.scale_mask(variables), of the same variables."
+    if not all(isinstance(leaf, bool | np.bool_) for leaf in jax.tree.leaves(mask)):
+        raise TreeError(f"{name}: the mask must be a tree of bools.\nFix: {fix}")
+
+    def init(params: optax.Params) -> PenaltyState:
+        check_arrays(params, f"{name}: the parameters")
+        check_structure(mask, params, f"{name}: the mask", fix)
+        return PenaltyState(step=jnp.zeros([], jnp.int32))
+
+    def update(
+        updates: optax.Updates, state: PenaltyState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, PenaltyState]:
+        check_update(name, updates, state, params)
+        check_structure(mask, params, f"{name}: the mask", fix)
+        weight = strength(state.step) if callable(strength) else strength
+
+        def at(masked: bool, leaf: jax.Array, param: jax.Array) -> jax.Array:
+            if not masked:
+                return leaf
+            return jnp.asarray(change(weight, state.step, leaf, param), leaf.dtype)
+
+        updates = jax.tree.map(at, mask, updates, params)
+        return updates, PenaltyState(step=optax.safe_increment(state.step))
+
+    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def check_strength(name: str, argument: str, value: Any, example: str) -> Any:
+    """Returns a schedule as it is, and a number as Python's unless it is traced.
+
+    Raises:
+      JaxpruneError: the number is not finite and at least 0.
+    """
+    if callable(value) and not isinstance(value, type):
+        return value
+    fix = f"{example.removesuffix('.')}; or pass a schedule, a function of the step."
+    return check_finite(value, f"{name}: {argument}", fix)
+
+
+def check_update(name: str, updates: Any, state: Any, params: Any) -> None:
+    """Raises unless the arguments of an `update` are those of the parameters."""
+    if params is None:
+        raise JaxpruneError(
+            f"{name}: update needs the parameters, which it shrinks.\n"
+            "Fix: tx.update(gradients, state, params)."
+        )
+    if not isinstance(state, PenaltyState):
+        raise JaxpruneError(
+            f"{name}: expected its state, got {kind_of(state)}.\nFix: state = tx.init(params)."
+        )
+    check_arrays(params, f"{name}: the parameters")
+    check_arrays(updates, f"{name}: the updates")
+    check_structure(updates, params, f"{name}: the tree of updates", "the gradients by params.")

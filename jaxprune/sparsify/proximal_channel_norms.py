@@ -1,0 +1,113 @@
+"""Penalties on the norms of channels by their proximal operators, which make them exactly zero."""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxprune.arguments import paths
+from jaxprune.arguments.checks import check_callable
+from jaxprune.arguments.wide import wide
+from jaxprune.graph import ChannelGraph
+from jaxprune.groups.channels import located, members, norms, spread
+from jaxprune.groups.constraints import Groups
+from jaxprune.sparsify.penalty import PenaltyState, check_strength, check_update
+
+Prox = Callable[[jax.Array, jax.Array], jax.Array]
+"""From the norms of a group's channels, f[n], and the weight of the penalty to smaller norms."""
+
+
+def proximal_structured(
+    graph: ChannelGraph,
+    prox: Prox,
+    *,
+    learning_rate: float | optax.Schedule,
+    strength: float | optax.Schedule = 1.0,
+    roles: Collection[str] = ("out",),
+    only: Groups | None = None,
+    protect: Groups = (),
+) -> optax.GradientTransformationExtraArgs:
+    """Shrinks the norms of channels by a proximal operator, after the step of the optimizer.
+
+      z = w + update                                     what the optimizer alone would give
+      w  <-  z * prox(norms, learning_rate * strength)[c] / norms[c],    norms[c] = ||z_c||_2
+
+    with z_c as v_c of `structured`. Where no two of them share an entry, as the filters of
+    convolutions with `roles=("out",)`, it is the exact proximal step of the penalty; of shared
+    entries every one takes its factor. Its place in a chain is last. Unlike with `structured` the
+    penalty is in no momentum and norms become exactly zero; a gradient may bring them back.
+
+    Args:
+      graph: what `jaxprune.trace` returned.
+      prox: from the norms of one group, f[n], and the weight of the penalty to the norms after it:
+        `lambda n, t: jnp.maximum(n - t, 0)` is that of the group lasso, and
+        `lambda n, t: growl_prox(n, t * growl_weights(n.size, base=1.0, step=0.1))` that of GrOWL.
+      learning_rate: that of the optimizer, at least 0, or the same schedule.
+      strength: coefficient, at least 0, or a schedule of it.
+      roles: the slots whose entries z_c holds: "out", "in" or both.
+      only: names, patterns or kinds of the only groups that are penalized; all by default.
+      protect: names, patterns or kinds of groups that are not penalized.
+
+    Returns:
+      A transformation whose `update` needs `params`, the parameters alone or the whole variables.
+
+    Raises:
+      JaxpruneError: `strength` or `learning_rate` is negative or not finite, or a role is unknown.
+      PatternError: a pattern matches nothing, or no group is left.
+      TreeError: (from `init`) the parameters lack a kernel of the graph, or it has another shape.
+
+    Source: Parikh and Boyd, "Proximal Algorithms", 2014, sections 4.2 and 6.5.
+
+    >>> import jaxprune as jp
+    >>> params = {"a": jnp.array([[3.0, 0.5]]), "b": jnp.array([[4.0], [1.0]])}
+    >>> graph = jp.trace(lambda p, x: x @ p["a"] @ p["b"], params, jnp.ones((1, 1)))
+    >>> tx = proximal_structured(graph, lambda n, t: jnp.maximum(n - t, 0), learning_rate=1.0)
+    >>> updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    >>> optax.apply_updates(params, updates)["a"].tolist()
+    [[2.0, 0.0]]
+    """
+    name = "proximal_structured"
+    strength = check_strength(name, "strength", strength, "start from 1e-5.")
+    learning_rate = check_strength(name, "learning_rate", learning_rate, "that of the optimizer.")
+    check_callable(prox, f"{name}: prox", "lambda n, t: jnp.maximum(n - t, 0).")
+    groups = members(graph, roles, only=only, protect=protect)
+    kernels = [slot.path for slots in groups.values() for slot in slots]
+
+    def init(params: optax.Params) -> PenaltyState:
+        located(name, graph, kernels, paths.flatten(params)[0])
+        return PenaltyState(step=jnp.zeros([], jnp.int32))
+
+    def update(
+        updates: optax.Updates,
+        state: PenaltyState,
+        params: optax.Params | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, PenaltyState]:
+        del extra
+        check_update(name, updates, state, params)
+        leaves, _ = paths.flatten(params)
+        named, structure = paths.flatten(updates)
+        places = located(name, graph, kernels, leaves)
+        weight = _at(strength, state.step) * _at(learning_rate, state.step)
+        stepped = {
+            path: wide(jnp.asarray(leaves[own])) + named[own] for path, own in places.items()
+        }
+        shrunk = dict(stepped)
+        for slots in groups.values():
+            before = norms(slots, stepped)
+            one = jax.vmap(prox, (0, None)) if before.ndim == 2 else prox
+            factors = one(before, weight) / jnp.where(before > 0, before, 1)
+            for slot in slots:
+                shrunk[slot.path] *= spread(factors, slot, shrunk[slot.path])
+        for path, own in places.items():
+            named[own] = (shrunk[path] - leaves[own]).astype(named[own].dtype)
+        state = PenaltyState(step=optax.safe_increment(state.step))
+        return jax.tree.unflatten(structure, named.values()), state
+
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def _at(value: float | optax.Schedule, step: Any) -> Any:
+    return value(step) if callable(value) else value

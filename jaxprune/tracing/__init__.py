@@ -1,0 +1,1 @@
+"""A function comes in; its channel graph goes out."""

@@ -1,0 +1,240 @@
+"""Decides which groups can be masked exactly: zeros at pruned indices through the program.
+
+Masking zeroes the pruned entries of the variables; `jp.narrow` runs without them. Both give the
+same outputs and gradients exactly when every reduction and every contraction over a pruned axis
+meets values that are provably zero there, and no operation has an infinite derivative at these
+zeros. This pass propagates "zero at pruned indices" through every operation and names the first
+operation at which a group fails. Which constants a resized module computes anew from its widths is
+another question: `resize` sees both programs and lists them (`follows`).
+"""
+
+from collections.abc import Mapping, Sequence, Set
+from typing import NamedTuple
+
+from jaxprune.program import fixed, jaxpr
+from jaxprune.program.derivatives import Derivative, derivative
+from jaxprune.program.jaxpr import Op
+from jaxprune.program.relate import Walk
+from jaxprune.program.rules import Known, Rule
+from jaxprune.program.rules.base import is_zero, meet
+from jaxprune.program.spaces import Atom, Space
+
+STEEP = "has no finite derivative where the mask makes it zero"
+
+
+class Pass:
+    """One run over a traced program.
+
+    `summed` are the groups whose channels are summed, `known_sums` what an earlier run found of
+    them, and `given` the groups of results whose function has a derivative of its own. `found` maps
+    a group's atom to the reason it is inexact; `poles` holds the (variable, atom) whose zeros met
+    an operation that has no finite value or derivative there.
+    """
+
+    def __init__(
+        self,
+        rules: Mapping[str, Rule],
+        derivatives: dict[Op, Derivative],
+        summed: Set[Atom],
+        *,
+        may: bool = False,
+    ):
+        self.rules = rules
+        self.may = may
+        self.summed: frozenset[Atom] = frozenset()
+        self.given: frozenset[Atom] = frozenset()
+        self.known_sums = summed
+        self._derivatives = derivatives
+        self._atoms: dict[str, Atom] = {}
+        self.found: dict[Atom, str] = {}
+        self.poles: set[tuple[int, Atom]] = set()
+        self._silent = False
+        self._within = False
+        self._peeked: dict[tuple[Walk, tuple[Known, ...]], list[Known]] = {}
+        self._groups: dict[Space, frozenset[Atom]] = {}
+
+    def groups(self, space: Space) -> frozenset[Atom]:
+        """Returns the groups that appear in a space."""
+        return fixed.fold(space, self._groups, self._join)
+
+    def _join(self, space: Space, items: list[frozenset[Atom]]) -> frozenset[Atom]:
+        """A copy of an atom, inside of a derivative, stands for the same group."""
+        if not isinstance(space, Atom):
+            return frozenset().union(*items)
+        if space.name is None:
+            return frozenset()
+        return frozenset({self._atoms.setdefault(space.name, space)})
+
+    def inexact(self, groups: frozenset[Atom], op: Op, why: str) -> None:
+        """Marks groups as inexact; the first reason stays."""
+        if not self.may:
+            self._mark(groups, op, why)
+
+    def _mark(self, groups: frozenset[Atom], op: Op, why: str) -> None:
+        if groups and not self._silent:
+            for atom in groups:
+                self.found.setdefault(atom, f"{op!r} at {op.place}: {why}")
+
+    def undefined(self, groups: frozenset[Atom], op: Op, operand: int, why: str) -> None:
+        """Marks groups whose zeros have no finite result, and the variables they come from."""
+        self._mark(groups, op, why)
+        if not self._silent:
+            sources = op.sources[operand] or frozenset()
+            self.poles.update((leaf, atom) for leaf in sources for atom in groups)
+
+    def steep(self, groups: frozenset[Atom], op: Op, operand: int) -> None:
+        """Marks groups whose zeros have no finite derivative, where a gradient flows."""
+        if not self._within:
+            self.undefined(groups, op, operand, STEEP)
+
+    def sums(self, groups: frozenset[Atom]) -> None:
+        """Notes groups whose channels are summed, so that their cotangents need not be zero."""
+        if not self._within:
+            self.summed |= groups
+
+    def derived(self, op: Op, known: list[Known]) -> list[Known]:
+        """Returns what is zero in the results and in their derivative.
+
+        Tangents are zero where the values are: they are so for all parameters. Of a result that is
+        not zero at a pruned index nothing depends on that index if its group is exact, so that its
+        cotangent is zero there; so it is where readers alone meet the channels, as these are zero
+        too. And so must be the cotangents of operands that are not zero.
+        """
+        if self._within:  # of second derivatives nothing is said
+            return self.run(op.inner[0], known)
+        results = self._apart(op.inner[0], known)
+        if op not in self._derivatives:
+            self._derivatives[op] = derivative(op)
+        own = self._derivatives[op]
+        if own.problem is not None:
+            every = self._present(op.ins) | self._present(op.outs)
+            self.inexact(every, op, f"its own derivative {own.problem[0]}")
+        elif own.walk is None:  # there is no gradient to be wrong
+            return results
+        elif op.name == "custom_jvp_call":
+            tangents = [Known(known[i].zeros) for i in own.moving]
+            moved = self._apart(own.walk, [*known, *tangents])
+            for i, tangent in zip(own.outs, moved, strict=True):
+                results[i] = results[i]._replace(zeros=meet(results[i], tangent).zeros)
+        else:
+            self.given |= self._present(op.outs)
+            cotangents = [Known(self._unneeded(op.outs[i], results[i])) for i in own.outs]
+            back = self._apart(own.walk, [*known, *cotangents])
+            for i, item in zip(own.moving, back, strict=True):
+                if op.sources[i] != frozenset() and not is_zero(item):
+                    self._check_cotangent(op, op.ins[i], known[i], item)
+        return results
+
+    def _check_cotangent(self, op: Op, axes: Sequence[Space], known: Known, given: Known) -> None:
+        """An operand that is not zero must not matter."""
+        why = "its own derivative is not zero where a value does not matter"
+        for space, zeros, cotangent in zip(axes, known.zeros, given.zeros, strict=True):
+            self.inexact(self.groups(space) - zeros - cotangent, op, why)
+
+    def _unneeded(self, axes: Sequence[Space], known: Known) -> tuple[frozenset[Atom], ...]:
+        """The groups along every axis at whose pruned indices a cotangent is zero."""
+        if is_zero(known):
+            return known.zeros
+        pairs = zip(map(self.groups, axes), known.zeros, strict=True)
+        return tuple((groups - zeros) | (groups - self.known_sums) for groups, zeros in pairs)
+
+    def _present(self, arrays: Sequence[Sequence[Space]]) -> frozenset[Atom]:
+        return frozenset().union(*(self.groups(space) for axes in arrays for space in axes))
+
+    def _apart(self, walk: Walk, known: list[Known]) -> list[Known]:
+        """Runs a program through which no gradient flows but by a derivative of its own."""
+        self._within = True
+        try:
+            return [*self.run(walk, known)]
+        finally:
+            self._within = False
+
+    def run(self, walk: Walk, known: list[Known]) -> list[Known]:
+        """Returns what is known of the results of a program."""
+        return self.peek(walk, known) if self._silent else self._run(walk, known)
+
+    def peek(self, walk: Walk, known: list[Known]) -> list[Known]:
+        """As `run`, without marking anything; the same is not propagated twice."""
+        key = walk, tuple(known)
+        if key not in self._peeked:
+            before, self._silent = self._silent, True
+            try:
+                self._peeked[key] = self._run(walk, known)
+            finally:
+                self._silent = before
+        return self._peeked[key]
+
+    def _run(self, walk: Walk, known: list[Known]) -> list[Known]:
+        program = walk.program
+        env = dict(zip(program.invars, known, strict=True))
+        for var in program.constvars:
+            env[var] = Known((frozenset(),) * len(jaxpr.shape(var)))
+        for op in walk.ops:
+            operands = [_read(env, atom) for atom in op.eqn.invars]
+            rule = self.rules.get(op.name)
+            if rule is None:
+                results = [Known((frozenset(),) * len(shape)) for shape in op.out_shapes]
+            else:
+                results = rule.zeros(op, operands, self)
+            env.update(zip(op.eqn.outvars, results, strict=True))
+        return [_read(env, atom) for atom in program.outvars]
+
+
+def _read(env: Mapping[object, Known], atom: object) -> Known:
+    if not jaxpr.is_literal(atom):
+        return env[atom]
+    return Known((frozenset(),) * len(jaxpr.shape(atom)), jaxpr.scalar(atom))
+
+
+class Verdict(NamedTuple):
+    """Why groups are inexact, and the (variable, group) that masking must not make zero."""
+
+    inexact: dict[Atom, str]
+    spared: frozenset[tuple[int, Atom]]
+
+
+def decide(walk: Walk, rules: Mapping[str, Rule], variables: int) -> Verdict:
+    """Returns the verdict on every group; the program's first inputs are the variables.
+
+    Where zeros of a variable meet a pole (the norm of a filter in weight normalization), the
+    variable keeps its values in the mask if its group is exact then: others silence the channel.
+    """
+    derivatives: dict[Op, Derivative] = {}
+    first = _passes(walk, rules, variables, frozenset(), derivatives)
+    if not first.poles:
+        return Verdict(first.found, frozenset())
+    second = _passes(walk, rules, variables, frozenset(first.poles), derivatives)
+    spared = frozenset((leaf, atom) for leaf, atom in first.poles if atom not in second.found)
+    return Verdict(_passes(walk, rules, variables, spared, derivatives).found, spared)
+
+
+def _passes(
+    walk: Walk,
+    rules: Mapping[str, Rule],
+    variables: int,
+    spared: frozenset[tuple[int, Atom]],
+    derivatives: dict[Op, Derivative],
+) -> Pass:
+    """Runs the pass over what must be zero; poles are also where an array only may be zero."""
+    every = frozenset(atom for axes in walk.ins for atom in fixed.distinct(axes))
+    must = _run(Pass(rules, derivatives, every), walk, variables, spared)
+    if must.given - must.summed:
+        must = _run(Pass(rules, derivatives, must.summed), walk, variables, spared)
+    may = _run(Pass(rules, derivatives, must.summed, may=True), walk, variables, spared)
+    must.found = may.found | must.found
+    must.poles |= may.poles
+    return must
+
+
+def _run(run: Pass, walk: Walk, variables: int, spared: frozenset[tuple[int, Atom]]) -> Pass:
+    """Runs a pass with every variable zero at pruned indices, but for what is spared."""
+
+    def zeros(leaf: int, space: Space) -> frozenset[Atom]:
+        groups = run.groups(space) if leaf < variables else frozenset()
+        return groups - {atom for other, atom in spared if other == leaf} if spared else groups
+
+    known = [
+        Known(tuple(zeros(leaf, space) for space in axes)) for leaf, axes in enumerate(walk.ins)
+    ]
+    run.run(walk, known)
+    return run

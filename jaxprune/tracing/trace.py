@@ -1,0 +1,212 @@
+"""From a function to its channel graph: its axes are related, named, and told exact or not."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from jaxprune.arguments import paths
+from jaxprune.arguments.functions import check_tracing
+from jaxprune.errors import TraceError
+from jaxprune.graph import Branches, ChannelGraph, Contraction, Frozen, Group, Slot, Variable
+from jaxprune.inspecting.tables import graph_table
+from jaxprune.program import jaxpr, linen_calls, outputs, stacks, stream_readers, symbolic
+from jaxprune.program import spaces as ax
+from jaxprune.program.relate import Recorded, Tracer, Walk, fix
+from jaxprune.program.rules import RULES, Rule
+from jaxprune.program.spaces import Atom, Space
+from jaxprune.tracing import exactness, naming, unread
+
+
+def trace(
+    fn: Callable[..., Any],
+    variables: Any,
+    *inputs: Any,
+    rules: Mapping[Any, Rule | Callable[..., Any]] = RULES,
+    strict: bool = False,
+    layers: Mapping[str, int] = MappingProxyType({}),
+    free_outputs: Sequence[str] = (),
+    free_constants: bool = False,
+) -> ChannelGraph:
+    """Returns the channel graph of `fn(variables, *inputs)`, found without running it.
+
+    Args:
+      fn: any JAX function of a pytree of variables and inputs, for example
+        `lambda v, x: model.apply(v, x, train=False)`.
+      variables: arrays or `jax.ShapeDtypeStruct`s; what may be pruned.
+      *inputs: arrays, shapes or pytrees of them; their axes are frozen. MACs are those of this
+        call, so batch 1 gives the usual figure; a symbolic batch (`jax.export.symbolic_shape`) is
+        traced as 1.
+      rules: primitive, or its name -> `Rule`, or the bare function that relates its axes; extend
+        the table with `jp.RULES | {my_primitive: my_rule}`.
+      strict: raise at a primitive without a rule, which otherwise freezes what it touches.
+      layers: {pattern of variable paths: axis} of stacked layers that no scan steps over, such as
+        blocks under `jax.vmap`: their groups are pruned in every layer by itself, as those inside
+        of a scan are, and the axis is not.
+      free_outputs: patterns of the paths of outputs whose channels may be pruned, such as
+        features on the way; the axes of all others are frozen. An output that is no part of a
+        container has the path "".
+      free_constants: channels that meet a constant array of the function, or what `jnp.arange`
+        counts (a table of sines, the frequencies of a rotation), may be pruned too. `jp.narrow`
+        cuts the constants with them; a resized module would compute others, and is refused.
+
+    Raises:
+      TraceError: `strict` and a primitive has no rule, a variable is not an array, or has no axis
+        `layers`.
+      PatternError: a pattern of `layers` or `free_outputs` matches nothing.
+    """
+    check_tracing(fn, inputs, rules, layers, (strict, free_constants))
+    table = {
+        getattr(key, "name", key): rule if isinstance(rule, Rule) else Rule(rule)
+        for key, rule in rules.items()
+    }
+    leaves, treedef = paths.flatten(variables)
+    _check_leaves(leaves)
+    symbols, inputs = symbolic.names(inputs), symbolic.at_one(inputs)
+    with linen_calls.noted() as calls:
+        program, output = jaxpr.trace(fn, variables, *inputs)
+    axes: list[list[Space]] = [
+        [Atom(size, owner=(i, axis)) for axis, size in enumerate(leaf.shape)]
+        for i, leaf in enumerate(leaves.values())
+    ]
+    twins = outputs.twins(output, leaves)
+    unused = unread.freeze_unused(program, axes, twins)
+    _give_layers(dict(zip(leaves, axes, strict=True)), layers)
+    shapes = map(jaxpr.shape, program.invars[len(axes) :])
+    outside = [[ax.frozen(size, "axis of an input") for size in shape] for shape in shapes]
+    sources = [frozenset({i}) for i in range(len(axes))] + [None] * len(outside)
+    tracer = Tracer(table, strict=strict, free_constants=free_constants)
+    walk = tracer.walk(program, axes + outside, sources)
+    stream_readers.tie(walk)
+    outputs.tie(output, walk, axes, twins, free_outputs)
+    stream_readers.tie_immovable(walk, axes)
+    unread.freeze_unread(walk, axes)
+    fix(walk)
+    found = {
+        path: _variable(path, leaf, spaces)
+        for (path, leaf), spaces in zip(leaves.items(), walk.ins, strict=False)
+    }
+    names = list(leaves)
+    return ChannelGraph(
+        groups=MappingProxyType(_groups(found, walk, tracer)),
+        frozen=tuple(_frozen(found)),
+        variables=MappingProxyType(found),
+        contractions=tuple(_contraction(item, names) for item in tracer.contractions),
+        readings=tuple(stream_readers.own(walk)),
+        unread=tuple(names[i] for i in unused),
+        calls=tuple(calls),
+        fn=fn,
+        inputs=inputs,
+        treedef=treedef,
+        rules=table,
+        options=dict(layers=layers, free_outputs=free_outputs, free_constants=free_constants),
+        walk=walk,
+        output=output,
+        symbols=MappingProxyType(symbols),
+        table=graph_table,
+    )
+
+
+def _variable(path: str, leaf: Any, spaces: Sequence[Space]) -> Variable:
+    return Variable(
+        path=path,
+        shape=leaf.shape,
+        dtype=leaf.dtype,
+        axes=tuple(map(ax.resolve, spaces)),
+        weak_type=getattr(leaf, "weak_type", False),
+    )
+
+
+def _check_leaves(leaves: Mapping[str, Any]) -> None:
+    bad = [path for path, leaf in leaves.items() if not hasattr(leaf, "shape")]
+    if bad:
+        raise TraceError(
+            f"variables {bad} are not arrays.\nFix: close over what is not an array (Equinox: "
+            "eqx.partition(model, eqx.is_array)), or wrap it with jnp.asarray."
+        )
+    unknown = [path for path, leaf in leaves.items() if any(map(symbolic.is_symbolic, leaf.shape))]
+    if unknown:
+        raise TraceError(
+            f"variables {unknown} have symbolic sizes, so their channels cannot be counted.\nFix: "
+            "give variables numbers; inputs may have a symbolic batch."
+        )
+
+
+def _groups(variables: Mapping[str, Variable], walk: Walk, tracer: Tracer) -> dict[str, Group]:
+    """Names the free atoms that reach variables, and decides which groups are exact."""
+    paths = list(variables)
+    axes = {path: variable.axes for path, variable in variables.items()}
+    slots = naming.places(axes, tracer.roles)
+    names = naming.names(walk, slots, tracer.roles, paths)
+    for atom, name in names.items():
+        atom.name = name
+    stacks.mark(walk)
+    verdict = exactness.decide(walk, tracer.rules, len(paths))
+    spared = {(paths[leaf], atom) for leaf, atom in verdict.spared}
+
+    def complete(place: naming.Place) -> Slot:
+        layered = place.atom.layers is not None
+        axes = variables[place.path].axes
+        return Slot(
+            path=place.path,
+            axis=place.axis,
+            role=place.role,
+            space=place.space,
+            atom=place.atom,
+            masked=(place.path, place.atom) not in spared,
+            layer=stacks.layer_axis(axes, place.atom) if layered else None,
+        )
+
+    return {
+        names[atom]: Group(
+            name=names[atom],
+            size=atom.size,
+            slots=tuple(map(complete, members)),
+            inexact=verdict.inexact.get(atom),
+            layers=atom.layers and stacks.length(atom.layers),
+        )
+        for atom, members in slots.items()
+    }
+
+
+def _give_layers(variables: Mapping[str, Sequence[Space]], layers: Mapping[str, int]) -> None:
+    for pattern, axis in layers.items():
+        for path in paths.require([pattern], variables, what="layers pattern"):
+            if not -len(variables[path]) <= axis < len(variables[path]):
+                raise TraceError(
+                    f"layers names axis {axis} of {path!r}, which has {len(variables[path])} axes."
+                    "\nFix: layers={'blocks/*': 0} for variables whose leading axis counts layers."
+                )
+            stacks.give(variables[path][axis], pattern)
+
+
+def _frozen(variables: Mapping[str, Variable]) -> Iterator[Frozen]:
+    for path, variable in variables.items():
+        for axis, space in enumerate(variable.axes):
+            for atom in dict.fromkeys(ax.atoms(space)):
+                if atom.reason is not None and atom.size > 1:
+                    yield Frozen(
+                        path=path,
+                        axis=axis,
+                        size=atom.size,
+                        reason=atom.reason.text,
+                        place=atom.reason.place,
+                    )
+
+
+def _contraction(found: Recorded, names: Sequence[str]) -> Contraction | Branches:
+    if found.branches:
+        return Branches(
+            alternatives=tuple(
+                tuple(_contraction(item, names) for item in branch) for branch in found.branches
+            )
+        )
+    return Contraction(
+        name=found.op.name,
+        place=found.op.place,
+        repeats=found.repeats,
+        coefficient=found.coefficient,
+        spaces=tuple(map(ax.resolve, found.spaces)),
+        output=tuple(map(ax.resolve, found.output)),
+        itemsize=found.op.eqn.outvars[0].aval.dtype.itemsize,
+        kernels=tuple(names[i] for i in sorted(found.kernels)),
+    )
