@@ -1,6 +1,6 @@
 """Breaks every module that decides a verdict, a cut or a count; a test must fail each time.
 
-Command: python -m benchmarks.mutations  (--only program/spaces graph, --sample 20, --jobs 2, --again)
+Command: python -m benchmarks.mutations  (--only graph keep/check, --sample 20, --jobs 2, --again)
 Writes:  benchmarks/results/mutations.md
 Time:    about an hour on two CPU cores
 
