@@ -250,12 +250,8 @@ def test_the_way_out_of_a_counted_axis_leads_out():
 
 def test_every_reason_of_the_rules_has_words():
     """Words that match no reason of the sources would never be shown."""
-    folder = pathlib.Path(tables.__file__).parent
-    files = [
-        folder / name
-        for name in ("axes.py", "walk.py", "graph.py", "outputs.py", "unread.py", "streams.py")
-    ]
-    files += (folder / "rules").glob("*.py")
+    library = pathlib.Path(tables.__file__).parents[1]
+    files = [*(library / "program").rglob("*.py"), *(library / "tracing").glob("*.py")]
     source = "\n".join(path.read_text(encoding="utf-8") for path in files)
     for pattern in (*why_frozen._NATURAL, *why_frozen._WORDS):
         for text in pattern.split("|") if "(" not in pattern else [pattern.split("(")[0]]:

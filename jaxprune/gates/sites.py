@@ -10,10 +10,12 @@ import numpy as np
 from jaxprune.graph import ChannelGraph, Slot
 from jaxprune.program import spaces as ax
 from jaxprune.program import stacks
+from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.relate import Walk
 from jaxprune.program.rules import contraction
 from jaxprune.program.spaces import Space
+from jaxprune.program.traits import Form, Trait
 
 
 class Site(NamedTuple):
@@ -24,7 +26,6 @@ class Site(NamedTuple):
       that is summed over; the gate multiplies there.
     space: the index space of that axis. groups: the names of the groups that are summed over; in
       a grouped convolution `space` holds more, whose channels only pass through.
-    around: the operations whose programs the contraction is part of, outermost first.
     """
 
     op: Op
@@ -32,7 +33,6 @@ class Site(NamedTuple):
     axis: int
     space: Space
     groups: frozenset[str]
-    around: tuple[Op, ...]
 
     def scaled(self, x: jax.Array, gates: Mapping[str, Any]) -> jax.Array:
         """Returns the operand `x` times the gates of its channels, in the dtype of `x`."""
@@ -66,49 +66,36 @@ def _spread(space: Space, gates: Mapping[str, Any]) -> Any:
     return ax.outer([_spread(item, gates) for item in space.factors], np.ones(1, np.float32))
 
 
-def find_sites(walk: Walk, around: tuple[Op, ...] = ()) -> Iterator[Site]:
+def find_sites(walk: Walk) -> Iterator[Site]:
     """Yields the sites of a program in its order, inner programs too."""
-    for op in walk.ops:
-        if op.name in contraction.RULES:
-            yield from _of(op, around)
-        for inner in op.inner:
-            yield from find_sites(inner, (*around, op))
-
-
-def _of(op: Op, around: tuple[Op, ...]) -> Iterator[Site]:
-    operand = 1 if op.sources[0] and op.sources[1] is None else 0
-    for pair in _contracted(op):
-        summed = op.ins[1][pair[1]]  # of a grouped convolution, the channels within one group
-        groups = frozenset(atom.name for atom in ax.atoms(summed) if atom.name is not None)
-        if groups:
-            axis = pair[operand]
-            yield Site(op, operand, axis, op.ins[operand][axis], groups, around)
-
-
-def _contracted(op: Op) -> list[tuple[int, int]]:
-    """The axes of both operands that are summed over together."""
-    dims = op.params["dimension_numbers"]
-    if op.name == "dot_general":
-        return list(zip(*dims[0], strict=True))
-    return [(dims.lhs_spec[1], dims.rhs_spec[1])]
+    for op in every_op(walk):
+        if Trait.CONTRACTS not in op.traits:
+            continue
+        operand = 1 if op.sources[0] and op.sources[1] is None else 0
+        for pair in contraction.pairs(op):
+            summed = op.ins[1][pair[1]]  # of a grouped convolution, the channels within one group
+            groups = frozenset(atom.name for atom in ax.atoms(summed) if atom.name is not None)
+            if groups:
+                axis = pair[operand]
+                yield Site(op, operand, axis, op.ins[operand][axis], groups)
 
 
 CLOSED = {
-    "shard_map": "which is evaluated as a whole",
-    "custom_jvp_call": "which brings its own derivative",
-    "custom_vjp_call": "which brings its own derivative",
+    Form.SHARD_MAP: "which is evaluated as a whole",
+    Form.CUSTOM_JVP: "which brings its own derivative",
+    Form.CUSTOM_VJP: "which brings its own derivative",
 }
-"""Operations whose programs can hold no gate, and why."""
+"""Forms of operations whose programs can hold no gate, and why."""
 
 UNTAPPED = CLOSED | {
-    "while": "whose number of steps is not known",
-    "cond": "which may not come to it",
+    Form.WHILE: "whose number of steps is not known",
+    Form.COND: "which may not come to it",
 }
-"""Operations whose programs hand no activation out, and why."""
+"""Forms of operations whose programs hand no activation out, and why."""
 
 
 def refusals(
-    graph: ChannelGraph, sites: Collection[Site], closed: Mapping[str, str]
+    graph: ChannelGraph, sites: Collection[Site], closed: Mapping[Form, str]
 ) -> dict[str, str]:
     """Returns {group: why no contraction can carry its gate, or hand out its activation}."""
     names = list(graph.variables)
@@ -125,13 +112,13 @@ def refusals(
     return found
 
 
-def _refusal(site: Site, closed: Mapping[str, str]) -> str | None:
+def _refusal(site: Site, closed: Mapping[Form, str]) -> str | None:
     dtype = site.op.eqn.invars[site.operand].aval.dtype
     if not jnp.issubdtype(dtype, jnp.inexact):
         return f"its channels are {dtype} in {site.op!r} at {site.op.place}"
-    for op in site.around:
-        if op.name in closed:
-            return f"its channels are summed inside of a {op.name} at {op.place}, {closed[op.name]}"
+    for op in site.op.around:
+        if op.form is not None and op.form in closed:
+            return f"its channels are summed inside of a {op.name} at {op.place}, {closed[op.form]}"
     return None
 
 

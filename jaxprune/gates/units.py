@@ -203,7 +203,7 @@ class _Marked:
 
     def __init__(self, places: Sequence[Site]):
         self.at: dict[int, list[Site]] = {}
-        self.around = {id(op) for site in places for op in site.around}
+        self.around = {id(op) for site in places for op in site.op.around}
         for site in places:
             self.at.setdefault(id(site.op), []).append(site)
 
@@ -232,7 +232,7 @@ def _evaluate(
                 own = {name: gate for name, gate in gates.items() if stack[name] is op}
                 if own:
                     return evaluate.scan(lambda step: runner({**gates, **step}), op, args, own)
-                return evaluate.CONTROL[op.name](again, op, args)
+                return evaluate.CONTROL[op.form](again, op, args)
             noted = {}
             for site in marked.at.get(id(op), ()):
                 args[site.operand], found = note(site, args[site.operand], gates)

@@ -9,7 +9,9 @@ from jaxprune.errors import PatternError
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.groups import layers as flow
 from jaxprune.program import spaces as ax
+from jaxprune.program.interpret import every_op
 from jaxprune.program.relate import Walk
+from jaxprune.program.rules import contraction
 from jaxprune.program.spaces import Space
 
 
@@ -21,9 +23,6 @@ class Kind(Enum):
     QUERY_KEY = "query and key dimensions"  # what a product of activations sums over
     VALUE = "value dimensions"  # what the weights of an attention mix
     HIDDEN = "hidden"  # all others: widths inside of a block
-
-
-_SUMS = ("add", "sub", "add_any")
 
 
 def kinds(graph: ChannelGraph) -> dict[str, Kind]:
@@ -46,7 +45,7 @@ def kinds(graph: ChannelGraph) -> dict[str, Kind]:
     check_graph(graph)
     found: dict[str, set[Kind]] = {name: set() for name in graph.groups}
     for node in flow.nodes(graph):
-        if node.op is not None and node.op.name in _SUMS:
+        if node.op is not None and node.op.rule is not None and len(node.op.rule.weights) == 2:
             for name in node.ties:
                 found[name].add(Kind.STREAM)
     for space, kind in _of_products(graph.walk):
@@ -100,14 +99,14 @@ def matching(graph: ChannelGraph, patterns: Any, names: Iterable[str], *, what: 
 
 def _of_products(walk: Walk) -> Iterator[tuple[Space, Kind]]:
     """Yields the axes of products of two activations, with what they are to an attention."""
-    for op in walk.ops:
-        if op.name == "dot_general" and all(source is None for source in op.sources):
-            contracted, batch = op.params["dimension_numbers"]
-            for axes, summed, paired in zip(op.ins, contracted, batch, strict=True):
-                for i, space in enumerate(axes):
-                    if i in summed:
-                        yield space, Kind.QUERY_KEY
-                    else:
-                        yield space, Kind.HEADS if i in paired else Kind.VALUE
-        for inner in op.inner:
-            yield from _of_products(inner)
+    for op in every_op(walk):
+        if not contraction.is_product(op) or any(source is not None for source in op.sources):
+            continue
+        summed, paired = contraction.pairs(op), contraction.batches(op)
+        for operand, axes in enumerate(op.ins):
+            for i, space in enumerate(axes):
+                if i in (pair[operand] for pair in summed):
+                    yield space, Kind.QUERY_KEY
+                else:
+                    heads = i in (pair[operand] for pair in paired)
+                    yield space, Kind.HEADS if heads else Kind.VALUE

@@ -9,13 +9,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from jaxprune.graph import ChannelGraph
-from jaxprune.program import jaxpr
 from jaxprune.program import spaces as ax
+from jaxprune.program.interpret import Domain, Steps
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.relate import Walk
-from jaxprune.program.rules import contraction
-from jaxprune.program.rules.control import CALLS
 from jaxprune.program.spaces import Space
+from jaxprune.program.traits import Form, Trait
 
 Origins = frozenset[int]
 """Of an array: the nodes that it comes from."""
@@ -62,7 +61,7 @@ def _groups(axes: Iterable[Space]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
-class _Flow:
+class _Flow(Domain[Origins]):
     """One pass over a walked program."""
 
     def __init__(self, paths: Sequence[str]):
@@ -76,46 +75,47 @@ class _Flow:
         for axes in walk.ins[given:]:
             shape = tuple(space.size for space in axes)
             ins.append(self.node("input", None, (), frozenset(), shape=shape))
-        return self.walk(walk, ins)
+        return self.run(walk, ins)
 
-    def walk(self, walk: Walk, ins: Sequence[Origins]) -> list[Origins]:
-        """Returns the origins of the results of a program."""
-        env = dict(zip(walk.program.invars, ins, strict=True))
+    def literal(self, value: Any, atom: Any, op: Op | None) -> Origins:
+        """A number comes from nowhere."""
+        del value, atom, op
+        return frozenset()
 
-        def read(atom: Any) -> Origins:
-            return frozenset() if jaxpr.is_literal(atom) else env.get(atom, frozenset())
+    def constant(self, value: Any, var: Any, axes: Any) -> Origins:
+        """A constant comes from nowhere."""
+        del value, var, axes
+        return frozenset()
 
-        for op in walk.ops:
-            outs = self.apply(op, [read(atom) for atom in op.eqn.invars])
-            env.update(zip(op.eqn.outvars, outs, strict=True))
-        return [read(atom) for atom in walk.program.outvars]
+    def scan(self, op: Op, ins: list[Origins], steps: Steps) -> Sequence[Origins]:
+        """A scan repeats its layers."""
+        del steps
+        times = op.params["length"]
+        self.repeats *= times
+        outs = self.run(op.inner[0], ins)
+        self.repeats //= max(times, 1)
+        return outs
 
-    def apply(self, op: Op, ins: list[Origins]) -> Sequence[Origins]:
+    def loop(self, op: Op, ins: list[Origins], steps: Steps) -> Sequence[Origins]:
+        """What decides when a loop ends is no layer."""
+        del steps
+        body = op.inner[1]
+        return self.run(body, ins[-len(body.ins) :])
+
+    def join(self, op: Op, cases: list[Origins]) -> Origins:
+        """Branches meet."""
+        return self.meet(op, cases)
+
+    def compute(self, op: Op, ins: list[Origins]) -> Sequence[Origins]:
         """Returns the origins of the results of one operation."""
-        if op.inner:
-            return self.inside(op, ins)
-        return [self.one(op, ins)] * len(op.out_shapes)
+        return [self.origins(op, ins)] * len(op.out_shapes)
 
-    def inside(self, op: Op, ins: list[Origins]) -> Sequence[Origins]:
-        if op.name in CALLS or op.name == "shard_map":
-            return self.walk(op.inner[0], ins)
-        if op.name == "scan":
-            times = op.params["length"]
-            self.repeats *= times
-            outs = self.walk(op.inner[0], ins)
-            self.repeats //= max(times, 1)
-            return outs
-        if op.name == "while":
-            return self.walk(op.inner[1], ins[op.params["cond_nconsts"] :])
-        branches = [self.walk(walk, ins[1:]) for walk in op.inner]
-        return [self.meet(op, list(outs)) for outs in zip(*branches, strict=True)]
-
-    def one(self, op: Op, ins: list[Origins]) -> Origins:
-        if op.name.startswith(("random_", "threefry", "rng_")):
+    def origins(self, op: Op, ins: list[Origins]) -> Origins:
+        if Trait.RANDOM in op.traits:
             return frozenset()
         kernels = [self.paths[i] for source in op.sources for i in sorted(source or ())]
-        table = op.name == "gather" and op.sources[0]
-        if (op.name in contraction.RULES or table) and any(ins):
+        table = Trait.LOOKS_UP in op.traits and op.sources[0]
+        if (Trait.CONTRACTS in op.traits or table) and any(ins):
             name = op.name if not kernels else ""
             return self.node(name, op, tuple(dict.fromkeys(kernels)), frozenset().union(*ins))
         return self.meet(op, ins)
@@ -148,7 +148,7 @@ def _ties(op: Op) -> tuple[str, ...]:
     """The groups that come in twice; of a grouped convolution, those that go through."""
     pairs = zip(op.ins, op.sources, strict=True)
     inputs = [_groups(axes) for axes, source in pairs if source is None]
-    if op.name == "cond":
+    if op.form is Form.COND:
         inputs = [_groups(axes) for axes in op.outs]
     if op.params.get("feature_group_count", 1) > 1:
         inputs.append(_groups(op.outs[0]))

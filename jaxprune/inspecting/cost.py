@@ -8,7 +8,7 @@ the pruned network gives.
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +26,7 @@ from jaxprune.inspecting.parameters import parameters
 from jaxprune.keep import check
 from jaxprune.program import jaxpr
 from jaxprune.program import spaces as ax
-from jaxprune.program.relate import Walk
+from jaxprune.program.interpret import every_op
 from jaxprune.program.spaces import Space
 
 Widths = Mapping[str, int]
@@ -122,7 +122,11 @@ def uncounted(graph: ChannelGraph) -> tuple[Uncounted, ...]:
     >>> [item.name for item in uncounted(graph)], macs(graph)
     (['fft'], 6)
     """
-    return tuple(_uncounted(graph.walk, graph.rules))
+    return tuple(
+        Uncounted(op.name, op.place)
+        for op in every_op(graph.walk)
+        if op.rule is None and any(map(_numbers, op.eqn.invars, op.sources))
+    )
 
 
 def warn_uncounted(graph: ChannelGraph, costs: Iterable[Cost], *, stacklevel: int) -> None:
@@ -240,14 +244,6 @@ def _each(
         else term(item)
         for item in items
     ]
-
-
-def _uncounted(walk: Walk, rules: Mapping[str, Any]) -> Iterator[Uncounted]:
-    for op in walk.ops:
-        if op.name not in rules and any(map(_numbers, op.eqn.invars, op.sources)):
-            yield Uncounted(op.name, op.place)
-        for inner in op.inner:
-            yield from _uncounted(inner, rules)
 
 
 def _numbers(atom: Any, source: Any) -> bool:

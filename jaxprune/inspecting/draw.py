@@ -9,13 +9,22 @@ from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.groups import layers as flow
 from jaxprune.groups.layers import Node
 from jaxprune.program import spaces as ax
+from jaxprune.program.traits import Trait
 
 _COLORS = (
     "#aec7e8 #ffbb78 #98df8a #ff9896 #c5b0d5 #c49c94 #f7b6d2 #dbdb8d #9edae5 #e7cb94 #b5cf6b "
     "#d6616b"
 ).split()
 _FROZEN = "#dddddd"
-_SIGNS = {"add_any": "add", "dot_general": "contraction"}
+
+
+def _sign(node: Node) -> str:
+    """What an operation is called at which layers meet."""
+    if node.op is None or node.op.rule is None:
+        return node.name
+    if Trait.CONTRACTS in node.op.traits:
+        return "contraction"
+    return "add" if node.op.rule.weights == (1, 1) else node.name
 
 
 class _Box(NamedTuple):
@@ -118,7 +127,7 @@ def _box(
     path = _around(node, known)
     times = f" ({node.repeats} times)" if node.repeats > 1 else ""
     if not node.kernels:
-        name = _SIGNS.get(node.name, node.name)
+        name = _sign(node)
         shape = f" {' x '.join(map(str, node.shape))}" if node.name == "input" else ""
         return _Box((name + shape + times,), path, True, None, False, node.sources)
     parts = _parts(node)

@@ -11,9 +11,11 @@ from jaxprune.groups.layers import Node
 from jaxprune.inspecting.tables import channel_costs, headline, table
 from jaxprune.inspecting.why_frozen import INEXACT, Explained, explained
 from jaxprune.program import spaces as ax
+from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.relate import Walk
 from jaxprune.program.spaces import Atom, Prod, Space
+from jaxprune.program.traits import Trait
 
 _ROLES = ("out", "in", "vector")
 
@@ -122,19 +124,12 @@ def _call(node: Node) -> str:
 def _joining(walk: Walk) -> dict[Atom, str]:
     """Says for an atom which reshape makes one channel of several positions."""
     found: dict[Atom, str] = {}
-    for op in _ops(walk):
-        if op.name == "reshape":
+    for op in every_op(walk):
+        if Trait.ORDERED in op.traits:
             for atom, whole in _laid_apart(op):
                 text = f"{whole.size // atom.size} positions of an axis are one channel"
                 found.setdefault(atom, f"{op!r} at {op.place}: {text}")
     return found
-
-
-def _ops(walk: Walk) -> Iterator[Op]:
-    for op in walk.ops:
-        yield op
-        for inner in op.inner:
-            yield from _ops(inner)
 
 
 def _laid_apart(op: Op) -> Iterator[tuple[Atom, Space]]:

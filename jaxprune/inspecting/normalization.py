@@ -18,19 +18,12 @@ from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting import products as pr
 from jaxprune.inspecting.products import NUMBER, Factor, Product, Sum
 from jaxprune.program import jaxpr, outputs
+from jaxprune.program.interpret import Domain, Steps
 from jaxprune.program.jaxpr import Op
-from jaxprune.program.relate import Walk
-from jaxprune.program.rules.control import CALLS
+from jaxprune.program.rules.axis_map import axis_map
+from jaxprune.program.traits import Trait
 
-_SAME = frozenset(
-    "convert_element_type copy device_put layout_constraint name optimization_barrier pbroadcast "
-    "pvary reduce_precision reshard select_inputs sharding_constraint stop_gradient".split()
-)
-"""Operations after which every operand is what it was."""
-_BOUNDED = frozenset("abs clamp conj imag max min real".split())
-"""Operations that leave a statistic one, such as a bound that keeps it from zero."""
-_PARTS = frozenset("concatenate slice split".split())
-"""Operations by which statistics travel together."""
+_FOLLOWED = Trait.MULTIPLIES | Trait.DIVIDES | Trait.CHOOSES | Trait.BOUNDS
 
 
 class Normalization(NamedTuple):
@@ -100,7 +93,7 @@ def _statistic(of: frozenset[Any], running: Mapping[frozenset[Any], int]) -> int
     return variables[0] if variables else running.get(of)
 
 
-class _Reader:
+class _Reader(Domain[Sum]):
     """One reading of a program, which collects {BatchNorm: its bias}."""
 
     def __init__(self) -> None:
@@ -111,19 +104,20 @@ class _Reader:
         """Returns an array of which nothing is known."""
         return pr.single("array", next(self.numbers))
 
-    def run(self, walk: Walk, ins: Sequence[Sum]) -> list[Sum]:
-        """Returns the results of a program."""
-        env = dict(zip(walk.program.invars, ins, strict=True))
-        env.update((var, self.checked(None, jaxpr.shape(var))) for var in walk.program.constvars)
+    def literal(self, value: Any, atom: Any, op: Op | None) -> Sum:
+        """A number, of which the sign is known."""
+        del atom, op
+        return {(): -1} if np.ndim(value) == 0 and np.isreal(value) and value < 0 else NUMBER
 
-        def read(atom: Any) -> Sum:
-            return _literal(jaxpr.literal(atom)) if jaxpr.is_literal(atom) else env[atom]
+    def constant(self, value: Any, var: Any, axes: Any) -> Sum:
+        """An array."""
+        del value, axes
+        return self.checked(None, jaxpr.shape(var))
 
-        for op in walk.ops:
-            outs = self.apply(op, [read(atom) for atom in op.eqn.invars])
-            for var, out in zip(op.eqn.outvars, outs, strict=True):
-                env[var] = self.checked(out, jaxpr.shape(var))
-        return [read(atom) for atom in walk.program.outvars]
+    def apply(self, op: Op, ins: list[Sum]) -> Sequence[Sum]:
+        """Returns the results of any operation, in short, with the BatchNorms in them noted."""
+        outs = super().apply(op, ins)
+        return [self.checked(out, shape) for out, shape in zip(outs, op.out_shapes, strict=True)]
 
     def checked(self, out: Sum | None, shape: tuple[int, ...]) -> Sum:
         """Returns a result, in short where it is long, and notes a BatchNorm in it."""
@@ -135,38 +129,39 @@ class _Reader:
         short = out if len(out) <= pr.LIMIT else pr.folded(out, next(self.numbers))
         return short if len(short) <= pr.LIMIT else self.array()
 
-    def apply(self, op: Op, ins: Sequence[Sum]) -> Sequence[Sum | None]:
-        """Returns the results of one operation, None where nothing is known of one."""
-        if op.inner:
-            return self.inside(op, ins)
-        if op.name in _SAME:
-            return ins[: len(op.out_shapes)]
-        if op.name in _PARTS:
-            return self.parts(op, ins)
-        if op.name in ("reduce_sum", "psum", "psum_invariant"):
-            return [self.reduced(op, i, item) for i, item in enumerate(ins)]
-        if op.name in _MOVES:
-            return [pr.moved(ins[0], _MOVES[op.name](op), next(self.numbers))]
-        if op.name in _ARITHMETIC:
-            return [self.computed(op, ins)]
-        return [None] * len(op.out_shapes)
+    def scan(self, op: Op, ins: list[Sum], steps: Steps) -> Sequence[Sum]:
+        """Nothing is known of a carry; what is stacked loses and gains its first axis."""
+        n, m = steps
+        carry = [self.array() for _ in range(m)]
+        rows = [pr.moved(item, _row, next(self.numbers)) for item in ins[n + m :]]
+        outs = self.run(op.inner[0], [*ins[:n], *carry, *rows])
+        stacked = [pr.moved(item, _stacked, next(self.numbers)) for item in outs[m:]]
+        return [*carry, *stacked]
 
-    def inside(self, op: Op, ins: Sequence[Sum]) -> Sequence[Sum | None]:
-        """Returns the results of an operation that calls programs."""
-        if op.name in CALLS or op.name == "shard_map":
-            return self.run(op.inner[0], ins)
-        if op.name == "scan":
-            n, m = op.params["num_consts"], op.params["num_carry"]
-            carry = [self.array() for _ in range(m)]
-            rows = [pr.moved(item, _row, next(self.numbers)) for item in ins[n + m :]]
-            outs = self.run(op.inner[0], [*ins[:n], *carry, *rows])
-            stacked = [pr.moved(item, _stacked, next(self.numbers)) for item in outs[m:]]
-            return [*carry, *stacked]
-        if op.name == "cond":
-            branches = [self.run(walk, ins[1:]) for walk in op.inner]
-            return [_one_of(cases) for cases in zip(*branches, strict=True)]
+    def loop(self, op: Op, ins: list[Sum], steps: Steps) -> Sequence[Any]:
+        """Nothing is known of a loop; what it normalizes is found."""
+        del ins, steps
         for walk in op.inner:
             self.run(walk, [self.array() for _ in walk.program.invars])
+        return [None] * len(op.out_shapes)
+
+    def join(self, op: Op, cases: list[Sum]) -> Any:
+        """One of several statistics."""
+        del op
+        return _one_of(cases)
+
+    def compute(self, op: Op, ins: list[Sum]) -> Sequence[Any]:
+        """Returns the results of one operation, None where nothing is known of one."""
+        if Trait.AS_IS in op.traits:
+            return ins[: len(op.out_shapes)]
+        if Trait.PARTS in op.traits:
+            return self.parts(op, ins)
+        if Trait.SUMS in op.traits:
+            return [self.reduced(op, i, item) for i, item in enumerate(ins)]
+        if Trait.MOVES in op.traits and (to := axis_map(op)) is not None:
+            return [pr.moved(ins[0], to, next(self.numbers))]
+        if Trait.ENTRYWISE in op.traits:
+            return [self.computed(op, ins)] * len(op.out_shapes)
         return [None] * len(op.out_shapes)
 
     def reduced(self, op: Op, i: int, item: Sum) -> Sum | None:
@@ -190,17 +185,47 @@ class _Reader:
 
     def computed(self, op: Op, ins: Sequence[Sum]) -> Sum | None:
         """The result of an elementwise operation."""
+        power, weights, traits = op.rule.power(op), op.rule.weights, op.traits
+        if not (power or weights or traits & _FOLLOWED):
+            return None
         if all(item.keys() == {()} for item in ins):
-            return {(): -ins[0][()]} if op.name == "neg" else NUMBER
-        return _ARITHMETIC[op.name](self, op, *ins)
+            return {(): -ins[0][()]} if weights == (-1,) else NUMBER
+        if weights:
+            return _weighted(ins, weights)
+        if power is not None:
+            return self.power(ins[0], power)
+        if Trait.MULTIPLIES in traits:
+            return self.product(*ins)
+        if Trait.DIVIDES in traits:
+            return self.divided(*ins)
+        return _one_of(ins[op.rule.values]) if Trait.CHOOSES in traits else _bounded(ins)
 
     def product(self, a: Sum, b: Sum) -> Sum | None:
         """A product, if it is not long."""
         return pr.times(a, b) if len(a) * len(b) <= 4 * pr.LIMIT else None
 
+    def divided(self, a: Sum, b: Sum) -> Sum | None:
+        """A sum over a number, or over a deviation."""
+        if b.keys() == {()}:
+            return {product: sign * b[()] for product, sign in a.items()}
+        under = pr.deviation(b)
+        return None if under is None else self.product(a, pr.single("root", under.of, under.axes))
 
-def _literal(value: Any) -> Sum:
-    return {(): -1} if np.ndim(value) == 0 and np.isreal(value) and value < 0 else NUMBER
+    def power(self, a: Sum, exponent: float) -> Sum | None:
+        """A square, one over a sum, or a root of a statistic."""
+        if exponent == 2:
+            return self.product(a, a)
+        if exponent == -1:
+            return self.divided(NUMBER, a)
+        found = pr.statistic(a) if exponent in (0.5, -0.5) else None
+        kind = "deviation" if exponent > 0 else "root"
+        return None if found is None else pr.single(kind, found.of, found.axes)
+
+
+def _weighted(ins: Sequence[Sum], weights: Sequence[int]) -> Sum:
+    """A sum or a difference."""
+    first = {product: weights[0] * sign for product, sign in ins[0].items()}
+    return first if len(ins) == 1 else pr.plus(first, ins[1], weights[1])
 
 
 def _row(axes: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -254,40 +279,8 @@ def _bias(a: Sum, key: _Key) -> int | None:
     return bias.of if bias.kind == "variable" and bias.axes == key.mean.axes else None
 
 
-def _inverse_root(reader: _Reader, op: Op, a: Sum) -> Sum | None:
-    del reader, op
-    found = pr.statistic(a)
-    return None if found is None else pr.single("root", found.of, found.axes)
-
-
-def _root(reader: _Reader, op: Op, a: Sum) -> Sum | None:
-    del reader, op
-    found = pr.statistic(a)
-    return None if found is None else pr.single("deviation", found.of, found.axes)
-
-
-def _divided(reader: _Reader, op: Op, a: Sum, b: Sum) -> Sum | None:
-    del op
-    if b.keys() == {()}:
-        return {product: sign * b[()] for product, sign in a.items()}
-    under = pr.deviation(b)
-    return None if under is None else reader.product(a, pr.single("root", under.of, under.axes))
-
-
-def _power(reader: _Reader, op: Op, a: Sum, b: Sum | None = None) -> Sum | None:
-    del b
-    exponent = op.params["y"] if "y" in op.params else jaxpr.literal(op.eqn.invars[1])
-    if exponent == 2:
-        return reader.product(a, a)
-    if exponent == -1:
-        return _divided(reader, op, NUMBER, a)
-    if exponent in (0.5, -0.5):
-        return _root(reader, op, a) if exponent > 0 else _inverse_root(reader, op, a)
-    return None
-
-
-def _bounded(reader: _Reader, op: Op, *ins: Sum) -> Sum | None:
-    del reader, op
+def _bounded(ins: Sequence[Sum]) -> Sum | None:
+    """A statistic within bounds is one, such as a variance that is kept from zero."""
     (item, *more) = [item for item in ins if item.keys() != {()}]
     kept = pr.statistic(item) or pr.deviation(item)
     return None if more or kept is None else item
@@ -299,44 +292,3 @@ def _one_of(cases: Sequence[Sum]) -> Sum | None:
         return cases[0]
     union = {p: sign for case in reversed(cases) for p, sign in case.items()}
     return union if pr.statistic(union) else None
-
-
-_ARITHMETIC: Mapping[str, Any] = {
-    "add": lambda _reader, _, a, b: pr.plus(a, b),
-    "add_any": lambda _reader, _, a, b: pr.plus(a, b),
-    "sub": lambda _reader, _, a, b: pr.plus(a, b, -1),
-    "neg": lambda _reader, _, a: {product: -sign for product, sign in a.items()},
-    "mul": lambda reader, _, a, b: reader.product(a, b),
-    "square": lambda reader, _, a: reader.product(a, a),
-    "div": _divided,
-    "pow": _power,
-    "integer_pow": _power,
-    "rsqrt": _inverse_root,
-    "sqrt": _root,
-    "select_n": lambda _reader, _, _which, *cases: _one_of(cases),
-    **dict.fromkeys(_BOUNDED, _bounded),
-}
-
-
-def _broadcast(op: Op) -> pr.Axes:
-    to = op.params["broadcast_dimensions"]
-    return lambda axes: tuple(int(to[axis]) for axis in axes)
-
-
-def _squeezed(op: Op) -> pr.Axes:
-    before = jaxpr.shape(op.eqn.invars[0])
-    left = [axis for axis in range(len(before)) if axis not in op.params["dimensions"]]
-    return lambda axes: tuple(map(left.index, axes)) if set(axes) <= set(left) else None
-
-
-def _transposed(op: Op) -> pr.Axes:
-    order = [int(axis) for axis in op.params["permutation"]]
-    return lambda axes: tuple(sorted(map(order.index, axes)))
-
-
-_MOVES: Mapping[str, Any] = {
-    "broadcast_in_dim": _broadcast,
-    "reshape": lambda op: pr.reshaped(jaxpr.shape(op.eqn.invars[0]), op.out_shapes[0]),
-    "squeeze": _squeezed,
-    "transpose": _transposed,
-}

@@ -15,17 +15,10 @@ from jaxprune.graph import Branches, ChannelGraph, Contraction, Variable
 from jaxprune.inspecting.batch_norms import batch_norms
 from jaxprune.inspecting.once import once
 from jaxprune.program import jaxpr, outputs
+from jaxprune.program.interpret import steps
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.relate import Walk
-from jaxprune.program.rules.control import CALLS
-
-_DRAWS = ("random_", "rng_", "threefry")
-_VALUES: dict[str, Sequence[int]] = {
-    **dict.fromkeys("argmax argmin eq eq_to ge gt is_finite le le_to lt lt_to ne".split(), ()),
-    **dict.fromkeys(("dynamic_slice", "gather"), (0,)),
-    "dynamic_update_slice": (0, 1),
-}
-"""The operands whose values are in the result, where others only say which."""
+from jaxprune.program.traits import Form
 
 
 @once
@@ -117,22 +110,19 @@ def _named(atoms: Sequence[Any], flags: Sequence[bool]) -> set[Any]:
 
 def _operands(op: Op, outs: Sequence[bool], *, values: bool) -> list[bool]:
     """For every operand, whether the live results read it. A carry is live as a whole."""
-    given = len(op.eqn.invars)
-    if op.inner and (op.name in CALLS or op.name == "shard_map"):
-        return _live(op.inner[0], outs, values=values)
-    if op.name == "scan":
-        carry = op.params["num_carry"]
+    given = range(len(op.eqn.invars))
+    form = op.form if op.inner else None
+    if form is Form.SCAN:
+        _, carry = steps(op)
         return _live(op.inner[0], [*[True] * carry, *outs[carry:]], values=values)
-    if op.name == "while" and values:
+    if form is Form.WHILE and values:
         body = _live(op.inner[1], [True] * len(outs), values=True)
-        return [False] * (given - len(body)) + body
-    if op.name == "cond":
+        return [False] * (len(given) - len(body)) + body
+    if form is Form.COND:
         branches = [_live(branch, outs, values=values) for branch in op.inner]
         return [not values, *map(any, zip(*branches, strict=True))]
-    if not values:
-        return [True] * given
-    if op.name.startswith(_DRAWS):
-        return [False] * given
-    if op.name.startswith("scatter") or op.name == "select_n":
-        return [i != (1 if op.name != "select_n" else 0) for i in range(given)]
-    return [i in _VALUES.get(op.name, range(given)) for i in range(given)]
+    if form is not None and form is not Form.WHILE:
+        return _live(op.inner[0], outs, values=values)
+    if not values or op.rule is None:
+        return [True] * len(given)
+    return [i in given[op.rule.values] for i in given]

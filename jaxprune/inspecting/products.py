@@ -9,7 +9,7 @@ left out, but for their sign.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 LIMIT = 12
@@ -123,23 +123,3 @@ def moved(a: Sum, axes: Axes, number: Any) -> Sum:
             factors.append(Factor(factor.kind, of, to))
         found[tuple(sorted(factors, key=hash))] = sign
     return found
-
-
-def reshaped(before: Sequence[int], after: Sequence[int]) -> Axes:
-    """Returns where axes are after a reshape that leaves them whole."""
-
-    def places(shape: Sequence[int]) -> dict[tuple[int, int], int]:
-        found, volume = {}, 1
-        for axis, size in enumerate(shape):
-            found.setdefault((volume, size), axis)
-            volume *= size
-        return found
-
-    later = places(after)
-    where = {axis: later.get(key) for key, axis in places(before).items()}
-
-    def to(axes: tuple[int, ...]) -> tuple[int, ...] | None:
-        found = [there for axis in axes if (there := where.get(axis)) is not None]
-        return tuple(found) if len(found) == len(axes) else None
-
-    return to

@@ -17,13 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.program import jaxpr
+from jaxprune.program.interpret import steps
 from jaxprune.program.jaxpr import Op, Program
-from jaxprune.program.rules import control
+from jaxprune.program.rules import RULES
+from jaxprune.program.traits import Form, Trait
 
 BATCH = "*"
 """What follows the size of the batch."""
 
-_SHAPES = frozenset("broadcast_in_dim copy reshape select_inputs squeeze".split())
 _DROPPED = frozenset(
     "accuracy body_nconsts cond_nconsts ctx_mesh num_carry num_consts out_sharding sharding unroll "
     "weak_type".split()
@@ -64,10 +65,9 @@ class _Value(NamedTuple):
 
 
 class Reader:
-    """Reads the operations of a program; those that are `cuts` begin a new segment."""
+    """Reads the operations of a program; contractions begin a new segment."""
 
-    def __init__(self, cuts: frozenset[str]):
-        self.cuts = cuts
+    def __init__(self) -> None:
         self.segments: list[list[Operation]] = [[]]
 
     def read(self, program: Program, variables: Sequence[str]) -> "Reader":
@@ -91,7 +91,7 @@ class Reader:
             return known[atom]
 
         for eqn in program.eqns:
-            op = Op(eqn, scope)
+            op = Op(eqn, scope, rules=RULES)
             results = self.operation(op, [*map(of, eqn.invars)])
             known.update(zip(eqn.outvars, results, strict=True))
         return [*map(of, program.outvars)]
@@ -99,9 +99,9 @@ class Reader:
     def operation(self, op: Op, values: list[_Value]) -> list[_Value]:
         """Reads an operation and the programs that it calls; returns its results."""
         inner, scope = jaxpr.programs(op.eqn), jaxpr.join(op.eqn, op.scope)
-        if op.name in control.CALLS:
+        if op.form is not None and op.form.calls:
             return self.program(inner[0], values, scope)
-        if op.name in _SHAPES and op.params.get("indices") is None:
+        if Trait.ORDERED in op.traits and op.params.get("indices") is None:
             return values[:1]
         number = self.add(op, values, scope)
         for program, operands, _ in jaxpr.calls(op.eqn):
@@ -126,23 +126,21 @@ class Reader:
             op.name,
             dict(_parameters(op)),
             [value.words for value in values],
-            tuple(sorted(frozenset().union(*kernels))) if op.name in self.cuts else (),
+            tuple(sorted(frozenset().union(*kernels))) if Trait.CONTRACTS in op.traits else (),
             scope,
         )
         self.segments[-1].append(found)
         number = f"{len(self.segments)}.{len(self.segments[-1])}"
-        if op.name in self.cuts:
+        if Trait.CONTRACTS in op.traits:
             self.segments.append([])
         return number
 
 
 def _carry(op: Op) -> tuple[int, int]:
-    if op.name == "scan":
-        first = op.params["num_consts"]
-        return first, first + op.params["num_carry"]
-    if op.name == "while":
-        return op.params["cond_nconsts"] + op.params["body_nconsts"], len(op.eqn.invars)
-    return 0, 0
+    if op.form not in (Form.SCAN, Form.WHILE):
+        return 0, 0
+    first, carry = steps(op)
+    return first, first + carry
 
 
 def _parameters(op: Op) -> Iterator[tuple[str, Any]]:

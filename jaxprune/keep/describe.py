@@ -21,7 +21,6 @@ from jaxprune.graph import ChannelGraph
 from jaxprune.keep import canonical as _canonical
 from jaxprune.keep.canonical import Operation
 from jaxprune.program import jaxpr
-from jaxprune.program.rules import contraction
 from jaxprune.program.spaces import Atom, Space, Sum
 
 Description = Mapping[str, Any]
@@ -118,13 +117,13 @@ def _is_entry(entry: Any, kinds: Mapping[str, Any]) -> bool:
 
 def _segments(graph: ChannelGraph) -> tuple[list[str], list[list[Operation]]]:
     """The inputs in words, and the operations up to every contraction and to the results."""
-    cuts, variables = frozenset(contraction.RULES), list(graph.variables)
-    ours = _canonical.Reader(cuts).read(graph.walk.program, variables).segments
+    variables = list(graph.variables)
+    ours = _canonical.Reader().read(graph.walk.program, variables).segments
     shapes = [_words(leaf) for leaf in jax.tree.leaves(graph.inputs)]
     for inputs in _other_batches(graph.inputs):
         try:
             program, _ = jaxpr.trace(graph.fn, graph.abstract, *inputs)
-            theirs = _canonical.Reader(cuts).read(program, variables).segments
+            theirs = _canonical.Reader().read(program, variables).segments
         except Exception:  # the function takes no other batch
             continue
         if _names(ours) == _names(theirs):

@@ -8,6 +8,7 @@ import flax.linen as nn
 from jaxprune.graph import ChannelGraph, Variable
 from jaxprune.keep.kept import Kept
 from jaxprune.program import fixed
+from jaxprune.program.interpret import every_op
 from jaxprune.program.relate import Walk
 
 Shape = tuple[int, ...]
@@ -35,14 +36,10 @@ class View:
 
 def _feature_groups(walk: Walk, names: list[str], kept: Kept) -> Iterator[tuple[str, int]]:
     """The kept feature_group_count of the convolution that every kernel enters."""
-    for op in walk.ops:
-        if op.name == "conv_general_dilated" and op.sources[1]:
-            spec = op.params["dimension_numbers"]
-            features, inputs = op.ins[0][spec.lhs_spec[1]], op.ins[1][spec.rhs_spec[1]]
-            for leaf in op.sources[1]:
-                yield names[leaf], kept.size(features) // kept.size(inputs)
-        for inner in op.inner:
-            yield from _feature_groups(inner, names, kept)
+    for op in every_op(walk):
+        if op.rule is not None and "feature_group_count" in op.params:
+            groups = op.rule.params(op, kept.size)["feature_group_count"]
+            yield from ((names[leaf], groups) for leaf in op.sources[1] or ())
 
 
 def _convolution(module: Any, path: str, view: View) -> dict[str, Any]:

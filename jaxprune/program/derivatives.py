@@ -16,6 +16,7 @@ from jaxprune.program import fixed, jaxpr
 from jaxprune.program import spaces as ax
 from jaxprune.program.jaxpr import Op, Program
 from jaxprune.program.relate import Axes, Tracer, Walk
+from jaxprune.program.traits import Form
 
 WAY_OUT = "Fix: keep these groups whole (protect= in jp.select)."
 
@@ -68,7 +69,7 @@ def derivative(op: Op) -> Derivative:
         moved, points = at(primals)
         return jax.vjp(moved, *points)[1](list(cotangents))
 
-    if op.name == "custom_jvp_call":
+    if op.form is Form.CUSTOM_JVP:
         run, avals = forward, [*full, *(full[i] for i in moving)]
         ins, ends = [*op.ins, *(op.ins[i] for i in moving)], [op.outs[i] for i in outs]
     else:

@@ -4,8 +4,9 @@ Everything that differs between JAX versions is evened out here: closed and open
 of call primitives, the parameters of `scan`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,8 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend import core, source_info_util
 from jax.interpreters import ad, batching, mlir
+
+from jaxprune.program.traits import NOTHING, Form, Trait
 
 
 class Program(NamedTuple):
@@ -202,11 +205,12 @@ class Op:
 
     `ins` and `outs` hold a list of axis spaces per operand and result; `sources` which variables
     an operand is computed from, None for one that depends on the inputs; `inner` the walks of the
-    programs that the operation calls; `caller` the operation whose program this one is part of.
+    programs that the operation calls; `caller` the operation whose program this one is part of;
+    `rule` what is known of its primitive, None if nothing is.
     """
 
     __slots__ = (
-        "caller", "eqn", "inner", "ins", "name", "out_shapes", "outs", "params", "scope",
+        "caller", "eqn", "inner", "ins", "name", "out_shapes", "outs", "params", "rule", "scope",
         "sources", "tracer",
     )  # fmt: skip
 
@@ -218,9 +222,11 @@ class Op:
         sources: Sequence[Any] = (),
         caller: "Op | None" = None,
         tracer: Any = None,
+        rules: Mapping[str, Any] = MappingProxyType({}),
     ):
         self.eqn = eqn
         self.name = name(eqn)
+        self.rule: Any = rules.get(self.name)
         self.params = params(eqn)
         self.scope = scope
         self.ins = ins
@@ -238,6 +244,21 @@ class Op:
     def record(self, **found: Any) -> None:
         """Reports a contraction, or the free axes of a `table` that is indexed."""
         self.tracer.record(self, **found)
+
+    @property
+    def traits(self) -> Trait:
+        """What the primitive does with values."""
+        return NOTHING if self.rule is None else self.rule.traits
+
+    @property
+    def form(self) -> Form | None:
+        """How the operation runs the programs that it holds."""
+        return None if self.rule is None else self.rule.form
+
+    @property
+    def around(self) -> tuple["Op", ...]:
+        """The operations whose programs this one is part of, outermost first."""
+        return () if self.caller is None else (*self.caller.around, self.caller)
 
     @property
     def place(self) -> str:

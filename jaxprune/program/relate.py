@@ -87,7 +87,7 @@ class Tracer:
         for eqn in program.eqns:
             operands = [_read(env, atom) for atom in eqn.invars]
             axes, given = [item[0] for item in operands], [item[1] for item in operands]
-            op = Op(eqn, scope, axes, given, caller, self)
+            op = Op(eqn, scope, axes, given, caller, self, self.rules)
             op.outs = self.apply(op)
             source = _union(op.sources)
             env.update(zip(eqn.outvars, ((axes, source) for axes in op.outs), strict=True))
@@ -101,10 +101,7 @@ class Tracer:
 
     def apply(self, op: Op) -> list[Axes]:
         """Returns the axes of the results of `op`."""
-        rule = self.rules.get(op.name)
-        if rule is None:
-            return self._unknown(op)
-        return rule.axes(op)
+        return self._unknown(op) if op.rule is None else op.rule.axes(op)
 
     def _unknown(self, op: Op) -> list[Axes]:
         text = f"unknown primitive {op.name}"

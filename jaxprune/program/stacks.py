@@ -7,17 +7,19 @@ per-layer along a stack if every array that holds its channels is inside of the 
 layer axis and comes from operations that treat layers alike.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxprune.program import spaces as ax
 from jaxprune.program import stream_readers
+from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.relate import Walk
-from jaxprune.program.rules import control, elementwise, random
+from jaxprune.program.rules import contraction, control
 from jaxprune.program.spaces import Atom, Reason, Space
+from jaxprune.program.traits import Form, Trait
 
 
 class Given(NamedTuple):
@@ -29,15 +31,6 @@ class Given(NamedTuple):
 
 Stack = Op | Given
 """What makes a layer axis the same as another: the scan, or the name that was given."""
-
-_ALIKE = {
-    *elementwise.RULES,
-    *control.RULES,
-    *random.RULES,
-    *("bitcast_convert_type", "broadcast_in_dim", "dot_general", "reshape", "squeeze", "transpose"),
-    *("reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_sum"),
-}
-"""Operations that give a layer's result from that layer's operands, where both have the axis."""
 
 
 def stack(space: Space) -> Stack | None:
@@ -79,7 +72,7 @@ def mark(walk: Walk) -> None:
     read = (space for item in stream_readers.own(walk) for space in (item.stream, item.reader))
     shared = {atom for space in read for atom in ax.atoms(space)}
     companions: dict[Atom, dict[Stack, int]] = {}
-    for axes, known in _arrays(walk, {}):
+    for axes, known in _arrays(walk):
         for atom in {atom for space in axes for atom in ax.atoms(space)}:
             if atom.name is not None:
                 before = companions.get(atom, known)
@@ -89,21 +82,23 @@ def mark(walk: Walk) -> None:
             atom.layers = max(stacks, key=lambda key: stacks[key])
 
 
-def _arrays(
-    walk: Walk, around: Mapping[Stack, int]
-) -> Iterator[tuple[Sequence[Space], dict[Stack, int]]]:
+def _arrays(walk: Walk) -> Iterator[tuple[Sequence[Space], dict[Stack, int]]]:
     """Yields the axes of every array, with the stacks of which it holds a layer or all layers."""
     for axes in (*walk.ins, *walk.outs):
-        yield axes, {**around, **_layers(axes)}
-    for op in walk.ops:
-        if op.name == "iota":
+        yield axes, _layers(axes)
+    for op in every_op(walk):
+        around: dict[Stack, int] = {
+            scan: length(scan) for scan in op.around if scan.form is Form.SCAN
+        }
+        if Trait.COUNTS in op.traits:
             yield [op.outs[0][op.params["dimension"]]], {}
-        alike = op.name in _ALIKE and _paired(op)
+        alike = Trait.APART in op.traits and _paired(op)
         for axes in (*op.ins, *op.outs):
             yield axes, {**around, **(_layers(axes) if alike else {})}
-        inside = {op: length(op)} if op.name == "scan" else {}
+        inside = {**around, op: length(op)} if op.form is Form.SCAN else around
         for inner in op.inner:
-            yield from _arrays(inner, {**around, **inside})
+            for axes in (*inner.ins, *inner.outs):
+                yield axes, {**inside, **_layers(axes)}
 
 
 def _layers(axes: Sequence[Space]) -> dict[Stack, int]:
@@ -115,10 +110,9 @@ def _layers(axes: Sequence[Space]) -> dict[Stack, int]:
 
 def _paired(op: Op) -> bool:
     """False for a contraction of two stacks that does not pair their layers."""
-    if op.name != "dot_general":
+    if Trait.CONTRACTS not in op.traits:
         return True
-    dims = op.params["dimension_numbers"]
-    pairs = {pair for lhs, rhs in dims for pair in zip(lhs, rhs, strict=True)}
+    pairs = {*contraction.pairs(op), *contraction.batches(op)}
     left, right = ([stack(space) for space in axes] for axes in op.ins)
     shared = [key for key in left if key is not None and key in right]
     return all((left.index(key), right.index(key)) in pairs for key in shared)

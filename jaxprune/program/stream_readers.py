@@ -15,12 +15,11 @@ from jaxprune.arguments.numbers import is_integer
 from jaxprune.errors import TraceError
 from jaxprune.program import fixed, jaxpr
 from jaxprune.program import spaces as ax
+from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.relate import Walk
-from jaxprune.program.rules import contraction
 from jaxprune.program.spaces import Reason, Space
-
-MARK = "select_inputs"
+from jaxprune.program.traits import Trait
 
 
 def select_inputs(x: jax.Array, reader: str, *, axis: int = -1) -> jax.Array:
@@ -108,7 +107,7 @@ def readings(walk: Walk) -> dict[Any, Reading]:
     """Returns {variable: reading} of the marks of a program, without those of inner programs."""
     found: dict[Any, Reading] = {}
     for op in walk.ops:
-        if op.name == MARK:
+        if Trait.MARKS in op.traits:
             found[op.eqn.outvars[0]] = reading(op, found.get(op.eqn.invars[0]))
     return found
 
@@ -116,7 +115,7 @@ def readings(walk: Walk) -> dict[Any, Reading]:
 def everywhere(walk: Walk) -> Iterator[Reading]:
     """Yields the last reading of every row of marks, inner programs too."""
     found = readings(walk)
-    again = {op.eqn.invars[0] for op in walk.ops if op.name == MARK}
+    again = {op.eqn.invars[0] for op in walk.ops if Trait.MARKS in op.traits}
     yield from (reading for var, reading in found.items() if var not in again)
     for op in walk.ops:
         for inner in op.inner:
@@ -143,9 +142,9 @@ def tie(walk: Walk) -> None:
     for op in walk.ops:
         for inner in op.inner:
             tie(inner)
-        if op.name == MARK and op.params["indices"] is None:
+        if Trait.MARKS in op.traits and op.params["indices"] is None:
             (var,), (result,) = op.eqn.invars, op.eqn.outvars
-            marked_again = reads[result] == 1 and readers.get(result, op).name == MARK
+            marked_again = reads[result] == 1 and Trait.MARKS in readers.get(result, op).traits
             if marked_again or _private(var, reads, makers):
                 _same(op)
 
@@ -153,7 +152,8 @@ def tie(walk: Walk) -> None:
 def _private(var: Any, reads: Mapping[Any, int], makers: Mapping[Any, Op]) -> bool:
     while reads[var] == 1 and var in makers:
         op = makers[var]
-        if op.name == MARK or (op.name in contraction.RULES and any(op.sources)):
+        made = Trait.CONTRACTS in op.traits and any(op.sources)
+        if made or Trait.MARKS in op.traits:
             return True
         pairs = zip(op.eqn.invars, op.sources, strict=True)
         activations = [atom for atom, source in pairs if source is None]
@@ -166,7 +166,7 @@ def _private(var: Any, reads: Mapping[Any, int], makers: Mapping[Any, Op]) -> bo
 def tie_immovable(walk: Walk, variables: Iterable[Iterable[Space]]) -> None:
     """Ties readers whose channels cannot be pruned, until there are none; ties none twice."""
     spaces = [space for axes in variables for space in axes]
-    marks = [op for op in _marks(walk) if not _is_tied(op)]
+    marks = [op for op in every_op(walk) if Trait.MARKS in op.traits and not _is_tied(op)]
     while marks:
         free = {atom for atom in fixed.distinct(spaces) if atom.reason is None}
         whole = [op for op in marks if not set(ax.atoms(_reader(op))) <= free]
@@ -175,14 +175,6 @@ def tie_immovable(walk: Walk, variables: Iterable[Iterable[Space]]) -> None:
         marks = [op for op in marks if op not in whole]
         for op in whole:
             _same(op)
-
-
-def _marks(walk: Walk) -> Iterator[Op]:
-    for op in walk.ops:
-        if op.name == MARK:
-            yield op
-        for inner in op.inner:
-            yield from _marks(inner)
 
 
 def _reader(op: Op) -> Space:

@@ -31,9 +31,9 @@ from jaxprune.keep.kept import Kept
 from jaxprune.nnx import resizing
 from jaxprune.nnx.pure_function import Function
 from jaxprune.program import jaxpr
+from jaxprune.program.interpret import Domain, Steps
 from jaxprune.program.jaxpr import Op, Program
-from jaxprune.program.relate import Walk
-from jaxprune.program.rules.control import CALLS
+from jaxprune.program.traits import Trait
 from jaxprune.running import same_program
 from jaxprune.running.same_program import Changed
 
@@ -42,16 +42,6 @@ Scale = Mapping[Any, float]
 """The logarithm of a factor: {unknown or changed constant: coefficient}."""
 
 ONE: Scale = {}
-_LINEAR = (  # in the first operand; maxima are for positive factors
-    "abs broadcast_in_dim convert_element_type copy cumsum cummax cummin dynamic_slice gather imag "
-    "name neg real reduce_max reduce_min reduce_precision reduce_sum reduce_window_max "
-    "reduce_window_min reduce_window_sum reshape rev select_inputs sharding_constraint slice split "
-    "squeeze stop_gradient tile transpose unstack"
-).split()
-_SHARED = "add add_any sub max min rem concatenate stack pad clamp select_n".split()
-_PRODUCTS = "mul dot_general conv_general_dilated".split()
-_POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "cbrt": 1 / 3, "square": 2.0}
-_COMPARED = "eq ne lt le gt ge".split()
 _TINY = 1e-9
 
 
@@ -186,7 +176,7 @@ def _constant(value: Any, dtype: Any) -> Scale:
     return {object(): 1.0} if free else ONE
 
 
-class _Scales:
+class _Scales(Domain[Scale]):
     """The factor of every array of the resized network, and what the factors must satisfy.
 
     The unknowns are the paths of variables, and an `object()` for every constant of any factor.
@@ -196,11 +186,11 @@ class _Scales:
         self.graph = graph
         self.changed = changed
         self.met: set[Changed] = set()
-        self.read: dict[str, int] = {}
+        self.order: dict[str, int] = {}
         self.rows: dict[frozenset[tuple[Any, float]], None] = {}
         inputs = graph.walk.ins[len(graph.variables) :]
         ins = [*map(self.variable, graph.variables), *([ONE] * len(inputs))]
-        self.same(ONE, *self.walk(graph.walk, ins))
+        self.same(ONE, *self.run(graph.walk, ins))
 
     def variable(self, path: str) -> Scale:
         real = jnp.issubdtype(self.graph.variables[path].dtype, jnp.inexact)
@@ -213,28 +203,8 @@ class _Scales:
                 self.rows[frozenset(row.items())] = None
         return first
 
-    def walk(self, walk: Walk, ins: Sequence[Scale]) -> list[Scale]:
-        """Returns the scales of the results of a program."""
-        program = walk.program
-        env = dict(zip(program.invars, ins, strict=True))
-        for var, value in zip(program.constvars, program.consts, strict=True):
-            env[var] = _constant(value, var.aval.dtype)
-        for op in walk.ops:
-            scales = [self.operand(env, op, atom) for atom in op.eqn.invars]
-            if not op.inner:
-                self.note(scales)
-            env.update(zip(op.eqn.outvars, self.apply(op, scales), strict=True))
-        return [self.operand(env, None, atom) for atom in program.outvars]
-
-    def note(self, scales: Sequence[Scale]) -> None:
-        """Notes the order in which variables are read."""
-        for key in (key for scale in scales for key in scale if isinstance(key, str)):
-            self.read.setdefault(key, len(self.read))
-
-    def operand(self, env: Mapping[Any, Scale], op: Op | None, atom: Any) -> Scale:
-        if not jaxpr.is_literal(atom):
-            return env[atom]
-        value = jaxpr.literal(atom)
+    def literal(self, value: Any, atom: Any, op: Op | None) -> Scale:
+        """A constant that follows a size has the factor by which it changes."""
         for item in self.changed:
             same = item.op is op and np.ndim(value) == 0 and value == item.before
             if same and item.before * item.after > 0:
@@ -242,41 +212,54 @@ class _Scales:
                 return {item: 1.0}
         return _constant(value, atom.aval.dtype)
 
-    def apply(self, op: Op, scales: list[Scale]) -> list[Scale]:
-        """Returns the scales of the results of one operation."""
-        if op.name in CALLS:
-            return self.walk(op.inner[0], scales)
-        if op.name == "scan":
-            n, m = op.params["num_consts"], op.params["num_carry"]
-            outs = self.walk(op.inner[0], scales)
-            return [*map(self.same, scales[n : n + m], outs[:m]), *outs[m:]]
-        if op.name == "cond":
-            branches = [self.walk(walk, scales[1:]) for walk in op.inner]
-            return [self.same(*outs) for outs in zip(*branches, strict=True)]
-        scale = self.one(op, scales)
-        if scale and not jnp.issubdtype(op.eqn.outvars[0].aval.dtype, jnp.inexact):
-            scale = self.same(ONE, scale)
-        return [scale] * len(op.out_shapes)
+    def constant(self, value: Any, var: Any, axes: Any) -> Scale:
+        """Other constants have none."""
+        del axes
+        return _constant(value, var.aval.dtype)
 
-    def one(self, op: Op, scales: list[Scale]) -> Scale:
+    def scan(self, op: Op, ins: list[Scale], steps: Steps) -> Sequence[Scale]:
+        """Every step takes and gives the carry with one factor."""
+        n, m = steps
+        outs = self.run(op.inner[0], ins)
+        return [*map(self.same, ins[n : n + m], outs[:m]), *outs[m:]]
+
+    def join(self, op: Op, cases: list[Scale]) -> Scale:
+        """All branches give one factor."""
+        del op
+        return self.same(*cases)
+
+    def compute(self, op: Op, ins: list[Scale]) -> Sequence[Scale]:
+        """Returns the scales of the results of one operation."""
+        if not op.inner:  # the order in which variables are read
+            for key in (key for scale in ins for key in scale if isinstance(key, str)):
+                self.order.setdefault(key, len(self.order))
+        found = ins if Trait.AS_IS in op.traits else [self.scale(op, ins)] * len(op.out_shapes)
+        return [
+            scale if jnp.issubdtype(var.aval.dtype, jnp.inexact) else self.same(ONE, scale)
+            for scale, var in zip(found, op.eqn.outvars, strict=True)
+        ]
+
+    def scale(self, op: Op, ins: list[Scale]) -> Scale:
         """Returns the scale of the result; requires what the operation needs for it."""
-        if op.name in _PRODUCTS:
-            return _sum(*((scale, 1.0) for scale in scales))
-        if op.name == "div":
-            return _sum((scales[0], 1.0), (scales[1], -1.0))
-        if op.name in _POWERS:
-            return _sum((scales[0], _POWERS[op.name]))
-        if op.name == "integer_pow":
-            return _sum((scales[0], float(op.params["y"])))
-        if op.name in _SHARED:
-            return self.same(*(scales[1:] if op.name == "select_n" else scales))
-        if op.name in _COMPARED:
-            self.same(*scales)
-        elif op.name in _LINEAR and not _fills(op):
-            self.same(ONE, *scales[1:])
-            return scales[0]
+        rule = op.rule
+        if rule is None:
+            return self.same(ONE, *ins)
+        power = rule.power(op)
+        if Trait.MULTIPLIES in op.traits:
+            return _sum(*((scale, 1.0) for scale in ins))
+        if Trait.DIVIDES in op.traits:
+            return _sum((ins[0], 1.0), (ins[1], -1.0))
+        if power is not None:
+            return _sum((ins[0], power))
+        if Trait.TOGETHER in op.traits:
+            return self.same(*ins[rule.values])
+        if Trait.COMPARES in op.traits:
+            self.same(*ins)
+        elif Trait.HOMOGENEOUS in op.traits and not _fills(op):
+            self.same(ONE, *ins[1:])
+            return ins[0]
         else:
-            self.same(ONE, *scales)
+            self.same(ONE, *ins)
         return ONE
 
     def solve(self) -> dict[str, float]:
@@ -308,11 +291,11 @@ class _Scales:
         if found.x is None:
             return None
         up, down = np.split(found.x, 2)
-        return {k: float(x) for k, x in zip(unknowns, up - down, strict=True) if k in self.read}
+        return {k: float(x) for k, x in zip(unknowns, up - down, strict=True) if k in self.order}
 
     def price(self, key: Any) -> float:
         """What it costs to change a variable: the order in which the network reads them decides."""
-        if key not in self.read:
+        if key not in self.order:
             return 0.0
         vector = len(self.graph.variables[key].shape) < 2
-        return (1.5 if vector else 1.0) + 1e-3 * self.read[key] / len(self.read)
+        return (1.5 if vector else 1.0) + 1e-3 * self.order[key] / len(self.order)

@@ -68,7 +68,7 @@ def absorb_constants(graph: ChannelGraph, variables: Any, keep: Keep) -> Absorbe
             "Fix: pass all variables that were traced."
         )
     pruned = {name: np.asarray(kept) for name, kept in keep.items() if not np.all(kept)}
-    run = Shifts(graph.rules, pruned)
+    run = Shifts(pruned)
     run.start(graph.walk, _silenced(graph, leaves, pruned))
     for path, delta in run.finish().items():
         leaves[path] = leaves[path] + delta.astype(leaves[path].dtype)

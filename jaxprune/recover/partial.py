@@ -1,6 +1,6 @@
 """Partial evaluation: what an operation gives where its result does not depend on the inputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,16 +9,10 @@ import numpy as np
 
 from jaxprune.program import jaxpr
 from jaxprune.program.jaxpr import Op
-from jaxprune.program.rules import Rule
-from jaxprune.program.rules.elementwise import each, elementwise
+from jaxprune.program.traits import Trait
 
-MOVES = frozenset(
-    "broadcast_in_dim convert_element_type copy reshape rev slice squeeze tile transpose".split()
-)
-SUMS = frozenset("add add_any sub".split())
-LINEAR = MOVES | SUMS | frozenset("concatenate neg pad reduce_sum reduce_window_sum split".split())
-PRODUCTS = frozenset("conv_general_dilated dot_general mul".split())
-MAXIMA = frozenset("reduce_max reduce_window_max".split())
+FOLLOWED = Trait.LINEAR | Trait.MULTIPLIES | Trait.MAXIMUM
+"""What reaches no other channels than its axes say."""
 
 
 class Partial(NamedTuple):
@@ -53,40 +47,40 @@ def zero(values: Any, where: np.ndarray) -> Any:
     return np.where(where, np.zeros((), values.dtype), values) if where.any() else values
 
 
-def follows(rules: Mapping[str, Rule], op: Op) -> bool:
+def follows(op: Op) -> bool:
     """True if no entry of an operand reaches other channels than the axes of `op` say."""
-    return op.name in LINEAR | PRODUCTS | MAXIMA or _elementwise(rules, op)
+    return bool(op.traits & FOLLOWED) or _elementwise(op)
 
 
-def evaluate(rules: Mapping[str, Rule], op: Op, ins: Sequence[Partial]) -> list[Partial]:
+def evaluate(op: Op, ins: Sequence[Partial]) -> list[Partial]:
     """Returns the results of an operation, known where they depend on no input."""
-    varies = _varies(rules, op, ins)
+    varies = _varies(op, ins)
     if all(where.all() for where in varies):
         return [unknown(var) for var in op.eqn.outvars]
     values = jaxpr.bind(op.eqn, [item.values for item in ins], op.eqn.params)
     return [Partial(zero(value, where), where) for value, where in zip(values, varies, strict=True)]
 
 
-def _varies(rules: Mapping[str, Rule], op: Op, ins: Sequence[Partial]) -> list[np.ndarray]:
+def _varies(op: Op, ins: Sequence[Partial]) -> list[np.ndarray]:
     """Where the results depend on the inputs of the network."""
     if not any(item.varies.any() for item in ins):
         return [np.zeros(shape, bool) for shape in op.out_shapes]
-    if op.name in PRODUCTS:  # zero times anything is zero
+    if Trait.MULTIPLIES in op.traits:  # zero times anything is zero
         left, right = (item.varies | (np.asarray(item.values) != 0) for item in ins)
         pairs = (ins[0].varies, right), (left, ins[1].varies)
         return [np.any([_reach(op, ins, pair)[0] for pair in pairs], axis=0)]
-    if _elementwise(rules, op):
+    if _elementwise(op):
         where = np.any(np.broadcast_arrays(*(item.varies for item in ins)), axis=0)
         return [np.broadcast_to(where, shape) for shape in op.out_shapes]
-    if op.name in LINEAR | MAXIMA and all(item.values is not None for item in ins):
+    if op.traits & FOLLOWED and all(item.values is not None for item in ins):
         return _reach(op, ins, [item.varies for item in ins])
     return [np.ones(shape, bool) for shape in op.out_shapes]
 
 
-def _elementwise(rules: Mapping[str, Rule], op: Op) -> bool:
+def _elementwise(op: Op) -> bool:
     """True if every entry of the results is made of the same entry of the operands."""
-    axes = rules[op.name].axes if op.name in rules else None
-    return axes is elementwise or (axes is each and len(op.ins) == 1)
+    several = len(op.ins) > 1 and Trait.AS_IS in op.traits  # each of its own shape
+    return Trait.ENTRYWISE in op.traits and not several
 
 
 def _reach(op: Op, ins: Sequence[Partial], masks: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -19,24 +19,14 @@ import numpy as np
 from jaxprune.keep.check import Keep
 from jaxprune.program import jaxpr, stacks
 from jaxprune.program import spaces as ax
+from jaxprune.program.interpret import Domain
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.relate import Walk
-from jaxprune.program.rules import Rule
-from jaxprune.program.rules.control import CALLS
-from jaxprune.recover.partial import (
-    LINEAR,
-    MAXIMA,
-    MOVES,
-    PRODUCTS,
-    SUMS,
-    Partial,
-    evaluate,
-    follows,
-    known,
-    only,
-    unknown,
-    zero,
-)
+from jaxprune.program.rules.contraction import padded
+from jaxprune.program.traits import Trait
+from jaxprune.recover.partial import Partial, evaluate, follows, known, only, unknown, zero
+
+_REARRANGES = Trait.MOVES | Trait.AS_IS
 
 
 class Outcome(NamedTuple):
@@ -113,11 +103,10 @@ class _Fold(NamedTuple):
     tolerance: float
 
 
-class Shifts:
+class Shifts(Domain[_Array]):
     """One evaluation of a program, which collects folds and outcomes."""
 
-    def __init__(self, rules: Mapping[str, Rule], pruned: Keep):
-        self.rules = rules
+    def __init__(self, pruned: Keep):
         self.pruned = pruned
         self.uses: dict[str, int] = {}
         self.dtypes: dict[str, Any] = {}
@@ -135,22 +124,25 @@ class Shifts:
         for out in self.run(walk, arrays):
             self.drop(out.shifts, "the output comes before any bias or running mean")
 
-    def run(self, walk: Walk, arrays: Sequence[_Array]) -> list[_Array]:
-        """Returns the results of a program."""
-        program = walk.program
-        env = dict(zip(program.invars, arrays, strict=True))
-        for var, value in zip(program.constvars, program.consts, strict=True):
-            env[var] = _Array(known(value))
-        for op in walk.ops:
-            ins = [_read(env, atom) for atom in op.eqn.invars]
-            outs = self.run(op.inner[0], ins) if op.name in CALLS else self.apply(op, ins)
-            env.update(zip(op.eqn.outvars, outs, strict=True))
-        return [_read(env, atom) for atom in program.outvars]
+    def literal(self, value: Any, atom: Any, op: Op | None) -> _Array:
+        """A number."""
+        del op
+        return _Array(known(np.asarray(value, atom.aval.dtype)))
 
-    def apply(self, op: Op, ins: Sequence[_Array]) -> list[_Array]:
+    def constant(self, value: Any, var: Any, axes: Any) -> _Array:
+        """A constant array."""
+        del var, axes
+        return _Array(known(value))
+
+    def apply(self, op: Op, ins: list[_Array]) -> Sequence[_Array]:
+        """Returns the results of any operation; loops and branches are not followed."""
+        calls = op.form is not None and op.form.calls
+        return self.call(op, ins) if calls else self.compute(op, ins)
+
+    def compute(self, op: Op, ins: list[_Array]) -> Sequence[_Array]:
         """Returns the results of one operation."""
-        parts = evaluate(self.rules, op, [item.part for item in ins])
-        if op.name in MOVES and ins[0].view is not None:
+        parts = evaluate(op, [item.part for item in ins])
+        if len(ins) == 1 and op.traits & _REARRANGES and ins[0].view is not None:
             return [_Array(parts[0], view=_moved(op, ins[0].view))]
         for view in (item.view for item in ins if item.view is not None):
             self.uses[view.path] = self.uses.get(view.path, 0) + 1
@@ -164,24 +156,24 @@ class Shifts:
 
     def born(self, op: Op, ins: Sequence[_Array]) -> Iterator[tuple[_Origin, list[Any]]]:
         """Yields what the pruned entries of a contracted axis add to the result."""
-        if not follows(self.rules, op):
+        if not follows(op):
             for group in _groups((space for axes in op.ins for space in axes), self.pruned):
                 self.outcomes.append(Outcome(group, op.place, why=f"{op.name} is not followed"))
             return
-        which, contracted = _contracted(op)
+        which, contracted = op.rule.summed(op)
         axes = [space if i in contracted else ax.ONE for i, space in enumerate(op.ins[which])]
         parts = [item.part for item in ins]
         rest = parts[which]
         for group in _groups(axes, self.pruned):
             gone = pruned_entries(axes, {group: self.pruned[group]})
             parts[which], rest = only(rest, gone), only(rest, ~gone)
-            (added,) = evaluate(self.rules, op, parts)
+            (added,) = evaluate(op, parts)
             kept = ~pruned_entries(op.outs[0], self.pruned)
-            if op.name in MAXIMA or np.any(added.varies & kept):
+            if Trait.MAXIMUM in op.traits or np.any(added.varies & kept):
                 why = "the pruned channels are not constant"
                 self.outcomes.append(Outcome(group, op.place, why=why))
             elif np.any((np.asarray(added.values) != 0) & kept):
-                yield _Origin(group, op.place, _padded(op)), [added.values]
+                yield _Origin(group, op.place, padded(op)), [added.values]
             else:
                 self.outcomes.append(Outcome(group, op.place))
 
@@ -190,13 +182,14 @@ class Shifts:
         carriers = [i for i, item in enumerate(ins) if item.shifts]
         if not carriers or self.folded(op, ins):
             return
-        product = carriers == [0] if op.name == "div" else op.name in PRODUCTS
-        linear = op.name in LINEAR or (product and len(carriers) == 1)
+        over = Trait.DIVIDES in op.traits and carriers == [0]
+        product = Trait.MULTIPLIES in op.traits and len(carriers) == 1
+        linear = Trait.LINEAR in op.traits or over or product
         real = all(jnp.issubdtype(var.aval.dtype, jnp.inexact) for var in op.eqn.outvars)
         kept = [~pruned_entries(axes, self.pruned) for axes in op.outs]
         for origin in dict.fromkeys(origin for item in ins for origin in item.shifts):
             parts = [_shift(item, origin, op) for item in ins]
-            outs = evaluate(self.rules, op, parts) if linear and real else []
+            outs = evaluate(op, parts) if linear and real else []
             if outs and not any(np.any(o.varies & k) for o, k in zip(outs, kept, strict=True)):
                 yield origin, [out.values for out in outs]
             else:
@@ -206,7 +199,7 @@ class Shifts:
         """Folds the shifts into the variable that is added or subtracted, if there is one."""
         views = [item.view for item in ins if item.view is not None]
         shifts = [item.shifts for item in ins if item.shifts]
-        if op.name not in SUMS or len(views) != 1 or len(shifts) != 1:
+        if not _adds(op) or len(views) != 1 or len(shifts) != 1:
             return False
         holds = _kind(self.dtypes[views[0].path])
         if any(_kind(shift.dtype) > holds for shift in shifts[0].values()):
@@ -234,38 +227,24 @@ class Shifts:
         return deltas
 
 
-def _read(env: Mapping[Any, _Array], atom: Any) -> _Array:
-    if jaxpr.is_literal(atom):
-        return _Array(known(np.asarray(jaxpr.literal(atom), atom.aval.dtype)))
-    return env[atom]
-
-
 def _moved(op: Op, view: _View) -> _View:
     """The view after a move."""
-    if op.name in ("convert_element_type", "copy"):
+    if Trait.MOVES not in op.traits:
         return view
     (order,) = jaxpr.bind(op.eqn, [view.order], op.eqn.params)
     return view._replace(order=np.asarray(order))
 
 
-def _contracted(op: Op) -> tuple[int, Sequence[int]]:
-    """The operand whose axes end in the operation, and those axes."""
-    if op.name == "conv_general_dilated":
-        return 1, [op.params["dimension_numbers"].rhs_spec[1]]
-    if op.name == "dot_general":
-        return 0, op.params["dimension_numbers"][0][0]
-    return 0, op.params["axes"] if op.name in ("reduce_sum", "reduce_max") else ()
-
-
-def _padded(op: Op) -> bool:
-    return op.name == "conv_general_dilated" and bool(np.any(op.params["padding"]))
+def _adds(op: Op) -> bool:
+    """True of a sum or a difference of two operands."""
+    return op.rule is not None and len(op.rule.weights) == 2
 
 
 def _shift(item: _Array, origin: _Origin, op: Op) -> Partial:
     """One shift in place of its array; in place of others, zero in a sum."""
     if origin in item.shifts:
         return known(item.shifts[origin])
-    if op.name not in LINEAR:
+    if Trait.LINEAR not in op.traits:
         return item.part
     return known(np.zeros(item.part.varies.shape, item.part.values.dtype))
 
@@ -285,7 +264,7 @@ def _fold(origin: _Origin, shift: Any, view: _View, op: Op) -> _Fold:
     return _Fold(
         origin=origin,
         path=view.path,
-        delta=(-mean if op.name == "sub" else mean).reshape(view.shape),
+        delta=(op.rule.weights[1] * mean).reshape(view.shape),
         unevenness=float(np.abs(values - mean[order]).max()),
         tolerance=max(1e-5, 4 * float(rounding)) * float(np.abs(values).max()),
     )

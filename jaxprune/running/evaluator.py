@@ -14,9 +14,11 @@ from jaxprune.cutting.transforms import check_tree
 from jaxprune.errors import ResizeError, TreeError
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.program import jaxpr
+from jaxprune.program.interpret import Domain, steps
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.relate import Walk
 from jaxprune.program.spaces import Space
+from jaxprune.program.traits import Form
 from jaxprune.tracing.trace import trace
 
 Noted = dict[Any, Any]
@@ -33,24 +35,43 @@ def whole(constant: Any, _axes: Sequence[Space]) -> Any:
     return constant
 
 
+class _Evaluation(Domain[Any]):
+    """One evaluation of a program: `apply` says what comes of an operation, and what is noted."""
+
+    def __init__(self, apply: Apply, cut: Cut):
+        self.by = apply
+        self.cut = cut
+        self.noted: Noted = {}
+
+    def literal(self, value: Any, atom: Any, op: Op | None) -> Any:
+        """A number is itself."""
+        del atom, op
+        return value
+
+    def constant(self, value: Any, var: Any, axes: Sequence[Space]) -> Any:
+        """A constant, cut to the sizes of now."""
+        del var
+        return self.cut(value, axes)
+
+    def apply(self, op: Op, ins: list[Any]) -> list[Any]:
+        """Returns the results of any operation."""
+        return self.compute(op, ins)
+
+    def compute(self, op: Op, ins: list[Any]) -> list[Any]:
+        """Returns the results of an operation under its own mesh."""
+        with jaxpr.context(op.eqn):
+            outs, noted = self.by(op, ins)
+        self.noted |= noted
+        return outs
+
+
 def run(walk: Walk, args: Sequence[Any], apply: Apply, cut: Cut = whole) -> tuple[list[Any], Noted]:
     """Returns the results of a program for `args`, every operation evaluated by `apply`.
 
     `cut` is what becomes of a constant of the program, given its axes.
     """
-    program, noted = walk.program, {}
-    env = dict(zip(program.invars, args, strict=True))
-    env.update(zip(program.constvars, map(cut, program.consts, walk.consts), strict=True))
-
-    def read(atom: Any) -> Any:
-        return jaxpr.literal(atom) if jaxpr.is_literal(atom) else env[atom]
-
-    for op in walk.ops:
-        with jaxpr.context(op.eqn):
-            outs, found = apply(op, [read(atom) for atom in op.eqn.invars])
-        env.update(zip(op.eqn.outvars, outs, strict=True))
-        noted |= found
-    return [read(atom) for atom in program.outvars], noted
+    evaluation = _Evaluation(apply, cut)
+    return evaluation.run(walk, args), evaluation.noted
 
 
 def full(graph: ChannelGraph, variables: Any, counts: Mapping[str, int]) -> Any:
@@ -123,7 +144,7 @@ def scan(
     runner: Callable[[Any], Run], op: Op, args: list[Any], each: Any
 ) -> tuple[list[Any], Noted]:
     """Evaluates a scan, every step by `runner(each[step])`; `each` is a tree of stacked arrays."""
-    n, m = op.params["num_consts"], op.params["num_carry"]
+    n, m = steps(op)
     consts = args[:n]
 
     def body(carry: Any, step: Any) -> Any:
@@ -156,13 +177,12 @@ def _cond(run: Run, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
     return lax.switch(jnp.asarray(args[0], jnp.int32), branches, *args[1:])
 
 
-CONTROL: Mapping[str, Callable[[Run, Op, list[Any]], tuple[list[Any], Noted]]] = {
-    "jit": _call,
-    "closed_call": _call,
-    "remat": _remat,
-    "scan": _scan,
-    "while": _while,
-    "cond": _cond,
+CONTROL: Mapping[Form | None, Callable[[Run, Op, list[Any]], tuple[list[Any], Noted]]] = {
+    Form.CALL: _call,
+    Form.REMAT: _remat,
+    Form.SCAN: _scan,
+    Form.WHILE: _while,
+    Form.COND: _cond,
 }
 """How calls and control flow are evaluated, given what runs their programs.
 

@@ -24,11 +24,13 @@ from jaxprune.keep.kept import Kept
 from jaxprune.program import jaxpr, stacks, stream_readers
 from jaxprune.program import spaces as ax
 from jaxprune.program.derivatives import Derivative, derivative
+from jaxprune.program.interpret import steps
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.relate import Walk
 from jaxprune.program.rules import random
 from jaxprune.program.spaces import Space
 from jaxprune.program.stacks import Stack
+from jaxprune.program.traits import Form, Trait
 from jaxprune.running import evaluator
 from jaxprune.running.evaluator import Noted
 
@@ -157,13 +159,15 @@ class Evaluator:
         """Returns the results of one operation; nothing is noted."""
         if self.constants:
             args = [self._other(op, i, x) for i, x in enumerate(args)]
-        if op.name == "scan":
+        if op.form is Form.SCAN:
             return self._scan(op, args)
-        if op.name in evaluator.CONTROL:
-            return evaluator.CONTROL[op.name](self._run, op, args)
-        special = _SPECIAL.get(op.name)
-        if special is not None:
-            return special(self, op, args), {}
+        if op.form in evaluator.CONTROL:
+            return evaluator.CONTROL[op.form](self._run, op, args)
+        if op.form is not None:
+            return _PROGRAMS[op.form](self, op, args), {}
+        for trait, special in _SPECIAL.items():
+            if trait in op.traits:
+                return special(self, op, args), {}
         return jaxpr.bind(op.eqn, args, self.params(op)), {}
 
     def _other(self, op: Op, operand: int, value: Any) -> Any:
@@ -172,7 +176,7 @@ class Evaluator:
 
     def _scan(self, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
         """A scan, whose steps know their layer where the layers keep channels of their own."""
-        before = op.params["num_consts"] + op.params["num_carry"]
+        before = sum(steps(op))
         over = self._layered().intersection(stacks.stack(axes[0]) for axes in op.ins[before:])
         each = jnp.arange(op.params["length"]) if over else ()
         return evaluator.scan(lambda n: self.at(dict.fromkeys(over, n))._run, op, args, each)
@@ -185,8 +189,7 @@ class Evaluator:
 
     def params(self, op: Op) -> dict[str, Any]:
         """The parameters of an operation at the kept sizes."""
-        rule = self.graph.rules.get(op.name)
-        return op.eqn.params | (rule.params(op, self.kept.size) if rule else {})
+        return op.eqn.params | (op.rule.params(op, self.kept.size) if op.rule else {})
 
 
 def _select_inputs(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
@@ -264,11 +267,14 @@ def _derivative(op: Op) -> tuple[Derivative, Walk]:
     return found, found.walk
 
 
-_SPECIAL: dict[str, Callable[[Evaluator, Op, list[Any]], list[Any]]] = {
-    "iota": _iota,
-    "select_inputs": _select_inputs,
-    "custom_jvp_call": _custom_jvp,
-    "custom_vjp_call": _custom_vjp,
-    "shard_map": _refuse,
-    **dict.fromkeys(random.DRAWS, _draw),
+_Special = Callable[[Evaluator, Op, list[Any]], list[Any]]
+_PROGRAMS: Mapping[Form, _Special] = {
+    Form.CUSTOM_JVP: _custom_jvp,
+    Form.CUSTOM_VJP: _custom_vjp,
+    Form.SHARD_MAP: _refuse,
+}
+_SPECIAL: Mapping[Trait, _Special] = {
+    Trait.COUNTS: _iota,
+    Trait.MARKS: _select_inputs,
+    Trait.DRAWS: _draw,
 }

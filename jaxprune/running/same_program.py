@@ -26,6 +26,7 @@ from jaxprune.program.relate import Walk
 from jaxprune.program.rules import random
 from jaxprune.program.spaces import Space
 from jaxprune.program.stream_readers import Reading
+from jaxprune.program.traits import NOTHING, Trait
 
 WAY_OUT = (
     "Fix: give the module the right attribute (overrides={'module/path': {'attribute': value}}), "
@@ -193,26 +194,36 @@ class _Lockstep:
     def that_compute(self, walk: Walk) -> Iterator[Op]:
         """Yields the operations that compute at the kept widths."""
         for op in walk.ops:
-            if _repeats_once(op.eqn, *map(self.shape, (*op.ins[:1], *op.outs[:1]))):
+            if self.repeats_once(op.eqn, *map(self.shape, (*op.ins[:1], *op.outs[:1]))):
                 (a,), (b,) = op.eqn.invars, op.eqn.outvars
                 self.twins[b] = self.twins.get(a)
                 if a in self.readings:
                     self.readings[b] = self.readings[a]
-            elif op.name != stream_readers.MARK:
+            elif Trait.MARKS not in op.traits:
                 yield op
 
     def equations_that_compute(self, other: Program) -> Iterator[Any]:
         """Yields the equations that compute; notes which channels the others take."""
         for eqn in other.eqns:
-            if _repeats_once(eqn, *map(jaxpr.shape, (*eqn.invars[:1], *eqn.outvars[:1]))):
+            if self.repeats_once(eqn, *map(jaxpr.shape, (*eqn.invars[:1], *eqn.outvars[:1]))):
                 self.taken[eqn.outvars[0]] = self.taken.get(eqn.invars[0], (eqn.invars[0], None))
-            elif jaxpr.name(eqn) != stream_readers.MARK:
+            elif Trait.MARKS not in self.traits(eqn):
                 yield eqn
             else:
                 root, taken = self.taken.get(eqn.invars[0], (eqn.invars[0], None))
                 indices = eqn.params["indices"]
                 indices = None if indices is None else np.asarray(indices)
                 self.taken[eqn.outvars[0]] = root, stream_readers.compose(taken, indices)
+
+    def repeats_once(self, eqn: Any, *shapes: tuple[int, ...]) -> bool:
+        """True for a broadcast that changes nothing: JAX leaves it out where a width is one."""
+        broadcasts = Trait.BROADCASTS in self.traits(eqn)
+        return broadcasts and len(shapes) == 2 and shapes[0] == shapes[1]
+
+    def traits(self, eqn: Any) -> Trait:
+        """What an equation of either program does with values."""
+        rule = self.graph.rules.get(jaxpr.name(eqn))
+        return NOTHING if rule is None else rule.traits
 
     def constants(self, ours: Program, other: Program, caller: Op | None) -> None:
         if len(ours.constvars) != len(other.constvars):
@@ -247,7 +258,7 @@ class _Lockstep:
 
     def draw(self, op: Op, shapes: list[tuple[int, ...]]) -> None:
         """Notes what the resized network draws anew: it has other numbers, not only fewer."""
-        if op.name in random.DRAWS and any(
+        if Trait.DRAWS in op.traits and any(
             self.kept.mask(space) is not None for space in random.drawn(op)
         ):
             self.draws.append(f"{op!r} at {op.place} became {_list(shapes)}")
@@ -275,10 +286,10 @@ class _Lockstep:
             _refuse(op, f"should read the channels {wanted} of its stream, reads {taken}")
 
     def parameters(self, op: Op, eqn: Any) -> None:
-        if op.name == "iota" and self.kept.indices(op.outs[0][op.params["dimension"]]) is not None:
+        counted = Trait.COUNTS in op.traits and op.outs[0][op.params["dimension"]]
+        if counted and self.kept.indices(counted) is not None:
             _refuse(op, "counts along channels that are pruned, of which it would count anew")
-        rule = self.graph.rules.get(op.name)
-        expected = op.eqn.params | (rule.params(op, self.kept.size) if rule else {})
+        expected = op.eqn.params | (op.rule.params(op, self.kept.size) if op.rule else {})
         for key, value in expected.items():
             other = eqn.params.get(key)
             if _plain(value) and _plain(other) and not _same(value, other):
@@ -294,11 +305,6 @@ def _raised_at(error: Exception) -> str:
         return ""
     code, line = theirs[-1]
     return f"\nat {code.co_filename}:{line} ({code.co_qualname})"
-
-
-def _repeats_once(eqn: Any, *shapes: tuple[int, ...]) -> bool:
-    """True for a broadcast that changes nothing: JAX leaves it out where a width is one."""
-    return jaxpr.name(eqn) == "broadcast_in_dim" and len(shapes) == 2 and shapes[0] == shapes[1]
 
 
 def _refuse(op: Op | None, text: str) -> NoReturn:

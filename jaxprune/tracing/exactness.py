@@ -8,21 +8,23 @@ operation at which a group fails. Which constants a resized module computes anew
 another question: `resize` sees both programs and lists them (`follows`).
 """
 
-from collections.abc import Mapping, Sequence, Set
-from typing import NamedTuple
+from collections.abc import Sequence, Set
+from typing import Any, NamedTuple
 
 from jaxprune.program import fixed, jaxpr
 from jaxprune.program.derivatives import Derivative, derivative
+from jaxprune.program.interpret import Domain
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.relate import Walk
-from jaxprune.program.rules import Known, Rule
-from jaxprune.program.rules.base import is_zero, meet
+from jaxprune.program.rules import Known
+from jaxprune.program.rules.base import is_zero, meet, unknown
 from jaxprune.program.spaces import Atom, Space
+from jaxprune.program.traits import Form
 
 STEEP = "has no finite derivative where the mask makes it zero"
 
 
-class Pass:
+class Pass(Domain[Known]):
     """One run over a traced program.
 
     `summed` are the groups whose channels are summed, `known_sums` what an earlier run found of
@@ -33,13 +35,11 @@ class Pass:
 
     def __init__(
         self,
-        rules: Mapping[str, Rule],
         derivatives: dict[Op, Derivative],
         summed: Set[Atom],
         *,
         may: bool = False,
     ):
-        self.rules = rules
         self.may = may
         self.summed: frozenset[Atom] = frozenset()
         self.given: frozenset[Atom] = frozenset()
@@ -111,7 +111,7 @@ class Pass:
             self.inexact(every, op, f"its own derivative {own.problem[0]}")
         elif own.walk is None:  # there is no gradient to be wrong
             return results
-        elif op.name == "custom_jvp_call":
+        elif op.form is Form.CUSTOM_JVP:
             tangents = [Known(known[i].zeros) for i in own.moving]
             moved = self._apart(own.walk, [*known, *tangents])
             for i, tangent in zip(own.outs, moved, strict=True):
@@ -149,41 +149,38 @@ class Pass:
         finally:
             self._within = False
 
-    def run(self, walk: Walk, known: list[Known]) -> list[Known]:
+    def run(self, walk: Walk, ins: Sequence[Known]) -> list[Known]:
         """Returns what is known of the results of a program."""
-        return self.peek(walk, known) if self._silent else self._run(walk, known)
+        return self.peek(walk, ins) if self._silent else super().run(walk, ins)
 
-    def peek(self, walk: Walk, known: list[Known]) -> list[Known]:
+    def peek(self, walk: Walk, known: Sequence[Known]) -> list[Known]:
         """As `run`, without marking anything; the same is not propagated twice."""
         key = walk, tuple(known)
         if key not in self._peeked:
             before, self._silent = self._silent, True
             try:
-                self._peeked[key] = self._run(walk, known)
+                self._peeked[key] = super().run(walk, known)
             finally:
                 self._silent = before
         return self._peeked[key]
 
-    def _run(self, walk: Walk, known: list[Known]) -> list[Known]:
-        program = walk.program
-        env = dict(zip(program.invars, known, strict=True))
-        for var in program.constvars:
-            env[var] = Known((frozenset(),) * len(jaxpr.shape(var)))
-        for op in walk.ops:
-            operands = [_read(env, atom) for atom in op.eqn.invars]
-            rule = self.rules.get(op.name)
-            if rule is None:
-                results = [Known((frozenset(),) * len(shape)) for shape in op.out_shapes]
-            else:
-                results = rule.zeros(op, operands, self)
-            env.update(zip(op.eqn.outvars, results, strict=True))
-        return [_read(env, atom) for atom in program.outvars]
+    def literal(self, value: Any, atom: Any, op: Op | None) -> Known:
+        """A number."""
+        del value, op
+        return unknown(jaxpr.shape(atom))._replace(value=jaxpr.scalar(atom))
 
+    def constant(self, value: Any, var: Any, axes: Any) -> Known:
+        """Of constant arrays nothing is known."""
+        del value, axes
+        return unknown(jaxpr.shape(var))
 
-def _read(env: Mapping[object, Known], atom: object) -> Known:
-    if not jaxpr.is_literal(atom):
-        return env[atom]
-    return Known((frozenset(),) * len(jaxpr.shape(atom)), jaxpr.scalar(atom))
+    def apply(self, op: Op, ins: list[Known]) -> list[Known]:
+        """Returns what the rule says; rules run the programs of their operations themselves."""
+        return self.compute(op, ins)
+
+    def compute(self, op: Op, ins: list[Known]) -> list[Known]:
+        """Returns what is known of the results of one operation."""
+        return [*map(unknown, op.out_shapes)] if op.rule is None else op.rule.zeros(op, ins, self)
 
 
 class Verdict(NamedTuple):
@@ -193,34 +190,33 @@ class Verdict(NamedTuple):
     spared: frozenset[tuple[int, Atom]]
 
 
-def decide(walk: Walk, rules: Mapping[str, Rule], variables: int) -> Verdict:
+def decide(walk: Walk, variables: int) -> Verdict:
     """Returns the verdict on every group; the program's first inputs are the variables.
 
     Where zeros of a variable meet a pole (the norm of a filter in weight normalization), the
     variable keeps its values in the mask if its group is exact then: others silence the channel.
     """
     derivatives: dict[Op, Derivative] = {}
-    first = _passes(walk, rules, variables, frozenset(), derivatives)
+    first = _passes(walk, variables, frozenset(), derivatives)
     if not first.poles:
         return Verdict(first.found, frozenset())
-    second = _passes(walk, rules, variables, frozenset(first.poles), derivatives)
+    second = _passes(walk, variables, frozenset(first.poles), derivatives)
     spared = frozenset((leaf, atom) for leaf, atom in first.poles if atom not in second.found)
-    return Verdict(_passes(walk, rules, variables, spared, derivatives).found, spared)
+    return Verdict(_passes(walk, variables, spared, derivatives).found, spared)
 
 
 def _passes(
     walk: Walk,
-    rules: Mapping[str, Rule],
     variables: int,
     spared: frozenset[tuple[int, Atom]],
     derivatives: dict[Op, Derivative],
 ) -> Pass:
     """Runs the pass over what must be zero; poles are also where an array only may be zero."""
     every = frozenset(atom for axes in walk.ins for atom in fixed.distinct(axes))
-    must = _run(Pass(rules, derivatives, every), walk, variables, spared)
+    must = _run(Pass(derivatives, every), walk, variables, spared)
     if must.given - must.summed:
-        must = _run(Pass(rules, derivatives, must.summed), walk, variables, spared)
-    may = _run(Pass(rules, derivatives, must.summed, may=True), walk, variables, spared)
+        must = _run(Pass(derivatives, must.summed), walk, variables, spared)
+    may = _run(Pass(derivatives, must.summed, may=True), walk, variables, spared)
     must.found = may.found | must.found
     must.poles |= may.poles
     return must

@@ -140,7 +140,7 @@ def _groups(variables: Mapping[str, Variable], walk: Walk, tracer: Tracer) -> di
     for atom, name in names.items():
         atom.name = name
     stacks.mark(walk)
-    verdict = exactness.decide(walk, tracer.rules, len(paths))
+    verdict = exactness.decide(walk, len(paths))
     spared = {(paths[leaf], atom) for leaf, atom in verdict.spared}
 
     def complete(place: naming.Place) -> Slot:

@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxprune.program import fixed, jaxpr
 from jaxprune.program import spaces as ax
+from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Program
 from jaxprune.program.relate import Walk
 from jaxprune.program.spaces import Reason, Space
@@ -64,12 +65,10 @@ def freeze_unread(walk: Walk, variables: Sequence[Sequence[Space]]) -> None:
 
 def _elsewhere(walk: Walk) -> Iterator[Space]:
     """Yields the axes of all arrays that are not computed from one variable alone."""
-    for op in walk.ops:
+    for op in every_op(walk):
         both = frozenset().union(*(source or () for source in op.sources))
         whole = None if None in op.sources else both
         for arrays, found in ((op.ins, op.sources), (op.outs, [whole] * len(op.outs))):
             for spaces, source in zip(arrays, found, strict=True):
                 if source is None or len(source) > 1:
                     yield from spaces
-        for inner in op.inner:
-            yield from _elsewhere(inner)

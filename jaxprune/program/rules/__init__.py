@@ -17,14 +17,24 @@ from jaxprune.program.rules import (
 from jaxprune.program.rules.base import Known as Known
 from jaxprune.program.rules.base import Rule as Rule
 
+
+class Rules(dict[str, Rule]):
+    """A table {name of a primitive: Rule}; `table | {primitive: rule}` is a larger one."""
+
+    def __repr__(self) -> str:
+        return "jp.RULES"
+
+
 RULES: Mapping[str, Rule] = MappingProxyType(
-    elementwise.RULES
-    | choice.RULES
-    | shape.RULES
-    | contraction.RULES
-    | reduction.RULES
-    | indexing.RULES
-    | random.RULES
-    | control.RULES
-    | stream.RULES
+    Rules(
+        elementwise.RULES
+        | choice.RULES
+        | shape.RULES
+        | contraction.RULES
+        | reduction.RULES
+        | indexing.RULES
+        | random.RULES
+        | control.RULES
+        | stream.RULES
+    )
 )

@@ -1,11 +1,13 @@
 """What a rule is: how a primitive relates axes, where zeros survive it, how its sizes shrink."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from jaxprune.program import spaces as ax
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.spaces import Atom, Space
+from jaxprune.program.traits import NOTHING, Form, Trait
 
 Axes = list[Space]
 Size = Callable[[Space], int]
@@ -85,17 +87,59 @@ def same(op: Op, size: Size) -> dict[str, Any]:
     return {}
 
 
+def no_power(op: Op) -> float | None:
+    """It is no power."""
+    return None
+
+
+def none_summed(op: Op) -> tuple[int, Sequence[int]]:
+    """No axis ends."""
+    return 0, ()
+
+
 class Rule(NamedTuple):
     """All that the library knows of one primitive.
 
     axes: `(op) -> [axes of each result]`; may unify, split, factor and freeze operand axes.
     zeros: `(op, known, exact) -> [Known of each result]`; reports inexact groups.
     params: `(op, size) -> {parameter: value}`, the parameters that follow the axis sizes.
+    traits: what it does with values. form: how it runs the programs that it holds.
+    values: the operands of whose values the results are made; others say which, or where.
+    weights: of a weighted sum of the operands, entry by entry; empty for all else.
+    power: `(op) -> y` of the first operand to the power of y, entry by entry; None if not known.
+    summed: `(op) -> (operand, its axes that end in a sum or a maximum)`.
     """
 
     axes: Callable[[Op], list[Axes]]
     zeros: Callable[[Op, list[Known], Exactness], list[Known]] = nothing
     params: Callable[[Op, Size], dict[str, Any]] = same
+    traits: Trait = NOTHING
+    form: Form | None = None
+    values: slice = slice(None)
+    weights: tuple[int, ...] = ()
+    power: Callable[[Op], float | None] = no_power
+    summed: Callable[[Op], tuple[int, Sequence[int]]] = none_summed
+
+
+NONE = slice(0)
+"""No operand."""
+
+
+def described(
+    rules: Mapping[str, Rule],
+    traits: Mapping[str, Trait],
+    fields: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    *,
+    every: Trait = NOTHING,
+) -> dict[str, Rule]:
+    """Returns rules with {names: traits}, {names: other fields}, and the traits of every one."""
+    found = {name: rule._replace(traits=rule.traits | every) for name, rule in rules.items()}
+    for names, trait in traits.items():
+        for name in names.split():
+            found[name] = found[name]._replace(traits=found[name].traits | trait)
+    for names, given in fields.items():
+        found |= {name: found[name]._replace(**given) for name in names.split()}
+    return found
 
 
 def freeze(spaces: Sequence[Space], text: str, op: Op) -> None:

@@ -4,9 +4,20 @@ import operator
 from collections.abc import Callable, Mapping
 
 from jaxprune.program.jaxpr import Op
-from jaxprune.program.rules.base import Exactness, Known, Rule, is_zero, meet, spread, unknown
+from jaxprune.program.rules.base import (
+    NONE,
+    Exactness,
+    Known,
+    Rule,
+    described,
+    is_zero,
+    meet,
+    spread,
+    unknown,
+)
 from jaxprune.program.rules.elementwise import elementwise
 from jaxprune.program.spaces import Atom
+from jaxprune.program.traits import Trait
 
 _COMPARE: Mapping[str, Callable[..., bool]] = {
     name: getattr(operator, name) for name in "eq ne lt le gt ge".split()
@@ -67,7 +78,10 @@ def _chosen(
     return open_ | (first & zeros[0]) | (second & zeros[1])
 
 
-RULES = {name: Rule(elementwise, compares) for name in _COMPARE} | {
-    "not": Rule(elementwise, negates),
-    "select_n": Rule(elementwise, chooses),
-}
+RULES = described(
+    {name: Rule(elementwise, compares) for name in _COMPARE}
+    | {"not": Rule(elementwise, negates), "select_n": Rule(elementwise, chooses)},
+    {" ".join(_COMPARE): Trait.COMPARES, "select_n": Trait.TOGETHER | Trait.CHOOSES},
+    {" ".join(_COMPARE): {"values": NONE}, "select_n": {"values": slice(1, None)}},
+    every=Trait.ENTRYWISE | Trait.APART,
+)

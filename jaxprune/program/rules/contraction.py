@@ -1,12 +1,26 @@
 """Contractions: where axes of two arrays meet and multiply-accumulates are counted."""
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from jaxprune.program import spaces as ax
 from jaxprune.program.jaxpr import Op
-from jaxprune.program.rules.base import Axes, Exactness, Known, Rule, Size, freeze, frozen, unify
+from jaxprune.program.rules.base import (
+    Axes,
+    Exactness,
+    Known,
+    Rule,
+    Size,
+    described,
+    freeze,
+    frozen,
+    unify,
+)
 from jaxprune.program.spaces import Space
+from jaxprune.program.traits import Trait
 
 
 def dot_general(op: Op) -> list[Axes]:
@@ -101,7 +115,44 @@ def conv_params(op: Op, size: Size) -> dict[str, Any]:
     return {"feature_group_count": size(features) // size(inputs)}
 
 
-RULES = {
-    "dot_general": Rule(dot_general, dot_zeros),
-    "conv_general_dilated": Rule(conv_general_dilated, conv_zeros, conv_params),
-}
+def pairs(op: Op) -> list[tuple[int, int]]:
+    """Returns the axes of both operands that are summed over together."""
+    dims = op.params["dimension_numbers"]
+    return list(zip(*dims[0], strict=True)) if is_product(op) else [(dims[0][1], dims[1][1])]
+
+
+def is_product(op: Op) -> bool:
+    """Returns whether it is a product of matrices or vectors, and no convolution."""
+    return Trait.CONTRACTS in op.traits and "feature_group_count" not in op.params
+
+
+def batches(op: Op) -> list[tuple[int, int]]:
+    """Returns the axes that both operands of a matrix product share with the result."""
+    return list(zip(*op.params["dimension_numbers"][1], strict=True)) if is_product(op) else []
+
+
+def padded(op: Op) -> bool:
+    """Returns whether it reads zeros around its operand."""
+    return bool(np.any(op.params.get("padding", 0)))
+
+
+def dot_summed(op: Op) -> tuple[int, Sequence[int]]:
+    """The contracted axes of the first operand."""
+    return 0, op.params["dimension_numbers"][0][0]
+
+
+def conv_summed(op: Op) -> tuple[int, Sequence[int]]:
+    """The input features of the kernel."""
+    return 1, [op.params["dimension_numbers"].rhs_spec[1]]
+
+
+RULES = described(
+    {
+        "dot_general": Rule(dot_general, dot_zeros, summed=dot_summed),
+        "conv_general_dilated": Rule(
+            conv_general_dilated, conv_zeros, conv_params, summed=conv_summed
+        ),
+    },
+    {"dot_general": Trait.APART},
+    every=Trait.CONTRACTS | Trait.MULTIPLIES,
+)

@@ -9,10 +9,12 @@ from jaxprune.program.rules.base import (
     Exactness,
     Known,
     Rule,
+    described,
     either,
     freeze,
     unify,
 )
+from jaxprune.program.traits import Form, Trait
 
 LAYERS = "layers of a stack"
 
@@ -132,14 +134,18 @@ def shard_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     return exact.run(op.inner[0], known)
 
 
-PLAIN = ("jit", "closed_call", "remat")
-CUSTOM = ("custom_jvp_call", "custom_vjp_call")
-CALLS = PLAIN + CUSTOM
-
-RULES = {name: Rule(call, call_zeros) for name in PLAIN} | {
-    **{name: Rule(call, custom_zeros) for name in CUSTOM},
-    "scan": Rule(scan, scan_zeros),
-    "while": Rule(while_, while_zeros),
-    "cond": Rule(cond, cond_zeros),
-    "shard_map": Rule(shard_map, shard_zeros),
-}
+RULES = described(
+    {
+        "jit": Rule(call, call_zeros, form=Form.CALL),
+        "closed_call": Rule(call, call_zeros, form=Form.CALL),
+        "remat": Rule(call, call_zeros, form=Form.REMAT),
+        "custom_jvp_call": Rule(call, custom_zeros, form=Form.CUSTOM_JVP),
+        "custom_vjp_call": Rule(call, custom_zeros, form=Form.CUSTOM_VJP),
+        "scan": Rule(scan, scan_zeros, form=Form.SCAN),
+        "while": Rule(while_, while_zeros, form=Form.WHILE),
+        "cond": Rule(cond, cond_zeros, form=Form.COND),
+        "shard_map": Rule(shard_map, shard_zeros, form=Form.SHARD_MAP),
+    },
+    {},
+    every=Trait.APART,
+)

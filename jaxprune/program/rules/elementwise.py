@@ -3,13 +3,16 @@
 import operator
 from typing import Any
 
+from jaxprune.program import jaxpr
 from jaxprune.program import spaces as ax
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.rules.base import (
+    NONE,
     Axes,
     Exactness,
     Known,
     Rule,
+    described,
     either,
     is_zero,
     join,
@@ -19,6 +22,7 @@ from jaxprune.program.rules.base import (
     unknown,
 )
 from jaxprune.program.spaces import Atom, Space
+from jaxprune.program.traits import Trait
 
 # Zero at zero.
 _KEEPS_ZERO = (
@@ -195,7 +199,38 @@ def clamps(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     return [Known(item.zeros) if low.value <= 0 <= high.value else unknown(op.out_shapes[0])]
 
 
-RULES = (
+def exponent(op: Op) -> float | None:
+    """The exponent, if it is a number of the program."""
+    found = op.params["y"] if "y" in op.params else jaxpr.scalar(op.eqn.invars[1])
+    return found if isinstance(found, int | float) else None
+
+
+TRAITS = {
+    "convert_element_type device_put layout_constraint name optimization_barrier pbroadcast pvary "
+    "reduce_precision reshard sharding_constraint stop_gradient": Trait.AS_IS | Trait.LINEAR,
+    "copy": Trait.AS_IS | Trait.LINEAR | Trait.ORDERED,
+    "abs imag neg real": Trait.HOMOGENEOUS,
+    "neg": Trait.LINEAR,
+    "add add_any sub": Trait.LINEAR | Trait.TOGETHER,
+    "max min rem clamp": Trait.TOGETHER,
+    "abs clamp conj imag max min real": Trait.BOUNDS,
+    "mul": Trait.MULTIPLIES,
+    "div": Trait.DIVIDES,
+    "eq_to lt_to le_to is_finite": Trait.COMPARES,
+    "threefry2x32": Trait.RANDOM,
+}
+FIELDS = {
+    "eq_to lt_to le_to is_finite threefry2x32": {"values": NONE},
+    "add add_any": {"weights": (1, 1)},
+    "sub": {"weights": (1, -1)},
+    "neg": {"weights": (-1,)},
+    "square": {"power": lambda op: 2},
+    "sqrt": {"power": lambda op: 0.5},
+    "rsqrt": {"power": lambda op: -0.5},
+    "cbrt": {"power": lambda op: 1 / 3},
+    "pow integer_pow": {"power": exponent},
+}
+RULES = described(
     {name: Rule(elementwise) for name in _OTHER}
     | {name: Rule(each, keeps_zero) for name in _KEEPS_ZERO}
     | {name: Rule(elementwise, binary) for name in _BINARY}
@@ -206,5 +241,8 @@ RULES = (
         "convert_element_type": Rule(elementwise, converts),
         "integer_pow": Rule(elementwise, integer_power),
         "clamp": Rule(elementwise, clamps),
-    }
+    },
+    TRAITS,
+    FIELDS,
+    every=Trait.ENTRYWISE | Trait.APART,
 )

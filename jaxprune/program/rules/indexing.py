@@ -10,6 +10,7 @@ from jaxprune.program.rules.base import (
     Known,
     Rule,
     Size,
+    described,
     either,
     freeze,
     frozen,
@@ -17,6 +18,7 @@ from jaxprune.program.rules.base import (
     unknown,
     zeros_along,
 )
+from jaxprune.program.traits import Trait
 
 
 def gather(op: Op) -> list[Axes]:
@@ -172,7 +174,7 @@ def opaque(text: str) -> Any:
 _COLLECTIVES = "all_gather all_gather_invariant reduce_scatter all_to_all".split()
 _SCATTERS = "scatter scatter-add scatter-sub scatter-mul scatter-min scatter-max".split()
 
-RULES = (
+RULES = described(
     {name: Rule(opaque(f"collective {name}")) for name in _COLLECTIVES}
     | {name: Rule(scatter, scatter_zeros) for name in _SCATTERS}
     | {
@@ -180,5 +182,11 @@ RULES = (
         "dynamic_slice": Rule(dynamic_slice, dynamic_slice_zeros, dynamic_slice_params),
         "dynamic_update_slice": Rule(dynamic_update_slice, update_zeros),
         "axis_index": Rule(opaque("axis index")),
-    }
+    },
+    {"gather": Trait.LOOKS_UP, "gather dynamic_slice": Trait.HOMOGENEOUS},
+    {
+        "gather dynamic_slice": {"values": slice(1)},
+        "dynamic_update_slice": {"values": slice(2)},
+        " ".join(_SCATTERS): {"values": slice(0, None, 2)},
+    },
 )

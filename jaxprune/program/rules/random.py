@@ -7,17 +7,20 @@ from jaxprune.program import jaxpr
 from jaxprune.program import spaces as ax
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.rules.base import (
+    NONE,
     Axes,
     Exactness,
     Known,
     Rule,
     Size,
+    described,
     freeze,
     frozen,
     unify,
     unknown,
 )
 from jaxprune.program.spaces import Space
+from jaxprune.program.traits import Trait
 
 
 def keys(op: Op) -> list[Axes]:
@@ -85,7 +88,7 @@ def generate_params(op: Op, size: Size) -> dict[str, Any]:
 
 def drawn(op: Op) -> Sequence[Space]:
     """Returns the axes of what a draw gives that are not those of its keys."""
-    return op.outs[-1] if op.name == "rng_bit_generator" else op.outs[0][len(op.ins[0]) :]
+    return op.outs[-1] if len(op.outs) > 1 else op.outs[0][len(op.ins[0]) :]
 
 
 def _alone(op: Op) -> None:
@@ -94,14 +97,19 @@ def _alone(op: Op) -> None:
         freeze(op.ins[0], "keys of a generator that draws for all of them at once", op)
 
 
-DRAWS = frozenset("random_bits random_split random_gamma rng_bit_generator".split())
-"""What gives other numbers at another size."""
+_DRAWS = "random_bits random_split random_gamma rng_bit_generator"
+_KEYS = "random_seed random_wrap random_clone".split()
 
-RULES = {name: Rule(keys) for name in "random_seed random_wrap random_clone".split()} | {
-    "random_unwrap": Rule(key_data),
-    "random_fold_in": Rule(fold_in),
-    "random_bits": Rule(draw, params=draw_params),
-    "random_split": Rule(draw, params=draw_params),
-    "random_gamma": Rule(gamma, gamma_zeros),
-    "rng_bit_generator": Rule(generate, params=generate_params),
-}
+RULES = described(
+    {name: Rule(keys, values=NONE) for name in _KEYS}
+    | {
+        "random_unwrap": Rule(key_data, values=NONE),
+        "random_fold_in": Rule(fold_in, values=NONE),
+        "random_bits": Rule(draw, params=draw_params, values=NONE),
+        "random_split": Rule(draw, params=draw_params, values=NONE),
+        "random_gamma": Rule(gamma, gamma_zeros, values=NONE),
+        "rng_bit_generator": Rule(generate, params=generate_params, values=NONE),
+    },
+    {_DRAWS: Trait.DRAWS},
+    every=Trait.RANDOM | Trait.APART,
+)

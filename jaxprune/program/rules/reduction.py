@@ -1,20 +1,24 @@
 """Reductions, windows, scans along an axis, and orderings."""
 
+from collections.abc import Sequence
 from numbers import Integral
 
 from jaxprune.program import spaces as ax
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.rules.base import (
+    NONE,
     Axes,
     Exactness,
     Known,
     Rule,
+    described,
     freeze,
     frozen,
     is_zero,
     unify,
     unknown,
 )
+from jaxprune.program.traits import Trait
 
 
 def reduce(op: Op) -> list[Axes]:
@@ -181,7 +185,27 @@ def top_k_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     return [known[0], unknown(op.out_shapes[1])]
 
 
-RULES = (
+def along(op: Op) -> tuple[int, Sequence[int]]:
+    """The axes that end."""
+    return 0, op.params["axes"]
+
+
+TRAITS = {
+    "reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum reduce_xor": Trait.APART,
+    "reduce_sum psum psum_invariant": Trait.SUMS,
+    "reduce_sum reduce_window_sum": Trait.LINEAR,
+    "reduce_max reduce_window_max": Trait.MAXIMUM,
+    "reduce_max reduce_min reduce_sum reduce_window_max reduce_window_min reduce_window_sum": (
+        Trait.HOMOGENEOUS
+    ),
+    "cumsum cummax cummin": Trait.HOMOGENEOUS,
+    "argmax argmin": Trait.COMPARES,
+}
+FIELDS = {
+    "argmax argmin": {"values": NONE},
+    "reduce_sum reduce_max": {"summed": along},
+}
+RULES = described(
     {name: Rule(reduce, sum_zeros) for name in ("reduce_sum", "reduce_or", "reduce_xor")}
     | {
         name: Rule(reduce, order_zeros)
@@ -200,5 +224,7 @@ RULES = (
         "cumlogsumexp": Rule(cumulative, logsumexp_zeros),
         "sort": Rule(sort, sort_zeros),
         "top_k": Rule(top_k, top_k_zeros),
-    }
+    },
+    TRAITS,
+    FIELDS,
 )

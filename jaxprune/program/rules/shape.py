@@ -11,6 +11,7 @@ from jaxprune.program.rules.base import (
     Known,
     Rule,
     Size,
+    described,
     either,
     freeze,
     frozen,
@@ -21,6 +22,7 @@ from jaxprune.program.rules.base import (
     unknown,
 )
 from jaxprune.program.spaces import Space
+from jaxprune.program.traits import Trait
 
 
 def transpose(op: Op) -> list[Axes]:
@@ -365,20 +367,34 @@ def bitcast_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     return [known[0] if len(op.ins[0]) == len(op.outs[0]) else unknown(op.out_shapes[0])]
 
 
-RULES = {
-    "transpose": Rule(transpose, transpose_zeros),
-    "squeeze": Rule(squeeze, squeeze_zeros),
-    "broadcast_in_dim": Rule(broadcast_in_dim, broadcast_zeros, result_shape("shape")),
-    "reshape": Rule(reshape, reshape_zeros, result_shape("new_sizes")),
-    "concatenate": Rule(concatenate, concatenate_zeros),
-    "split": Rule(split, cut_zeros, split_params),
-    "unstack": Rule(unstack, unstack_zeros),
-    "stack": Rule(stack, stack_zeros),
-    "slice": Rule(slice_, cut_zeros, slice_params),
-    "pad": Rule(pad, pad_zeros, pad_params),
-    "rev": Rule(rev, passes),
-    "tile": Rule(tile, tile_zeros, tile_params),
-    "iota": Rule(iota, nothing, result_shape("shape")),
-    "empty": Rule(empty, nothing, result_shape("shape")),
-    "bitcast_convert_type": Rule(bitcast, bitcast_zeros),
+_MOVES = Trait.MOVES | Trait.LINEAR | Trait.HOMOGENEOUS
+TRAITS = {
+    "broadcast_in_dim reshape rev slice squeeze tile transpose": _MOVES,
+    "broadcast_in_dim reshape squeeze": Trait.ORDERED,
+    "broadcast_in_dim": Trait.BROADCASTS,
+    "bitcast_convert_type broadcast_in_dim reshape squeeze transpose": Trait.APART,
+    "concatenate slice split": Trait.PARTS,
+    "concatenate pad stack": Trait.LINEAR | Trait.TOGETHER,
+    "split unstack": Trait.LINEAR | Trait.HOMOGENEOUS,
+    "iota": Trait.COUNTS,
 }
+RULES = described(
+    {
+        "transpose": Rule(transpose, transpose_zeros),
+        "squeeze": Rule(squeeze, squeeze_zeros),
+        "broadcast_in_dim": Rule(broadcast_in_dim, broadcast_zeros, result_shape("shape")),
+        "reshape": Rule(reshape, reshape_zeros, result_shape("new_sizes")),
+        "concatenate": Rule(concatenate, concatenate_zeros),
+        "split": Rule(split, cut_zeros, split_params),
+        "unstack": Rule(unstack, unstack_zeros),
+        "stack": Rule(stack, stack_zeros),
+        "slice": Rule(slice_, cut_zeros, slice_params),
+        "pad": Rule(pad, pad_zeros, pad_params),
+        "rev": Rule(rev, passes),
+        "tile": Rule(tile, tile_zeros, tile_params),
+        "iota": Rule(iota, nothing, result_shape("shape")),
+        "empty": Rule(empty, nothing, result_shape("shape")),
+        "bitcast_convert_type": Rule(bitcast, bitcast_zeros),
+    },
+    TRAITS,
+)

@@ -2,7 +2,8 @@
 
 from jaxprune.program import spaces as ax
 from jaxprune.program.jaxpr import Op
-from jaxprune.program.rules.base import Axes, Exactness, Known, Rule
+from jaxprune.program.rules.base import Axes, Exactness, Known, Rule, described
+from jaxprune.program.traits import Trait
 
 
 def select_inputs(op: Op) -> list[Axes]:
@@ -20,4 +21,8 @@ def select_inputs_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Kn
     return [Known(tuple(zeros), known[0].value)]
 
 
-RULES = {"select_inputs": Rule(select_inputs, select_inputs_zeros)}
+RULES = described(
+    {"select_inputs": Rule(select_inputs, select_inputs_zeros)},
+    {},
+    every=Trait.MARKS | Trait.AS_IS | Trait.MOVES | Trait.ORDERED | Trait.LINEAR,
+)

@@ -1,0 +1,44 @@
+"""Where the axes of an operand are in the result, of what moves it."""
+
+from collections.abc import Callable, Sequence
+
+from jaxprune.program import jaxpr
+from jaxprune.program.jaxpr import Op
+
+AxisMap = Callable[[tuple[int, ...]], tuple[int, ...] | None]
+"""From axes of an operand to those of the result, None where they are not there."""
+
+
+def axis_map(op: Op) -> AxisMap | None:
+    """Returns where an operation puts the axes of its operand, None if that is not known."""
+    params, before = op.params, jaxpr.shape(op.eqn.invars[0])
+    if "broadcast_dimensions" in params:
+        to = params["broadcast_dimensions"]
+        return lambda axes: tuple(int(to[axis]) for axis in axes)
+    if "permutation" in params:
+        order = [int(axis) for axis in params["permutation"]]
+        return lambda axes: tuple(sorted(map(order.index, axes)))
+    if op.name == "squeeze":
+        left = [axis for axis in range(len(before)) if axis not in params["dimensions"]]
+        return lambda axes: tuple(map(left.index, axes)) if set(axes) <= set(left) else None
+    return reshaped(before, op.out_shapes[0]) if op.name == "reshape" else None
+
+
+def reshaped(before: Sequence[int], after: Sequence[int]) -> AxisMap:
+    """Returns where axes are after a reshape that leaves them whole."""
+
+    def places(shape: Sequence[int]) -> dict[tuple[int, int], int]:
+        found, volume = {}, 1
+        for axis, size in enumerate(shape):
+            found.setdefault((volume, size), axis)
+            volume *= size
+        return found
+
+    later = places(after)
+    where = {axis: later.get(key) for key, axis in places(before).items()}
+
+    def to(axes: tuple[int, ...]) -> tuple[int, ...] | None:
+        found = [there for axis in axes if (there := where.get(axis)) is not None]
+        return tuple(found) if len(found) == len(axes) else None
+
+    return to
