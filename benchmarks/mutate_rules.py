@@ -25,6 +25,7 @@ import jaxprune as jp  # noqa: E402
 import oracles  # noqa: E402
 import rule_networks  # noqa: E402
 from jaxprune.program import spaces as ax  # noqa: E402
+from jaxprune.program.reasons import Why  # noqa: E402
 from jaxprune.program.rules import base  # noqa: E402
 from rule_cases import CASES  # noqa: E402
 
@@ -47,7 +48,7 @@ def frozen_axes(rule: Rule) -> Rule:
     def axes(op: Any) -> list[base.Axes]:
         outs = rule.axes(op)
         for out in outs:
-            base.freeze(out, "mutant", op)
+            base.freeze(out, Why("mutant"), op)
         return outs
 
     return rule._replace(axes=axes)

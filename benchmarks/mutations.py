@@ -140,7 +140,7 @@ GUARDS: Mapping[str, Sequence[str]] = {
     "scores/energy": ("test_scores",),
     "scores/norm": ("test_scores", "test_number_types"),
     "scores/uninformed": ("test_scores",),
-    "scores/taylor": ("test_taylor", "test_scores"),
+    "scores/first_order": ("test_taylor", "test_scores"),
     "recover/partial": ("test_absorb", "test_recover"),
     "recover/shifts": ("test_absorb", "test_recover"),
     "recover/absorb": ("test_absorb",),

@@ -1,52 +1,93 @@
 """Structured pruning for JAX: trace, score, cut, and hand back a smaller network."""
 
-from jaxprune import errors as errors
-from jaxprune import gates as gates
-from jaxprune import linen as linen
-from jaxprune import nnx as nnx
-from jaxprune import recover as recover
-from jaxprune import schedule as schedule
-from jaxprune import scores as scores
-from jaxprune import select as select
-from jaxprune import slimmable as slimmable
-from jaxprune import sparsify as sparsify
-from jaxprune.checkpoint import Restored as Restored
-from jaxprune.checkpoint import restore as restore
-from jaxprune.checkpoint import save as save
-from jaxprune.cutting.optimizer_state import slice_opt_state as slice_opt_state
-from jaxprune.cutting.transforms import mask as mask
-from jaxprune.cutting.transforms import unslice as unslice
-from jaxprune.gates import gated as gated
-from jaxprune.gates import tap as tap
-from jaxprune.graph import ChannelGraph as ChannelGraph
-from jaxprune.graph import Group as Group
-from jaxprune.graph import Slot as Slot
-from jaxprune.groups.interior import interior as interior
-from jaxprune.groups.kinds import Kind as Kind
-from jaxprune.groups.kinds import kinds as kinds
-from jaxprune.groups.kinds import of_kind as of_kind
-from jaxprune.inspecting import cost as cost
-from jaxprune.inspecting.batch_norms import batch_norms as batch_norms
-from jaxprune.inspecting.batch_norms import scale_mask as scale_mask
-from jaxprune.inspecting.cost import latency as latency
-from jaxprune.inspecting.draw import draw as draw
-from jaxprune.inspecting.explain import explain as explain
-from jaxprune.keep.check import widths as widths
-from jaxprune.keep.check_spec import check_spec as check_spec
-from jaxprune.keep.compose import compose as compose
-from jaxprune.keep.spec import keep_from_spec as keep_from_spec
-from jaxprune.keep.spec import spec as spec
-from jaxprune.program import spaces as spaces
-from jaxprune.program.rules import RULES as RULES
-from jaxprune.program.rules import Rule as Rule
-from jaxprune.program.stream_readers import select_inputs as select_inputs
-from jaxprune.pruning.compare import compare as compare
-from jaxprune.pruning.slice import slice as slice
-from jaxprune.running.export import export as export
-from jaxprune.running.narrow import narrow as narrow
-from jaxprune.running.resize import resize as resize
-from jaxprune.running.verify import Verification as Verification
-from jaxprune.running.verify import verify as verify
-from jaxprune.tracing.trace import trace as trace
+from jaxprune import (
+    errors,
+    gates,
+    linen,
+    nnx,
+    recover,
+    schedule,
+    scores,
+    select,
+    slimmable,
+    sparsify,
+)
+from jaxprune.checkpoint import Restored, restore, save
+from jaxprune.cutting.optimizer_state import slice_opt_state
+from jaxprune.cutting.transforms import mask, unslice
+from jaxprune.gates import gated, tap
+from jaxprune.graph import ChannelGraph, Group, Slot
+from jaxprune.groups.interior import interior
+from jaxprune.groups.kinds import Kind, kinds, of_kind
+from jaxprune.inspecting import cost
+from jaxprune.inspecting.batch_norms import batch_norms, scale_mask
+from jaxprune.inspecting.cost import latency
+from jaxprune.inspecting.draw import draw
+from jaxprune.inspecting.explain import explain
+from jaxprune.keep.check import widths
+from jaxprune.keep.check_spec import check_spec
+from jaxprune.keep.compose import compose
+from jaxprune.keep.spec import keep_from_spec, spec
+from jaxprune.program import spaces
+from jaxprune.program.rules import RULES, Rule
+from jaxprune.program.stream_readers import select_inputs
+from jaxprune.pruning.compare import compare
+from jaxprune.pruning.slice import slice
+from jaxprune.running.export import export
+from jaxprune.running.narrow import narrow
+from jaxprune.running.resize import resize
+from jaxprune.running.verify import Verification, verify
+from jaxprune.tracing.trace import trace
+
+__all__ = [
+    "RULES",
+    "ChannelGraph",
+    "Group",
+    "Kind",
+    "Restored",
+    "Rule",
+    "Slot",
+    "Verification",
+    "batch_norms",
+    "check_spec",
+    "compare",
+    "compose",
+    "cost",
+    "draw",
+    "errors",
+    "explain",
+    "export",
+    "gated",
+    "gates",
+    "interior",
+    "keep_from_spec",
+    "kinds",
+    "latency",
+    "linen",
+    "mask",
+    "narrow",
+    "nnx",
+    "of_kind",
+    "recover",
+    "resize",
+    "restore",
+    "save",
+    "scale_mask",
+    "schedule",
+    "scores",
+    "select",
+    "select_inputs",
+    "slice",
+    "slice_opt_state",
+    "slimmable",
+    "spaces",
+    "sparsify",
+    "spec",
+    "tap",
+    "trace",
+    "unslice",
+    "verify",
+    "widths",
+]
 
 __version__ = "0.1.0"

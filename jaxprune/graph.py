@@ -11,6 +11,7 @@ from jaxprune.arguments.checks import kind_of
 from jaxprune.errors import JaxpruneError
 from jaxprune.program import spaces as ax
 from jaxprune.program.linen_calls import Call
+from jaxprune.program.reasons import Why
 from jaxprune.program.relate import Walk
 from jaxprune.program.rules import Rule
 from jaxprune.program.spaces import Atom, Space
@@ -58,7 +59,8 @@ class Slot:
 class Group:
     """A channel group: pruning index i removes index i from every slot.
 
-    `inexact` is None if masking equals slicing exactly, else the operation that prevents it.
+    `inexact` is None if masking equals slicing exactly, else the operation that prevents it, and
+    `way_out` what to do about that, if there is anything.
     `layers` is None, or the number of stacked layers of which each has its own `size` channels:
     then scores are f32[layers, n] and keeps bool[layers, n] with the same count in every layer.
     """
@@ -67,6 +69,7 @@ class Group:
     size: int
     slots: tuple[Slot, ...]
     inexact: str | None = None
+    way_out: str = ""
     layers: int | None = None
 
     @property
@@ -84,6 +87,7 @@ class Frozen:
     size: int
     reason: str
     place: str
+    why: Why = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

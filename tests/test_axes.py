@@ -12,8 +12,12 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
+from jaxprune.program import reasons
 from jaxprune.program import spaces as ax
+from jaxprune.program.reasons import Why
 from jaxprune.program.spaces import Atom, Prod, Reason, Space, Sum
+
+BY_THE_TEST = Reason(Why("by the test"))
 
 SIZES = st.sampled_from([2, 3, 4, 6, 8, 12])
 
@@ -71,7 +75,7 @@ def spaces(draw: st.DrawFn, size: int | None = None, depth: int = 3) -> Space:
         k = draw(st.sampled_from(divisors))
         return ax.product([draw(spaces(size // k, depth - 1)), draw(spaces(k, depth - 1))])
     if kind == "frozen":
-        return ax.frozen(size, "by the test")
+        return ax.frozen(size, BY_THE_TEST)
     if kind == "again" and size in known:
         return known[size]
     return known.setdefault(size, Atom(size)) if kind == "again" else Atom(size)
@@ -176,7 +180,7 @@ def test_pieces_of_pieces_stay_consistent(space: Space, data: st.DataObject, see
 
 @hypothesis.given(spaces())
 def test_freeze_keeps_every_index(space: Space) -> None:
-    ax.freeze(space, Reason("by the test"))
+    ax.freeze(space, BY_THE_TEST)
     assert not name_atoms(space)
     assert ax.select(space, {}).all()
     assert ax.count(space, {}) == space.size
@@ -315,11 +319,11 @@ def test_freezing_spreads_through_ties_in_any_order() -> None:
     for frozen_first in (True, False):
         a, b, c = Atom(4), Atom(4), Atom(4)
         if frozen_first:
-            ax.freeze(a, Reason("spatial"))
+            ax.freeze(a, Reason(Why("spatial")))
         ax.unify(a, b)
         ax.unify(b, c)
         if not frozen_first:
-            ax.freeze(c, Reason("spatial"))
+            ax.freeze(c, Reason(Why("spatial")))
         assert all(r.reason.text == "spatial" for s in (a, b, c) for r in ax.atoms(s))
 
 
@@ -328,11 +332,11 @@ def test_the_first_reason_stays_and_names_its_place() -> None:
         place = "Block_0/Conv_1"
 
     atom = Atom(3)
-    ax.freeze(atom, Reason("spatial", Somewhere()))
-    ax.freeze(atom, Reason("output"))
+    ax.freeze(atom, Reason(Why("spatial"), at=Somewhere()))
+    ax.freeze(atom, Reason(reasons.OUTPUT))
     assert atom.reason is not None
     assert (atom.reason.text, atom.reason.place) == ("spatial", "Block_0/Conv_1")
-    assert Reason("output").place == ""
+    assert Reason(reasons.OUTPUT).place == ""
 
 
 def test_sizes_that_differ_are_an_error() -> None:

@@ -1,10 +1,8 @@
 """Bad input is refused in words: a table of every public function and values it must not take."""
 
-import ast
 import inspect
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,29 +20,20 @@ DATA = (
     *(jp.recover.Absorbed, jp.recover.Outcome, jp.sparsify.PenaltyState),
     *(jp.schedule.Part, jp.schedule.Quota, jp.schedule.Progress, jp.schedule.Tally),
     *(jp.slimmable.Found, jp.slimmable.Device, jp.slimmable.Spectrum, jp.slimmable.Switch),
-    *(jp.slimmable.Split, jp.slimmable.Gradients),
+    *(jp.slimmable.Split, jp.slimmable.Gradients, jp.select.Constraints),
 )
 """What the library makes and hands out. The methods of `Progress`, `Tally`, `Switch` have rows."""
 CASES = [(name, arg) for name, row in ROWS.items() for arg in row.args]
 
 
-def visible(module: Any) -> Iterator[str]:
-    """The public functions and classes that a module defines, or imports to hand them on."""
-    for node in ast.parse(Path(module.__file__).read_text()).body:
-        if isinstance(node, ast.ImportFrom):
-            yield from (a.name for a in node.names if a.asname == a.name)
-        elif isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_":
-            yield node.name
-
-
 def public() -> Iterator[tuple[str, Any]]:
     """Yields every public function and class, in `jaxprune` and its packages."""
-    for name in visible(jp):
+    for name in jp.__all__:
         item = getattr(jp, name)
         if not inspect.ismodule(item):
             yield name, item
-        elif name not in ("axes", "errors"):  # spaces, for authors of rules; exceptions
-            yield from ((f"{name}.{inner}", getattr(item, inner)) for inner in visible(item))
+        elif name not in ("spaces", "errors"):  # spaces, for authors of rules; exceptions
+            yield from ((f"{name}.{inner}", getattr(item, inner)) for inner in item.__all__)
 
 
 def fingerprint(value: Any) -> Any:

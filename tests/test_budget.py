@@ -1,6 +1,8 @@
 """The size of files and functions, and which module may import which."""
 
 import ast
+import importlib
+import inspect
 import itertools
 import re
 from collections.abc import Iterator
@@ -136,3 +138,44 @@ def test_nothing_anywhere_imports_the_insides_of_jax() -> None:
         if name.startswith("jax._src")
     }
     assert found == {}
+
+
+def test_what_the_library_shows_is_meant_to_be_seen() -> None:
+    import jaxprune
+
+    shown = {name for name in vars(jaxprune) if not name.startswith("_")}
+    packages = {name for name in FLOORS if name != "errors"}
+    assert shown - set(jaxprune.__all__) - packages == set()
+    for name in jaxprune.__all__:
+        item = getattr(jaxprune, name)
+        if inspect.ismodule(item):
+            assert item.__name__ in LIBRARY
+
+
+@pytest.mark.parametrize("name", [name for name in LIBRARY if hasattr(LIBRARY[name], "parent")])
+def test_no_function_stands_in_the_place_of_a_module(name: str) -> None:
+    """`help(jaxprune.x.y)` shows the module y, where there is one."""
+    parent, _, base = name.rpartition(".")
+    found = getattr(importlib.import_module(parent), base) if parent else None
+    assert found is None or inspect.ismodule(found), name
+
+
+# Words of English, of Python and of options that are names of primitives too.
+WORDS = {"and", "copy", "max", "min", "name", "reduce", "add"}
+
+
+def test_only_the_rules_name_primitives() -> None:
+    """Elsewhere a rule's traits and form say what an operation does."""
+    from jaxprune import RULES
+
+    found = {
+        f"{relative(path)}:{node.lineno}: {node.value}"
+        for name, path in LIBRARY.items()
+        if not name.startswith("jaxprune.program.rules") and name != "jaxprune.program.jaxpr"
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if (words := set(node.value.split()))
+        and words <= RULES.keys() - WORDS
+        and path.name != "__init__.py"  # __all__
+    }
+    assert found == set()

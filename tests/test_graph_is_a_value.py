@@ -15,6 +15,10 @@ from jax import lax
 import jaxprune as jp
 from jaxprune.program import fixed
 from jaxprune.program import spaces as ax
+from jaxprune.program.reasons import Why
+from jaxprune.program.spaces import Reason
+
+BY_THE_TEST = Reason(Why("by the test"))
 
 X = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
 
@@ -142,8 +146,8 @@ def test_a_space_of_a_graph_cannot_be_refined() -> None:
     for change in (
         lambda: ax.factor(space, 4),
         lambda: ax.split(space, 3),
-        lambda: ax.freeze(space, ax.Reason("by the test")),
-        lambda: ax.unify(space, ax.frozen(8, "by the test")),
+        lambda: ax.freeze(space, BY_THE_TEST),
+        lambda: ax.unify(space, ax.frozen(8, BY_THE_TEST)),
     ):
         with pytest.raises(RuntimeError, match="belongs to a traced graph, which never changes"):
             change()

@@ -9,6 +9,11 @@ path/
 A directory without `jaxprune.json` is not a checkpoint, and what it does not name is never read.
 """
 
-from jaxprune.checkpoint.restoring import Restored as Restored
-from jaxprune.checkpoint.restoring import restore as restore
-from jaxprune.checkpoint.saving import save as save
+from jaxprune.checkpoint.restoring import Restored, restore
+from jaxprune.checkpoint.saving import save
+
+__all__ = [
+    "Restored",
+    "restore",
+    "save",
+]

@@ -29,6 +29,19 @@ from jaxprune.program import spaces as ax
 from jaxprune.program.interpret import every_op
 from jaxprune.program.spaces import Space
 
+__all__ = [
+    "Latency",
+    "Uncounted",
+    "activation_bytes",
+    "channel_cost",
+    "latency",
+    "macs",
+    "params",
+    "uncounted",
+    "warn_uncounted",
+    "weights",
+]
+
 Widths = Mapping[str, int]
 # A cost of the network at the widths, which may be a keep mapping too; None is dense.
 Cost = Callable[[ChannelGraph, Mapping[str, Any] | None], int]

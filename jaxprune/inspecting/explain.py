@@ -9,7 +9,7 @@ from jaxprune.graph import ChannelGraph, Group, Slot, Variable, check_graph
 from jaxprune.groups import layers as flow
 from jaxprune.groups.layers import Node
 from jaxprune.inspecting.tables import channel_costs, headline, table
-from jaxprune.inspecting.why_frozen import INEXACT, Explained, explained
+from jaxprune.inspecting.why_frozen import Explained, explained
 from jaxprune.program import spaces as ax
 from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Op
@@ -162,8 +162,8 @@ def _streams(graph: ChannelGraph) -> dict[str, list[str]]:
 def _exactness(group: Group) -> str:
     if not group.inexact:
         return "exact"
-    out = next((out for key, out in INEXACT.items() if key in group.inexact), "")
-    return f"inexact (masked and sliced differ): {group.inexact}{_way_out(out, '  ')}"
+    text = f"inexact (masked and sliced differ): {group.inexact}"
+    return text + _way_out(group.way_out, "  ")
 
 
 class _Place(NamedTuple):

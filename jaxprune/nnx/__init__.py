@@ -6,10 +6,16 @@ The variables of a model are a nest of dicts, `variables(model)`, and its functi
 variables)` puts variables into a model of their widths.
 """
 
-from jaxprune.nnx.pure_function import function as function
-from jaxprune.nnx.pure_function import variables as variables
-from jaxprune.nnx.resizing import draws as draws
-from jaxprune.nnx.resizing import follows as follows
-from jaxprune.nnx.resizing import resize as resize
-from jaxprune.nnx.resizing import resize_optimizer as resize_optimizer
-from jaxprune.nnx.tracing import trace as trace
+from jaxprune.nnx.pure_function import function, variables
+from jaxprune.nnx.resizing import draws, follows, resize, resize_optimizer
+from jaxprune.nnx.tracing import trace
+
+__all__ = [
+    "draws",
+    "follows",
+    "function",
+    "resize",
+    "resize_optimizer",
+    "trace",
+    "variables",
+]

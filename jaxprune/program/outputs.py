@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxprune.arguments import paths
+from jaxprune.program import reasons
 from jaxprune.program import spaces as ax
+from jaxprune.program.reasons import Reason
 from jaxprune.program.relate import Walk
-from jaxprune.program.spaces import Reason, Space
+from jaxprune.program.spaces import Space
 
 Twins = Sequence[int | None]
 """For every output the place of the variable that it mirrors, None for other outputs."""
@@ -24,9 +26,10 @@ def tie(
     names = [paths.name(key) for key, _ in paths.keyed(output)[0]]
     released = paths.require(free, names, what="free_outputs pattern")
     for path, axes, twin in zip(names, walk.outs, twins, strict=True):
+        reason = Reason(reasons.ONE_OUTPUT, (path,)) if path else Reason(reasons.OUTPUT)
         for i, space in enumerate(axes):
             if twin is None and path not in released:
-                ax.freeze(space, Reason(f"axis of output {path!r}" if path else "output"))
+                ax.freeze(space, reason)
             elif twin is not None:
                 ax.unify(space, variables[twin][i])
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from jaxprune.errors import TraceError
-from jaxprune.program import fixed, jaxpr
+from jaxprune.program import fixed, jaxpr, reasons
 from jaxprune.program import spaces as ax
 from jaxprune.program.jaxpr import Op, Program
+from jaxprune.program.reasons import Reason
 from jaxprune.program.rules import Rule
-from jaxprune.program.spaces import Atom, Reason, Space
+from jaxprune.program.spaces import Atom, Space
 
 Axes = list[Space]
 Sources = frozenset[int] | None
@@ -104,18 +105,17 @@ class Tracer:
         return self._unknown(op) if op.rule is None else op.rule.axes(op)
 
     def _unknown(self, op: Op) -> list[Axes]:
-        text = f"unknown primitive {op.name}"
         if self.strict:
             raise TraceError(
-                f"{text} at {op.place}: its axes cannot be followed.\n"
+                f"unknown primitive {op.name} at {op.place}: its axes cannot be followed.\n"
                 f"Fix: trace(..., rules=jp.RULES | {{{op.name!r}: rule}}), or strict=False to "
                 "freeze what it touches."
             )
-        reason = Reason(text, op)
+        reason = Reason(reasons.UNKNOWN, (op.name,), op)
         for axes in op.ins:
             for space in axes:
                 ax.freeze(space, reason)
-        return [[ax.frozen(size, text, op) for size in shape] for shape in op.out_shapes]
+        return [[ax.frozen(size, reason) for size in shape] for shape in op.out_shapes]
 
     def call(
         self,
@@ -173,7 +173,7 @@ def _read(env: Mapping[Any, tuple[Axes, Sources]], atom: Any) -> tuple[Axes, Sou
 
 
 def _constant(atom: Any) -> Axes:
-    return [ax.frozen(size, "constant of the function") for size in jaxpr.shape(atom)]
+    return [ax.frozen(size, Reason(reasons.CONSTANT)) for size in jaxpr.shape(atom)]
 
 
 def _union(sources: Sequence[Sources]) -> Sources:

@@ -11,23 +11,14 @@ traced graph are fixed (`fixed.py`): what would refine them afterwards works on 
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-
-class Reason(NamedTuple):
-    """Why an atom is frozen: a text, and the operation at which it happened (it has a `place`)."""
-
-    text: str
-    at: Any = None
-
-    @property
-    def place(self) -> str:
-        """The module path, or the file and line, of the operation."""
-        return getattr(self.at, "place", "")
+from jaxprune.program import reasons
+from jaxprune.program.reasons import Reason
 
 
 @final
@@ -85,6 +76,8 @@ class Prod:
 
 
 Space = Atom | Sum | Prod
+
+
 ONE = Prod(())
 
 
@@ -93,9 +86,9 @@ def fresh(size: int) -> Space:
     return ONE if size == 1 else Atom(size)
 
 
-def frozen(size: int, text: str, at: Any = None) -> Space:
+def frozen(size: int, reason: Reason) -> Space:
     """Returns a new frozen space of `size`."""
-    return ONE if size == 1 else Atom(size, Reason(text, at))
+    return ONE if size == 1 else Atom(size, reason)
 
 
 def find(space: Space) -> Space:
@@ -204,13 +197,13 @@ def _bind(a: Space, b: Space, at: Any) -> None:
     if a.reason is not None:
         freeze(b, a.reason)
     elif type(b) is not Atom and any(atom is a for atom in atoms(b)):
-        freeze(b, Reason(f"an axis of size {a.size} meets a rearrangement of itself", at))
+        freeze(b, Reason(reasons.REARRANGED, (a.size,), at))
     else:
         _link(a, b)
 
 
 def _mismatch(a: Space, b: Space, at: Any) -> None:
-    reason = Reason(f"cannot align {resolve(a)} with {resolve(b)}", at)
+    reason = Reason(reasons.UNALIGNED, (_sizes(a), _sizes(b)), at)
     freeze(a, reason)
     freeze(b, reason)
 
@@ -252,6 +245,15 @@ def _pieces(space: Sum, k: int) -> list[Space] | None:
             pieces.append(concat(run))
             run = []
     return None if run or len(pieces) == 1 else pieces
+
+
+def _sizes(space: Space) -> str:
+    """The sizes that a space is made of."""
+    space = find(space)
+    if type(space) is Atom:
+        return str(space.size)
+    parts, sign = (_parts(space), " + ") if type(space) is Sum else (_factors(space), " * ")
+    return f"({sign.join(map(_sizes, parts))})"
 
 
 def split(space: Space, k: int, at: Any = None) -> tuple[Space, Space]:
@@ -314,9 +316,9 @@ def factor(space: Space, k: int, at: Any = None) -> tuple[Space, Space]:
         outer, inner = fresh(root.size // k), fresh(k)
         unify(root, product([outer, inner]), at)
         return outer, inner
-    text = f"reshape of {resolve(root)} to {root.size // k} x {k}"
-    freeze(root, Reason(text, at))
-    return frozen(root.size // k, text, at), frozen(k, text, at)
+    reason = Reason(reasons.RESHAPE, (_sizes(root), root.size // k, k), at)
+    freeze(root, reason)
+    return frozen(root.size // k, reason), frozen(k, reason)
 
 
 def _child(atom: Atom, size: int) -> Space:

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxprune.program import reasons, stream_readers
 from jaxprune.program import spaces as ax
-from jaxprune.program import stream_readers
 from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Op
+from jaxprune.program.reasons import Reason
 from jaxprune.program.relate import Walk
-from jaxprune.program.rules import contraction, control
-from jaxprune.program.spaces import Atom, Reason, Space
+from jaxprune.program.rules import contraction
+from jaxprune.program.spaces import Atom, Space
 from jaxprune.program.traits import Form, Trait
 
 
@@ -36,7 +37,7 @@ Stack = Op | Given
 def stack(space: Space) -> Stack | None:
     """Returns the stack whose layers `space` counts, if it does."""
     root = ax.find(space)
-    if type(root) is not Atom or root.reason is None or root.reason.text != control.LAYERS:
+    if type(root) is not Atom or root.reason is None or root.reason.why is not reasons.LAYERS:
         return None
     return root.reason.at if root.size == length(root.reason.at) else None
 
@@ -125,4 +126,4 @@ def rows(mask: np.ndarray) -> np.ndarray:
 
 def give(space: Space, name: str) -> None:
     """Freezes an axis of a variable as the layer axis of the stack `name`."""
-    ax.freeze(space, Reason(control.LAYERS, Given(name, space.size)))
+    ax.freeze(space, Reason(reasons.LAYERS, at=Given(name, space.size)))

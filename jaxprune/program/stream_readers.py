@@ -13,12 +13,13 @@ import numpy as np
 from jaxprune.arguments.checks import kind_of
 from jaxprune.arguments.numbers import is_integer
 from jaxprune.errors import TraceError
-from jaxprune.program import fixed, jaxpr
+from jaxprune.program import fixed, jaxpr, reasons
 from jaxprune.program import spaces as ax
 from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Op
+from jaxprune.program.reasons import Reason
 from jaxprune.program.relate import Walk
-from jaxprune.program.spaces import Reason, Space
+from jaxprune.program.spaces import Space
 from jaxprune.program.traits import Trait
 
 
@@ -195,4 +196,4 @@ def _same(op: Op) -> None:
     if op.params["indices"] is None:
         ax.unify(stream, _reader(op), op)
     else:
-        ax.freeze(stream, Reason("read in parts by channels that cannot be pruned", op))
+        ax.freeze(stream, Reason(reasons.READ_IN_PARTS, at=op))

@@ -17,6 +17,7 @@ from jaxprune.errors import JaxpruneError, PatternError, TreeError
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.inspecting.batch_norms import batch_norms
 from jaxprune.keep.check import check_keep
+from jaxprune.program import reasons
 from jaxprune.schedule.phase import Part
 
 
@@ -55,9 +56,7 @@ def trained(part: Part, graph: ChannelGraph, variables: Any, *, head: Sequence[s
     norms = batch_norms(graph).values()
     found = {path for norm in norms for path in (norm.scale, norm.bias)}
     outputs = {
-        frozen.path
-        for frozen in graph.frozen
-        if frozen.reason == "output" or frozen.reason.startswith("axis of output")
+        frozen.path for frozen in graph.frozen if frozen.why in (reasons.OUTPUT, reasons.ONE_OUTPUT)
     }
     found |= paths.require(head, names, what="head pattern") if head else outputs
     if not head and not outputs.intersection(names):

@@ -5,13 +5,27 @@ variables are. Complex weights count by their modulus, integers by their size. A
 no group at all is an error.
 """
 
-from jaxprune.scores.bn import bn_scale as bn_scale
-from jaxprune.scores.energy import channel_energy as channel_energy
-from jaxprune.scores.norm import l1 as l1
-from jaxprune.scores.norm import l2 as l2
-from jaxprune.scores.taylor import normalized as normalized
-from jaxprune.scores.taylor import taylor as taylor
-from jaxprune.scores.taylor import taylor_activation as taylor_activation
-from jaxprune.scores.taylor import taylor_bn as taylor_bn
-from jaxprune.scores.taylor import taylor_gate as taylor_gate
-from jaxprune.scores.uninformed import random as random
+from jaxprune.scores.bn import bn_scale
+from jaxprune.scores.energy import channel_energy
+from jaxprune.scores.first_order import (
+    normalized,
+    taylor,
+    taylor_activation,
+    taylor_bn,
+    taylor_gate,
+)
+from jaxprune.scores.norm import l1, l2
+from jaxprune.scores.uninformed import random
+
+__all__ = [
+    "bn_scale",
+    "channel_energy",
+    "l1",
+    "l2",
+    "normalized",
+    "random",
+    "taylor",
+    "taylor_activation",
+    "taylor_bn",
+    "taylor_gate",
+]

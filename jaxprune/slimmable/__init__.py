@@ -65,40 +65,70 @@ Networks and Improved Training Techniques", ICCV 2019; Yu and Huang, "AutoSlim: 
 Architecture Search for Channel Numbers", 2019.
 """
 
-from jaxprune.slimmable.calibration import calibrate as calibrate
-from jaxprune.slimmable.exploration import evolve as evolve
-from jaxprune.slimmable.exploration import random_search as random_search
-from jaxprune.slimmable.search import Evaluate as Evaluate
-from jaxprune.slimmable.search import Found as Found
-from jaxprune.slimmable.search import Space as Space
-from jaxprune.slimmable.search import check_targets as check_targets
-from jaxprune.slimmable.search import descent as descent
-from jaxprune.slimmable.search import evaluator as evaluator
-from jaxprune.slimmable.search import greedy as greedy
-from jaxprune.slimmable.search import measured as measured
-from jaxprune.slimmable.search import space as space
-from jaxprune.slimmable.serving import MOBILE_CORE as MOBILE_CORE
-from jaxprune.slimmable.serving import MOBILE_SOC as MOBILE_SOC
-from jaxprune.slimmable.serving import Device as Device
-from jaxprune.slimmable.serving import Spectrum as Spectrum
-from jaxprune.slimmable.serving import Switch as Switch
-from jaxprune.slimmable.serving import estimate_fps as estimate_fps
-from jaxprune.slimmable.serving import export as export
-from jaxprune.slimmable.serving import spectrum as spectrum
-from jaxprune.slimmable.serving import switch as switch
-from jaxprune.slimmable.state import Split as Split
-from jaxprune.slimmable.state import split as split
-from jaxprune.slimmable.state import statistics as statistics
-from jaxprune.slimmable.state import switchable as switchable
-from jaxprune.slimmable.state import variables as variables
-from jaxprune.slimmable.training import Distillation as Distillation
-from jaxprune.slimmable.training import Gradients as Gradients
-from jaxprune.slimmable.training import Network as Network
-from jaxprune.slimmable.training import distillation as distillation
-from jaxprune.slimmable.training import gradients as gradients
-from jaxprune.slimmable.widths import make_divisible as make_divisible
-from jaxprune.slimmable.widths import nonuniform as nonuniform
-from jaxprune.slimmable.widths import outside as outside
-from jaxprune.slimmable.widths import prefix as prefix
-from jaxprune.slimmable.widths import sandwich as sandwich
-from jaxprune.slimmable.widths import uniform as uniform
+from jaxprune.slimmable.calibration import calibrate
+from jaxprune.slimmable.exploration import evolve, random_search
+from jaxprune.slimmable.search import (
+    Evaluate,
+    Found,
+    Space,
+    check_targets,
+    descent,
+    evaluator,
+    greedy,
+    measured,
+    space,
+)
+from jaxprune.slimmable.serving import (
+    MOBILE_CORE,
+    MOBILE_SOC,
+    Device,
+    Spectrum,
+    Switch,
+    estimate_fps,
+    export,
+    spectrum,
+    switch,
+)
+from jaxprune.slimmable.state import Split, split, statistics, switchable, variables
+from jaxprune.slimmable.training import Distillation, Gradients, Network, distillation, gradients
+from jaxprune.slimmable.widths import make_divisible, nonuniform, outside, prefix, sandwich, uniform
+
+__all__ = [
+    "MOBILE_CORE",
+    "MOBILE_SOC",
+    "Device",
+    "Distillation",
+    "Evaluate",
+    "Found",
+    "Gradients",
+    "Network",
+    "Space",
+    "Spectrum",
+    "Split",
+    "Switch",
+    "calibrate",
+    "check_targets",
+    "descent",
+    "distillation",
+    "estimate_fps",
+    "evaluator",
+    "evolve",
+    "export",
+    "gradients",
+    "greedy",
+    "make_divisible",
+    "measured",
+    "nonuniform",
+    "outside",
+    "prefix",
+    "random_search",
+    "sandwich",
+    "space",
+    "spectrum",
+    "split",
+    "statistics",
+    "switch",
+    "switchable",
+    "uniform",
+    "variables",
+]

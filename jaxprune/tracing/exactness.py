@@ -11,17 +11,23 @@ another question: `resize` sees both programs and lists them (`follows`).
 from collections.abc import Sequence, Set
 from typing import Any, NamedTuple
 
-from jaxprune.program import fixed, jaxpr
+from jaxprune.program import fixed, jaxpr, reasons
 from jaxprune.program.derivatives import Derivative, derivative
 from jaxprune.program.interpret import Domain
 from jaxprune.program.jaxpr import Op
+from jaxprune.program.reasons import Why
 from jaxprune.program.relate import Walk
 from jaxprune.program.rules import Known
 from jaxprune.program.rules.base import is_zero, meet, unknown
 from jaxprune.program.spaces import Atom, Space
 from jaxprune.program.traits import Form
 
-STEEP = "has no finite derivative where the mask makes it zero"
+
+class Inexact(NamedTuple):
+    """Why a group is inexact, and what to do about it."""
+
+    text: str
+    way_out: str
 
 
 class Pass(Domain[Known]):
@@ -46,7 +52,7 @@ class Pass(Domain[Known]):
         self.known_sums = summed
         self._derivatives = derivatives
         self._atoms: dict[str, Atom] = {}
-        self.found: dict[Atom, str] = {}
+        self.found: dict[Atom, Inexact] = {}
         self.poles: set[tuple[int, Atom]] = set()
         self._silent = False
         self._within = False
@@ -65,17 +71,18 @@ class Pass(Domain[Known]):
             return frozenset()
         return frozenset({self._atoms.setdefault(space.name, space)})
 
-    def inexact(self, groups: frozenset[Atom], op: Op, why: str) -> None:
+    def inexact(self, groups: frozenset[Atom], op: Op, why: Why) -> None:
         """Marks groups as inexact; the first reason stays."""
         if not self.may:
             self._mark(groups, op, why)
 
-    def _mark(self, groups: frozenset[Atom], op: Op, why: str) -> None:
+    def _mark(self, groups: frozenset[Atom], op: Op, why: Why) -> None:
         if groups and not self._silent:
+            text = f"{op!r} at {op.place}: {why.text.format(op.name)}"
             for atom in groups:
-                self.found.setdefault(atom, f"{op!r} at {op.place}: {why}")
+                self.found.setdefault(atom, Inexact(text, why.way_out))
 
-    def undefined(self, groups: frozenset[Atom], op: Op, operand: int, why: str) -> None:
+    def undefined(self, groups: frozenset[Atom], op: Op, operand: int, why: Why) -> None:
         """Marks groups whose zeros have no finite result, and the variables they come from."""
         self._mark(groups, op, why)
         if not self._silent:
@@ -85,7 +92,7 @@ class Pass(Domain[Known]):
     def steep(self, groups: frozenset[Atom], op: Op, operand: int) -> None:
         """Marks groups whose zeros have no finite derivative, where a gradient flows."""
         if not self._within:
-            self.undefined(groups, op, operand, STEEP)
+            self.undefined(groups, op, operand, reasons.STEEP)
 
     def sums(self, groups: frozenset[Atom]) -> None:
         """Notes groups whose channels are summed, so that their cotangents need not be zero."""
@@ -108,7 +115,8 @@ class Pass(Domain[Known]):
         own = self._derivatives[op]
         if own.problem is not None:
             every = self._present(op.ins) | self._present(op.outs)
-            self.inexact(every, op, f"its own derivative {own.problem[0]}")
+            text = reasons.OWN_DERIVATIVE.text.format(own.problem[0])
+            self.inexact(every, op, reasons.OWN_DERIVATIVE._replace(text=text))
         elif own.walk is None:  # there is no gradient to be wrong
             return results
         elif op.form is Form.CUSTOM_JVP:
@@ -127,9 +135,8 @@ class Pass(Domain[Known]):
 
     def _check_cotangent(self, op: Op, axes: Sequence[Space], known: Known, given: Known) -> None:
         """An operand that is not zero must not matter."""
-        why = "its own derivative is not zero where a value does not matter"
         for space, zeros, cotangent in zip(axes, known.zeros, given.zeros, strict=True):
-            self.inexact(self.groups(space) - zeros - cotangent, op, why)
+            self.inexact(self.groups(space) - zeros - cotangent, op, reasons.OWN_COTANGENT)
 
     def _unneeded(self, axes: Sequence[Space], known: Known) -> tuple[frozenset[Atom], ...]:
         """The groups along every axis at whose pruned indices a cotangent is zero."""
@@ -186,7 +193,7 @@ class Pass(Domain[Known]):
 class Verdict(NamedTuple):
     """Why groups are inexact, and the (variable, group) that masking must not make zero."""
 
-    inexact: dict[Atom, str]
+    inexact: dict[Atom, Inexact]
     spared: frozenset[tuple[int, Atom]]
 
 

@@ -9,8 +9,9 @@ from jaxprune.arguments.functions import check_tracing
 from jaxprune.errors import TraceError
 from jaxprune.graph import Branches, ChannelGraph, Contraction, Frozen, Group, Slot, Variable
 from jaxprune.inspecting.tables import graph_table
-from jaxprune.program import jaxpr, linen_calls, outputs, stacks, stream_readers, symbolic
+from jaxprune.program import jaxpr, linen_calls, outputs, reasons, stacks, stream_readers, symbolic
 from jaxprune.program import spaces as ax
+from jaxprune.program.reasons import Reason
 from jaxprune.program.relate import Recorded, Tracer, Walk, fix
 from jaxprune.program.rules import RULES, Rule
 from jaxprune.program.spaces import Atom, Space
@@ -72,7 +73,7 @@ def trace(
     unused = unread.freeze_unused(program, axes, twins)
     _give_layers(dict(zip(leaves, axes, strict=True)), layers)
     shapes = map(jaxpr.shape, program.invars[len(axes) :])
-    outside = [[ax.frozen(size, "axis of an input") for size in shape] for shape in shapes]
+    outside = [[ax.frozen(size, Reason(reasons.INPUT)) for size in shape] for shape in shapes]
     sources = [frozenset({i}) for i in range(len(axes))] + [None] * len(outside)
     tracer = Tracer(table, strict=strict, free_constants=free_constants)
     walk = tracer.walk(program, axes + outside, sources)
@@ -161,7 +162,8 @@ def _groups(variables: Mapping[str, Variable], walk: Walk, tracer: Tracer) -> di
             name=names[atom],
             size=atom.size,
             slots=tuple(map(complete, members)),
-            inexact=verdict.inexact.get(atom),
+            inexact=verdict.inexact[atom].text if atom in verdict.inexact else None,
+            way_out=verdict.inexact[atom].way_out if atom in verdict.inexact else "",
             layers=atom.layers and stacks.length(atom.layers),
         )
         for atom, members in slots.items()
@@ -189,6 +191,7 @@ def _frozen(variables: Mapping[str, Variable]) -> Iterator[Frozen]:
                         axis=axis,
                         size=atom.size,
                         reason=atom.reason.text,
+                        why=atom.reason.why,
                         place=atom.reason.place,
                     )
 

@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from jaxprune.program import fixed, jaxpr
+from jaxprune.program import fixed, jaxpr, reasons
 from jaxprune.program import spaces as ax
 from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Program
+from jaxprune.program.reasons import Reason
 from jaxprune.program.relate import Walk
-from jaxprune.program.spaces import Reason, Space
+from jaxprune.program.spaces import Space
 
 
 def freeze_unused(
@@ -25,7 +26,7 @@ def freeze_unused(
     unused = [i for i, var in enumerate(program.invars[: len(axes)]) if var not in used]
     for i in unused:
         for space in axes[i]:
-            ax.freeze(space, Reason("not used by the function"))
+            ax.freeze(space, Reason(reasons.NOT_USED))
     return unused
 
 
@@ -60,7 +61,7 @@ def freeze_unread(walk: Walk, variables: Sequence[Sequence[Space]]) -> None:
     if parts:
         parts -= fixed.distinct(_elsewhere(walk))
     for atom in parts:
-        ax.freeze(atom, Reason("not read by the function"))
+        ax.freeze(atom, Reason(reasons.NOT_READ))
 
 
 def _elsewhere(walk: Walk) -> Iterator[Space]:

@@ -151,7 +151,6 @@ ROWS: dict[str, Row] = {
         )
         for fn in (jp.nnx.follows, jp.nnx.draws)
     },
-    "nnx.resized_function": Row(jp.nnx.resized_function, {"graph": NNX["graph"], "keep": NNX_KEEP}),
     "nnx.resize_optimizer": Row(
         jp.nnx.resize_optimizer,
         {

@@ -9,6 +9,7 @@ from jaxprune.program.rules import (
     control,
     elementwise,
     indexing,
+    joining,
     random,
     reduction,
     shape,
@@ -30,6 +31,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         elementwise.RULES
         | choice.RULES
         | shape.RULES
+        | joining.RULES
         | contraction.RULES
         | reduction.RULES
         | indexing.RULES

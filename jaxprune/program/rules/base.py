@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 from jaxprune.program import spaces as ax
 from jaxprune.program.jaxpr import Op
+from jaxprune.program.reasons import Reason, Why
 from jaxprune.program.spaces import Atom, Space
 from jaxprune.program.traits import NOTHING, Form, Trait
 
@@ -38,11 +39,11 @@ class Exactness(Protocol):
         """The groups that appear in a space."""
         ...
 
-    def inexact(self, groups: frozenset[Atom], op: Op, why: str) -> None:
+    def inexact(self, groups: frozenset[Atom], op: Op, why: Why) -> None:
         """Marks groups for which masking and slicing may differ."""
         ...
 
-    def undefined(self, groups: frozenset[Atom], op: Op, operand: int, why: str) -> None:
+    def undefined(self, groups: frozenset[Atom], op: Op, operand: int, why: Why) -> None:
         """Marks groups at whose pruned indices the zeros of an operand have no finite result."""
         ...
 
@@ -142,15 +143,20 @@ def described(
     return found
 
 
-def freeze(spaces: Sequence[Space], text: str, op: Op) -> None:
-    """Freezes every space with the reason `text` at `op`."""
+def freeze(spaces: Sequence[Space], why: Why, op: Op, *of: Any) -> None:
+    """Freezes every space with a reason at `op`."""
     for space in spaces:
-        ax.freeze(space, ax.Reason(text, op))
+        ax.freeze(space, Reason(why, of, op))
 
 
-def frozen(shape: Sequence[int], text: str, op: Op) -> Axes:
+def frozen(shape: Sequence[int], why: Why, op: Op, *of: Any) -> Axes:
     """New frozen axes of `shape`."""
-    return [ax.frozen(size, text, op) for size in shape]
+    return [frozen_axis(size, why, op, *of) for size in shape]
+
+
+def frozen_axis(size: int, why: Why, op: Op, *of: Any) -> Space:
+    """A new frozen axis."""
+    return ax.frozen(size, Reason(why, of, op))
 
 
 def unify(op: Op, a: Axes, b: Axes) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxprune.program import reasons
 from jaxprune.program import spaces as ax
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.rules.base import (
@@ -17,6 +18,7 @@ from jaxprune.program.rules.base import (
     described,
     freeze,
     frozen,
+    frozen_axis,
     unify,
 )
 from jaxprune.program.spaces import Space
@@ -47,7 +49,7 @@ def dot_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     (lc, rc), (lb, rb) = op.params["dimension_numbers"]
     for i, j in zip(lc, rc, strict=True):
         open_ = exact.groups(op.ins[0][i]) - a.zeros[i] - b.zeros[j]
-        exact.inexact(open_, op, "contracts activations that the mask does not make zero")
+        exact.inexact(open_, op, reasons.CONTRACTED)
         exact.sums(exact.groups(op.ins[0][i]) - (a.zeros[i] & b.zeros[j]))
     batch = [a.zeros[i] | b.zeros[j] for i, j in zip(lb, rb, strict=True)]
     lfree = [z for i, z in enumerate(a.zeros) if i not in lc and i not in lb]
@@ -68,9 +70,9 @@ def conv_general_dilated(op: Op) -> list[Axes]:
     dims, groups, features, inputs, outputs = _grouped(op)
     lhs, rhs = op.ins
     spatial = [lhs[i] for i in dims.lhs_spec[2:]]
-    freeze(spatial, "spatial axis of a convolution", op)
+    freeze(spatial, reasons.SPATIAL, op, "convolution")
     kernel_window = [rhs[i] for i in dims.rhs_spec[2:]]
-    freeze(kernel_window, "window of a convolution", op)
+    freeze(kernel_window, reasons.WINDOW, op)
     outer, inner = ax.factor(features, features.size // groups, op)
     ax.unify(inner, inputs, op)
     if groups > 1:
@@ -78,9 +80,9 @@ def conv_general_dilated(op: Op) -> list[Axes]:
     batch = lhs[dims.lhs_spec[0]]
     shape = op.out_shapes[0]
     if op.params["batch_group_count"] > 1:
-        freeze([batch, outputs], "batch groups of a convolution", op)
-        batch = ax.frozen(shape[dims.out_spec[0]], "batch groups of a convolution", op)
-    out = frozen(shape, "spatial axis of a convolution", op)
+        freeze([batch, outputs], reasons.BATCH_GROUPS, op)
+        batch = frozen_axis(shape[dims.out_spec[0]], reasons.BATCH_GROUPS, op)
+    out = frozen(shape, reasons.SPATIAL, op, "convolution")
     out[dims.out_spec[0]], out[dims.out_spec[1]] = batch, outputs
     window = prod(space.size for space in kernel_window)
     places = prod(shape[i] for i in dims.out_spec[2:])
@@ -99,7 +101,7 @@ def conv_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     a, b = known
     lhs, rhs = a.zeros[dims.lhs_spec[1]], b.zeros[dims.rhs_spec[1]]
     open_ = exact.groups(inputs) - lhs - rhs
-    exact.inexact(open_, op, "contracts activations that the mask does not make zero")
+    exact.inexact(open_, op, reasons.CONTRACTED)
     exact.sums(exact.groups(inputs) - (lhs & rhs))
     zeros = [frozenset()] * len(op.out_shapes[0])
     zeros[dims.out_spec[0]] = a.zeros[dims.lhs_spec[0]]

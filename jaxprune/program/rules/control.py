@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxprune.program import spaces as ax
+from jaxprune.program import reasons
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.rules.base import (
     Axes,
@@ -12,11 +12,10 @@ from jaxprune.program.rules.base import (
     described,
     either,
     freeze,
+    frozen_axis,
     unify,
 )
 from jaxprune.program.traits import Form, Trait
-
-LAYERS = "layers of a stack"
 
 
 def call(op: Op) -> list[Axes]:
@@ -38,14 +37,14 @@ def scan(op: Op) -> list[Axes]:
     """The carry is one space for all steps; the leading axis of what is stacked is frozen."""
     n, m = op.params["num_consts"], op.params["num_carry"]
     stacked = op.ins[n + m :]
-    freeze([x[0] for x in stacked], LAYERS, op)
+    freeze([x[0] for x in stacked], reasons.LAYERS, op)
     length = op.params["length"]
     inner = [*op.ins[: n + m], *(x[1:] for x in stacked)]
     sources = [*op.sources[:n], *[None] * m, *op.sources[n + m :]]
     outs = op.call(op.params["program"], inner, sources, repeats=length)
     for before, after in zip(op.ins[n : n + m], outs[:m], strict=True):
         unify(op, before, after)
-    ys = [[ax.frozen(length, LAYERS, op), *y] for y in outs[m:]]
+    ys = [[frozen_axis(length, reasons.LAYERS, op), *y] for y in outs[m:]]
     return [*(list(x) for x in op.ins[n : n + m]), *ys]
 
 
@@ -123,10 +122,10 @@ def shard_map(op: Op) -> list[Axes]:
 
 def _local(op: Op, axes: Axes, shape: tuple[int, ...]) -> Axes:
     """Axes of an array on the other side of the mesh."""
-    text = "divided over a mesh by shard_map"
-    freeze([space for space, size in zip(axes, shape, strict=True) if space.size != size], text, op)
+    cut = [space for space, size in zip(axes, shape, strict=True) if space.size != size]
+    freeze(cut, reasons.DIVIDED, op)
     pairs = zip(axes, shape, strict=True)
-    return [s if s.size == size else ax.frozen(size, text, op) for s, size in pairs]
+    return [s if s.size == size else frozen_axis(size, reasons.DIVIDED, op) for s, size in pairs]
 
 
 def shard_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:

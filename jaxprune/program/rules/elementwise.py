@@ -3,7 +3,7 @@
 import operator
 from typing import Any
 
-from jaxprune.program import jaxpr
+from jaxprune.program import jaxpr, reasons
 from jaxprune.program import spaces as ax
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.rules.base import (
@@ -133,7 +133,7 @@ def binary(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     if op.name == "pow" and not (isinstance(b.value, int | float) and b.value >= 1):
         return fractional_power(op, known, exact)
     if op.name in ("div", "rem"):
-        exact.undefined(_zeros(b), op, 1, "divides by a value that the mask makes zero")
+        exact.undefined(_zeros(b), op, 1, reasons.DIVIDED_BY)
     found = _beside_a_value(op, a, b)
     if found is not None:
         return [found]
@@ -145,9 +145,6 @@ def binary(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     return [either(a, b, exact) if op.name in ("max", "min") else meet(a, b)]
 
 
-_INFINITE = "is infinite where the mask makes it zero"
-
-
 def _zeros(item: Known) -> frozenset[Atom]:
     """The groups at whose pruned indices an operand is zero."""
     return frozenset().union(*item.zeros)
@@ -156,7 +153,7 @@ def _zeros(item: Known) -> frozenset[Atom]:
 def pole(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """No zero survives, and what is infinite at the zeros of the mask cannot be masked."""
     for operand, item in enumerate(known):
-        exact.undefined(_zeros(item), op, operand, _INFINITE)
+        exact.undefined(_zeros(item), op, operand, reasons.INFINITE)
     return nothing(op, known, exact)
 
 

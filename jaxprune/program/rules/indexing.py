@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from jaxprune.program import reasons
 from jaxprune.program import spaces as ax
 from jaxprune.program.jaxpr import Op
+from jaxprune.program.reasons import Why
 from jaxprune.program.rules.base import (
     Axes,
     Exactness,
@@ -14,6 +16,7 @@ from jaxprune.program.rules.base import (
     either,
     freeze,
     frozen,
+    frozen_axis,
     unify,
     unknown,
     zeros_along,
@@ -32,12 +35,12 @@ def gather(op: Op) -> list[Axes]:
         if axis in batching:
             ax.unify(space, indices[batching[axis]], op)
         elif axis in dims.collapsed_slice_dims:
-            freeze([space], "indexed by gather", op)
+            freeze([space], reasons.INDEXED, op, "gather")
         elif sizes[axis] == space.size:
             out[next(offsets)] = space
         else:
-            freeze([space], "indexed by gather", op)
-            out[next(offsets)] = ax.frozen(sizes[axis], "indexed by gather", op)
+            freeze([space], reasons.INDEXED, op, "gather")
+            out[next(offsets)] = frozen_axis(sizes[axis], reasons.INDEXED, op, "gather")
     rest = iter(indices[:-1])
     for axis in range(len(out)):
         if axis not in dims.offset_dims:
@@ -81,8 +84,8 @@ def dynamic_slice(op: Op) -> list[Axes]:
         if length == space.size:
             out.append(space)
         else:
-            freeze([space], "dynamic slice", op)
-            out.append(ax.frozen(length, "dynamic slice", op))
+            freeze([space], reasons.DYNAMIC, op, "slice")
+            out.append(frozen_axis(length, reasons.DYNAMIC, op, "slice"))
     return [out]
 
 
@@ -105,7 +108,7 @@ def dynamic_update_slice(op: Op) -> list[Axes]:
         if space.size == piece.size:
             ax.unify(space, piece, op)
         else:
-            freeze([space, piece], "dynamic update slice", op)
+            freeze([space, piece], reasons.DYNAMIC, op, "update slice")
     return [list(operand)]
 
 
@@ -126,13 +129,13 @@ def scatter(op: Op) -> list[Axes]:
         if axis in batching:
             ax.unify(space, indices[batching[axis]], op)
         elif axis in dims.inserted_window_dims:
-            freeze([space], "indexed by scatter", op)
+            freeze([space], reasons.INDEXED, op, "scatter")
         else:
             piece = updates[next(windows)]
             if piece.size == space.size:
                 ax.unify(space, piece, op)
             else:
-                freeze([space, piece], "indexed by scatter", op)
+                freeze([space, piece], reasons.INDEXED, op, "scatter")
     rest = [x for i, x in enumerate(updates) if i not in dims.update_window_dims]
     unify(op, rest, indices[:-1])
     return [list(operand)]
@@ -146,8 +149,7 @@ def scatter_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     for i, axis in enumerate(places):
         if i not in dims.scatter_indices_batching_dims:
             zero = known[2].zeros[axis] if neutral else frozenset()
-            why = f"{op.name}: writes values that the mask does not make zero"
-            exact.inexact(exact.groups(op.ins[2][axis]) - zero, op, why)
+            exact.inexact(exact.groups(op.ins[2][axis]) - zero, op, reasons.WRITTEN)
             exact.sums(exact.groups(op.ins[2][axis]))
     gone = {*dims.inserted_window_dims, *dims.operand_batching_dims}
     zeros = list(unknown(op.out_shapes[0]).zeros)
@@ -160,13 +162,13 @@ def scatter_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     return [Known(tuple(zeros))]
 
 
-def opaque(text: str) -> Any:
+def opaque(why: Why) -> Any:
     """Returns a rule function that freezes everything with one reason."""
 
     def rule(op: Op) -> list[Axes]:
         for spaces in op.ins:
-            freeze(spaces, text, op)
-        return [frozen(shape, text, op) for shape in op.out_shapes]
+            freeze(spaces, why, op, op.name)
+        return [frozen(shape, why, op, op.name) for shape in op.out_shapes]
 
     return rule
 
@@ -175,13 +177,13 @@ _COLLECTIVES = "all_gather all_gather_invariant reduce_scatter all_to_all".split
 _SCATTERS = "scatter scatter-add scatter-sub scatter-mul scatter-min scatter-max".split()
 
 RULES = described(
-    {name: Rule(opaque(f"collective {name}")) for name in _COLLECTIVES}
+    {name: Rule(opaque(reasons.COLLECTIVE)) for name in _COLLECTIVES}
     | {name: Rule(scatter, scatter_zeros) for name in _SCATTERS}
     | {
         "gather": Rule(gather, gather_zeros, gather_params),
         "dynamic_slice": Rule(dynamic_slice, dynamic_slice_zeros, dynamic_slice_params),
         "dynamic_update_slice": Rule(dynamic_update_slice, update_zeros),
-        "axis_index": Rule(opaque("axis index")),
+        "axis_index": Rule(opaque(reasons.AXIS_INDEX)),
     },
     {"gather": Trait.LOOKS_UP, "gather dynamic_slice": Trait.HOMOGENEOUS},
     {

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jaxprune.program import jaxpr
+from jaxprune.program import jaxpr, reasons
 from jaxprune.program import spaces as ax
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.rules.base import (
@@ -26,14 +26,14 @@ from jaxprune.program.traits import Trait
 def keys(op: Op) -> list[Axes]:
     """Keys share the leading axes of what they are made from; the rest is frozen."""
     rank = len(op.out_shapes[0])
-    freeze(op.ins[0][rank:], "inside a random key", op)
+    freeze(op.ins[0][rank:], reasons.INSIDE_A_KEY, op)
     return [list(op.ins[0][:rank])]
 
 
 def key_data(op: Op) -> list[Axes]:
     """The numbers inside of a key are frozen."""
     rest = op.out_shapes[0][len(op.ins[0]) :]
-    return [[*op.ins[0], *frozen(rest, "inside a random key", op)]]
+    return [[*op.ins[0], *frozen(rest, reasons.INSIDE_A_KEY, op)]]
 
 
 def fold_in(op: Op) -> list[Axes]:
@@ -70,15 +70,15 @@ def gamma(op: Op) -> list[Axes]:
 def gamma_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """At zero the logarithm is infinite, and so is the derivative."""
     undefined = frozenset().union(*known[1].zeros)
-    exact.undefined(undefined, op, 1, "has no finite derivative where the mask makes it zero")
+    exact.undefined(undefined, op, 1, reasons.STEEP)
     return [unknown(op.out_shapes[0])]
 
 
 def generate(op: Op) -> list[Axes]:
     """Bits of new axes, and the next state."""
-    freeze(op.ins[0], "inside a random key", op)
+    freeze(op.ins[0], reasons.INSIDE_A_KEY, op)
     state, bits = op.out_shapes
-    return [frozen(state, "inside a random key", op), [ax.fresh(n) for n in bits]]
+    return [frozen(state, reasons.INSIDE_A_KEY, op), [ax.fresh(n) for n in bits]]
 
 
 def generate_params(op: Op, size: Size) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def drawn(op: Op) -> Sequence[Space]:
 def _alone(op: Op) -> None:
     """Freezes the axes of keys that do not draw by themselves."""
     if not jaxpr.draws_alone(op.eqn.invars[0]):
-        freeze(op.ins[0], "keys of a generator that draws for all of them at once", op)
+        freeze(op.ins[0], reasons.JOINT_KEYS, op)
 
 
 _DRAWS = "random_bits random_split random_gamma rng_bit_generator"

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from numbers import Integral
 
-from jaxprune.program import spaces as ax
+from jaxprune.program import reasons
 from jaxprune.program.jaxpr import Op
+from jaxprune.program.reasons import Why
 from jaxprune.program.rules.base import (
     NONE,
     Axes,
@@ -14,6 +15,7 @@ from jaxprune.program.rules.base import (
     described,
     freeze,
     frozen,
+    frozen_axis,
     is_zero,
     unify,
     unknown,
@@ -39,7 +41,7 @@ def all_reduce(op: Op) -> list[Axes]:
 def index_of_extreme(op: Op) -> list[Axes]:
     """The result points into the reduced axes, of which pruning would renumber the entries."""
     out = reduce(op)
-    freeze([op.ins[0][i] for i in _gone(op)], f"pointed into by {op.name}", op)
+    freeze([op.ins[0][i] for i in _gone(op)], reasons.POINTED_INTO, op, op.name)
     return out
 
 
@@ -49,7 +51,7 @@ def _gone(op: Op) -> list[int]:
     return [int(axis) for axis in axes if isinstance(axis, Integral)]
 
 
-def _reduced(op: Op, known: list[Known], exact: Exactness, why: str, trust: bool) -> list[Known]:
+def _reduced(op: Op, known: list[Known], exact: Exactness, why: Why, trust: bool) -> list[Known]:
     gone = _gone(op)
     results = []
     for i in range(len(op.out_shapes)):
@@ -65,19 +67,19 @@ def _reduced(op: Op, known: list[Known], exact: Exactness, why: str, trust: bool
 
 def sum_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """Zeros add nothing."""
-    return _reduced(op, known, exact, "sums values that the mask does not make zero", trust=True)
+    return _reduced(op, known, exact, reasons.SUMMED, trust=True)
 
 
 def order_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """A zero takes part in a maximum, a product, an argmax."""
-    return _reduced(op, known, exact, f"{op.name}: a zero is not neutral in it", trust=False)
+    return _reduced(op, known, exact, reasons.NOT_NEUTRAL, trust=False)
 
 
 def general_reduce(op: Op) -> list[Axes]:
     """A reduction by any function: the reduced axes cannot be pruned."""
     out = reduce(op)
     for x in op.ins[: len(op.out_shapes)]:
-        freeze([x[i] for i in op.params["dimensions"]], "reduced by a function", op)
+        freeze([x[i] for i in op.params["dimensions"]], reasons.FUNCTION_REDUCED, op)
     return out
 
 
@@ -86,14 +88,13 @@ def window(op: Op) -> list[Axes]:
     count = len(op.out_shapes)
     for other in op.ins[1:count]:
         unify(op, op.ins[0], other)
-    text = "spatial axis of a window"
     out = []
     for axis, space in enumerate(op.ins[0]):
         if _trivial(op, axis):
             out.append(space)
         else:
-            freeze([space], text, op)
-            out.append(ax.frozen(op.out_shapes[0][axis], text, op))
+            freeze([space], reasons.SPATIAL, op, "window")
+            out.append(frozen_axis(op.out_shapes[0][axis], reasons.SPATIAL, op, "window"))
     return [list(out) for _ in range(count)]
 
 
@@ -120,8 +121,8 @@ def general_window(op: Op) -> list[Axes]:
     """A window with any function."""
     count = len(op.out_shapes)
     for i in range(count):
-        freeze(op.ins[i], "window with a function", op)
-    return [frozen(shape, "window with a function", op) for shape in op.out_shapes]
+        freeze(op.ins[i], reasons.FUNCTION_WINDOW, op)
+    return [frozen(shape, reasons.FUNCTION_WINDOW, op) for shape in op.out_shapes]
 
 
 def cumulative(op: Op) -> list[Axes]:
@@ -129,7 +130,7 @@ def cumulative(op: Op) -> list[Axes]:
     return [list(op.ins[0])]
 
 
-def _along(op: Op, known: list[Known], exact: Exactness, why: str, trust: bool) -> list[Known]:
+def _along(op: Op, known: list[Known], exact: Exactness, why: Why, trust: bool) -> list[Known]:
     axis = op.params["axis"]
     zeros = list(known[0].zeros)
     exact.inexact(exact.groups(op.ins[0][axis]) - (zeros[axis] if trust else frozenset()), op, why)
@@ -140,12 +141,12 @@ def _along(op: Op, known: list[Known], exact: Exactness, why: str, trust: bool) 
 
 def cumsum_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """Zeros add nothing to the running sum, but the sum at their place is not zero."""
-    return _along(op, known, exact, "sums values that the mask does not make zero", trust=True)
+    return _along(op, known, exact, reasons.SUMMED, trust=True)
 
 
 def running_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """A zero takes part in a running product or maximum."""
-    return _along(op, known, exact, f"{op.name}: a zero is not neutral in it", trust=False)
+    return _along(op, known, exact, reasons.NOT_NEUTRAL, trust=False)
 
 
 def logsumexp_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
@@ -159,7 +160,7 @@ def sort(op: Op) -> list[Axes]:
     axis = op.params["dimension"]
     for other in op.ins[1:]:
         unify(op, op.ins[0], other)
-    freeze([op.ins[0][axis]], "sorted", op)
+    freeze([op.ins[0][axis]], reasons.SORTED, op)
     return [list(x) for x in op.ins]
 
 
@@ -172,9 +173,9 @@ def top_k(op: Op) -> list[Axes]:
     """The ordered axis is frozen, values and indices are frozen along it."""
     (x,) = op.ins
     axis = op.params.get("axis", len(x) - 1) % len(x)
-    freeze([x[axis]], "ordered by top_k", op)
+    freeze([x[axis]], reasons.ORDERED, op)
     made = [
-        ax.frozen(op.out_shapes[0][axis], "ordered by top_k", op) if i == axis else space
+        frozen_axis(op.out_shapes[0][axis], reasons.ORDERED, op) if i == axis else space
         for i, space in enumerate(x)
     ]
     return [list(made) for _ in op.out_shapes]

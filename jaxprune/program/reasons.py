@@ -1,0 +1,147 @@
+"""Every reason why an axis cannot be pruned, and why a group is inexact, in words."""
+
+from typing import Any, NamedTuple
+
+
+class Why(NamedTuple):
+    """A kind of reason; `{0}`, `{1}` stand for what a reason of this kind is of.
+
+    text: in short, as `graph.frozen` has it. words: as `jp.explain` says it, the text if empty.
+    way_out: what to do about it, if there is anything. natural: in the nature of a network, so that
+    the operation is not worth a word.
+    """
+
+    text: str
+    words: str = ""
+    way_out: str = ""
+    natural: bool = False
+
+
+class Reason(NamedTuple):
+    """Why an atom is frozen: a kind, what it is of, and the operation at which it happened."""
+
+    why: Why
+    of: tuple[Any, ...] = ()
+    at: Any = None
+
+    @property
+    def text(self) -> str:
+        """The reason in short."""
+        return self.why.text.format(*self.of)
+
+    @property
+    def words(self) -> str:
+        """The reason in a sentence."""
+        return (self.why.words or self.why.text).format(*self.of)
+
+    @property
+    def way_out(self) -> str:
+        """What to do about it, if there is anything."""
+        return self.why.way_out.format(*self.of)
+
+    @property
+    def place(self) -> str:
+        """The module path, or the file and line, of the operation."""
+        return getattr(self.at, "place", "")
+
+
+_AS_VARIABLE = (
+    "hand that array to the function as a variable (in the first argument): then it is cut "
+    "with the channels; or trace(..., free_constants=True), and jp.narrow cuts it"
+)
+_NO_CHANNEL_LEFT = "sorting forgets which channel is which"
+
+# The function
+OUTPUT = Why("output", "it is an axis of the output", natural=True)
+ONE_OUTPUT = Why("axis of output {0!r}", "it is an axis of output {0!r}", natural=True)
+INPUT = Why("axis of an input", "it meets an axis of an input", natural=True)
+NOT_USED = Why("not used by the function", "the function does not use it", natural=True)
+NOT_READ = Why(
+    "not read by the function", "the function does not read this part of it", natural=True
+)
+CONSTANT = Why(
+    "constant of the function", "it meets a constant array of the function", _AS_VARIABLE
+)
+UNKNOWN = Why(
+    "unknown primitive {0}",
+    "no rule says what {0} does to it",
+    "trace(..., rules=jp.RULES | {{'{0}': rule}})",
+)
+
+# How spaces meet
+RESHAPE = Why(
+    "reshape of {0} to {1} x {2}",
+    "a reshape of {0} to {1} x {2} cuts across channels",
+    "choose sizes that divide each other",
+)
+EMPTY = Why("reshape of an empty array")
+UNALIGNED = Why(
+    "cannot align {0} with {1}",
+    "an operation meets {0} and {1}, of which the channels do not line up",
+    "let both be made of channels in the same order, or keep them apart",
+)
+REARRANGED = Why(
+    "an axis of size {0} meets a rearrangement of itself",
+    "its {0} channels are added to the same channels in another order",
+    "do so before a layer, which may rearrange them",
+)
+
+# What operations do
+SPATIAL = Why("spatial axis of a {0}", "a {0} runs along it, as along height or time")
+WINDOW = Why("window of a convolution", "it is the window of a convolution", natural=True)
+FUNCTION_WINDOW = Why("window with a function")
+FUNCTION_REDUCED = Why("reduced by a function")
+BATCH_GROUPS = Why(
+    "batch groups of a convolution", "it is divided into batch groups of a convolution"
+)
+LAYERS = Why(
+    "layers of a stack",
+    "it counts stacked layers",
+    "the channels inside of the layers can be pruned",
+)
+STACKED = Why("stacked", "it counts stacked arrays, which are not channels")
+COUNTED = Why("counted by iota", "positions are counted along it (jnp.arange)", _AS_VARIABLE)
+INDEXED = Why("indexed by {0}", "its entries are chosen by index ({0})")
+DYNAMIC = Why("dynamic {0}", "its entries are chosen by a computed index")
+POINTED_INTO = Why(
+    "pointed into by {0}", "{0} returns positions in it, which pruning would renumber"
+)
+SORTED = Why("sorted", _NO_CHANNEL_LEFT)
+ORDERED = Why("ordered by top_k", _NO_CHANNEL_LEFT)
+REVERSED = Why("reversed", "its order is reversed")
+STRIDED = Why("slice with stride {0}", "every {0}th index of it is taken apart")
+TAKEN_APART = Why("every {0}th index is taken apart", "every {0}th index of it is taken apart")
+PADDED = Why("pad between or inside the entries")
+BITCAST = Why("bitcast to another width")
+INSIDE_A_KEY = Why("inside a random key")
+JOINT_KEYS = Why("keys of a generator that draws for all of them at once")
+COLLECTIVE = Why("collective {0}")
+AXIS_INDEX = Why("axis index")
+READ_IN_PARTS = Why(
+    "read in parts by channels that cannot be pruned",
+    "readers that cannot be pruned take parts of it",
+)
+DIVIDED = Why(
+    "divided over a mesh by shard_map",
+    "shard_map divides it over devices",
+    "trace the function without shard_map",
+)
+
+# Why a group is inexact
+_SUMMED = "prune and fine-tune, or jp.recover.absorb_constants first"
+_STEEP = (
+    "add a small number under the root, or prune and fine-tune: the masked outputs are right, "
+    "their gradients are not numbers"
+)
+STEEP = Why("has no finite derivative where the mask makes it zero", way_out=_STEEP)
+CONTRACTED = Why("contracts activations that the mask does not make zero", way_out=_SUMMED)
+SUMMED = Why("sums values that the mask does not make zero", way_out=_SUMMED)
+WRITTEN = Why("{0}: writes values that the mask does not make zero", way_out=_SUMMED)
+NOT_NEUTRAL = Why(
+    "{0}: a zero is not neutral in it",
+    way_out="prune and fine-tune, or keep the group whole (protect=)",
+)
+DIVIDED_BY = Why("divides by a value that the mask makes zero")
+INFINITE = Why("is infinite where the mask makes it zero")
+OWN_DERIVATIVE = Why("its own derivative {0}")
+OWN_COTANGENT = Why("its own derivative is not zero where a value does not matter")
