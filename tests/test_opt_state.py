@@ -320,7 +320,11 @@ class Optimizer:
     init = update = staticmethod(lambda *_: None)
 
 
-@pytest.mark.parametrize("tx", [optax.adam, Optimizer, ADAM.update, None], ids=repr)
+@pytest.mark.parametrize(
+    "tx",
+    [optax.adam, Optimizer, ADAM.update, None],
+    ids=["factory", "class", "update", "none"],
+)
 def test_what_is_no_optimizer_is_refused(tx):
     text = refused(tx, ADAM.init(PARAMS))
     assert "tx must be an optimizer" in text

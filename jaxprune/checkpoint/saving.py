@@ -63,7 +63,7 @@ def save(
     check_flag(overwrite, "overwrite")
     _check(path, stored, spec, metadata)
     described = {name: trees.describe(tree) for name, tree in stored.items()}
-    content = {"spec": spec, "metadata": metadata, "trees": described}
+    content: dict[str, object] = {"spec": spec, "metadata": metadata, "trees": described}
     arrays = {name: found for name, tree in stored.items() if (found := trees.arrays(tree))}
     begun = _claim(Path(path).absolute(), overwrite)
     try:

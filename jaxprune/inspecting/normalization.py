@@ -188,7 +188,7 @@ class _Reader(Domain[Sum]):
         power, weights, traits = op.rule.power(op), op.rule.weights, op.traits
         if not (power or weights or traits & _FOLLOWED):
             return None
-        if all(item.keys() == {()} for item in ins):
+        if all(pr.is_number(item) for item in ins):
             return {(): -ins[0][()]} if weights == (-1,) else NUMBER
         if weights:
             return _weighted(ins, weights)
@@ -206,7 +206,7 @@ class _Reader(Domain[Sum]):
 
     def divided(self, a: Sum, b: Sum) -> Sum | None:
         """A sum over a number, or over a deviation."""
-        if b.keys() == {()}:
+        if pr.is_number(b):
             return {product: sign * b[()] for product, sign in a.items()}
         under = pr.deviation(b)
         return None if under is None else self.product(a, pr.single("root", under.of, under.axes))
@@ -281,7 +281,7 @@ def _bias(a: Sum, key: _Key) -> int | None:
 
 def _bounded(ins: Sequence[Sum]) -> Sum | None:
     """A statistic within bounds is one, such as a variance that is kept from zero."""
-    (item, *more) = [item for item in ins if item.keys() != {()}]
+    (item, *more) = [item for item in ins if not pr.is_number(item)]
     kept = pr.statistic(item) or pr.deviation(item)
     return None if more or kept is None else item
 

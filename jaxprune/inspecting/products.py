@@ -49,6 +49,11 @@ def has(product: Product, kind: str) -> bool:
     return any(factor.kind == kind for factor in product)
 
 
+def is_number(a: Sum) -> bool:
+    """True if nothing but one number is known of a sum."""
+    return len(a) == 1 and () in a
+
+
 def plus(a: Sum, b: Sum, sign: int = 1) -> Sum:
     """Returns `a + sign * b`."""
     found = dict(a)

@@ -5,7 +5,7 @@ attributes that shapes cannot say (groups, heads) are set from the graph. All of
 trace time; nothing is left of it in the compiled program.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,12 +35,12 @@ class Plan:
     draws: tuple[str, ...] = field(default=(), compare=False)
 
     @contextmanager
-    def applied(self, prefix: tuple[str, ...] = ()) -> Iterator[None]:
+    def applied(self, prefix: tuple[str, ...] = ()) -> Generator[None, None, None]:
         """Modules called inside, below the scope `prefix`, have the kept widths."""
         shapes, attributes = dict(self.shapes), dict(self.attributes)
         selections = dict(self.selections)
 
-        def intercept(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
+        def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
             module = context.module
             where = scope_of(module)
             if where is not None and where[: len(prefix)] == prefix:
@@ -81,7 +81,7 @@ class Plan:
 
 
 @contextmanager
-def applied(plans: Sequence[Plan], prefix: tuple[str, ...] = ()) -> Iterator[None]:
+def applied(plans: Sequence[Plan], prefix: tuple[str, ...] = ()) -> Generator[None, None, None]:
     """Modules called inside, below the scope `prefix`, have the widths that the plans leave."""
     with ExitStack() as stack:
         for plan in reversed(plans):
@@ -102,7 +102,9 @@ def is_call(context: Any) -> bool:
     return context.method_name == "__call__"
 
 
-def on_stream(call: Callable, name: str, chosen: tuple[int, ...] | None) -> Callable:
+def on_stream(
+    call: Callable[..., Any], name: str, chosen: tuple[int, ...] | None
+) -> Callable[..., Any]:
     """The call of a layer on its own channels of the stream, its first argument."""
 
     def selected(*args: Any, **kwargs: Any) -> Any:

@@ -54,7 +54,7 @@ def select_inputs(
             f"layers must be classes of Linen layers, got {layers!r}.\nFix: layers=nn.BatchNorm."
         )
 
-    def intercept(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
+    def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         if isinstance(context.module, layers) and is_call(context):
             call = on_stream(call, "/".join(scope_of(context.module) or ()), None)
         return call(*args, **kwargs)

@@ -2,7 +2,7 @@
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from threading import RLock
 from typing import Any
@@ -31,7 +31,7 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 
 @contextmanager
-def named(model: nnx.Module) -> Iterator[None]:
+def named(model: nnx.Module) -> Generator[None, None, None]:
     """Operations of a module of `model` carry its path, and so does an exception from its call.
 
     Python looks `__call__` up in the class, so it is the classes that are wrapped, and unwrapped

@@ -32,7 +32,7 @@ from jaxprune.program import jaxpr
 from jaxprune.running import same_program
 
 Model = TypeVar("Model", bound=nnx.Module)
-Optimizer = TypeVar("Optimizer", bound=nnx.Optimizer)
+Optimizer = TypeVar("Optimizer", bound=nnx.Optimizer[Any])
 
 _OTHER = "the model is not the one that was traced"
 

@@ -7,9 +7,9 @@ can go to another module in the same scope.
 
 import contextlib
 import functools
+import inspect
 import os
-import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,8 @@ from flax.core import DenyList
 from jaxprune.arguments.words import shown
 
 _LIBRARIES = (
-    *(f"{Path(found).parent}{os.sep}" for found in (__file__, flax.__file__, jax.__file__)),
+    f"{Path(__file__).parents[1]}{os.sep}",
+    *(f"{Path(str(package.__file__)).parent}{os.sep}" for package in (flax, jax)),
     contextlib.__file__,
 )
 _APPLY = "scope_fn"
@@ -81,7 +82,7 @@ class _Outermost:
 
 
 @contextlib.contextmanager
-def noted() -> Iterator[list[Call]]:
+def noted() -> Generator[list[Call], None, None]:
     """Gives the list to which every call of a top-level module inside is added."""
     found: list[Call] = []
 
@@ -97,7 +98,7 @@ def noted() -> Iterator[list[Call]]:
 
 
 @contextlib.contextmanager
-def redirected(numbers: Collection[int], redirect: Redirect) -> Iterator[None]:
+def redirected(numbers: Collection[int], redirect: Redirect) -> Generator[None, None, None]:
     """The calls of the top-level modules `numbers` go to `redirect`.
 
     It is called with the bound module, the name of the method and the arguments.
@@ -134,7 +135,7 @@ def _root(module: nn.Module) -> nn.Module:
 
 def _is_direct() -> bool:
     """True if no function of the user's stands between Flax's `apply` and the method."""
-    frame = sys._getframe(1)
+    frame = inspect.currentframe()
     while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
         if frame.f_code.co_name == _APPLY:
             return True

@@ -144,7 +144,7 @@ def _module(graph: ChannelGraph) -> nn.Module | None:
     """Returns the first Linen module that the function calls."""
     found = []
 
-    def record(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
+    def record(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         found.append(context.module)
         return call(*args, **kwargs)
 

@@ -34,7 +34,9 @@ WAY_OUT = (
     "needs no module."
 )
 FAILURE = "the resized network is not the same network"
-_OURS = tuple(f"{Path(package).parent}{os.sep}" for package in (__file__, jax.__file__))
+_OURS = tuple(
+    f"{folder}{os.sep}" for folder in (Path(__file__).parents[1], Path(jax.__file__).parent)
+)
 
 
 class Changed(NamedTuple):

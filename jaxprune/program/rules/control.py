@@ -15,6 +15,7 @@ from jaxprune.program.rules.base import (
     frozen_axis,
     unify,
 )
+from jaxprune.program.spaces import Atom
 from jaxprune.program.traits import Form, Trait
 
 
@@ -54,7 +55,7 @@ def scan_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     inner = [*known[: n + m], *(_row(item) for item in known[n + m :])]
     inner = _settle(op.inner[0], inner, n, m, exact)
     outs = exact.run(op.inner[0], inner)
-    none: frozenset = frozenset()
+    none: frozenset[Atom] = frozenset()
     return [*inner[n : n + m], *(Known((none, *y.zeros)) for y in outs[m:])]
 
 

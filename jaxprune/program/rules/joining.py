@@ -19,7 +19,7 @@ from jaxprune.program.rules.base import (
     is_zero,
     unify,
 )
-from jaxprune.program.spaces import Space
+from jaxprune.program.spaces import Atom, Space
 from jaxprune.program.traits import Trait
 
 
@@ -35,8 +35,8 @@ def concatenate(op: Op) -> list[Axes]:
 def concatenate_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """A group is zero along the joined axis where it is zero in every operand that holds it."""
     axis = op.params["dimension"]
-    lost: frozenset = frozenset()
-    seen: frozenset = frozenset()
+    lost: frozenset[Atom] = frozenset()
+    seen: frozenset[Atom] = frozenset()
     for item, spaces in zip(known, op.ins, strict=True):
         here = exact.groups(spaces[axis])
         seen |= here

@@ -74,7 +74,9 @@ def result_shape(parameter: str) -> Any:
     return params
 
 
-def reshape_blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[list, list]]:
+def reshape_blocks(
+    before: Sequence[int], after: Sequence[int]
+) -> list[tuple[list[int], list[int]]]:
     """Pairs the shortest runs of axes with equal products; axes of size one stand outside."""
     left = [i for i, n in enumerate(before) if n != 1]
     right = [i for i, n in enumerate(after) if n != 1]
