@@ -105,6 +105,11 @@ def shape_in(leaves: Mapping[str, Any], path: str) -> Any:
     return np.shape(leaves[path]) if is_array(leaves[path]) else kind_of(leaves[path])
 
 
+def here(values: Any) -> Array:
+    """Returns `wide` values: traced ones in the program, others on the host."""
+    return wide(values if isinstance(values, Tracer) else np.asarray(jax.device_get(values)))
+
+
 def _on_host(leaves: Mapping[str, Array]) -> dict[str, Array]:
     concrete = {k: v for k, v in leaves.items() if not isinstance(v, Tracer)}
     return {**leaves, **jax.device_get(concrete)}

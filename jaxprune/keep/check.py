@@ -202,7 +202,7 @@ def _way_to_a_mask(given: Any, group: Group | None) -> str:
         )
     if given.ndim == 1 and given.size == size and given.min() >= 0 and given.max() <= 1:
         return "Fix: for zeros and ones, np.asarray(mask, bool)."
-    if given.ndim == 1 and 0 <= given.min() and given.max() < below:
+    if given.ndim == 1 and given.min() >= 0 and given.max() < below:
         indices = given.tolist() if given.size <= 8 else "indices"
         return f"Fix: for the channels at these indices, np.isin(np.arange({size}), {indices})."
     return _SELECT
