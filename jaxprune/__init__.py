@@ -14,6 +14,7 @@ from jaxprune.checkpoint import Restored as Restored
 from jaxprune.checkpoint import restore as restore
 from jaxprune.checkpoint import save as save
 from jaxprune.cutting.optimizer_state import slice_opt_state as slice_opt_state
+from jaxprune.cutting.pruned import Pruned as Pruned
 from jaxprune.cutting.transforms import mask as mask
 from jaxprune.cutting.transforms import unslice as unslice
 from jaxprune.gates import gated as gated
@@ -41,6 +42,7 @@ from jaxprune.program.rules import RULES as RULES
 from jaxprune.program.rules import Rule as Rule
 from jaxprune.program.stream_readers import select_inputs as select_inputs
 from jaxprune.pruning.compare import compare as compare
+from jaxprune.pruning.prune import prune as prune
 from jaxprune.pruning.slice import slice as slice
 from jaxprune.running.export import export as export
 from jaxprune.running.narrow import narrow as narrow

@@ -6,6 +6,7 @@ The variables of a model are a nest of dicts, `variables(model)`, and its functi
 variables)` puts variables into a model of their widths.
 """
 
+from jaxprune.nnx.pruning import prune as prune
 from jaxprune.nnx.pure_function import function as function
 from jaxprune.nnx.pure_function import variables as variables
 from jaxprune.nnx.resizing import draws as draws
