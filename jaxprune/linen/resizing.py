@@ -69,6 +69,7 @@ def at_widths(
         shapes=tuple(_shapes(graph, kept)),
         attributes=tuple(_attributes(graph, kept, modules, overrides or {})),
         selections=tuple(_selections(graph, kept).items()),
+        classes=tuple((path, type(here[-1]).__name__) for path, here in modules.items()),
     )
     found = same_program.check(graph, kept, at(plan), type(module).__name__)
     return resized(module, replace(plan, follows=found.follows, draws=found.draws))
