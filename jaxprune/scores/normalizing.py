@@ -4,7 +4,7 @@ The norm of a filter grows with its fan-in, so under one budget for the whole ne
 empty the layers of small filters. A normalizer takes the scores of one group, f32[n] or
 f32[layers, n], and returns as many, in the same order; each layer of a stack counts for itself.
 Zeros stay zeros, and nothing becomes NaN. All but `standard`, `min_max` and `lamp` divide by a
-number of the group.
+number of the group. Sums are of s / max |s|, so that tiny and huge scores have them too.
 """
 
 import inspect
@@ -30,7 +30,8 @@ def euclidean(scores: Array) -> Array:
     Source: Molchanov et al., "Pruning Convolutional Neural Networks for Resource Efficient
     Inference", ICLR 2017, the layer-wise l2-normalization.
     """
-    return _over(scores, (scores * scores).sum(axis=-1, keepdims=True) ** 0.5)
+    unit = max(scores)
+    return _over(unit, (unit * unit).sum(axis=-1, keepdims=True) ** 0.5)
 
 
 def max(scores: Array) -> Array:
@@ -38,7 +39,8 @@ def max(scores: Array) -> Array:
 
     Source: the normalizer `max` of Torch-Pruning.
     """
-    return _over(scores, abs(scores).max(axis=-1, keepdims=True))
+    values = _numbers(scores)
+    return _over(values, abs(values).max(axis=-1, keepdims=True))
 
 
 def mean(scores: Array) -> Array:
@@ -68,8 +70,9 @@ def min_max(scores: Array) -> Array:
 
     Source: the normalizer `standarization` of Torch-Pruning.
     """
-    least = scores.min(axis=-1, keepdims=True)
-    return _over(scores - least, scores.max(axis=-1, keepdims=True) - least)
+    values = _numbers(scores)
+    least = values.min(axis=-1, keepdims=True)
+    return _over(values - least, values.max(axis=-1, keepdims=True) - least)
 
 
 def standard(scores: Array) -> Array:
@@ -99,13 +102,13 @@ def lamp(scores: Array) -> Array:
     >>> lamp(np.array([1.0, 2.0, 2.0]))
     array([0.11111111, 0.5       , 1.        ])
     """
-    traced = isinstance(scores, Tracer)
-    if not traced and (scores < 0).any():
+    values, traced = _numbers(scores), isinstance(scores, Tracer)
+    if not traced and (values < 0).any():
         raise ScoreError(
             "lamp squares the scores, and some are negative.\nFix: by=jp.scores.standard."
         )
     xp: Any = jnp if traced else np
-    squares = max(scores) ** 2
+    squares = max(values) ** 2
     order = xp.argsort(squares, axis=-1, stable=True)
     ascending = xp.take_along_axis(squares, order, axis=-1)
     left = xp.flip(xp.flip(ascending, axis=-1).cumsum(axis=-1), axis=-1)
@@ -115,7 +118,7 @@ def lamp(scores: Array) -> Array:
 
 def none(scores: Array) -> Array:
     """Returns the scores as they are."""
-    return scores
+    return _numbers(scores)
 
 
 def normalized(scores: Mapping[str, Any], *, by: Normalizer = euclidean) -> dict[str, Array]:
@@ -158,6 +161,20 @@ def normalized(scores: Mapping[str, Any], *, by: Normalizer = euclidean) -> dict
         raise ScoreError("\n".join(["by changes what scores are:", *failures[:8], f"Fix: {_BY}"]))
     _check_finite(result, "what by made of the scores", f"Fix: {_BY}")
     return result
+
+
+def _numbers(scores: Any) -> Array:
+    """Returns the scores of one group as an array.
+
+    Raises:
+      ScoreError: they are none.
+    """
+    if (shape := shape_of_numbers(scores)) and 0 not in shape:
+        return here(scores)
+    raise ScoreError(
+        f"a normalizer takes the scores of one group, f32[n], got {kind_of(scores)}.\n"
+        "Fix: jp.scores.normalized(scores, by=...) for those of all groups."
+    )
 
 
 def _over(scores: Array, size: Array) -> Array:
