@@ -186,6 +186,16 @@ def test_what_cannot_be() -> None:
             "smallest reachable is 5: a share of 0.125",
         ),
         (
+            lambda: jp.prune(STACK, WEIGHTS, TOKENS, keep_macs=0.5),
+            "TraceError",
+            r"got a Stack.\nFix: jp\.linen\.prune",
+        ),
+        (
+            lambda: jp.prune(Twin(nnx.Rngs(0)), X, keep_macs=0.5),
+            "TraceError",
+            r"got a Twin.\nFix: jp\.nnx\.prune",
+        ),
+        (
             lambda: jp.prune(reads_its_sizes, V, X, keep_mac=0.5),
             "JaxpruneError",
             "prune: there is no option 'keep_mac'; near: .*keep_macs",

@@ -3,9 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
+from flax import nnx
+
+from jaxprune.arguments.checks import kind_of
 from jaxprune.cutting.pruned import Pruned
 from jaxprune.cutting.transforms import sliced
-from jaxprune.errors import ResizeError
+from jaxprune.errors import ResizeError, TraceError
 from jaxprune.groups.scored import Scores
 from jaxprune.inspecting import unread_variables
 from jaxprune.running.narrow import narrow
@@ -69,6 +73,12 @@ def prune(
       >>> pruned.model(pruned.variables, np.ones((1, 2))).shape
       (1, 3)
     """
+    for kind, name in ((nn.Module, "linen"), (nnx.Module, "nnx")):
+        if isinstance(fn, kind):
+            raise TraceError(
+                f"prune takes a function of variables and inputs, got {kind_of(fn)}.\n"
+                f"Fix: jp.{name}.prune, which takes the module."
+            )
     constraints, traced = one_call.split(options)
     one_call.check_no_call(traced, "prune")
     graph = trace(fn, variables, *inputs, **traced)
