@@ -95,7 +95,7 @@ def test_what_a_normalizer_may_not_do() -> None:
         assert "\nFix: by=jp.scores.mean" in str(caught.value)
     with pytest.raises(jp.errors.ScoreError, match=r"lamp squares .* negative"):
         S.normalized({"a": np.array([-1.0, 2.0])}, by=S.lamp)
-    with pytest.raises(jp.errors.ScoreError, match="must be real numbers.*\n'a' are 'x'\nFix: "):
+    with pytest.raises(jp.errors.ScoreError, match=r"must be real numbers.*\n'a' are 'x'\nFix: "):
         S.normalized({"a": "x", "b": np.ones(2)}, by=S.none)
     for bad in (np.nan, np.inf):
         with pytest.raises(jp.errors.ScoreError, match=r"not finite: 'a' at channels \[1\]"):
