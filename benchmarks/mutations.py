@@ -67,7 +67,14 @@ GUARDS: Mapping[str, Sequence[str]] = {
     "tracing/naming": TRACE,
     "inspecting/why_frozen": ("test_graph", "test_report", "test_streams"),
     "slimmable/follows": ("test_follows", "test_slimmable_search", "test_verify"),
-    "keep/check": ("test_masks", "test_stacks", "test_compose", "test_spec", "test_bad_values"),
+    "keep/check": (
+        "test_keep",
+        "test_masks",
+        "test_stacks",
+        "test_compose",
+        "test_spec",
+        "test_bad_values",
+    ),
     "cutting/transforms": (
         "test_masks",
         "test_stacks",
@@ -134,11 +141,13 @@ GUARDS: Mapping[str, Sequence[str]] = {
     "linen/alike": ("test_given",),
     "linen/given": ("test_given",),
     "program/linen_calls": ("test_given", "test_resize"),
-    "linen/plan": ("test_resize", "test_given", "test_zoo_conv"),
+    "linen/plan": ("test_resized_modules", "test_resize", "test_given", "test_zoo_conv"),
     "groups/members": ("test_scores", "test_batchnorm", "test_taylor"),
     "scores/bn": ("test_scores", "test_batchnorm"),
     "scores/energy": ("test_scores",),
     "scores/norm": ("test_scores", "test_number_types"),
+    "scores/normalizing": ("test_normalizing", "jaxprune/scores/normalizing.py"),
+    "select/one_call": ("test_prune", "jaxprune/linen/pruning.py"),
     "scores/uninformed": ("test_scores",),
     "scores/first_order": ("test_taylor", "test_scores"),
     "recover/partial": ("test_absorb", "test_recover"),
@@ -153,8 +162,9 @@ ELSEWHERE = {
     "program/jaxpr arguments/functions": "hand over what JAX says; every test goes through them",
     "linen/tracing linen/resizing nnx/tracing nnx/resizing nnx/pure_function nnx/names": "run "
     "modules; same_program checks what comes of it",
-    "inspecting/draw inspecting/tables inspecting/explain pruning/compare errors": "say what "
-    "others decided",
+    "inspecting/draw inspecting/tables inspecting/explain inspecting/comparison pruning/compare "
+    "linen/shown cutting/pruned errors": "say what others decided",
+    "pruning/prune linen/pruning nnx/pruning": "call one after the other what is above",
     "running/export checkpoint": "keep what others decided",
     "gates schedule slimmable sparsify groups/channels": "train toward a keep, and cut by what is "
     "above",

@@ -14,6 +14,7 @@ from jaxprune import (
 )
 from jaxprune.checkpoint import Restored, restore, save
 from jaxprune.cutting.optimizer_state import slice_opt_state
+from jaxprune.cutting.pruned import Pruned
 from jaxprune.cutting.transforms import mask, unslice
 from jaxprune.gates import gated, tap
 from jaxprune.graph import ChannelGraph, Group, Slot
@@ -32,6 +33,7 @@ from jaxprune.program import spaces
 from jaxprune.program.rules import RULES, Rule
 from jaxprune.program.stream_readers import select_inputs
 from jaxprune.pruning.compare import compare
+from jaxprune.pruning.prune import prune
 from jaxprune.pruning.slice import slice
 from jaxprune.running.export import export
 from jaxprune.running.narrow import narrow
@@ -44,6 +46,7 @@ __all__ = [
     "ChannelGraph",
     "Group",
     "Kind",
+    "Pruned",
     "Restored",
     "Rule",
     "Slot",
@@ -68,6 +71,7 @@ __all__ = [
     "narrow",
     "nnx",
     "of_kind",
+    "prune",
     "recover",
     "resize",
     "restore",

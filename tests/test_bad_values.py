@@ -15,7 +15,16 @@ from refused.rows import ABSENT, Row
 from refused.values import GRAPH, KEEP, SPELLINGS
 
 DATA = (
-    *(jp.Restored, jp.ChannelGraph, jp.Group, jp.Slot, jp.Kind, jp.Rule, jp.Verification),
+    *(
+        jp.Restored,
+        jp.Pruned,
+        jp.ChannelGraph,
+        jp.Group,
+        jp.Slot,
+        jp.Kind,
+        jp.Rule,
+        jp.Verification,
+    ),
     *(jp.cost.Latency, jp.cost.Uncounted, jp.gates.Decorated, jp.linen.Plan, jp.linen.Resized),
     *(jp.recover.Absorbed, jp.recover.Outcome, jp.sparsify.PenaltyState),
     *(jp.schedule.Part, jp.schedule.Quota, jp.schedule.Progress, jp.schedule.Tally),

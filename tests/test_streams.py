@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
+from jaxprune.linen import resizing
 from jaxprune.program import spaces as ax
 from jaxprune.program import stream_readers
 
@@ -218,7 +219,7 @@ def test_a_wrong_selection_is_refused(monkeypatch):
     module = PreActivation()
     graph = traced(module, variables_of(module))
     keep = {"last": np.arange(6) < 3}
-    monkeypatch.setattr(jp.linen, "_selections", lambda *_: {"last": (0, 1, 3)})
+    monkeypatch.setattr(resizing, "_selections", lambda *_: {"last": (0, 1, 3)})
     with pytest.raises(jp.errors.ResizeError, match=r"should read the channels \(0, 1, 2\)"):
         jp.linen.resize(module, graph, keep)
 

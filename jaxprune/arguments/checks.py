@@ -20,9 +20,9 @@ def check_mapping(value: Any, what: str, example: str, error: Error) -> Mapping[
     return value
 
 
-def check_options(given: Collection[str], known: type, where: str) -> None:
-    """Raises JaxpruneError for a keyword that the TypedDict `known` does not have."""
-    names = list(known.__annotations__)
+def check_options(given: Collection[str], known: type | Collection[str], where: str) -> None:
+    """Raises JaxpruneError for a keyword that is not known, by name or in a TypedDict."""
+    names = list(known.__annotations__ if isinstance(known, type) else known)
     unknown = [name for name in given if name not in names]
     if unknown:
         lines = [

@@ -15,6 +15,9 @@ from jaxprune.arguments.numbers import is_integer
 from jaxprune.arguments.paths import near
 from jaxprune.errors import PatternError, TraceError
 
+TRACE_OPTIONS = ("rules", "strict", "layers", "free_outputs", "free_constants")
+"""The keywords of every `trace`."""
+
 
 def check_function(fn: Any, what: str = "fn") -> None:
     """Raises TraceError unless `fn` is a function, as `fn(variables, *inputs)`; says what to call.
@@ -77,7 +80,7 @@ def check_keywords(method: Any, name: str, given: Any, others: Sequence[str]) ->
     taken = inspect.signature(method).parameters
     if any(item.kind is inspect.Parameter.VAR_KEYWORD for item in taken.values()):
         return
-    known = [*taken, *others, "rules", "strict", "layers", "free_outputs", "free_constants"]
+    known = [*taken, *others, *TRACE_OPTIONS]
     bad = [f"{word!r}; near: {near(word, known)}" for word in given if word not in taken]
     if bad:
         raise TraceError(

@@ -95,6 +95,11 @@ def _leaves(graph: ChannelGraph, variables: Any, wanted: Iterable[str]) -> dict[
     if failures:
         fix = "Fix: pass the variables that the graph was traced from, or trace it again."
         raise TreeError("\n".join(["variables do not mirror the graph.", *failures, fix]))
+    if shapes := [path for path in wanted if isinstance(named[path], jax.ShapeDtypeStruct)]:
+        raise TreeError(
+            f"variables {shapes[:5]} are shapes, which have no scores.\n"
+            "Fix: pass arrays, or scores.random(graph, key)."
+        )
     return _on_host({path: named[path] for path in wanted})
 
 
@@ -103,6 +108,11 @@ def shape_in(leaves: Mapping[str, Any], path: str) -> Any:
     if path not in leaves:
         return "no such leaf"
     return np.shape(leaves[path]) if is_array(leaves[path]) else kind_of(leaves[path])
+
+
+def here(values: Any) -> Array:
+    """Returns `wide` values: traced ones in the program, others on the host."""
+    return wide(values if isinstance(values, Tracer) else np.asarray(jax.device_get(values)))
 
 
 def _on_host(leaves: Mapping[str, Array]) -> dict[str, Array]:

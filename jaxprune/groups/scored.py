@@ -81,6 +81,14 @@ def real(value: Any) -> np.ndarray | None:
         return None
 
 
+def shape_of_numbers(values: Any) -> list[int] | None:
+    """Returns the shape of an array of real numbers, traced or not; None for anything else."""
+    if isinstance(values, Tracer):
+        return list(values.shape)
+    shown = real(values)
+    return None if shown is None else list(shown.shape)
+
+
 def _problem(given: Any, values: np.ndarray | None, group: Group) -> str | None:
     """Says what is wrong with the scores of one group."""
     if values is None:

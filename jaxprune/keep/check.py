@@ -158,7 +158,8 @@ def _problem(
 ) -> str | None:
     """Says what is wrong with a mask, of a group if it is known."""
     if mask is None or mask.dtype != np.bool_:
-        return f"{what} is {kind_of(given)}, not bool: a keep is {_KEEP}. {_SELECT}"
+        way_out = _way_to_a_mask(mask, group)
+        return f"{what} is {kind_of(given)}, not bool: a keep is {_KEEP}. {way_out}"
     shape = np.shape(mask)
     if group is None and mask.ndim not in (1, 2):
         return (
@@ -185,6 +186,26 @@ def _problem(
             "best k of every layer."
         )
     return None
+
+
+def _way_to_a_mask(given: Any, group: Group | None) -> str:
+    """The way out for who gave a count, indices, or zeros and ones."""
+    name, size = ("the group", "n") if group is None else (group.name, group.size)
+    below = math.inf if group is None else group.size
+    if not isinstance(given, np.ndarray) or given.dtype.kind not in "iu" or not given.size:
+        return _SELECT
+    if given.ndim == 0 and 1 <= given <= below:
+        share = f"prune_ratio={{{name!r}: 1 - {given} / {size}}}"
+        return (
+            f"Fix: for the {given} channels of the highest scores, jp.select.per_group(graph, "
+            f"scores, {share})."
+        )
+    if given.ndim == 1 and given.size == size and given.min() >= 0 and given.max() <= 1:
+        return "Fix: for zeros and ones, np.asarray(mask, bool)."
+    if given.ndim == 1 and given.min() >= 0 and given.max() < below:
+        indices = given.tolist() if given.size <= 8 else "indices"
+        return f"Fix: for the channels at these indices, np.isin(np.arange({size}), {indices})."
+    return _SELECT
 
 
 def _together(group: Group, shape: tuple[int, ...]) -> str:

@@ -126,7 +126,9 @@ def _with(
         assert bound.scope is not None
         if isinstance(bound, Resized) and method == "run":
             method, kwargs = kwargs["method"], {k: v for k, v in kwargs.items() if k != "method"}
-        original, earlier = (module, ()) if not isinstance(module, Resized) else module.parts
+        original, earlier = module, ()
+        if isinstance(module, Resized):
+            original, earlier = module.original.module, module.plans
         with applied(earlier):
             return call(original.clone(parent=bound.scope.rewound()), method, args, kwargs)
 

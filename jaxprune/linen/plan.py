@@ -5,16 +5,20 @@ attributes that shapes cannot say (groups, heads) are set from the graph. All of
 trace time; nothing is left of it in the compiled program.
 """
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+import inspect
+import types
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 
+from jaxprune.errors import JaxpruneError
 from jaxprune.linen.attributes import Shape
+from jaxprune.linen.shown import described, holds_modules, modules_in
 from jaxprune.program import stream_readers
 
 
@@ -25,7 +29,7 @@ class Plan:
     `shapes`: path of a parameter -> (full shape, kept shape); `attributes`: path of a module ->
     {attribute: value}; `selections`: path of a module -> the channels that it reads;
     `follows`: the constants of the network that follow a pruned size; `draws`: what it draws over
-    pruned channels.
+    pruned channels; `classes`: path of a module -> its class, for `print`.
     """
 
     shapes: tuple[tuple[str, tuple[Shape, Shape]], ...]
@@ -33,6 +37,26 @@ class Plan:
     selections: tuple[tuple[str, tuple[int, ...] | None], ...] = ()
     follows: tuple[str, ...] = field(default=(), compare=False)
     draws: tuple[str, ...] = field(default=(), compare=False)
+    classes: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+
+    def below(self, path: str) -> "Plan":
+        """Returns the plan of the module at a path, for that module by itself."""
+
+        def inside(items: Iterable[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
+            start = f"{path}/"
+            return tuple(
+                (key.removeprefix(path).removeprefix("/"), value)
+                for key, value in items
+                if key == path or key.startswith(start)
+            )
+
+        return replace(
+            self,
+            shapes=inside(self.shapes),
+            attributes=inside(self.attributes),
+            selections=inside(self.selections),
+            classes=inside(self.classes),
+        )
 
     @contextmanager
     def applied(self, prefix: tuple[str, ...] = ()) -> Generator[None, None, None]:
@@ -165,7 +189,12 @@ class Hidden:
 
 
 class Resized(nn.Module):
-    """A module at the kept widths of `plans`, one for each time it was resized; see `resize`."""
+    """A module at the kept widths of `plans`, one for each time it was resized; see `resize`.
+
+    Its attributes are those of the module, at the kept widths where the graph tells them: the
+    attributes of Flax's layers, and what `overrides` gave. A module among them is a resized module
+    too. Any other attribute is as it was given; `print` shows both apart.
+    """
 
     original: Hidden
     plans: tuple[Plan, ...] = field(repr=False)
@@ -180,35 +209,100 @@ class Resized(nn.Module):
         """What the network draws at random over pruned channels, with numbers of its own."""
         return tuple(text for plan in self.plans for text in plan.draws)
 
-    @property
-    def parts(self) -> tuple[nn.Module, tuple[Plan, ...]]:
-        """The module, and its plans."""
-        return self.original.module, self.plans
-
     def run(self, *args: Any, method: str | Callable[..., Any] = "__call__", **kwargs: Any) -> Any:
         """Calls a method of the module, given by name or as a function of the module."""
-        prefix = tuple(self.scope.path) if self.scope else ()
+        with self._running() as bound:
+            return call(bound, method, args, kwargs)
+
+    @contextmanager
+    def _running(self) -> Generator[nn.Module, None, None]:
+        """The module in the scope of this one; what it does inside has the kept widths."""
         if "_bound" not in vars(self):
             bound = self.original.module.clone(parent=self.scope)
             object.__setattr__(self, "_bound", bound)
-        with applied(self.plans, prefix):
-            return call(vars(self)["_bound"], method, args, kwargs)
+        with applied(self.plans, scope_of(self) or ()):
+            yield vars(self)["_bound"]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name in ("original", "plans"):
+            return super().__getattr__(name)
+        for plan in reversed(self.plans):
+            if name in (kept := dict(dict(plan.attributes).get("", ()))):
+                return kept[name]
+        with self._running() as bound:
+            value = getattr(bound, name)
+        if inspect.ismethod(value) and value.__self__ is bound:
+            return types.MethodType(_named(name), self)
+        if not holds_modules(value):
+            return value
+        in_place = value  # only a bound module has a path
+        if self.scope is None:
+            in_place = getattr(self.original.module.bind({}), name)
+        leaves, treedef = modules_in(value)
+        places = modules_in(in_place)[0]
+        parts = [self._part(name, *pair) for pair in zip(leaves, places, strict=True)]
+        return jax.tree.unflatten(treedef, parts)
+
+    def _part(self, name: str, value: Any, in_place: Any) -> Any:
+        """What an attribute holds; a module is resized as it is in its place."""
+        if not isinstance(value, nn.Module):
+            return value
+        path = "/".join((scope_of(in_place) or ())[len(scope_of(self) or ()) :])
+        if not any(path in dict(plan.classes) for plan in self.plans):
+            raise AttributeError(
+                f"{name!r} holds a module that the traced call does not have at {path!r}: it does "
+                "not call it, or another module holds it too.\nFix: print(model) lists the modules "
+                "with their paths."
+            )
+        plans = tuple(plan.below(path) for plan in self.plans)
+        if value.scope is None:
+            return Resized(original=Hidden(value), plans=plans, parent=None)
+        scope: Any = value.scope.rewound()
+        return Resized(original=Hidden(value.unbind()[0]), plans=plans, parent=scope)
+
+    def __repr__(self) -> str:
+        classes, attributes, shapes = {}, {}, {}
+        for plan in self.plans:
+            classes |= dict(plan.classes)
+            shapes |= {path: kept for path, (_, kept) in plan.shapes}
+            for path, values in plan.attributes:
+                attributes[path] = attributes.get(path, {}) | dict(values)
+        return described(self.original.module, classes, attributes, shapes)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the module."""
         return self.run(*args, **kwargs)
 
+    @nn.nowrap
     def apply(self, variables: Any, *args: Any, method: Any = None, **kwargs: Any) -> Any:
         """As `nn.Module.apply`, for any `method` of the module."""
         return super().apply(variables, *args, **_forward(method), **kwargs)
 
+    @nn.nowrap
     def init_with_output(self, rngs: Any, *args: Any, method: Any = None, **kwargs: Any) -> Any:
         """As `nn.Module.init_with_output`, for any `method` of the module."""
         return super().init_with_output(rngs, *args, **_forward(method), **kwargs)
 
+    @nn.nowrap
+    def tabulate(self, rngs: Any, *args: Any, **kwargs: Any) -> str:
+        """As `nn.Module.tabulate`, but for FLOPs, which Flax counts outside of the module.
+
+        Raises:
+          JaxpruneError: `compute_flops` or `compute_vjp_flops` is asked for.
+        """
+        if asked := [name for name in ("compute_flops", "compute_vjp_flops") if kwargs.get(name)]:
+            raise JaxpruneError(
+                f"{' and '.join(asked)} would count layers of a resized module at full width.\n"
+                "Fix: jp.compare(graph, keep) has its multiply-accumulates."
+            )
+        with applied(self.plans):
+            return self.original.module.tabulate(rngs, *args, **kwargs)
+
 
 def call(module: nn.Module, method: str | Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """Calls a method of a bound module, given by name or as a function of the module."""
+    if inspect.ismethod(method) and isinstance(method.__self__, nn.Module):
+        method = method.__name__  # that of another copy of the module
     if callable(method):
         return method(module, *args, **kwargs)
     return getattr(module, method)(*args, **kwargs)
@@ -222,10 +316,15 @@ def resized(module: nn.Module, plan: Plan) -> Resized:
 
 
 def _forward(method: Any) -> dict[str, Any]:
-    if method is None:
-        return {}
+    return {} if method is None else {"method": _named(method)}
+
+
+def _named(method: Any) -> Callable[..., Any]:
+    """The function of a resized module that calls a method."""
 
     def run(module: Resized, *args: Any, **kwargs: Any) -> Any:
         return module.run(*args, method=method, **kwargs)
 
-    return {"method": run}
+    if isinstance(method, str):
+        run.__name__ = method
+    return run

@@ -49,15 +49,27 @@ def resize(
       ResizeError: the module is not the one that was traced, or the resized module is another
         network; names the equation.
     """
+    small = at_widths(module, graph, keep, overrides)
+    unread_variables.warn(graph, keep, "jp.linen.resize")
+    return small
+
+
+def at_widths(
+    module: nn.Module,
+    graph: ChannelGraph,
+    keep: Keep,
+    overrides: Mapping[str, Mapping[str, Any]] | None,
+) -> Resized:
+    """Returns what `resize` does, without a word on what the traced call does not read."""
     check_module(module)
     kept = Kept(check_keep(graph, keep))
     check_overrides(overrides)
     at, modules = as_traced(graph, module)
-    unread_variables.warn(graph, keep, "jp.linen.resize")
     plan = Plan(
         shapes=tuple(_shapes(graph, kept)),
         attributes=tuple(_attributes(graph, kept, modules, overrides or {})),
         selections=tuple(_selections(graph, kept).items()),
+        classes=tuple((path, type(here[-1]).__name__) for path, here in modules.items()),
     )
     found = same_program.check(graph, kept, at(plan), type(module).__name__)
     return resized(module, replace(plan, follows=found.follows, draws=found.draws))

@@ -118,7 +118,7 @@ def trace(
             f"keyword arguments {shapes} hold shapes, but keyword arguments are constants.\nFix: "
             "make them inputs: method=lambda module, x, mask: module(x, mask=mask)."
         )
-    _check_call(module, call)
+    check_call(module, call)
     options: Any = {
         "layers": layers,
         "free_outputs": free_outputs,
@@ -128,8 +128,11 @@ def trace(
     return tracing.trace(fn, variables, *inputs, rules=rules, strict=strict, **options)
 
 
-def _check_call(module: nn.Module, call: Mapping[str, Any]) -> None:
-    """Raises TraceError unless the module has the method and takes the keywords."""
+def check_call(module: nn.Module, call: Mapping[str, Any], others: Sequence[str] = ()) -> None:
+    """Raises TraceError unless the module has the method and takes the keywords.
+
+    `others` are keywords that are known too: an unknown one may be near to them.
+    """
     method = call.get("method")
     named = isinstance(method, str) and hasattr(module, method)
     if not (method is None or named or callable(method)):
@@ -140,4 +143,4 @@ def _check_call(module: nn.Module, call: Mapping[str, Any]) -> None:
     bound = partial(method, module) if callable(method) else getattr(module, method or "__call__")
     own = ("method", "rngs", "mutable", "capture_intermediates")
     rest = [name for name in call if name not in own]
-    check_keywords(bound, type(module).__name__, rest, own)
+    check_keywords(bound, type(module).__name__, rest, [*own, *others])

@@ -6,6 +6,7 @@ The variables of a model are a nest of dicts, `variables(model)`, and its functi
 variables)` puts variables into a model of their widths.
 """
 
+from jaxprune.nnx.pruning import prune
 from jaxprune.nnx.pure_function import function, variables
 from jaxprune.nnx.resizing import draws, follows, resize, resize_optimizer
 from jaxprune.nnx.tracing import trace
@@ -14,6 +15,7 @@ __all__ = [
     "draws",
     "follows",
     "function",
+    "prune",
     "resize",
     "resize_optimizer",
     "trace",

@@ -1,6 +1,6 @@
 """A method of an NNX model as a pure function of the model's variables."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -110,9 +110,7 @@ def function(model: nnx.Module, *, method: Method = "__call__", **arguments: Any
     Raises:
       TraceError: `model` is no `nnx.Module`, or an argument is a shape.
     """
-    check_module(model)
-    if method != "__call__" or callable(model):  # a module may have other methods alone
-        check_keywords(_bound(model, method), type(model).__name__, arguments, ["method"])
+    check_call(model, method, arguments)
     shapes = [name for name, value in arguments.items() if _holds_shapes(value)]
     if shapes:
         raise TraceError(
@@ -150,6 +148,19 @@ def _bound(model: nnx.Module, method: Method) -> Callable[..., Any]:
             f"model, got {method!r}.\nFix: method='__call__', where the class has it."
         )
     return getattr(model, method)
+
+
+def check_call(
+    model: nnx.Module, method: Method, arguments: Mapping[str, Any], others: Sequence[str] = ()
+) -> None:
+    """Raises TraceError unless it is a module that has the method and takes the arguments.
+
+    `others` are keywords that are known too: an unknown one may be near to them.
+    """
+    check_module(model)
+    if method != "__call__" or callable(model):  # a module may have other methods alone
+        known = ["method", *others]
+        check_keywords(_bound(model, method), type(model).__name__, arguments, known)
 
 
 def check_module(model: Any) -> None:

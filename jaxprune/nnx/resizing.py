@@ -66,6 +66,15 @@ def resize(
       ResizeError: the model is not the one that was traced, or the resized model is another
         network; names the equation and the module.
     """
+    small, _ = resized(model, graph, keep, overrides)
+    unread_variables.warn(graph, keep, "jp.nnx.resize")
+    return small
+
+
+def resized(
+    model: Model, graph: ChannelGraph, keep: Keep, overrides: Changes | None
+) -> tuple[Model, same_program.Compared]:
+    """Returns what `resize` does, and in what it differs from the masked model."""
     check_module(model)
     _function_of(graph)
     check_keep(graph, keep)
@@ -73,13 +82,12 @@ def resize(
     changes = _changes(graph, Kept(keep), overrides)
     _check_attributes(_function_of(graph).model(), model, changes)
     fn = _as_traced(graph, model)
-    unread_variables.warn(graph, keep, "jp.nnx.resize")
-    _compared(graph, Kept(keep), fn, changes)
+    found = _compared(graph, Kept(keep), fn, changes)
     graphdef, rngs, state = nnx.split(model, nnx.RngState, ...)
     cut = like(state, sliced(graph, nnx.to_pure_dict(state), keep))
     small = nnx.merge(graphdef, cut, rngs, copy=True)
     set_attributes(small, changes)
-    return small
+    return small, found
 
 
 def follows(

@@ -17,8 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.program import reasons
-from jaxprune.program.reasons import Reason
+from jaxprune.program.reasons import REARRANGED, RESHAPE, UNALIGNED, Reason
 
 
 @final
@@ -197,13 +196,13 @@ def _bind(a: Space, b: Space, at: Any) -> None:
     if a.reason is not None:
         freeze(b, a.reason)
     elif type(b) is not Atom and any(atom is a for atom in atoms(b)):
-        freeze(b, Reason(reasons.REARRANGED, (a.size,), at))
+        freeze(b, Reason(REARRANGED, (a.size,), at))
     else:
         _link(a, b)
 
 
 def _mismatch(a: Space, b: Space, at: Any) -> None:
-    reason = Reason(reasons.UNALIGNED, (_sizes(a), _sizes(b)), at)
+    reason = Reason(UNALIGNED, (_sizes(a), _sizes(b)), at)
     freeze(a, reason)
     freeze(b, reason)
 
@@ -316,7 +315,7 @@ def factor(space: Space, k: int, at: Any = None) -> tuple[Space, Space]:
         outer, inner = fresh(root.size // k), fresh(k)
         unify(root, product([outer, inner]), at)
         return outer, inner
-    reason = Reason(reasons.RESHAPE, (_sizes(root), root.size // k, k), at)
+    reason = Reason(RESHAPE, (_sizes(root), root.size // k, k), at)
     freeze(root, reason)
     return frozen(root.size // k, reason), frozen(k, reason)
 

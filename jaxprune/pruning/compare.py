@@ -1,65 +1,16 @@
-"""A network before and after pruning, as a table."""
+"""What pruning changes, of a graph, a keep and a resized network."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from flax.nnx import Module
 
 from jaxprune.arguments.checks import kind_of
 from jaxprune.errors import JaxpruneError
 from jaxprune.graph import ChannelGraph
-from jaxprune.inspecting import cost
-from jaxprune.inspecting.tables import at_symbols, ruled, table, uncounted_lines
-from jaxprune.keep import check
+from jaxprune.inspecting.comparison import Comparison, comparison
+from jaxprune.keep.check import check_keep
 from jaxprune.nnx import resizing
-
-
-class Change(NamedTuple):
-    """One quantity before and after pruning."""
-
-    name: str
-    before: int
-    after: int
-
-    @property
-    def ratio(self) -> float:
-        """What stays, as a share of what was."""
-        return self.after / self.before if self.before else 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """A network before and after pruning; `str()` is a table."""
-
-    groups: tuple[Change, ...]
-    channels: Change
-    macs: Change
-    params: Change
-    activation_bytes: Change
-    uncounted: tuple[cost.Uncounted, ...] = ()
-    symbols: tuple[str, ...] = ()
-    """The names in symbolic sizes, which count as 1."""
-    follows: tuple[str, ...] = ()
-    """The constants of the resized network that follow a width, before and after."""
-    draws: tuple[str, ...] = ()
-    """What the resized network draws at random over pruned channels."""
-
-    def __str__(self) -> str:
-        """The groups, then the totals, with before, after and the share that stays."""
-        totals = (self.channels, self.macs, self.params, self.activation_bytes)
-        head = ("group", "before", "after", "kept")
-        rows = [_change(change) for change in (*self.groups, *totals)]
-        lines = table([head, *rows], numbers={1, 2, 3})
-        lines = ruled(lines, after=(0, len(self.groups)))
-        note = (
-            [f"MACs and activation bytes are those{at}."]
-            if (at := at_symbols(self.symbols))
-            else []
-        )
-        note += [f"follows a width: {text}" for text in self.follows]
-        note += [f"draws its own: {text}" for text in self.draws]
-        return "\n".join([*lines, *uncounted_lines(self.uncounted), *note])
 
 
 def compare(graph: ChannelGraph, keep: Mapping[str, Any], *, resized: Any = None) -> Comparison:
@@ -74,27 +25,8 @@ def compare(graph: ChannelGraph, keep: Mapping[str, Any], *, resized: Any = None
     Raises:
       KeepError: `keep` does not fit the graph.
     """
-    check.check_keep(graph, keep)
-    follows, draws = _apart(graph, keep, resized)
-    dense, kept = check.widths(graph), check.widths(graph, keep)
-
-    def change(name: str, price: cost.Cost) -> Change:
-        return Change(name, price(graph, dense), price(graph, kept))
-
-    def channels(widths: check.Widths) -> int:
-        return sum((group.layers or 1) * widths[name] for name, group in graph.groups.items())
-
-    return Comparison(
-        groups=tuple(Change(name, size, kept[name]) for name, size in dense.items()),
-        channels=Change("channels", channels(dense), channels(kept)),
-        macs=change("MACs", cost.macs),
-        params=change("parameters", cost.params),
-        activation_bytes=change("activation bytes", cost.activation_bytes),
-        uncounted=cost.uncounted(graph),
-        symbols=tuple(graph.symbols),
-        follows=follows,
-        draws=draws,
-    )
+    check_keep(graph, keep)
+    return comparison(graph, keep, *_apart(graph, keep, resized))
 
 
 def _apart(
@@ -111,7 +43,3 @@ def _apart(
             "jp.linen.resize, jp.nnx.resize or jp.resize returned."
         )
     return resized.follows, resized.draws
-
-
-def _change(change: Change) -> tuple[str, ...]:
-    return change.name, f"{change.before:,}", f"{change.after:,}", f"{100 * change.ratio:.1f} %"

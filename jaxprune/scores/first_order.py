@@ -7,17 +7,14 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
-import numpy as np
-from jax.core import Tracer
 
 from jaxprune.arguments import paths
 from jaxprune.arguments.checks import check_mapping, kind_of
-from jaxprune.arguments.wide import wide
 from jaxprune.errors import ScoreError, TreeError
 from jaxprune.gates.sites import read_once
 from jaxprune.graph import ChannelGraph, check_graph
-from jaxprune.groups.members import Array, Reduce, collect, found, shape_in, total
-from jaxprune.groups.scored import real
+from jaxprune.groups.members import Array, Reduce, collect, found, here, shape_in, total
+from jaxprune.groups.scored import shape_of_numbers
 from jaxprune.inspecting.batch_norms import batch_norms
 from jaxprune.scores.bn import NO_SCALE, WITHOUT_SCALE
 
@@ -137,7 +134,7 @@ def taylor_activation(graph: ChannelGraph, gradients: Mapping[str, Any]) -> dict
     gradients = check_mapping(gradients, "gradients", slopes, ScoreError)
     failures = []
     for name, gradient in gradients.items():
-        group, shape = graph.groups.get(name), _shape(gradient)
+        group, shape = graph.groups.get(name), shape_of_numbers(gradient)
         if group is None:
             failures.append(f"group {name!r}: the graph has no such group")
         elif shape is None or tuple(shape[1:]) != group.shape:
@@ -147,39 +144,9 @@ def taylor_activation(graph: ChannelGraph, gradients: Mapping[str, Any]) -> dict
     if failures:
         fix = "Fix: jax.vmap(jax.grad(loss), (None, 0)) by the gates, over the examples."
         raise ScoreError("\n".join(["these are no gradients of gates.", *failures, fix]))
-    scores = {name: abs(_here(gradient)).sum(axis=0) for name, gradient in gradients.items()}
+    scores = {name: abs(here(gradient)).sum(axis=0) for name, gradient in gradients.items()}
     fix = "jax.grad by jp.gates.unit(graph), which must not be empty; scores.l2 needs no gates."
     return found(scores, by="there are no gradients of gates", fix=fix)
-
-
-def normalized(scores: Mapping[str, Any]) -> dict[str, Array]:
-    """Returns the scores of every group divided by their Euclidean norm; zeros stay zero.
-
-    Raises:
-      ScoreError: there are no scores.
-
-    Source: Molchanov et al., ICLR 2017, the layer-wise l2-normalization.
-    """
-    given = check_mapping(scores, "scores", "{group: f32[n]}", ScoreError)
-    if bad := [f"{n!r} are {kind_of(score)}" for n, score in given.items() if not _shape(score)]:
-        fix = "Fix: pass what a function of jp.scores returned."
-        raise ScoreError("\n".join(["scores must be real numbers, but those of", *bad[:8], fix]))
-    fix = "normalize what jaxprune.scores returned."
-    scores = found(dict(given), by="there are no scores", fix=fix)
-    return {name: _unit(_here(score)) for name, score in scores.items()}
-
-
-def _shape(values: Any) -> list[int] | None:
-    """The shape of an array of real numbers; None for anything else."""
-    if isinstance(values, Tracer):
-        return list(values.shape)
-    shown = real(values)
-    return None if shown is None else list(shown.shape)
-
-
-def _unit(score: Array) -> Array:
-    norm = (score * score).sum() ** 0.5
-    return score / (norm + (norm == 0))
 
 
 def _products(
@@ -205,13 +172,8 @@ def _products(
             f"{still[:5]} are integers, which have no gradient.\n"
             "Fix: scores.l2, or the gates of jp.gated."
         )
-    ours, theirs = ({path: _here(tree[path]) for path in wanted} for tree in trees)
+    ours, theirs = ({path: here(tree[path]) for path in wanted} for tree in trees)
     return {path: (ours[path] * theirs[path]).real for path in wanted}
-
-
-def _here(values: Any) -> Array:
-    """Returns `wide` values: traced ones in the program, others on the host."""
-    return wide(values if isinstance(values, Tracer) else np.asarray(jax.device_get(values)))
 
 
 def _scales(graph: ChannelGraph) -> dict[str, str | None]:

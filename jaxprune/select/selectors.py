@@ -188,7 +188,9 @@ def budget(
     """Returns the keep whose costs are the nearest at or below every bound.
 
     It is the first point of the removal order, from the lowest score of the whole network up, at
-    which all bounds hold. A symbolic batch counts as 1: a bound is that of one example.
+    which all bounds hold. Scores of different groups are compared as they are: raw norms may empty
+    single layers, `jp.scores.normalized` makes them comparable. A symbolic batch counts as 1: a
+    bound is that of one example.
 
     Args:
       graph: what `jaxprune.trace` returned.

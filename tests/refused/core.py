@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 import jaxprune as jp
-from refused.rows import INPUT, OPTIONAL_GRAPH, PATH, TRACED, Row, file, later, splat
+from refused.rows import INPUT, OPTIONAL_GRAPH, PATH, PRUNED, TRACED, Row, file, later, splat
 from refused.values import (
     CALLABLES,
     COUNTS,
@@ -163,6 +163,20 @@ ROWS: dict[str, Row] = {
                 "variables",
             ),
             "inputs": INPUT,
+            **TRACED,
+        },
+    ),
+    "prune": Row(
+        splat(jp.prune),
+        {
+            "fn": F,
+            "variables": Arg(
+                VARIABLES,
+                bad("tree", apply) | {name: TREES[name] for name in ("strings", "objects")},
+                "variables",
+            ),
+            "inputs": INPUT,
+            **PRUNED,
             **TRACED,
         },
     ),

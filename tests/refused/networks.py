@@ -10,7 +10,9 @@ from refused.rows import (
     ABSENT,
     GATES,
     INPUT,
+    NORMALIZERS,
     OPTIONAL_GRAPH,
+    PRUNED,
     REDUCE,
     ROLES,
     TRACED,
@@ -61,8 +63,11 @@ SCALED = V._replace(says="variable|tree|no group has a score")
 WITHOUT_SHAPES = V._replace(bad=without(TREES, "other shapes"))
 NO_NUMBERS = without(
     BAD_SCORES, "empty", "an unknown group", "a number for a name", "{a: short}", "{a: wide}",
-    "{a: NaN}", "{a: a scalar}",
+    "{a: a scalar}",
 )  # fmt: skip
+ONE_GROUP = Arg(
+    SCORES[A], bad(None, 3, "x", [], {}, SCORES, ["a"], [[1.0], [1.0, 2.0]], apply), "one group"
+)
 
 
 def statistics(v, x):
@@ -127,6 +132,21 @@ ROWS: dict[str, Row] = {
             **TRACED,
         },
     ),
+    "linen.prune": Row(
+        splat(jp.linen.prune),
+        {
+            "module": Arg(MODEL, MODULES | {"nnx": TWIN}, "Module"),
+            "variables": Arg(
+                VARIABLES, bad("tree", apply) | {"words": TREES["strings"]}, "variables"
+            ),
+            "inputs": INPUT,
+            "overrides": OVERRIDES,
+            "strct": UNTAKEN,
+            "method": Arg(None, bad(3, "nope", []), "method"),
+            **PRUNED,
+            **TRACED,
+        },
+    ),
     "linen.resize": Row(
         jp.linen.resize,
         {
@@ -143,6 +163,19 @@ ROWS: dict[str, Row] = {
     "nnx.trace": Row(
         splat(jp.nnx.trace),
         {"model": NNX["model"], "inputs": INPUT, "method": METHOD, "strct": UNTAKEN, **TRACED},
+    ),
+    "nnx.prune": Row(
+        splat(jp.nnx.prune),
+        {
+            "model": NNX["model"],
+            "inputs": INPUT,
+            "method": METHOD,
+            "overrides": OVERRIDES,
+            "strct": UNTAKEN,
+            **PRUNED,
+            "only": Arg(A, PRUNED["only"].bad, "only|kind"),
+            **TRACED,
+        },
     ),
     "nnx.resize": Row(jp.nnx.resize, {**NNX, "keep": NNX_KEEP, "overrides": OVERRIDES}),
     **{
@@ -183,13 +216,26 @@ ROWS: dict[str, Row] = {
         jp.scores.channel_energy, {"graph": G, "variables": V, "roles": ROLES}
     ),
     **{
+        f"scores.{by.__name__}": Row(by, {"scores": ONE_GROUP})
+        for by in (
+            *(jp.scores.euclidean, jp.scores.lamp, jp.scores.max, jp.scores.mean),
+            *(jp.scores.min_max, jp.scores.none, jp.scores.standard, jp.scores.sum),
+        )
+    },
+    **{
         f"scores.{fn.__name__}": Row(
             fn, {"graph": G, "variables": V, "roles": ROLES, "reduce": REDUCE}
         )
         for fn in (jp.scores.l1, jp.scores.l2)
     },
     "scores.random": Row(jp.scores.random, {"graph": G, "key": KEY}),
-    "scores.normalized": Row(jp.scores.normalized, {"scores": Arg(SCORES, NO_NUMBERS, "score")}),
+    "scores.normalized": Row(
+        jp.scores.normalized,
+        {
+            "scores": Arg(SCORES, NO_NUMBERS, "score"),
+            "by": Arg(jp.scores.mean, NORMALIZERS, "by"),
+        },
+    ),
     "scores.taylor": Row(jp.scores.taylor, {"graph": G, "variables": V, "gradients": SLOPES}),
     "scores.taylor_activation": Row(
         jp.scores.taylor_activation,

@@ -16,6 +16,7 @@ from refused.values import (
     GRAPHS,
     INPUTS,
     KEEPS,
+    NAN,
     NO_MAPPINGS,
     ONLY,
     PATTERNS,
@@ -23,6 +24,7 @@ from refused.values import (
     A,
     Arg,
     X,
+    apply,
     bad,
     without,
 )
@@ -93,6 +95,29 @@ CONSTRAINTS = {
     "min_channel": Arg(ABSENT, bad(2), "near: .*min_channels"),
     "roles": Arg(ABSENT, bad(("out",)), "no option 'roles'"),
 }
+NORMALIZERS = CALLABLES | {
+    "a score": jp.scores.l2,
+    "to one number": lambda scores: scores.mean(),
+    "to NaN": lambda scores: scores * NAN,
+    "to words": lambda _: "x",
+    "to nothing": lambda _: None,
+}
+BOUNDS = {
+    name: Arg(0.8, without(RATIOS, "1.0", "None") | bad(0, -3, 1.5), name)
+    for name in ("keep_macs", "keep_params", "keep_weights", "keep_bytes")
+}
+PRUNED = {
+    **BOUNDS,
+    **{
+        name: arg
+        for name, arg in CONSTRAINTS.items()
+        if arg.good is not ABSENT and name != "strict"
+    },
+    "scores": Arg(jp.scores.l2, without(BAD_SCORES, repr(apply)[:50]), "score"),
+    "normalize": Arg(jp.scores.mean, NORMALIZERS, "normalize|by|score"),
+    "protct": CONSTRAINTS["protct"],
+}
+"""Of `prune`, whose other options are those of `trace`."""
 AXES = bad(None, 3, "a", {"nope*": 0}, {"*": "0"}, {"*": 9}, {"*": 0.5}, {3: 0}, {"*": None})
 TRACED = {
     "rules": Arg(jp.RULES, bad(None, 3, "rules", {"add": 3}, {"add": None}, [1]), "rule"),

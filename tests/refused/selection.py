@@ -3,7 +3,7 @@
 import numpy as np
 
 import jaxprune as jp
-from refused.rows import CONSTRAINTS, MEMBERS, RULE, WITHIN, Row
+from refused.rows import BOUNDS, CONSTRAINTS, MEMBERS, RULE, WITHIN, Row
 from refused.values import (
     CALLABLES,
     NAN,
@@ -21,7 +21,6 @@ GIVEN = {"graph": G, "scores": S}
 COSTS = without(CALLABLES, "None")
 ASCENDING = Arg(np.arange(5.0), bad(None, 3, "x", [], [2.0, 1.0], ["a"], np.ones((2, 2))), "scores")
 COUNT = Arg(2, bad(-1, 9, 1.5, "2", None, True), "count")
-BOUND = without(RATIOS, "1.0", "None") | bad(0, -3, 1.5)
 ANSWERS = {
     repr(answer): lambda *_, answer=answer: answer for answer in ("x", None, 99, 0.5, -1, True)
 }
@@ -76,10 +75,7 @@ ROWS: dict[str, Row] = {
         jp.select.budget,
         {
             **GIVEN,
-            **{
-                name: Arg(0.8, BOUND, name)
-                for name in ("keep_macs", "keep_params", "keep_weights", "keep_bytes")
-            },
+            **BOUNDS,
             **CONSTRAINTS,
         },
     ),

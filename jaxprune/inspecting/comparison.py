@@ -1,0 +1,94 @@
+"""A network before and after pruning, as a table."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from jaxprune.graph import ChannelGraph
+from jaxprune.inspecting import cost
+from jaxprune.inspecting.tables import at_symbols, ruled, table, uncounted_lines
+from jaxprune.keep import check
+
+
+class Change(NamedTuple):
+    """One quantity before and after pruning."""
+
+    name: str
+    before: int
+    after: int
+
+    @property
+    def ratio(self) -> float:
+        """What stays, as a share of what was."""
+        return self.after / self.before if self.before else 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """A network before and after pruning; `str()` is a table."""
+
+    groups: tuple[Change, ...]
+    channels: Change
+    macs: Change
+    params: Change
+    activation_bytes: Change
+    uncounted: tuple[cost.Uncounted, ...] = ()
+    symbols: tuple[str, ...] = ()
+    """The names in symbolic sizes, which count as 1."""
+    follows: tuple[str, ...] = ()
+    """The constants of the resized network that follow a width, before and after."""
+    draws: tuple[str, ...] = ()
+    """What the resized network draws at random over pruned channels."""
+
+    def __str__(self) -> str:
+        """The groups, then the totals, with before, after and the share that stays."""
+        totals = (self.channels, self.macs, self.params, self.activation_bytes)
+        head = ("group", "before", "after", "kept")
+        rows = [_change(change) for change in (*self.groups, *totals)]
+        lines = table([head, *rows], numbers={1, 2, 3})
+        lines = ruled(lines, after=(0, len(self.groups)))
+        note = (
+            [f"MACs and activation bytes are those{at}."]
+            if (at := at_symbols(self.symbols))
+            else []
+        )
+        note += [f"follows a width: {text}" for text in self.follows]
+        note += [f"draws its own: {text}" for text in self.draws]
+        return "\n".join([*lines, *uncounted_lines(self.uncounted), *note])
+
+
+def comparison(
+    graph: ChannelGraph,
+    keep: Mapping[str, Any],
+    follows: tuple[str, ...] = (),
+    draws: tuple[str, ...] = (),
+) -> Comparison:
+    """Returns what `jp.compare` does, for what a resized network says of itself.
+
+    Raises:
+      KeepError: `keep` does not fit the graph.
+    """
+    check.check_keep(graph, keep)
+    dense, kept = check.widths(graph), check.widths(graph, keep)
+
+    def change(name: str, price: cost.Cost) -> Change:
+        return Change(name, price(graph, dense), price(graph, kept))
+
+    def channels(widths: check.Widths) -> int:
+        return sum((group.layers or 1) * widths[name] for name, group in graph.groups.items())
+
+    return Comparison(
+        groups=tuple(Change(name, size, kept[name]) for name, size in dense.items()),
+        channels=Change("channels", channels(dense), channels(kept)),
+        macs=change("MACs", cost.macs),
+        params=change("parameters", cost.params),
+        activation_bytes=change("activation bytes", cost.activation_bytes),
+        uncounted=cost.uncounted(graph),
+        symbols=tuple(graph.symbols),
+        follows=follows,
+        draws=draws,
+    )
+
+
+def _change(change: Change) -> tuple[str, ...]:
+    return change.name, f"{change.before:,}", f"{change.after:,}", f"{100 * change.ratio:.1f} %"
