@@ -17,8 +17,9 @@ pytest.importorskip("tensorflow_datasets", reason="needs the extra [experiments]
 import cv2
 import tensorflow_datasets as tfds
 
-from experiments import data, prepared
-from experiments.augment import Augment, augmented, normalized
+from experiments import data
+from experiments.data import prepared
+from experiments.data.augment import Augment, augmented, normalized
 
 COUNTS = {"train": 60, "extra": 41, "test": 30}
 PARTS = ("train", "validation", "test")

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import data, prepared, shapes
-from experiments.augment import Augment
-from experiments.data import Dataset, Split
+from experiments import data
+from experiments.data import Dataset, Split, prepared, shapes
+from experiments.data.augment import Augment
 
 
 class Recipe(NamedTuple):

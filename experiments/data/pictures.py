@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import data, shapes
-from experiments.data import Split
+from experiments import data
+from experiments.data import Split, shapes
 
 SCALE = 2
 PARTS = {"train": 1200, "validation": 60, "test": 200}
