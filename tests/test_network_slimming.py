@@ -14,7 +14,7 @@ import jaxprune as jp
 from experiments import models
 from experiments.methods.network_slimming import stages
 from experiments.methods.network_slimming.config import Config
-from experiments.runner import checkpoints, training
+from experiments.runner import checkpoints, fit, training
 from experiments.runner import task as networks
 from experiments.runner.task import Network, Task
 from experiments.tasks import classification
@@ -265,11 +265,11 @@ def test_retraining_begins_where_it_says(monkeypatch, start, method):
     cut = {"slice": stages.cut, "mask": stages.mask}[method]
     seen = []
 
-    def fit(model, variables, *_, **options):
+    def fitted(model, variables, *_, **options):
         seen.append((model, variables))
         return fit.State(variables, options["opt_state"], np.int32(0))
 
-    monkeypatch.setattr(training, "fit", fit)
+    monkeypatch.setattr(training, "fit", fitted)
     stages.retrain(task, "again", cut(task, dense, keep))
     ((model, variables),) = seen
     first = cut(task, networks.initial(task), keep)

@@ -20,6 +20,7 @@ from experiments.runner import checkpoints, directory, presets, training
 from experiments.runner import task as networks
 from experiments.runner.task import Task
 from experiments.tasks import classification
+from jaxprune.arguments import paths
 from jaxprune.schedule import Part
 from same_runs import Interrupted, check_same, interrupt
 from slimmable_runs import AUTO, HOW, S_NET, US_NET
@@ -161,12 +162,12 @@ def test_weights_decay_but_for_norms_biases_and_depthwise_kernels() -> None:
     )
     tx = supernet.optimizer(task, HOW)
     updates, _ = tx.update(jax.tree.map(np.zeros_like, ones), tx.init(ones), ones)
-    moved = {path for path, leaf in jp.paths.flatten(updates)[0].items() if np.any(leaf)}
+    moved = {path for path, leaf in paths.flatten(updates)[0].items() if np.any(leaf)}
     points = {f"Separable_{n}/Conv_1/kernel" for n in range(13)}
     assert moved == {"Conv_0/kernel", "Dense_0/kernel", *points}
     parts = {"shared": {"params": ones}, "private": {}}
     updates, _ = tx.update(jax.tree.map(np.zeros_like, parts), tx.init(parts), parts)
-    moved_parts = {path for path, leaf in jp.paths.flatten(updates)[0].items() if np.any(leaf)}
+    moved_parts = {path for path, leaf in paths.flatten(updates)[0].items() if np.any(leaf)}
     assert moved_parts == {f"shared/params/{path}" for path in moved}
 
 
@@ -179,8 +180,8 @@ def test_kernels_that_read_a_single_channel_decay_too() -> None:
     )["params"]
     tx = supernet.optimizer(task, HOW)
     updates, _ = tx.update(jax.tree.map(np.zeros_like, small), tx.init(small), small)
-    moved = {path for path, leaf in jp.paths.flatten(updates)[0].items() if np.any(leaf)}
-    assert moved == {path for path in jp.paths.flatten(small)[0] if path.endswith("kernel")}
+    moved = {path for path, leaf in paths.flatten(updates)[0].items() if np.any(leaf)}
+    assert moved == {path for path in paths.flatten(small)[0] if path.endswith("kernel")}
 
 
 def test_before_the_calibration_all_widths_have_the_statistics_of_the_widest(

@@ -97,7 +97,7 @@ def _numbered(recipe: Recipe, images: np.ndarray, masks: np.ndarray) -> Split:
     if labels.max() > last:
         raise ValueError(
             f"the masks have the values {np.unique(masks).tolist()}, expected {recipe.first} to "
-            f"{recipe.first + last}.\nFix: enter in experiments/scenes.py what they mean."
+            f"{recipe.first + last}.\nFix: enter in experiments/data/scenes.py what they mean."
         )
     return Split(images, labels)
 

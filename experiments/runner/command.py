@@ -22,7 +22,7 @@ WRONG = 2
 def command(experiment: Experiment[Any], arguments: Sequence[str] | None = None) -> None:
     """Runs an experiment with the flags of the command line, or with `arguments`."""
     with one_line():
-        program = f"python -m experiments.{experiment.name}"
+        program = f"python -m experiments {experiment.name}"
         execute(experiment, parsed(program, experiment.presets, experiment.config, arguments))
 
 
@@ -36,7 +36,10 @@ def parsed(program: str, known: Presets, start: C, arguments: Sequence[str] | No
         Annotated[str, tyro.conf.arg(help=text)],
         field(default=chosen.preset, kw_only=True),
     )
-    helped: Any = make_dataclass(kind.__name__, [preset], bases=(kind,), frozen=True, slots=True)
+    unchecked: Any = {"__post_init__": lambda _: None}  # `kind` checks, and its errors are one line
+    helped: Any = make_dataclass(
+        kind.__name__, [preset], bases=(kind,), namespace=unchecked, frozen=True, slots=True
+    )
     helped.__doc__ = kind.__doc__
     found = tyro.cli(helped, prog=program, default=helped(**values), args=arguments)
     return kind(**{each.name: getattr(found, each.name) for each in fields(start)})

@@ -33,7 +33,7 @@ class Common:
     """Factor on all epochs, for a small machine; every training keeps at least one."""
 
     dataset: str = "digits"
-    """Data set, a name in experiments/data.py."""
+    """Data set, a name in experiments/data."""
     data_dir: Path | None = None
     """Where TensorFlow Datasets has prepared it."""
     workers: int = 0

@@ -58,7 +58,7 @@ class Config(gate_decorator.Config):
     name: str = NAME
     """Name of the run; a name that is taken gets a number."""
     dataset: str = "shapes"
-    """Data set, a name in experiments/scenes.py."""
+    """Data set, a name in experiments/data/scenes.py."""
     workers: tyro.conf.Suppress[int] = 0
     image_size: int = 224
     """Height and width in pixels of the images; a multiple of 32."""

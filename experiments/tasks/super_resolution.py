@@ -75,7 +75,7 @@ class Config(Common):
     name: str = NAME
     """Name of the run; a name that is taken gets a number."""
     dataset: str = "shapes"
-    """Data set, a name in experiments/pictures.py."""
+    """Data set, a name in experiments/data/pictures.py."""
     checkpoint_every: tyro.conf.Suppress[int] = 1
     workers: tyro.conf.Suppress[int] = 0
     mobile: tyro.conf.Suppress[bool] = False
