@@ -159,5 +159,14 @@ def _options(search: Search) -> dict[str, Any]:
 if __name__ == "__main__":
     with one_line():
         start = Search(slimming=replace(presets.chosen(PRESETS, Config()), name="search"))
+        text = f"{Search.__doc__}\n\nPresets: {', '.join(PRESETS)}."
         options = (tyro.conf.OmitArgPrefixes,)
-        main(tyro.cli(Search, prog="python -m experiments.search", default=start, config=options))
+        main(
+            tyro.cli(
+                Search,
+                prog="python -m experiments.search",
+                description=text,
+                default=start,
+                config=options,
+            )
+        )
