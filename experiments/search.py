@@ -161,12 +161,5 @@ if __name__ == "__main__":
         start = Search(slimming=replace(presets.chosen(PRESETS, Config()), name="search"))
         text = f"{Search.__doc__}\n\nPresets: {', '.join(PRESETS)}."
         options = (tyro.conf.OmitArgPrefixes,)
-        main(
-            tyro.cli(
-                Search,
-                prog="python -m experiments.search",
-                description=text,
-                default=start,
-                config=options,
-            )
-        )
+        program = "python -m experiments.search"
+        main(tyro.cli(Search, prog=program, description=text, default=start, config=options))

@@ -189,7 +189,7 @@ def small(monkeypatch):
     monkeypatch.setattr(imagenet, "HELD_OUT", 5)
     model = partial(models.Vgg, layers=(1,), widths=(3,), hidden=(5,))
     monkeypatch.setattr(models, "MODELS", {"vgga": model})
-    monkeypatch.setattr(network_slimming.results, "draw", lambda *_: None)
+    monkeypatch.setattr(network_slimming.report, "draw", lambda *_: None)
 
 
 def load(data_dir: Path, **options) -> data.Dataset:
