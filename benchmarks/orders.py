@@ -29,11 +29,12 @@ import jaxprune as jp
 from benchmarks import folds
 from experiments import models
 from experiments.methods import gate_decorator, oicsr
+from experiments.procedures import rounds
+from experiments.procedures.rounds import Method, State
 from experiments.runner import config as configuration
-from experiments.runner import directory, presets, rounds
+from experiments.runner import directory, presets
 from experiments.runner import training as trainings
 from experiments.runner.fit import Variables
-from experiments.runner.rounds import Method, State
 from experiments.runner.task import Network, Task
 from jaxprune.schedule import Phase, Training, triangular
 

@@ -25,9 +25,9 @@ import jaxprune as jp
 from benchmarks import folds
 from experiments import models
 from experiments.methods import autoslim
+from experiments.procedures.rounds import scaled
 from experiments.runner import checkpoints, directory, presets, training
 from experiments.runner import config as configuration
-from experiments.runner.rounds import scaled
 from experiments.runner.run import Run
 from experiments.runner.task import Task
 

@@ -21,10 +21,12 @@ import jaxprune as jp
 from experiments.methods.network_slimming import stages
 from experiments.methods.network_slimming.config import Config
 from experiments.methods.network_slimming.presets import PRESETS
+from experiments.procedures import steps
 from experiments.report import plots, results
-from experiments.runner import checkpoints, directory, presets, steps
 from experiments.runner import config as configuration
+from experiments.runner import directory, presets
 from experiments.runner.command import one_line
+from experiments.runner.experiment import begun
 from experiments.runner.run import Run
 from experiments.runner.task import Network, Task, initial
 from experiments.tasks import classification
@@ -50,8 +52,16 @@ class Search:
 def main(search: Search) -> Path:
     """Runs the search and returns its directory."""
     provenance, config = directory.provenance(), search.slimming
-    run = checkpoints.begin(config, configuration.to_json(config) | {"search": _options(search)})
-    task = classification.task(config)
+    task, value = classification.task(config), configuration.to_json(config)
+    with begun(config, value | {"search": _options(search)}) as run:
+        found = chosen(run, task, search) | provenance
+    directory.write_json(run / SEARCH, found)
+    report(run, found)
+    return run
+
+
+def chosen(run: Path, task: Task, search: Search) -> dict[str, Any]:
+    """Returns what was tried, and what of it was chosen."""
     dense = {strength: _dense(run, task, strength) for strength in search.strengths}
     reference = max(_validated(task, network) for network in dense.values())
     rows = [
@@ -59,15 +69,13 @@ def main(search: Search) -> Path:
         for strength, network in dense.items()
         for row in _ratios(run, task, search, strength, network, reference - search.tolerance)
     ]
-    found = {"reference": reference, "rows": rows, **provenance}
+    found: dict[str, Any] = {"reference": reference, "rows": rows}
     if good := [row for row in rows if row["good"]]:
         best = min(good, key=lambda row: row["macs"])
         found |= {"chosen": best, "test": _tested(run, task, search, best)}
-    directory.write_json(run / SEARCH, found)
     names = {f"lambda {strength:g}": network for strength, network in dense.items()}
     plots.scale_histogram(run / "scales.png", {n: results.scales(v) for n, v in names.items()})
-    report(run, found)
-    return run
+    return found
 
 
 def report(run: Path, found: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments.methods.curves import points
+from experiments.procedures.curves import points
 from experiments.report import plots
 from experiments.runner import directory
 from experiments.runner.command import one_line

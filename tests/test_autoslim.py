@@ -11,7 +11,8 @@ pytest.importorskip("sklearn", reason="needs the extra [experiments]")
 
 import jaxprune as jp
 from experiments.data import Split
-from experiments.methods import autoslim, curves
+from experiments.methods import autoslim
+from experiments.procedures import curves
 from experiments.report import plots
 from experiments.runner import directory, training
 from experiments.runner import task as networks

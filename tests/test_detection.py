@@ -12,8 +12,8 @@ pytest.importorskip("sklearn", reason="needs the extra [experiments]")
 
 import jaxprune as jp
 from experiments.data import shapes
-from experiments.methods import joint
 from experiments.models.detector import Backbone, Classifier, Detector, Head, Neck, centers
+from experiments.procedures import joint
 from experiments.runner import checkpoints, directory, presets
 from experiments.runner.task import Network
 from experiments.tasks import detection

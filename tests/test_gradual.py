@@ -20,8 +20,9 @@ from jax.experimental.compilation_cache import compilation_cache
 import jaxprune as jp
 from experiments import evaluate, models
 from experiments.methods import gate_decorator, oicsr
+from experiments.procedures import kept_rounds, rounds
 from experiments.report import plots
-from experiments.runner import checkpoints, directory, fit, kept_rounds, presets, rounds, training
+from experiments.runner import checkpoints, directory, fit, presets, training
 from experiments.runner import config as configuration
 from experiments.tasks import classification
 from jaxprune.schedule import Part, Training, constant, triangular

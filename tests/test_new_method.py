@@ -1,8 +1,11 @@
 """A new method on a new task is one file of at most 60 lines; the runner does the rest."""
 
+import io
 import os
+import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +13,14 @@ import pytest
 
 pytest.importorskip("sklearn", reason="needs the extra [experiments]")
 
+from rich.console import Console
+
 import toy_method
-from experiments.runner import checkpoints, directory, registry
+from experiments.procedures.rounds import Method
+from experiments.runner import checkpoints, directory, progress, registry
 from experiments.runner.command import command
 from experiments.runner.experiment import execute
-from experiments.runner.rounds import Method
+from experiments.runner.fit import Epoch
 from same_runs import Interrupted, check_same, interrupt
 
 ROOT = Path(__file__).parents[1]
@@ -127,3 +133,31 @@ def test_without_a_terminal_an_epoch_is_a_line(tmp_path, capsys) -> None:
     assert len(lines) == len(directory.read_metrics(tmp_path / "run"))
     assert lines[0].split()[:4] == ["dense", "epoch", "1/2", "loss"]
     assert "\r" not in "".join(lines)
+
+
+LAYERS = ("models", "data", "runner", "report", "procedures", "tasks", "methods")
+"""The folders, each of which imports only itself and what is before it."""
+ABOVE = {"tasks": {"methods"}}
+"""But a task that is an experiment names the methods that it is pruned by."""
+
+
+def test_folders_import_only_what_is_below_them() -> None:
+    for place, folder in enumerate(LAYERS):
+        for file in (ROOT / "experiments" / folder).rglob("*.py"):
+            names = re.findall(r"^\s*from experiments\.(\w+)", file.read_text(), re.MULTILINE)
+            below = {*LAYERS[: place + 1], *ABOVE.get(folder, ())}
+            if file.name != "__main__.py":
+                assert set(names) <= below, file
+
+
+def test_in_a_terminal_the_bar_comes_with_the_first_step(monkeypatch) -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=100)
+    monkeypatch.setattr(progress, "Console", lambda: console)
+    with progress.shown("dense") as shown:
+        assert "dense" not in out.getvalue()
+        shown.on_step(1, 40)
+        time.sleep(0.2)
+        assert "dense" in out.getvalue()
+        shown.on_epoch(Epoch(1, 2, {"loss": 0.5}), 1.0)
+    assert "1/2  loss 0.5000" in out.getvalue()

@@ -14,7 +14,8 @@ pytest.importorskip("sklearn", reason="needs the extra [experiments]")
 
 import jaxprune as jp
 from experiments import evaluate, models, spectrum
-from experiments.methods import autoslim, slimmable, supernet, us_slimmable
+from experiments.methods import autoslim, slimmable, us_slimmable
+from experiments.procedures import supernet
 from experiments.report import plots
 from experiments.runner import checkpoints, directory, presets, training
 from experiments.runner import task as networks

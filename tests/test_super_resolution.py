@@ -13,8 +13,8 @@ pytest.importorskip("sklearn", reason="needs the extra [experiments]")
 import jaxprune as jp
 from experiments import data
 from experiments.data import pictures
-from experiments.methods import joint
 from experiments.models.wdsr import Wdsr
+from experiments.procedures import joint
 from experiments.runner import checkpoints, directory, fit, presets
 from experiments.runner.fit import DivergedError
 from experiments.tasks import super_resolution

@@ -8,10 +8,10 @@ import numpy as np
 import jaxprune as jp
 from experiments.data import Dataset, Split
 from experiments.data.augment import Augment
-from experiments.runner import kept_rounds
+from experiments.procedures import kept_rounds
+from experiments.procedures.rounds import Method, Score
 from experiments.runner.config import Common
 from experiments.runner.experiment import Experiment
-from experiments.runner.rounds import Method, Score
 from experiments.runner.task import Task
 from experiments.runner.training import channel_graph
 from jaxprune.schedule import Training, constant

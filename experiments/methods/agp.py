@@ -12,12 +12,12 @@ from functools import partial
 from types import MappingProxyType
 
 import jaxprune as jp
+from experiments.procedures import kept_rounds, rounds
+from experiments.procedures.rounds import Method, Score
 from experiments.runner import config as configuration
-from experiments.runner import kept_rounds, rounds
 from experiments.runner.config import Common
 from experiments.runner.experiment import Experiment
 from experiments.runner.presets import Presets
-from experiments.runner.rounds import Method, Score
 from experiments.tasks import classification
 from jaxprune.schedule import Training, stepped, triangular
 

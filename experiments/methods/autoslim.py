@@ -31,15 +31,15 @@ import jaxprune as jp
 from experiments import data
 from experiments.data import Dataset, Split, Stream
 from experiments.data.augment import normalized
-from experiments.methods import curves, supernet
-from experiments.methods.curves import Curves
 from experiments.methods.slimmable import V2
-from experiments.methods.supernet import Keeps, Method
+from experiments.procedures import curves, supernet
+from experiments.procedures.curves import Curves
+from experiments.procedures.rounds import scaled
+from experiments.procedures.supernet import Keeps, Method
 from experiments.runner import config as configuration
 from experiments.runner import presets, training
 from experiments.runner.config import Slim
 from experiments.runner.experiment import Experiment, execute
-from experiments.runner.rounds import scaled
 from experiments.runner.run import Run
 from experiments.runner.task import Network, Task
 from experiments.tasks import classification

@@ -22,12 +22,13 @@ import jax
 import optax
 
 import jaxprune as jp
+from experiments.procedures import kept_rounds, rounds
+from experiments.procedures.rounds import Method, Score
 from experiments.runner import config as configuration
-from experiments.runner import kept_rounds, presets, rounds
+from experiments.runner import presets
 from experiments.runner.config import Common
 from experiments.runner.experiment import Experiment, execute
 from experiments.runner.fit import Variables
-from experiments.runner.rounds import Method, Score
 from experiments.runner.training import Gather
 from experiments.tasks import classification
 from jaxprune.schedule import FINETUNE, SCORE, TICK, TOCK, Part, Training, constant, stepped

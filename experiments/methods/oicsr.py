@@ -23,13 +23,14 @@ import optax
 from rich.table import Table
 
 import jaxprune as jp
+from experiments.procedures import kept_rounds, rounds
+from experiments.procedures.rounds import Method, Score
 from experiments.report import results
 from experiments.runner import config as configuration
-from experiments.runner import kept_rounds, presets, rounds
+from experiments.runner import presets
 from experiments.runner.config import Common
 from experiments.runner.experiment import Experiment, Summary, execute
 from experiments.runner.fit import Variables
-from experiments.runner.rounds import Method, Score
 from experiments.tasks import classification
 from jaxprune.schedule import Training, stepped, triangular
 

@@ -22,14 +22,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from experiments.methods import curves
-from experiments.methods.curves import Curves
-from experiments.methods.supernet import Method
+from experiments.procedures import curves
+from experiments.procedures.curves import Curves
+from experiments.procedures.rounds import scaled
+from experiments.procedures.supernet import Method
 from experiments.runner import config as configuration
 from experiments.runner import presets
 from experiments.runner.config import Slim
 from experiments.runner.experiment import Experiment, execute
-from experiments.runner.rounds import scaled
 from experiments.runner.run import Run
 from experiments.tasks import classification
 from jaxprune import slimmable

@@ -31,15 +31,15 @@ from typing import Literal
 
 import numpy as np
 
-from experiments.methods import curves, supernet
-from experiments.methods.curves import Curves
 from experiments.methods.slimmable import V2
-from experiments.methods.supernet import Method
+from experiments.procedures import curves, supernet
+from experiments.procedures.curves import Curves
+from experiments.procedures.rounds import scaled
+from experiments.procedures.supernet import Method
 from experiments.runner import config as configuration
 from experiments.runner import presets
 from experiments.runner.config import Slim
 from experiments.runner.experiment import Experiment, execute
-from experiments.runner.rounds import scaled
 from experiments.runner.run import Run
 from experiments.runner.task import Task
 from experiments.tasks import classification

@@ -50,6 +50,7 @@ def scale_histogram(
     axes.set(
         xlabel=r"$|\gamma|$", ylabel="scales", yscale="log", title="Scales of the BatchNorm layers"
     )
+    axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
 

@@ -37,8 +37,9 @@ from experiments.data import Dataset, Split, scenes
 from experiments.data.augment import normalized
 from experiments.methods import gate_decorator
 from experiments.models.fcn import Fcn
+from experiments.procedures import kept_rounds
 from experiments.report import results
-from experiments.runner import kept_rounds, presets, training
+from experiments.runner import presets, training
 from experiments.runner.experiment import Experiment, execute
 from experiments.runner.task import Network, Task
 from experiments.runner.training import Model, Variables

@@ -43,9 +43,9 @@ from rich.table import Table
 import jaxprune as jp
 from experiments.data import pictures
 from experiments.data.pictures import Dataset, Pictures
-from experiments.methods import joint
-from experiments.methods.joint import Joint
 from experiments.models.wdsr import Wdsr
+from experiments.procedures import joint
+from experiments.procedures.joint import Joint
 from experiments.report import plots
 from experiments.runner import config as configuration
 from experiments.runner.config import Common

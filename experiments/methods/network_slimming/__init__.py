@@ -16,8 +16,8 @@ from pathlib import Path
 from experiments.methods.network_slimming import report, stages
 from experiments.methods.network_slimming.config import Config as Config
 from experiments.methods.network_slimming.presets import PRESETS as PRESETS
+from experiments.procedures import steps
 from experiments.report import results
-from experiments.runner import steps
 from experiments.runner.experiment import Experiment, Summary, execute
 from experiments.runner.run import Run
 from experiments.runner.task import initial

@@ -11,9 +11,9 @@ import optax
 import jaxprune as jp
 from experiments import data
 from experiments.methods.network_slimming.config import Config
+from experiments.procedures.steps import Step
 from experiments.runner import training
 from experiments.runner.fit import QUIET, Journal, Variables
-from experiments.runner.steps import Step
 from experiments.runner.task import Network, Task, fresh, initial, key
 from jaxprune.keep.check import Keep
 

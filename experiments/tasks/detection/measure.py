@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 import jaxprune as jp
-from experiments.methods import joint
+from experiments.procedures import joint
 from experiments.runner.task import Network, Task
 from experiments.tasks.detection import boxes
 from experiments.tasks.detection.boxes import Found

@@ -11,9 +11,9 @@ import numpy as np
 import optax
 
 import jaxprune as jp
-from experiments.methods import joint
-from experiments.methods.joint import Joint
 from experiments.models.detector import centers
+from experiments.procedures import joint
+from experiments.procedures.joint import Joint
 from experiments.runner.fit import QUIET, Journal
 from experiments.runner.task import Network, Task, key
 from experiments.runner.training import cross_entropy

@@ -1,6 +1,6 @@
 """One network trained at many widths at once: the training of S-Net, US-Net and AutoSlim.
 
-Pure functions; `experiments.methods.curves` keeps what they give on the disk.
+Pure functions; `experiments.procedures.curves` keeps what they give on the disk.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ import optax
 import jaxprune as jp
 from experiments import data
 from experiments.data.augment import normalized
-from experiments.methods.joint import parts, whole
+from experiments.procedures.joint import parts, whole
 from experiments.runner import training
 from experiments.runner.fit import QUIET, Journal, State, Variables
 from experiments.runner.task import Network, Task

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxprune as jp
-from experiments.methods import supernet
-from experiments.methods.supernet import Keeps, Method
+from experiments.procedures import supernet
+from experiments.procedures.supernet import Keeps, Method
 from experiments.report import plots, results
 from experiments.report.plots import Point
 from experiments.runner.config import C
@@ -46,7 +46,7 @@ def procedure(make: Callable[[C, Run[C]], Curves]) -> Callable[[Run[C]], Summary
 
 
 def trained(run: Run[Any], method: Method, how: Training, name: str = "supernet") -> Network:
-    """Returns the supernet, trained; see `experiments.methods.supernet.train`."""
+    """Returns the supernet, trained; see `experiments.procedures.supernet.train`."""
     start = supernet.initial(run.task, method)
     return run.network(name, partial(supernet.train, run.task, method, how, name, start))
 

@@ -1,4 +1,4 @@
-"""The runs of `experiments.runner.rounds`: on the disk, so that they go on, and what they report.
+"""The runs of `experiments.procedures.rounds`: kept so that they go on, and what they report.
 
 The dense network and what every commit and fine-tuning leaves are checkpoints of their own; between
 them `last` holds the latest phase, so that hundreds of rounds take the space of one.
@@ -13,12 +13,13 @@ from typing import Any
 from rich.table import Table
 
 import jaxprune as jp
+from experiments.procedures import rounds
+from experiments.procedures.rounds import Method, State
 from experiments.report import plots, results
-from experiments.runner import checkpoints, rounds, training
+from experiments.runner import checkpoints, training
 from experiments.runner.config import C
 from experiments.runner.experiment import Summary
 from experiments.runner.fit import Journal
-from experiments.runner.rounds import Method, State
 from experiments.runner.run import Run
 from experiments.runner.task import Task
 from jaxprune.schedule import Phase

@@ -1,6 +1,6 @@
 """Pruning in rounds, as a plan of `jaxprune.schedule` says: the loop of Gate Decorator and OICSR.
 
-Pure functions from state to state; `experiments.runner.kept_rounds` keeps them on the disk.
+Pure functions from state to state; `experiments.procedures.kept_rounds` keeps them on the disk.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
