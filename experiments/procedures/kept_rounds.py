@@ -69,7 +69,8 @@ def summarize(run: Run[Any], state: State) -> dict[str, Any]:
 def draw(run: Path, summary: Mapping[str, Any]) -> None:
     """Writes the figures of a run."""
     rounds = [record for record in summary["rounds"] if record["kind"] != "finetune"]
-    plots.rounds(run / "rounds.png", rounds, images=summary["images"]["validation"])
+    images = None if "networks" in summary else summary["images"]["validation"]
+    plots.rounds(run / "rounds.png", rounds, images=images)
     widths = summary["widths"]
     plots.widths(run / "widths.png", before=widths["dense"], after=widths["pruned"])
 

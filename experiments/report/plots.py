@@ -90,7 +90,7 @@ def curve(
     figure.savefig(path, dpi=150)
 
 
-def rounds(path: Path, records: Sequence[Mapping[str, Any]], *, images: int) -> None:
+def rounds(path: Path, records: Sequence[Mapping[str, Any]], *, images: int | None) -> None:
     """Writes validation accuracy and MACs against the prunings, the Ticks of a Gate Decorator.
 
     What trains between two of them is a step up or down.
@@ -98,13 +98,13 @@ def rounds(path: Path, records: Sequence[Mapping[str, Any]], *, images: int) -> 
     Args:
       path: of the picture.
       records: `accuracy`, `macs` (both 0 to 1), `kind` and `rounds` of every phase.
-      images: how many the accuracies are measured on.
+      images: how many the accuracies are measured on; None where they are not shares of these.
     """
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     ticks, accuracies = ([r[name] for r in records] for name in ("rounds", "accuracy"))
-    errors = [standard_error(accuracy, images) for accuracy in accuracies]
-    label = f"accuracy on {images} images, ± standard error"
+    errors = [standard_error(accuracy, images) for accuracy in accuracies] if images else None
+    label = f"accuracy on {images} images, ± standard error" if images else "accuracy"
     axes.errorbar(ticks, accuracies, errors, color=_AFTER, label=label, **_POINTS)
     macs = [r["macs"] for r in records]
     axes.plot(ticks, macs, color=_COLORS[2], label="MACs", marker="o", markersize=3)
