@@ -82,6 +82,7 @@ USER_ERRORS = {
     "data": (["--dataset", "cifar10", "--data-dir", "/nowhere"], "cifar10 is not prepared in"),
     "data set": (["--dataset", "cifar11"], "no data set 'cifar11'. Fix: one of"),
     "contradiction": (["--overwrite", "--resume"], "overwrite replaces a run"),
+    "target": (["--final", "0.95"], "Fix: "),
     "ramp": (["--final", "1.5"], "the ramp must rise"),
 }
 

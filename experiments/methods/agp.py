@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 
+import jax
+
 import jaxprune as jp
 from experiments.procedures import kept_rounds, rounds
 from experiments.procedures.rounds import Method, Score
@@ -58,9 +60,16 @@ def method(config: Config) -> Method:
             final=config.final, rounds=config.rounds, training=train, finetune=finetune
         ),
         dense=dense,
-        begin=partial(jp.schedule.begin, min_keep_ratio=config.min_keep_ratio),
+        begin=partial(_begin, config),
         score=Score(lambda graph, variables, *_: jp.scores.l2(graph, variables)),
     )
+
+
+def _begin(config: Config, graph: jp.ChannelGraph) -> jp.schedule.Progress:
+    progress = jp.schedule.begin(graph, min_keep_ratio=config.min_keep_ratio)
+    last = jp.schedule.Prune(share=config.final, of=jp.schedule.Quota.CHANNELS)
+    progress.prune(last, jp.scores.random(graph, jax.random.key(0)))  # an error if out of reach
+    return progress
 
 
 EXPERIMENT = Experiment(
