@@ -1,5 +1,6 @@
 """What a run shows: names of people, factors of speed, and figures that explain their lines."""
 
+import doctest
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments.report import plots, results
+from experiments.runner import progress
 
 
 @pytest.fixture
@@ -81,3 +83,10 @@ def test_a_spectrum_has_error_bars_where_there_are_errors(figures) -> None:
     points = [(100.0, 0.9, 0.01), (50.0, 0.8, 0.02)]
     plots.spectrum(Path("a"), {"with": points, "without": [(m, y, 0.0) for m, y, _ in points]})
     assert len(figures[0].axes[0].collections) == 1
+
+
+@pytest.mark.parametrize("module", [plots, progress], ids=lambda module: module.__name__)
+def test_examples_are_right(module) -> None:
+    found = doctest.testmod(module)
+    assert found.attempted > 0
+    assert found.failed == 0
