@@ -10,9 +10,9 @@ import numpy as np
 
 import jaxprune as jp
 from experiments import data
-from experiments.augment import Augment, normalized
 from experiments.data import Dataset, Split
-from experiments.procedures import Network, Setup
+from experiments.data.augment import Augment, normalized
+from experiments.runner.task import Network, Task
 
 TRAIN = 1400
 """Images of a fold that train; those left over are looked at while it trains, and not used."""
@@ -49,26 +49,26 @@ def fold(number: int, folds: int) -> tuple[Dataset, np.ndarray]:
     return found, test
 
 
-def log_likelihoods(setup: Setup, network: Network) -> tuple[np.ndarray, np.ndarray]:
+def log_likelihoods(task: Task, network: Network) -> tuple[np.ndarray, np.ndarray]:
     """Returns for every test image the log-probability of its label, and whether it is right."""
-    test: Any = setup.dataset.test
-    images = normalized(setup.dataset.mean, setup.dataset.std, test.images)
+    test: Any = task.dataset.test
+    images = normalized(task.dataset.mean, task.dataset.std, test.images)
     logits = jax.jit(partial(network.model.apply, train=False))(network.variables, images)
     scores = np.asarray(jax.nn.log_softmax(logits), np.float64)
     return scores[np.arange(test.size), test.labels], scores.argmax(-1) == test.labels
 
 
-def row(name: str, setup: Setup, network: Network, macs: float, places: np.ndarray) -> dict:
+def row(name: str, task: Task, network: Network, macs: float, places: np.ndarray) -> dict:
     """Returns what a method gave on a fold, a JSON value; `macs` is the share that is left."""
-    found, right = log_likelihoods(setup, network)
+    found, right = log_likelihoods(task, network)
     return {
         "method": name,
-        "seed": setup.config.seed,
+        "seed": task.config.seed,
         "places": places.tolist(),
         "log_likelihood": found.tolist(),
         "right": right.tolist(),
         "macs": macs,
-        "widths": jp.widths(setup.graph, network.keep),
+        "widths": jp.widths(task.graph, network.keep),
     }
 
 

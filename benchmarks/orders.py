@@ -27,12 +27,15 @@ import tyro
 
 import jaxprune as jp
 from benchmarks import folds
-from experiments import config as configuration
-from experiments import gate_decorator, gradual, models, oicsr, presets, runs
-from experiments import training as trainings
-from experiments.gradual import Method, State
-from experiments.procedures import Network, Setup
-from experiments.training import Variables
+from experiments import models
+from experiments.methods import gate_decorator, oicsr
+from experiments.procedures import rounds
+from experiments.procedures.rounds import Method, State
+from experiments.runner import config as configuration
+from experiments.runner import directory, presets
+from experiments.runner import training as trainings
+from experiments.runner.fit import Variables
+from experiments.runner.task import Network, Task
 from jaxprune.schedule import Phase, Training, triangular
 
 CLAIMS = (
@@ -123,13 +126,13 @@ def _controlled(name: str, method: Method) -> Method:
     return method._replace(score=method.score._replace(read=read))
 
 
-def pruned(setup: Setup, method: Method, dense: Variables) -> State:
+def pruned(task: Task, method: Method, dense: Variables) -> State:
     """Returns the state at the end of a procedure that begins with a dense network."""
-    start = gradual.initial(setup, method)
+    start = rounds.initial(task, method)
     variables = jp.gates.decorate(dense).variables if method.decorated else dense
     done = Phase(kind="dense", number=1, rounds=0, milestone=0, training=method.dense)
     state = start._replace(variables=variables, done=done)
-    *_, last = gradual.rounds(setup, method, state)
+    *_, last = rounds.rounds(task, method, state)
     return last
 
 
@@ -140,25 +143,25 @@ def measure(config: Config, seed: int, number: int) -> Iterator[dict[str, Any]]:
     model = models.build(base.model, classes=10, widths=base.widths)
     graph = trainings.channel_graph(model, dataset.image_shape)
 
-    def timed(name: str, setup: Setup, network: Network, macs: float, start: float) -> Any:
+    def timed(name: str, task: Task, network: Network, macs: float, start: float) -> Any:
         seconds = round(time.perf_counter() - start, 1)
-        return folds.row(name, setup, network, macs, places) | {"seconds": seconds}
+        return folds.row(name, task, network, macs, places) | {"seconds": seconds}
 
     start = time.perf_counter()
-    setup = Setup(base, dataset, model, graph)
+    task = Task(base, dataset, model, graph)
     plain = gate_decorator.method(base)._replace(decorated=False)
-    dense = next(gradual.rounds(setup, plain, gradual.initial(setup, plain)))
-    network = gradual.network(plain, dense)
-    yield timed("dense", setup, network, 1.0, start)
+    dense = next(rounds.rounds(task, plain, rounds.initial(task, plain)))
+    network = rounds.network(plain, dense)
+    yield timed("dense", task, network, 1.0, start)
     for name, (each, method) in methods(config, seed).items():
-        start, setup = time.perf_counter(), Setup(each, dataset, model, graph)
-        last = pruned(setup, method, network.variables)
-        yield timed(name, setup, gradual.network(method, last), last.progress.left(), start)
+        start, task = time.perf_counter(), Task(each, dataset, model, graph)
+        last = pruned(task, method, network.variables)
+        yield timed(name, task, rounds.network(method, last), last.progress.left(), start)
 
 
 def main(config: Config) -> None:
     """Runs every fold and writes JSON and Markdown after each, so that nothing is lost."""
-    start, provenance = time.perf_counter(), runs.provenance()
+    start, provenance = time.perf_counter(), directory.provenance()
     config.out.parent.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for seed in range(config.seeds):
@@ -175,7 +178,7 @@ def main(config: Config) -> None:
                 "wall_time_s": round(time.perf_counter() - start, 1),
                 **provenance,
             }
-            runs.write_json(config.out.with_suffix(".json"), record)
+            directory.write_json(config.out.with_suffix(".json"), record)
             done = f"{number + 1} of {config.folds} folds, seed {seed} of {config.seeds} seeds"
             text = [
                 "# The orders of the papers on digits",

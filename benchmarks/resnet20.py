@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxprune as jp
-from experiments import models, training
+from experiments import models
+from experiments.runner import training
 
 MODEL = models.build("resnet20", classes=10)
 BATCH, IMAGE = 64, (32, 32, 3)

@@ -19,7 +19,7 @@ import numpy as np
 
 import jaxprune as jp
 from benchmarks.analysis import planned, timed
-from experiments import runs
+from experiments.runner import directory
 
 REPEATS = 3
 WIDTH = 4
@@ -193,7 +193,7 @@ def table() -> Iterator[str]:
 def main() -> None:
     """Prints the table and writes it."""
     jp.trace(*residual(1), X)  # what is compiled and cached at the first call
-    made, lines = runs.provenance(), []
+    made, lines = directory.provenance(), []
     for line in table():
         print(line, flush=True)
         lines.append(line)

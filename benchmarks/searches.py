@@ -23,10 +23,13 @@ import tyro
 
 import jaxprune as jp
 from benchmarks import folds
-from experiments import autoslim, models, presets, resume, runs, spectrum, training
-from experiments import config as configuration
-from experiments.gradual import scaled
-from experiments.procedures import Setup
+from experiments import models
+from experiments.methods import autoslim
+from experiments.procedures.rounds import scaled
+from experiments.runner import checkpoints, directory, presets, training
+from experiments.runner import config as configuration
+from experiments.runner.run import Run
+from experiments.runner.task import Task
 
 TARGETS, OTHERS = (0.25, 0.15), ("uniform", "scores", "random")
 CLAIMS = tuple(
@@ -78,13 +81,16 @@ def measure(config: Config, number: int) -> Iterator[dict[str, Any]]:
     first = Path()
     for tail, search in searches(config, number):
         model = models.build(search.model, classes=10, widths=search.widths)
-        setup = Setup(search, dataset, model, training.channel_graph(model, dataset.image_shape))
-        base = jp.cost.macs(setup.graph, autoslim.uniform(search, setup)(1.0))
-        path = resume.begin(search, configuration.to_json(search) | {"experiment": autoslim.NAME})
-        if tail and not resume.path(path, "supernet").exists():  # the same seed gives the same one
-            shutil.copytree(resume.path(first, "supernet"), resume.path(path, "supernet"))
+        task = Task(search, dataset, model, training.channel_graph(model, dataset.image_shape))
+        base = jp.cost.macs(task.graph, autoslim.uniform(search, task)(1.0))
+        path = checkpoints.begin(
+            search, configuration.to_json(search) | {"experiment": autoslim.NAME}
+        )
+        missing = not checkpoints.path(path, "supernet").exists()
+        if tail and missing:  # the same seed gives the same one
+            shutil.copytree(checkpoints.path(first, "supernet"), checkpoints.path(path, "supernet"))
         first = path
-        run, (how,) = spectrum.Run(path, setup), scaled(search, search.training)
+        run, (how,) = Run(path, task), scaled(search, search.training)
         for label, networks in autoslim.procedure(search, run).items():
             shares = zip(search.keep_macs, networks.values(), strict=True)
             keeps = {str(share): network.keep for share, network in shares}
@@ -94,13 +100,13 @@ def measure(config: Config, number: int) -> Iterator[dict[str, Any]]:
             ]
             for trained in (networks, *again):
                 for target, network in zip(keeps, trained.values(), strict=True):
-                    macs = jp.cost.macs(setup.graph, jp.widths(setup.graph, network.keep)) / base
-                    yield folds.row(f"{label}{tail} {target}", setup, network, macs, places)
+                    macs = jp.cost.macs(task.graph, jp.widths(task.graph, network.keep)) / base
+                    yield folds.row(f"{label}{tail} {target}", task, network, macs, places)
 
 
 def main(config: Config) -> None:
     """Runs what is missing, and writes JSON and Markdown."""
-    provenance = runs.provenance()
+    provenance = directory.provenance()
     numbers = config.only or range(config.folds)
     rows = [row for number in numbers for row in measure(config, number)]
     text = [
@@ -114,7 +120,7 @@ def main(config: Config) -> None:
     ]
     config.out.parent.mkdir(parents=True, exist_ok=True)
     record = {"search": configuration.to_json(config.search), "results": rows, **provenance}
-    runs.write_json(config.out.with_suffix(".json"), record)
+    directory.write_json(config.out.with_suffix(".json"), record)
     config.out.with_suffix(".md").write_text("\n".join(text) + "\n", "utf-8")
     print("\n".join(text))
 

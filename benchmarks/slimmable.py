@@ -26,7 +26,7 @@ import numpy as np
 import jaxprune as jp
 from benchmarks.programs import operations, print_times
 from benchmarks.resnet20 import MODEL, problem
-from experiments.training import cross_entropy
+from experiments.runner.training import cross_entropy
 from jaxprune import slimmable
 from jaxprune.keep.check import Keep
 

@@ -22,9 +22,13 @@ import numpy as np
 import tyro
 
 import jaxprune as jp
-from experiments import config as configuration
-from experiments import procedures, results, runs
-from experiments.procedures import Network, Setup
+from experiments.methods import network_slimming
+from experiments.methods.network_slimming import stages
+from experiments.report import results
+from experiments.runner import directory
+from experiments.runner import task as networks
+from experiments.runner.task import Network, Task
+from experiments.tasks import classification
 from jaxprune.keep.check import Keep
 
 SCORES = ("bn_scale", "random")
@@ -47,7 +51,7 @@ class Config:
     """Seeds 0, 1, ...; each trains its own dense network."""
     keep_macs: tuple[float, ...] = (0.05, 0.02)
     """Shares of the dense MACs that stay."""
-    slimming: configuration.Config = field(default_factory=configuration.Config)
+    slimming: network_slimming.Config = field(default_factory=network_slimming.Config)
     """How to train, prune by ratio, and fine-tune."""
     out: Path = Path(__file__).parent / "results" / "slimming_vs_random"
     """Where to write, without the suffix."""
@@ -55,20 +59,20 @@ class Config:
 
 def measure(config: Config, seed: int) -> dict[str, Any]:
     """Returns the accuracies of one seed: dense, at the default ratio, and at every budget."""
-    setup = procedures.setup(replace(config.slimming, seed=seed))
-    graph, dense = setup.graph, procedures.train(setup, "dense", procedures.initial(setup))
+    task = classification.task(replace(config.slimming, seed=seed))
+    graph, dense = task.graph, stages.train(task, "dense", networks.initial(task))
     scores = {
         "bn_scale": jp.scores.bn_scale(graph, dense.variables),
         "random": jp.scores.random(graph, jax.random.key(seed)),
     }
 
     def at(keep: Keep) -> dict[str, Any]:
-        return pruned_accuracy(setup, dense, keep)
+        return pruned_accuracy(task, dense, keep)
 
     return {
         "seed": seed,
-        "dense": results.accuracy(setup, dense, setup.dataset.test),
-        "ratio": at(procedures.choose(setup, dense)),
+        "dense": results.accuracy(task, dense, task.dataset.test),
+        "ratio": at(stages.choose(task, dense)),
         "budgets": {
             str(share): {
                 name: at(jp.select.budget(graph, score, keep_macs=share))
@@ -79,15 +83,15 @@ def measure(config: Config, seed: int) -> dict[str, Any]:
     }
 
 
-def pruned_accuracy(setup: Setup, dense: Network, keep: Keep) -> dict[str, Any]:
+def pruned_accuracy(task: Task, dense: Network, keep: Keep) -> dict[str, Any]:
     """Returns accuracies and shares of one pruned network, straight after pruning and later."""
-    pruned = procedures.cut(setup, dense, keep)
-    recalibrated = procedures.recalibrate(setup, pruned)
-    finetuned = procedures.retrain(setup, "finetuned", recalibrated)
-    stages = {"pruned": pruned, "recalibrated": recalibrated, "finetuned": finetuned}
-    test, comparison = setup.dataset.test, jp.compare(setup.graph, keep)
+    pruned = stages.cut(task, dense, keep)
+    recalibrated = stages.recalibrate(task, pruned)
+    finetuned = stages.retrain(task, "finetuned", recalibrated)
+    each_stage = {"pruned": pruned, "recalibrated": recalibrated, "finetuned": finetuned}
+    test, comparison = task.dataset.test, jp.compare(task.graph, keep)
     return {
-        **{name: results.accuracy(setup, each, test) for name, each in stages.items()},
+        **{name: results.accuracy(task, each, test) for name, each in each_stage.items()},
         "macs": comparison.macs.ratio,
         "channels": comparison.channels.ratio,
     }
@@ -129,7 +133,7 @@ def _spread(shares: Iterable[float]) -> str:
 
 def main(config: Config) -> None:
     """Runs every seed and writes JSON and Markdown after each, so that nothing is lost."""
-    start, provenance = time.perf_counter(), runs.provenance()
+    start, provenance = time.perf_counter(), directory.provenance()
     config.out.parent.mkdir(parents=True, exist_ok=True)
     found: list[dict[str, Any]] = []
     for seed in range(config.seeds):
@@ -140,7 +144,7 @@ def main(config: Config) -> None:
             "wall_time_s": round(time.perf_counter() - start, 1),
             **provenance,
         }
-        runs.write_json(config.out.with_suffix(".json"), record)
+        directory.write_json(config.out.with_suffix(".json"), record)
         markdown = HEAD.format(dataset=config.slimming.dataset) + "\n".join(tables(found)) + "\n"
         config.out.with_suffix(".md").write_text(markdown, "utf-8")
         print(f"seed {seed} is done after {record['wall_time_s']:.0f} s", flush=True)

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import tyro
 
-from experiments import presets, runs, slimmable, us_slimmable
+from experiments.methods import slimmable, us_slimmable
+from experiments.runner import directory, presets
 
 
 def _preset(module: Any) -> Any:
@@ -62,7 +63,7 @@ def measure(config: Config) -> tuple[dict[str, list[dict[str, float]]], list[str
         for name, (experiment, one) in variants(config).items():
             label = f"{name.replace(' ', '-')}-{seed}"
             changed = replace(one, seed=seed, name=label, root=config.root, resume=True)
-            summary = runs.read_json(experiment.main(changed) / runs.SUMMARY)
+            summary = directory.read_json(experiment.main(changed) / directory.SUMMARY)
             commits.add(summary["commit"])
             for curve, networks in summary["curves"].items():
                 row = {each.rsplit("-", 1)[1]: summary["accuracy"][each] for each in networks}
@@ -120,7 +121,7 @@ def _each(values: Mapping[str, float]) -> str:
 
 def main(config: Config) -> None:
     """Runs what is missing, and writes JSON and Markdown."""
-    provenance = runs.provenance()
+    provenance = directory.provenance()
     found, commits = measure(config)
     text = [
         "# Slimmable networks on digits",
@@ -146,7 +147,7 @@ def main(config: Config) -> None:
         *verdicts(config, found),
     ]
     config.out.parent.mkdir(parents=True, exist_ok=True)
-    runs.write_json(config.out.with_suffix(".json"), {"accuracy": found, **provenance})
+    directory.write_json(config.out.with_suffix(".json"), {"accuracy": found, **provenance})
     config.out.with_suffix(".md").write_text("\n".join(text) + "\n", "utf-8")
     print("\n".join(text))
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import jaxprune as jp
 from benchmarks.programs import operations, print_times
 from benchmarks.resnet20 import MODEL, problem
-from experiments.training import cross_entropy
+from experiments.runner.training import cross_entropy
 
 Apply = Callable[..., Any]
 

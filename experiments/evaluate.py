@@ -11,28 +11,10 @@ from typing import Annotated
 
 import tyro
 
-from experiments import (
-    autoslim,
-    gate_decorator,
-    oicsr,
-    procedures,
-    results,
-    resume,
-    runs,
-    slimmable,
-    us_slimmable,
-)
-from experiments import config as configuration
-
-KINDS = {
-    "network_slimming": configuration.Config,
-    gate_decorator.NAME: gate_decorator.Config,
-    oicsr.NAME: oicsr.Config,
-    slimmable.NAME: slimmable.Config,
-    us_slimmable.NAME: us_slimmable.Config,
-    autoslim.NAME: autoslim.Config,
-}
-"""Experiment -> its configuration."""
+from experiments.report import results
+from experiments.runner import checkpoints, directory, registry
+from experiments.runner import config as configuration
+from experiments.runner.command import one_line
 
 
 def main(run: Annotated[Path, tyro.conf.Positional], data_dir: Path | None = None) -> bool:
@@ -48,14 +30,18 @@ def main(run: Annotated[Path, tyro.conf.Positional], data_dir: Path | None = Non
     Raises:
       ValueError: it is a run of another experiment.
     """
-    value, summary = runs.read_json(run / runs.CONFIG), runs.read_json(run / runs.SUMMARY)
-    experiment = value.pop("experiment", "network_slimming")
-    if experiment not in KINDS:
-        raise ValueError(f"{run} is of {experiment!r}.\nFix: a run of one of {sorted(KINDS)}.")
-    config = configuration.from_json(value, KINDS[experiment])
-    setup = procedures.setup(replace(config, data_dir=data_dir or config.data_dir))
-    dataset, name = setup.dataset, summary["final"]
-    accuracy = results.accuracy(setup, resume.load(run, setup, name), dataset.test)
+    value = directory.read_json(run / directory.CONFIG)
+    summary = directory.read_json(run / directory.SUMMARY)
+    experiment = registry.load(value.get("experiment", "network_slimming"))
+    if not experiment.classifies:
+        raise ValueError(
+            f"{run} is of {experiment.name!r}, which does not classify.\n"
+            "Fix: a run of an experiment that does, such as network_slimming."
+        )
+    config = configuration.from_json(directory.read_config(run), type(experiment.config))
+    task = experiment.task(replace(config, data_dir=data_dir or config.data_dir))
+    dataset, name = task.dataset, summary["final"]
+    accuracy = results.accuracy(task, checkpoints.load(run, task, name), dataset.test)
     expected = summary["accuracy"][name]
     print(f"accuracy {accuracy!r} on {dataset.test.size} test images of {dataset.name}")
     print(f"summary  {expected!r}: {'the same' if accuracy == expected else 'DIFFERENT'}")
@@ -63,4 +49,6 @@ def main(run: Annotated[Path, tyro.conf.Positional], data_dir: Path | None = Non
 
 
 if __name__ == "__main__":
-    sys.exit(0 if tyro.cli(main, prog="python -m experiments.evaluate") else 1)
+    with one_line():
+        same = tyro.cli(main, prog="python -m experiments.evaluate")
+    sys.exit(0 if same else 1)

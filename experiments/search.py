@@ -18,10 +18,18 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxprune as jp
-from experiments import config as configuration
-from experiments import plots, presets, procedures, results, resume, runs
-from experiments.config import Config
-from experiments.procedures import Network, Setup
+from experiments.methods.network_slimming import stages
+from experiments.methods.network_slimming.config import Config
+from experiments.methods.network_slimming.presets import PRESETS
+from experiments.procedures import steps
+from experiments.report import plots, results
+from experiments.runner import config as configuration
+from experiments.runner import directory, presets
+from experiments.runner.command import one_line
+from experiments.runner.experiment import begun
+from experiments.runner.run import Run
+from experiments.runner.task import Network, Task, initial
+from experiments.tasks import classification
 
 SEARCH = "search.json"
 
@@ -43,25 +51,31 @@ class Search:
 
 def main(search: Search) -> Path:
     """Runs the search and returns its directory."""
-    provenance, config = runs.provenance(), search.slimming
-    run = resume.begin(config, configuration.to_json(config) | {"search": _options(search)})
-    setup = procedures.setup(config)
-    dense = {strength: _dense(run, setup, strength) for strength in search.strengths}
-    reference = max(_validated(setup, network) for network in dense.values())
+    provenance, config = directory.provenance(), search.slimming
+    task, value = classification.task(config), configuration.to_json(config)
+    with begun(config, value | {"search": _options(search)}) as run:
+        found = chosen(run, task, search) | provenance
+    directory.write_json(run / SEARCH, found)
+    report(run, found)
+    return run
+
+
+def chosen(run: Path, task: Task, search: Search) -> dict[str, Any]:
+    """Returns what was tried, and what of it was chosen."""
+    dense = {strength: _dense(run, task, strength) for strength in search.strengths}
+    reference = max(_validated(task, network) for network in dense.values())
     rows = [
         row
         for strength, network in dense.items()
-        for row in _ratios(run, setup, search, strength, network, reference - search.tolerance)
+        for row in _ratios(run, task, search, strength, network, reference - search.tolerance)
     ]
-    found = {"reference": reference, "rows": rows, **provenance}
+    found: dict[str, Any] = {"reference": reference, "rows": rows}
     if good := [row for row in rows if row["good"]]:
         best = min(good, key=lambda row: row["macs"])
-        found |= {"chosen": best, "test": _tested(run, setup, search, best)}
-    runs.write_json(run / SEARCH, found)
+        found |= {"chosen": best, "test": _tested(run, task, search, best)}
     names = {f"lambda {strength:g}": network for strength, network in dense.items()}
     plots.scale_histogram(run / "scales.png", {n: results.scales(v) for n, v in names.items()})
-    report(run, found)
-    return run
+    return found
 
 
 def report(run: Path, found: Mapping[str, Any]) -> None:
@@ -81,27 +95,26 @@ def report(run: Path, found: Mapping[str, Any]) -> None:
         console.print("test accuracy", *(f"{n} {a:.2%}" for n, a in found["test"].items()))
 
 
-def _dense(run: Path, setup: Setup, strength: float) -> Network:
-    setup = _with(setup, strength=strength)
-    dense, *_ = procedures.phases(setup)
-    start = procedures.initial(setup)
-    return resume.run_phases(_directory(run, strength), setup, [dense], start)["dense"]
+def _dense(run: Path, task: Task, strength: float) -> Network:
+    task = _with(task, strength=strength)
+    dense, *_ = stages.steps(task)
+    return steps.follow(Run(_directory(run, strength), task), [dense], initial(task))["dense"]
 
 
 def _ratios(
-    run: Path, setup: Setup, search: Search, strength: float, dense: Network, least: float
+    run: Path, task: Task, search: Search, strength: float, dense: Network, least: float
 ) -> Iterator[dict[str, Any]]:
     """Yields what ratios from the largest down give, up to the first that is good enough."""
     for ratio in sorted(search.ratios, reverse=True):
         try:
-            network = _pruned(run, setup, search, strength, ratio, dense)
+            network = _pruned(run, task, search, strength, ratio, dense)
         except jp.errors.BudgetError:  # floors do not allow it
             continue
-        costs, accuracy = results.costs(setup, network), _validated(setup, network)
+        costs, accuracy = results.costs(task, network), _validated(task, network)
         yield {
             "strength": strength,
             "ratio": ratio,
-            "dense": _validated(setup, dense),
+            "dense": _validated(task, dense),
             "pruned": accuracy,
             **{n: costs[n]["pruned"] / costs[n]["dense"] for n in ("macs", "parameters")},
             "good": accuracy >= least,
@@ -111,32 +124,32 @@ def _ratios(
 
 
 def _pruned(
-    run: Path, setup: Setup, search: Search, strength: float, ratio: float, dense: Network
+    run: Path, task: Task, search: Search, strength: float, ratio: float, dense: Network
 ) -> Network:
-    setup = _with(setup, strength=strength, prune_ratio=ratio, target_macs=None, passes=1)
-    _, *phases = procedures.phases(setup)
+    task = _with(task, strength=strength, prune_ratio=ratio, target_macs=None, passes=1)
+    _, *rest = stages.steps(task)
     if search.judge == "recalibrated":
-        phases = [phase for phase in phases if phase.name in ("pruned", "recalibrated")]
-    networks = resume.run_phases(_directory(run, strength, ratio), setup, phases, dense)
-    return networks[phases[-1].name]
+        rest = [step for step in rest if step.name in ("pruned", "recalibrated")]
+    networks = steps.follow(Run(_directory(run, strength, ratio), task), rest, dense)
+    return networks[rest[-1].name]
 
 
-def _tested(run: Path, setup: Setup, search: Search, row: Mapping[str, Any]) -> dict[str, float]:
+def _tested(run: Path, task: Task, search: Search, row: Mapping[str, Any]) -> dict[str, float]:
     """Returns the test accuracies of the chosen network and of its dense one."""
-    dense = _dense(run, setup, row["strength"])
-    pruned = _pruned(run, setup, search, row["strength"], row["ratio"], dense)
-    test = setup.dataset.test
+    dense = _dense(run, task, row["strength"])
+    pruned = _pruned(run, task, search, row["strength"], row["ratio"], dense)
+    test = task.dataset.test
     return {
-        n: results.accuracy(setup, v, test) for n, v in {"dense": dense, "pruned": pruned}.items()
+        n: results.accuracy(task, v, test) for n, v in {"dense": dense, "pruned": pruned}.items()
     }
 
 
-def _validated(setup: Setup, network: Network) -> float:
-    return results.accuracy(setup, network, setup.dataset.validation)
+def _validated(task: Task, network: Network) -> float:
+    return results.accuracy(task, network, task.dataset.validation)
 
 
-def _with(setup: Setup, **changes: Any) -> Setup:
-    return setup._replace(config=replace(setup.config, **changes))
+def _with(task: Task, **changes: Any) -> Task:
+    return task._replace(config=replace(task.config, **changes))
 
 
 def _directory(run: Path, strength: float, ratio: float | None = None) -> Path:
@@ -152,6 +165,9 @@ def _options(search: Search) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    start = Search(slimming=replace(presets.chosen(), name="search"))
-    options = (tyro.conf.OmitArgPrefixes,)
-    main(tyro.cli(Search, prog="python -m experiments.search", default=start, config=options))
+    with one_line():
+        start = Search(slimming=replace(presets.chosen(PRESETS, Config()), name="search"))
+        text = f"{Search.__doc__}\n\nPresets: {', '.join(PRESETS)}."
+        options = (tyro.conf.OmitArgPrefixes,)
+        program = "python -m experiments.search"
+        main(tyro.cli(Search, prog=program, description=text, default=start, config=options))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from experiments import runs
+from experiments.runner import directory
 
 
 def check_same(one: Path, other: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
@@ -19,11 +19,14 @@ def check_same(one: Path, other: Path, fields: Sequence[str]) -> list[dict[str, 
     for name in names:
         trees = [jp.restore(run / "checkpoints" / name).variables for run in (one, other)]
         assert all(jax.tree.leaves(jax.tree.map(np.array_equal, *trees))), name
-    summaries = [runs.read_json(run / "summary.json") for run in (one, other)]
+    summaries = [directory.read_json(run / "summary.json") for run in (one, other)]
     for field in ("accuracy", "validation_accuracy", *fields):
         assert summaries[0][field] == summaries[1][field]
     records = [
-        [{k: v for k, v in record.items() if k != "seconds"} for record in runs.read_metrics(run)]
+        [
+            {k: v for k, v in record.items() if k != "seconds"}
+            for record in directory.read_metrics(run)
+        ]
         for run in (one, other)
     ]
     assert records[0] == records[1]

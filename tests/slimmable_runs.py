@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from experiments import autoslim, slimmable, us_slimmable
+from experiments.methods import autoslim, slimmable, us_slimmable
 from jaxprune.schedule import Training, constant
 
 HOW = Training(epochs=2, rates=constant(0.05), weight_decay=1e-4)

@@ -17,8 +17,10 @@ pytest.importorskip("tensorflow_datasets", reason="needs the extra [experiments]
 import cv2
 import tensorflow_datasets as tfds
 
-from experiments import data, prepared
-from experiments.augment import Augment, augmented, normalized
+from experiments import data
+from experiments.data import prepared
+from experiments.data.__main__ import show
+from experiments.data.augment import Augment, augmented, normalized
 
 COUNTS = {"train": 60, "extra": 41, "test": 30}
 PARTS = ("train", "validation", "test")
@@ -315,7 +317,7 @@ def test_prepare_writes_what_load_reads(tmp_path, monkeypatch, capsys):
         prepared.prepare("svhn_cropped", data_dir=tmp_path)
     assert f"svhn_cropped is prepared in {tmp_path}" in capsys.readouterr().out
     assert len(load(tmp_path).test.labels) == 30
-    data.show("svhn_cropped", data_dir=tmp_path)
+    show("svhn_cropped", data_dir=tmp_path)
     assert "train 81, validation 20, test 30" in capsys.readouterr().out
 
 

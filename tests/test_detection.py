@@ -11,11 +11,15 @@ import pytest
 pytest.importorskip("sklearn", reason="needs the extra [experiments]")
 
 import jaxprune as jp
-from experiments import boxes, detection, presets, resume, runs, shapes
-from experiments.boxes import Found, average_precision, overlaps, suppressed
-from experiments.detection import Config
-from experiments.epochs import State
+from experiments.data import shapes
 from experiments.models.detector import Backbone, Classifier, Detector, Head, Neck, centers
+from experiments.procedures import joint
+from experiments.runner import checkpoints, directory, presets
+from experiments.runner.task import Network
+from experiments.tasks import detection
+from experiments.tasks.detection import boxes, parts, training
+from experiments.tasks.detection.boxes import Found, average_precision, overlaps, suppressed
+from experiments.tasks.detection.config import Config
 from jaxprune import slimmable
 from jaxprune.arguments import paths
 
@@ -39,9 +43,9 @@ def variables():
 
 
 @cache
-def network() -> detection.Network:
+def network() -> parts.Part:
     config = Config(widths=WIDTHS, neck=NECK, image_size=16, divisor=2, grid=(1.0, 0.5))
-    return detection._network(config, MODEL, MODEL.apply, 16, protect=detection.WHOLE)
+    return parts._part(config, MODEL, MODEL.apply, 16, protect=parts.WHOLE)
 
 
 def padded_detector(keep, variables, small, images):
@@ -211,29 +215,30 @@ def tiny(root, **fields) -> Config:
 
 @pytest.fixture
 def few(monkeypatch) -> None:
-    monkeypatch.setattr(detection, "PARTS", {"single": 8, "train": 8, "test": 4})
-    monkeypatch.setattr(detection, "SINGLE", 16)
+    monkeypatch.setattr(parts, "PARTS", {"single": 8, "train": 8, "test": 4})
+    monkeypatch.setattr(parts, "SINGLE", 16)
 
 
 @pytest.mark.usefixtures("few")
 def test_the_detector_takes_each_widths_batch_norm_and_freezes_it(tmp_path) -> None:
     """Params have neither BatchNorm nor the first convolutions; a step leaves these as they are."""
-    setup = detection.setup(tiny(tmp_path))
-    graph, grid = setup.classifier.graph, setup.classifier.widths
+    task = detection.task(tiny(tmp_path))
+    _, graph, grid = parts.classifier(task.config)
+    _, whole, widths = parts.detector(task.config)
     model = Classifier((4, 4), 3)
     init = jax.jit(partial(model.init, train=False))
     params, rest = slimmable.split(graph, init(jax.random.key(0), IMAGES), grid)
     rng = np.random.default_rng(0)
     params, rest = jax.tree.map(lambda leaf: rng.uniform(size=leaf.shape), (params, rest))
-    backbone = State(params, rest, ())
-    found, still = detection.adopted(setup, jax.random.key(1), setup.detector.widths, backbone)
+    backbone = Network(model, joint.whole(params, rest), {})
+    found, still = training.adopted(task, jax.random.key(1), widths, backbone)
     trained = paths.flatten(found)[0]
     assert not any("BatchNorm" in path for path in trained)
     assert sorted(path.rsplit("params/")[1] for path in trained if "backbone" in path) == [
         f"backbone/Conv_{i}/kernel" for i in (2, 3)
     ]
-    for width, keep in setup.detector.widths.items():
-        here = slimmable.variables(setup.detector.graph, found, still, width, keep)
+    for width, keep in widths.items():
+        here = slimmable.variables(whole, found, still, width, keep)
         there = slimmable.variables(graph, params, rest, width, grid[width])
         jax.tree.map(np.testing.assert_array_equal, backbone_of(here), backbone_of(there))
 
@@ -242,14 +247,14 @@ def test_the_detector_takes_each_widths_batch_norm_and_freezes_it(tmp_path) -> N
 def test_a_run_trains_and_reports(tmp_path, capsys) -> None:
     run = detection.main(tiny(tmp_path))
     assert "triangle" in capsys.readouterr().out
-    found = runs.read_json(run / "summary.json")
+    found = directory.read_json(run / "summary.json")
     assert list(found["precision"]) == ["1.0", "0.5"]
     assert list(found["alone"]) == ["0.5"]
     assert found["macs"]["1.0"] > found["macs"]["0.5"]
     assert (run / "precision.png").exists()
-    phases = [record["phase"] for record in runs.read_metrics(run)]
+    phases = [record["phase"] for record in directory.read_metrics(run)]
     assert phases == ["classifier", "detector", "classifier-alone", "detector-alone"]
-    assert resume.finished(run) == sorted(phases)
+    assert checkpoints.finished(run) == sorted(phases)
 
 
 @pytest.mark.parametrize(

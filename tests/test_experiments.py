@@ -11,19 +11,13 @@ import pytest
 
 pytest.importorskip("sklearn", reason="needs the extra [experiments]")
 
-from experiments import (
-    config,
-    data,
-    evaluate,
-    models,
-    network_slimming,
-    presets,
-    runs,
-    search,
-)
+from experiments import data, evaluate, models, search
+from experiments.methods import network_slimming
+from experiments.methods.network_slimming import PRESETS, Config
+from experiments.runner import config, directory, presets
 
 ROOT = Path(__file__).parents[1]
-TINY = config.Config(
+TINY = Config(
     limit=256, widths=(6,), epochs=2, finetune_epochs=1, prune_ratio=0.5, recalibration_batches=1
 )
 MLP = replace(TINY, model="mlp", widths=(8, 6))
@@ -88,7 +82,7 @@ PROCEDURES = {
 def test_every_procedure_ends_in_a_network_that_can_be_read_again(
     tmp_path, capsys, monkeypatch, changes, last
 ):
-    monkeypatch.setattr(network_slimming.results, "draw", lambda *_: None)
+    monkeypatch.setattr(network_slimming.report, "draw", lambda *_: None)
     path = network_slimming.main(replace(MLP, root=tmp_path, **changes))
     summary = read(path)
     assert list(summary["accuracy"])[-len(last) :] == last
@@ -108,9 +102,9 @@ def test_a_search_chooses_on_validation_images_and_tests_once(tmp_path, monkeypa
     tested = []
     accuracy = search.results.accuracy
 
-    def counted(setup, network, split):
-        tested.append(split is setup.dataset.test)
-        return accuracy(setup, network, split)
+    def counted(task, network, split):
+        tested.append(split is task.dataset.test)
+        return accuracy(task, network, split)
 
     monkeypatch.setattr(search.results, "accuracy", counted)
     path = search.main(
@@ -133,11 +127,11 @@ def test_a_search_chooses_on_validation_images_and_tests_once(tmp_path, monkeypa
 
 def test_flags_override_the_preset():
     arguments = ["--preset", "vgg19-cifar10", "--seed", "3"]
-    chosen = presets.chosen(arguments)
+    chosen = presets.chosen(PRESETS, Config(), arguments)
     assert (chosen.model, chosen.prune_ratio, chosen.widths) == ("vgg19", 0.7, ())
-    assert presets.chosen([]) == config.Config()
+    assert presets.chosen(PRESETS, Config(), []) == Config()
     with pytest.raises(ValueError, match=r"no preset 'vgg'.\nFix: one of \['cifar10-small'"):
-        presets.config("vgg")
+        presets.config("vgg", PRESETS, Config())
 
 
 def test_contradictions_are_errors():
@@ -152,9 +146,9 @@ def test_contradictions_are_errors():
 def test_a_configuration_survives_json():
     chosen = replace(TINY, root=Path("a"), data_dir=Path("b"), milestones=(0.25,))
     value = json.loads(json.dumps(config.to_json(chosen)))
-    assert config.from_json(value) == chosen
+    assert config.from_json(value, Config) == chosen
     with pytest.raises(ValueError, match=r"no field \['speed'\].\nFix: use the version"):
-        config.from_json(value | {"speed": 1})
+        config.from_json(value | {"speed": 1}, Config)
 
 
 def test_a_scale_shortens_every_training():
@@ -183,7 +177,7 @@ def test_another_accuracy_is_noticed(run, tmp_path, capsys):
     summary = json.loads((run / "summary.json").read_text())
     summary["accuracy"]["finetuned"] += 1 / 400
     (tmp_path / "summary.json").unlink()
-    runs.write_json(tmp_path / "summary.json", summary)
+    directory.write_json(tmp_path / "summary.json", summary)
     assert not evaluate.main(tmp_path)
     assert "DIFFERENT" in capsys.readouterr().out
 
@@ -201,12 +195,12 @@ def test_unknown_names_are_errors():
 
 
 def test_a_taken_name_gets_a_number(tmp_path):
-    first = runs.create(tmp_path, "a")
+    first = directory.create(tmp_path, "a")
     (first / "config.json").write_text("{}")
-    assert runs.create(tmp_path, "a") == tmp_path / "a-2"
-    assert runs.create(tmp_path, "a") == tmp_path / "a-3"
+    assert directory.create(tmp_path, "a") == tmp_path / "a-2"
+    assert directory.create(tmp_path, "a") == tmp_path / "a-3"
     assert (first / "config.json").exists()
-    assert runs.create(tmp_path, "a", overwrite=True) == first
+    assert directory.create(tmp_path, "a", overwrite=True) == first
     assert not list(first.iterdir())
 
 
@@ -214,20 +208,20 @@ def test_what_is_no_run_is_never_overwritten(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.tex").write_text("years of work")
     with pytest.raises(ValueError, match=r"is not a run .* not overwritten.\nFix: choose another"):
-        runs.create(tmp_path, "a", overwrite=True)
+        directory.create(tmp_path, "a", overwrite=True)
     assert (tmp_path / "a" / "thesis.tex").exists()
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b"])
 def test_a_name_is_not_a_path(tmp_path, name):
     with pytest.raises(ValueError, match=r"is not a name for a run.\nFix:"):
-        runs.create(tmp_path, name)
+        directory.create(tmp_path, name)
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "summary.json"
-    runs.write_json(path, {"accuracy": 0.5})
+    directory.write_json(path, {"accuracy": 0.5})
     with pytest.raises(TypeError):
-        runs.write_json(path, {"accuracy": object()})
-    assert runs.read_json(path) == {"accuracy": 0.5}
+        directory.write_json(path, {"accuracy": object()})
+    assert directory.read_json(path) == {"accuracy": 0.5}
     assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]

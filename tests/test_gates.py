@@ -13,6 +13,7 @@ from jax.extend.core import Primitive
 
 import jaxprune as jp
 from blocks import Activation, Concatenate, Conv, Depthwise, Flatten, Grouped, Norm, Residual
+from jaxprune.arguments.paths import flatten
 from modules import AttentionBlock, RematScanBlock
 from networks import Network, weights
 
@@ -94,7 +95,7 @@ def read_weights(group: jp.Group, variables: Any, gradients: Any) -> Any:
     found = np.zeros(group.shape)
     for slot in group.slots:
         if slot.role == "in":
-            w, slope = (jp.paths.flatten(tree)[0][slot.path] for tree in (variables, gradients))
+            w, slope = (flatten(tree)[0][slot.path] for tree in (variables, gradients))
             front = [axis for axis in (slot.layer, slot.axis) if axis is not None]
             along = np.moveaxis(np.asarray(w * slope), front, range(len(front)))
             sums = along.sum(axis=tuple(range(len(front), along.ndim)))

@@ -18,21 +18,13 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 import jaxprune as jp
-from experiments import config as configuration
-from experiments import (
-    evaluate,
-    gate_decorator,
-    gradual,
-    models,
-    oicsr,
-    plots,
-    presets,
-    procedures,
-    resume,
-    rounds,
-    runs,
-    training,
-)
+from experiments import evaluate, models
+from experiments.methods import gate_decorator, oicsr
+from experiments.procedures import kept_rounds, rounds
+from experiments.report import plots
+from experiments.runner import checkpoints, directory, fit, presets, training
+from experiments.runner import config as configuration
+from experiments.tasks import classification
 from jaxprune.schedule import Part, Training, constant, triangular
 from same_runs import Interrupted, check_same, interrupt
 
@@ -82,7 +74,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     if "whole" not in request.fixturenames:
-        monkeypatch.setattr(rounds, "draw", lambda *_: None)
+        monkeypatch.setattr(kept_rounds, "draw", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -101,12 +93,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
 
 
 def phases(run: Path) -> list[str]:
-    return [record["phase"] for record in runs.read_json(run / "summary.json")["rounds"]]
+    return [record["phase"] for record in directory.read_json(run / "summary.json")["rounds"]]
 
 
-def states(module: Any, config: Any) -> Iterator[gradual.State]:
-    setup, method = procedures.setup(config), module.method(config)
-    return gradual.rounds(setup, method, gradual.initial(setup, method))
+def states(module: Any, config: Any) -> Iterator[rounds.State]:
+    task, method = classification.task(config), module.method(config)
+    return rounds.rounds(task, method, rounds.initial(task, method))
 
 
 def test_the_run_tells_the_whole_story(whole: Any) -> None:
@@ -117,7 +109,7 @@ def test_the_run_tells_the_whole_story(whole: Any) -> None:
     }  # fmt: skip
     kept = ["dense", "commit-1", "commit-2", "finetune-1"]
     assert {path.name for path in (run / "checkpoints").iterdir()} == {*kept, "last"}
-    summary = runs.read_json(run / "summary.json")
+    summary = directory.read_json(run / "summary.json")
     assert list(summary["accuracy"]) == kept
     order = phases(run)
     assert order[:4] == ["dense", "tock-1", "tick-1", "tick-2"]
@@ -129,7 +121,7 @@ def test_the_run_tells_the_whole_story(whole: Any) -> None:
         assert target - 0.15 < share <= target
     assert summary["macs"]["pruned"] == round(left[-1] * summary["macs"]["dense"])
     trained = [name for name in order if not name.startswith("commit")]
-    epochs = [(r["phase"], r["epoch"]) for r in runs.read_metrics(run)]
+    epochs = [(r["phase"], r["epoch"]) for r in directory.read_metrics(run)]
     assert list(dict(epochs)) == trained
     assert min(summary["images_per_s"].values()) > 0
     assert {"commit", "command", "device", "train_s", "wall_time_s"} < set(summary)
@@ -139,8 +131,8 @@ def test_the_figure_is_against_the_ticks(whole: Any, monkeypatch: pytest.MonkeyP
     run, _ = whole
     figures: list[plots.Figure] = []
     monkeypatch.setattr(plots.Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
-    summary = runs.read_json(run / "summary.json")
-    rounds.draw(run, summary)
+    summary = directory.read_json(run / "summary.json")
+    kept_rounds.draw(run, summary)
     accuracy, macs, *cuts = figures[0].axes[0].lines
     shown = [record for record in summary["rounds"] if record["kind"] != "finetune"]
     for line, name in ((accuracy, "accuracy"), (macs, "macs")):
@@ -172,8 +164,8 @@ def test_masked_and_cut_are_one_network_at_a_commit() -> None:
     *_, before, after = itertools.islice(states(gate_decorator, GATES), 5)
     assert after.done is not None
     assert after.done.name == "commit-1"
-    networks = [gradual.network(gate_decorator.method(GATES), state) for state in (before, after)]
-    images: Any = procedures.setup(GATES).dataset.validation.images
+    networks = [rounds.network(gate_decorator.method(GATES), state) for state in (before, after)]
+    images: Any = classification.task(GATES).dataset.validation.images
     masked, cut = (
         jax.jit(partial(network.model.apply, train=False))(network.variables, images / 255)
         for network in networks
@@ -191,11 +183,11 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
     last = tmp_path / "gate_decorator" / "checkpoints" / "last"
     found = []
     for module, name, at, before in (
-        (runs, "append_metrics", 4, False),
-        (runs, "append_metrics", 2, True),
+        (directory, "append_metrics", 4, False),
+        (directory, "append_metrics", 2, True),
         (os, "replace", 5, True),
         (training, "channel_graph", 2, False),
-        (resume, "save", 2, False),
+        (checkpoints, "save", 2, False),
     ):
         with monkeypatch.context() as patch:
             interrupt(patch, module, name, at, before=before)
@@ -223,7 +215,7 @@ COMBINATIONS = {
 @pytest.mark.parametrize(("module", "config"), COMBINATIONS.values(), ids=COMBINATIONS)
 def test_every_combination_ends_at_its_target(module: Any, config: Any, tmp_path: Path) -> None:
     run = module.main(replace(config, root=tmp_path))
-    summary = runs.read_json(run / "summary.json")
+    summary = directory.read_json(run / "summary.json")
     assert summary["macs"]["pruned"] <= config.keep_macs[-1] * summary["macs"]["dense"]
     assert summary["final"] == "finetune-1"
     kinds = {record["kind"] for record in summary["rounds"]}
@@ -239,7 +231,7 @@ def test_nothing_trains_in_the_scoring_of_one_shot(tmp_path: Path) -> None:
     _, config = COMBINATIONS["one-shot gbn"]
     run = gate_decorator.main(replace(config, root=tmp_path, finetune=()))
     dense, cut = (jp.restore(run / "checkpoints" / name) for name in ("dense", "commit-1"))
-    graph = procedures.setup(config).graph
+    graph = classification.task(config).graph
     kept = jp.keep_from_spec(cut.spec)
     expected = jp.slice(graph, dense.variables, kept)
     for (path, one), other in zip(
@@ -311,7 +303,7 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_network(
     with monkeypatch.context() as patch:
         poisoned(patch, tick=2, batch=7)
         with pytest.raises(
-            training.DivergedError, match=r"nan in epoch 2, batch 3 of 4\.\nFix: a lower learning"
+            fit.DivergedError, match=r"nan in epoch 2, batch 3 of 4\.\nFix: a lower learning"
         ) as caught:
             gate_decorator.main(config)
     (note,) = caught.value.__notes__
@@ -326,7 +318,7 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_network(
 
 def test_a_network_that_diverges_says_where(tmp_path: Path) -> None:
     hot = Training(epochs=2, rates=constant(1e30))
-    with pytest.raises(training.DivergedError, match=r"the loss is (nan|inf) in epoch 1, ") as e:
+    with pytest.raises(fit.DivergedError, match=r"the loss is (nan|inf) in epoch 1, ") as e:
         gate_decorator.main(replace(GATES, root=tmp_path, dense=hot))
     assert e.value.__notes__ == ["This was in dense, of which nothing is kept; none was."]
     assert not (tmp_path / "gate_decorator" / "checkpoints" / "dense").exists()
@@ -357,13 +349,13 @@ def test_bad_input_is_an_error_before_anything_trains(
         with pytest.raises(jp.errors.BudgetError, match=r"\nFix: "):
             module.main(replace(config, root=tmp_path))
     with pytest.raises(ValueError, match=r"no preset 'vgg'.\nFix: one of \['cifar10-small'"):
-        presets.chosen(["--preset", "vgg"], presets=oicsr.PRESETS, start=oicsr.Config())
+        presets.chosen(oicsr.PRESETS, oicsr.Config(), ["--preset", "vgg"])
 
 
 @pytest.mark.parametrize("module", [gate_decorator, oicsr])
 def test_presets(module: Any) -> None:
     for name, changes in module.PRESETS.items():
-        found = presets.chosen(["--preset", name], presets=module.PRESETS, start=module.Config())
+        found = presets.chosen(module.PRESETS, module.Config(), ["--preset", name])
         assert replace(found, **changes) == found
         models.build(found.model)
         module.method(found)

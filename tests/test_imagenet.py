@@ -15,21 +15,13 @@ import cv2
 import tensorflow_datasets as tfds
 
 import jaxprune as jp
-from experiments import (
-    autoslim,
-    data,
-    evaluate,
-    imagenet,
-    models,
-    network_slimming,
-    presets,
-    procedures,
-    resume,
-    runs,
-    slimmable,
-    training,
-    us_slimmable,
-)
+from experiments import data, evaluate, models
+from experiments.data import imagenet
+from experiments.methods import autoslim, network_slimming, slimmable, us_slimmable
+from experiments.methods.network_slimming import stages
+from experiments.runner import checkpoints, directory, fit, presets, training
+from experiments.runner import task as networks
+from experiments.tasks import classification
 from jaxprune.schedule import Training, constant
 
 SIZE = 32
@@ -197,7 +189,7 @@ def small(monkeypatch):
     monkeypatch.setattr(imagenet, "HELD_OUT", 5)
     model = partial(models.Vgg, layers=(1,), widths=(3,), hidden=(5,))
     monkeypatch.setattr(models, "MODELS", {"vgga": model})
-    monkeypatch.setattr(network_slimming.results, "draw", lambda *_: None)
+    monkeypatch.setattr(network_slimming.report, "draw", lambda *_: None)
 
 
 def load(data_dir: Path, **options) -> data.Dataset:
@@ -240,7 +232,7 @@ def test_a_run_on_streams_compiles_one_step_and_goes_on_where_it_stopped(
     data_dir, tmp_path, monkeypatch, capsys
 ):
     steps = []
-    train_step, append = training.train_step, runs.append_metrics
+    train_step, append = training.train_step, directory.append_metrics
 
     def kept(*args):
         steps.append(train_step(*args))
@@ -252,21 +244,21 @@ def test_a_run_on_streams_compiles_one_step_and_goes_on_where_it_stopped(
             raise Interrupted
 
     monkeypatch.setattr(training, "train_step", kept)
-    preset = presets.config("vgga-imagenet")
+    preset = presets.config("vgga-imagenet", network_slimming.PRESETS, network_slimming.Config())
     config = replace(
         preset, data_dir=data_dir, root=tmp_path, batch_size=8, epochs=2, finetune_epochs=1
     )
-    setup = procedures.setup(config)
-    dense, *_ = procedures.phases(setup)
-    expected = dense.run(procedures.initial(setup), training.QUIET).variables
+    task = classification.task(config)
+    dense, *_ = stages.steps(task)
+    expected = dense.run(networks.initial(task), fit.QUIET).variables
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "append_metrics", stopped)
+        patch.setattr(directory, "append_metrics", stopped)
         with pytest.raises(Interrupted):
             network_slimming.main(config)
     run = network_slimming.main(replace(config, resume=True))
     found = jp.restore(run / "checkpoints" / "dense").variables
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, found, expected)))
-    assert runs.read_json(run / "summary.json")["channels"] == {"dense": 8, "pruned": 4}
+    assert directory.read_json(run / "summary.json")["channels"] == {"dense": 8, "pruned": 4}
     assert [step._cache_size() for step in steps] == [1] * 4
     assert evaluate.main(run)
     assert f"on {COUNT} test images of imagenet2012" in capsys.readouterr().out
@@ -302,9 +294,9 @@ def test_slimmable_networks_train_on_streams(data_dir, tmp_path, experiment, cha
     common = {"data_dir": data_dir, "root": tmp_path, "model": "vgga", "batch_size": 8}
     config = replace(preset, **common, **changes, divisor=1, training=ONCE)
     run = experiment.main(config)
-    summary = runs.read_json(run / "summary.json")
+    summary = directory.read_json(run / "summary.json")
     assert list(summary["accuracy"]) == names
     for name in names:
-        found = resume.load(run, procedures.setup(config), name)
+        found = checkpoints.load(run, classification.task(config), name)
         moments = jax.tree.leaves(found.variables["batch_stats"])
         assert all(np.isfinite(each).all() and each.any() for each in moments)

@@ -11,21 +11,25 @@ import pytest
 pytest.importorskip("sklearn", reason="needs the extra [experiments]")
 
 import jaxprune as jp
-from experiments import models, procedures, resume, training
-from experiments.config import Config
-from experiments.procedures import Network, Setup
+from experiments import models
+from experiments.methods.network_slimming import stages
+from experiments.methods.network_slimming.config import Config
+from experiments.runner import checkpoints, fit, training
+from experiments.runner import task as networks
+from experiments.runner.task import Network, Task
+from experiments.tasks import classification
 
 CONFIG = Config(limit=96, widths=(6,), batch_size=32, epochs=1, finetune_epochs=1, prune_ratio=0.5)
 
 
 @pytest.fixture(scope="module")
-def setup() -> Setup:
-    return procedures.setup(CONFIG)
+def task() -> Task:
+    return classification.task(CONFIG)
 
 
 @pytest.fixture(scope="module")
-def dense(setup) -> Network:
-    return spread(procedures.initial(setup))
+def dense(task) -> Network:
+    return spread(networks.initial(task))
 
 
 def spread(network: Network) -> Network:
@@ -71,8 +75,8 @@ def test_the_two_threshold_rules_differ_by_one_channel():
     assert author == np.sum(ascending > ascending[int(10 * 0.6)]) == 3
 
 
-def test_a_layer_collapses_without_a_floor_and_not_with_one(setup, dense):
-    graph = setup.graph
+def test_a_layer_collapses_without_a_floor_and_not_with_one(task, dense):
+    graph = task.graph
     scores = dict(jax.device_get(jp.scores.bn_scale(graph, dense.variables)))
     first = next(iter(scores))
     scores[first] = scores[first] / 100
@@ -88,19 +92,19 @@ def test_a_layer_collapses_without_a_floor_and_not_with_one(setup, dense):
         jp.slice(graph, dense.variables, empty)
 
 
-def images(setup: Setup) -> np.ndarray:
-    return np.random.default_rng(1).normal(size=(5, *setup.dataset.image_shape)).astype(np.float32)
+def images(task: Task) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(5, *task.dataset.image_shape)).astype(np.float32)
 
 
 def logits(network: Network, x: np.ndarray) -> jax.Array:
     return jax.jit(partial(network.model.apply, train=False))(network.variables, x)
 
 
-def test_the_mask_and_the_sliced_network_give_the_same_logits(setup, dense):
-    keep = procedures.choose(setup, dense)
+def test_the_mask_and_the_sliced_network_give_the_same_logits(task, dense):
+    keep = stages.choose(task, dense)
     assert 0 < sum(kept(keep)) < sum(mask.size for mask in keep.values())
-    networks = (cut(setup, dense, keep) for cut in (procedures.mask, procedures.cut))
-    masked, sliced = (logits(network, images(setup)) for network in networks)
+    networks = (cut(task, dense, keep) for cut in (stages.mask, stages.cut))
+    masked, sliced = (logits(network, images(task)) for network in networks)
     np.testing.assert_allclose(sliced, masked, rtol=1e-5, atol=1e-6)
 
 
@@ -126,7 +130,7 @@ def test_gamma_decays_through_the_momentum_as_in_the_update_of_the_authors():
     }
     rate = training.schedule(0.1, steps=100)
     config = replace(CONFIG, strength=0.05)
-    tx = training.sgd(rate, **procedures.penalty(config, rate, variables))
+    tx = training.sgd(rate, **stages.penalty(config, rate, variables))
     params, state, found = variables["params"], tx.init(variables["params"]), []
     update = jax.jit(tx.update)
     for gradient in gradients:
@@ -161,9 +165,9 @@ def momentum(dense) -> tuple:
     return tx, tx.update(gradients, tx.init(params), params)[1], params, gradients
 
 
-def test_masks_need_a_fresh_optimizer(setup, dense, momentum):
+def test_masks_need_a_fresh_optimizer(task, dense, momentum):
     tx, state, params, gradients = momentum
-    keep, graph = procedures.choose(setup, dense), setup.graph
+    keep, graph = stages.choose(task, dense), task.graph
 
     def at_zero(tree):
         return jp.mask(graph, {"params": tree}, keep)["params"]
@@ -175,14 +179,15 @@ def test_masks_need_a_fresh_optimizer(setup, dense, momentum):
     masked, gradients = at_zero(params), at_zero(gradients)
     assert revived(moved(tx, state, masked, gradients))  # the old momentum
     assert not revived(moved(tx, tx.init(masked), masked, gradients))
-    held = procedures.held_at_zero(tx, graph, keep)
+    held = jp.schedule.held(tx, graph)
     ones = jax.tree.map(np.ones_like, params)
-    assert not revived(moved(held, held.init(masked), masked, ones))
+    kept = optax.GradientTransformation(held.init, partial(held.update, keep=keep))
+    assert not revived(moved(kept, kept.init(masked), masked, ones))
 
 
-def test_slices_take_their_part_of_the_optimizer_along(setup, dense, momentum):
+def test_slices_take_their_part_of_the_optimizer_along(task, dense, momentum):
     tx, state, params, gradients = momentum
-    keep, graph = procedures.choose(setup, dense), setup.graph
+    keep, graph = stages.choose(task, dense), task.graph
 
     def cut(tree):
         return jp.slice(graph, {"params": tree}, keep)["params"]
@@ -191,37 +196,37 @@ def test_slices_take_their_part_of_the_optimizer_along(setup, dense, momentum):
     got = moved(tx, small, cut(params), cut(gradients))
     expected = cut(jax.device_get(moved(tx, state, params, gradients)))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), got, expected)
-    network = procedures.cut(setup, dense._replace(momentum=state[0].trace), keep)
+    network = stages.cut(task, dense._replace(momentum=state[0].trace), keep)
     jax.tree.map(np.testing.assert_array_equal, network.momentum, small[0].trace)
 
 
-def test_a_pass_takes_at_most_half_of_a_layer_and_its_share_of_what_is_left(setup, dense):
+def test_a_pass_takes_at_most_half_of_a_layer_and_its_share_of_what_is_left(task, dense):
     config = replace(CONFIG, passes=2, min_channels=2)
-    setup = setup._replace(config=config)
-    network, before = dense, jp.widths(setup.graph)
+    task = task._replace(config=config)
+    network, before = dense, jp.widths(task.graph)
     for number in (1, 2):
-        keep = procedures.choose(setup, network, number=number)
-        network = procedures.cut(setup, network, keep)
-        after = jp.widths(setup.graph, keep)
+        keep = stages.choose(task, network, number=number)
+        network = stages.cut(task, network, keep)
+        after = jp.widths(task.graph, keep)
         assert all(after[name] >= max(2, before[name] / 2) for name in keep)
         assert sum(after.values()) < sum(before.values())
         before = after
 
 
-def test_masks_and_slices_choose_alike_in_every_pass(setup, dense):
+def test_masks_and_slices_choose_alike_in_every_pass(task, dense):
     keeps = []
-    for cut in (procedures.mask, procedures.cut):
-        network = cut(setup, dense, procedures.choose(setup, dense))
-        keeps.append(procedures.choose(setup, network))
+    for cut in (stages.mask, stages.cut):
+        network = cut(task, dense, stages.choose(task, dense))
+        keeps.append(stages.choose(task, network))
     for name in keeps[0]:
         np.testing.assert_array_equal(keeps[0][name], keeps[1][name])
 
 
-def test_selection_within_a_keep_is_selection_on_what_it_left(setup, dense):
-    graph, config = setup.graph, setup.config
-    first = procedures.choose(setup, dense)
-    small = procedures.cut(setup, dense, first)
-    left = training.channel_graph(small.model, setup.dataset.image_shape)
+def test_selection_within_a_keep_is_selection_on_what_it_left(task, dense):
+    graph, config = task.graph, task.config
+    first = stages.choose(task, dense)
+    small = stages.cut(task, dense, first)
+    left = training.channel_graph(small.model, task.dataset.image_shape)
     whole, part = (
         jp.scores.bn_scale(g, v) for g, v in ((graph, dense.variables), (left, small.variables))
     )
@@ -239,15 +244,13 @@ def test_selection_within_a_keep_is_selection_on_what_it_left(setup, dense):
     assert config.prune_ratio == 0.5
 
 
-def test_equal_macs_mean_more_epochs(setup, dense):
-    keep = procedures.choose(setup, dense)
+def test_equal_macs_mean_more_epochs(task, dense):
+    keep = stages.choose(task, dense)
     equal, more = (
-        procedures.scratch_epochs(
-            setup._replace(config=replace(CONFIG, epochs=10, retrain=r)), keep
-        )
+        stages.scratch_epochs(task._replace(config=replace(CONFIG, epochs=10, retrain=r)), keep)
         for r in ("scratch-e", "scratch-b")
     )
-    macs = [jp.cost.macs(setup.graph, k) for k in (None, keep)]
+    macs = [jp.cost.macs(task.graph, k) for k in (None, keep)]
     assert equal == 10
     assert more == int(10 * macs[0] / macs[1])
 
@@ -256,20 +259,20 @@ def test_equal_macs_mean_more_epochs(setup, dense):
 @pytest.mark.parametrize("start", ["rewind", "scratch-e"])
 def test_retraining_begins_where_it_says(monkeypatch, start, method):
     config = replace(CONFIG, model="mlp", widths=(8, 6), retrain=start, method=method)
-    setup = procedures.setup(config)
-    dense = procedures.initial(setup)
-    keep = procedures.choose(setup, dense)
-    cut = {"slice": procedures.cut, "mask": procedures.mask}[method]
+    task = classification.task(config)
+    dense = networks.initial(task)
+    keep = stages.choose(task, dense)
+    cut = {"slice": stages.cut, "mask": stages.mask}[method]
     seen = []
 
-    def fit(model, variables, *_, **options):
+    def fitted(model, variables, *_, **options):
         seen.append((model, variables))
-        return training.TrainState(variables, options["opt_state"], np.int32(0))
+        return fit.State(variables, options["opt_state"], np.int32(0))
 
-    monkeypatch.setattr(training, "fit", fit)
-    procedures.retrain(setup, "again", cut(setup, dense, keep))
+    monkeypatch.setattr(training, "fit", fitted)
+    stages.retrain(task, "again", cut(task, dense, keep))
     ((model, variables),) = seen
-    first = cut(setup, procedures.initial(setup), keep)
+    first = cut(task, networks.initial(task), keep)
     assert model == first.model
     assert jax.tree.map(np.shape, variables) == jax.tree.map(np.shape, first.variables)
     kernels = [v["params"]["Dense_1"]["kernel"] for v in (variables, first.variables)]
@@ -282,20 +285,20 @@ def test_retraining_begins_where_it_says(monkeypatch, start, method):
 @pytest.mark.parametrize(
     "stream", [models.PreResNet(depth=11, widths=(4, 6, 8)), models.DenseNet(7)]
 )
-def test_readers_of_a_stream_are_pruned_alone_and_again(tmp_path, setup, stream):
-    graph = training.channel_graph(stream, setup.dataset.image_shape)
+def test_readers_of_a_stream_are_pruned_alone_and_again(tmp_path, task, stream):
+    graph = training.channel_graph(stream, task.dataset.image_shape)
     config = replace(CONFIG, passes=2)
-    setup = setup._replace(config=config, model=stream, graph=graph)
-    start = spread(procedures.initial(setup))
+    task = task._replace(config=config, model=stream, graph=graph)
+    start = spread(networks.initial(task))
     scores = jp.scores.bn_scale(graph, start.variables)
     norms = jp.batch_norms(start.variables)
     assert len(scores) == len(norms)  # no two BatchNorms share a group, as in the authors' code
     network = start
     for number in (1, 2):
-        keep = procedures.choose(setup, network, number=number)
-        masked, network = (cut(setup, network, keep) for cut in (procedures.mask, procedures.cut))
-    expected = logits(network, images(setup))
-    np.testing.assert_allclose(logits(masked, images(setup)), expected, rtol=1e-4, atol=1e-5)
-    resume.save(tmp_path, setup, "pruned", network)
-    again = resume.load(tmp_path, setup, "pruned")
-    np.testing.assert_array_equal(logits(again, images(setup)), expected)
+        keep = stages.choose(task, network, number=number)
+        masked, network = (cut(task, network, keep) for cut in (stages.mask, stages.cut))
+    expected = logits(network, images(task))
+    np.testing.assert_allclose(logits(masked, images(task)), expected, rtol=1e-4, atol=1e-5)
+    checkpoints.save(tmp_path, task, "pruned", network)
+    again = checkpoints.load(tmp_path, task, "pruned")
+    np.testing.assert_array_equal(logits(again, images(task)), expected)

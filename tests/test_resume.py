@@ -18,9 +18,10 @@ from jax.experimental.compilation_cache import compilation_cache
 
 import jaxprune as jp
 import same_runs
-from experiments import config as configuration
-from experiments import network_slimming, results, resume, runs
-from experiments.config import Config
+from experiments.methods import network_slimming
+from experiments.methods.network_slimming.config import Config
+from experiments.runner import checkpoints, directory
+from experiments.runner import config as configuration
 from same_runs import Interrupted, interrupt
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +40,8 @@ STAGES = ["dense", "pruned", "recalibrated", "finetuned"]
 
 KILLED = """
 import os, signal, sys
-from experiments import config, network_slimming
+from experiments.runner import config
+from experiments.methods import network_slimming
 
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -63,9 +65,10 @@ elif what == "arrays":  # inside a save, in the middle of the arrays
     from orbax.checkpoint import v1
     nth_call(v1, "save_checkpointables", number, before=False)
 elif what == "metrics":  # between the line of an epoch and its checkpoint
-    from experiments import runs
-    nth_call(runs, "append_metrics", number, before=False)
-network_slimming.main(config.from_json(__import__("json").loads(sys.argv[1])))
+    from experiments.runner import directory
+    nth_call(directory, "append_metrics", number, before=False)
+value = __import__("json").loads(sys.argv[1])
+network_slimming.main(config.from_json(value, network_slimming.Config))
 """
 
 
@@ -103,7 +106,7 @@ def programs(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
-    monkeypatch.setattr(results, "draw", lambda *_: None)
+    monkeypatch.setattr(network_slimming.report, "draw", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +147,7 @@ def test_other_moments_and_intervals(whole, tmp_path, monkeypatch, changes, mome
             if what == "rename":
                 interrupt(patch, os, "replace", number, before=True)
             else:
-                interrupt(patch, runs, "append_metrics", number, before=False)
+                interrupt(patch, directory, "append_metrics", number, before=False)
             with pytest.raises(Interrupted):
                 network_slimming.main(config)
     check_same(network_slimming.main(config), whole)
@@ -159,11 +162,11 @@ def test_masks_and_a_sliced_momentum_go_on_too(tmp_path, monkeypatch):
         once = network_slimming.main(replace(config, root=tmp_path / "once"))
         config = replace(config, root=tmp_path / "twice")
         with monkeypatch.context() as patch:
-            interrupt(patch, runs, "append_metrics", number, before=False)
+            interrupt(patch, directory, "append_metrics", number, before=False)
             with pytest.raises(Interrupted):
                 network_slimming.main(config)
         twice = network_slimming.main(config)
-        final = runs.read_json(once / "summary.json")["final"]
+        final = directory.read_json(once / "summary.json")["final"]
         trees = [jp.restore(run / "checkpoints" / final).variables for run in (once, twice)]
         assert all(jax.tree.leaves(jax.tree.map(np.array_equal, *trees))), name
 
@@ -185,11 +188,11 @@ def test_another_configuration_is_an_error(whole):
 def test_before_any_training_the_configuration_may_change(tmp_path, monkeypatch):
     config = replace(TINY, root=tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(resume, "run_phases", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
+        interrupt(patch, network_slimming.steps, "follow", 1, before=True)
+        with pytest.raises(Interrupted):
             network_slimming.main(replace(config, seed=5))
-    run = resume.begin(config, configuration.to_json(config))
-    assert runs.read_json(run / "config.json")["seed"] == config.seed
+    run = checkpoints.begin(config, configuration.to_json(config))
+    assert directory.read_json(run / "config.json")["seed"] == config.seed
 
 
 def test_what_is_no_run_does_not_go_on(tmp_path):
@@ -201,12 +204,12 @@ def test_what_is_no_run_does_not_go_on(tmp_path):
 
 def test_a_line_that_was_cut_off_is_dropped(tmp_path):
     for epoch in (1, 2, 3):
-        runs.append_metrics(tmp_path, {"phase": "dense", "epoch": epoch})
+        directory.append_metrics(tmp_path, {"phase": "dense", "epoch": epoch})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"phase": "dense", "ep')
-    assert [record["epoch"] for record in runs.read_metrics(tmp_path)] == [1, 2, 3]
-    runs.drop_metrics(tmp_path, {"dense": 2})
-    runs.append_metrics(tmp_path, {"phase": "dense", "epoch": 3})
-    assert [record["epoch"] for record in runs.read_metrics(tmp_path)] == [1, 2, 3]
-    runs.drop_metrics(tmp_path, {})
-    assert runs.read_metrics(tmp_path) == []
+    assert [record["epoch"] for record in directory.read_metrics(tmp_path)] == [1, 2, 3]
+    directory.drop_metrics(tmp_path, {"dense": 2})
+    directory.append_metrics(tmp_path, {"phase": "dense", "epoch": 3})
+    assert [record["epoch"] for record in directory.read_metrics(tmp_path)] == [1, 2, 3]
+    directory.drop_metrics(tmp_path, {})
+    assert directory.read_metrics(tmp_path) == []

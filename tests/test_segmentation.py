@@ -16,18 +16,12 @@ import cv2
 import tensorflow_datasets as tfds
 
 import jaxprune as jp
-from experiments import (
-    gate_decorator,
-    presets,
-    resume,
-    runs,
-    scenes,
-    segmentation,
-    shapes,
-    training,
-)
+from experiments.data import scenes, shapes
+from experiments.methods import gate_decorator
 from experiments.models.fcn import Fcn
-from experiments.segmentation import Config, confusion, intersection_over_union
+from experiments.runner import checkpoints, directory, presets, training
+from experiments.tasks import segmentation
+from experiments.tasks.segmentation import Config, confusion, intersection_over_union
 from jaxprune.schedule import Training, constant
 
 SIZE = 8
@@ -338,15 +332,15 @@ def test_a_run_prunes_and_reports(tmp_path, monkeypatch, capsys) -> None:
     run = segmentation.main(config)
     printed = capsys.readouterr().out
     assert all(f"IoU of {name}" in printed for name in shapes.CLASSES)
-    found = runs.read_json(run / "summary.json")["networks"]
+    found = directory.read_json(run / "summary.json")["networks"]
     assert list(found) == ["dense", "commit-1", "finetune-1"]
-    setup = segmentation.setup(config)
-    assert found["dense"]["macs"] == jp.cost.macs(setup.graph)
+    task = segmentation.task(config)
+    assert found["dense"]["macs"] == jp.cost.macs(task.graph)
     assert found["finetune-1"]["macs"] == found["commit-1"]["macs"] <= found["dense"]["macs"] / 2
-    dense, cut, last = (resume.load(run, setup, name) for name in found)
-    assert segmentation.measured(setup, last) == found["finetune-1"]
+    dense, cut, last = (checkpoints.load(run, task, name) for name in found)
+    assert segmentation.measured(task, last) == found["finetune-1"]
     # Nothing trains between these two: scores alone are gathered.
     x = images(2, 16)
-    expected = apply(dense.model, jp.mask(setup.graph, dense.variables, cut.keep), x)
+    expected = apply(dense.model, jp.mask(task.graph, dense.variables, cut.keep), x)
     np.testing.assert_allclose(apply(cut.model, cut.variables, x), expected, atol=1e-5)
     assert np.ptp(expected) > 1e-3

@@ -13,21 +13,15 @@ import pytest
 pytest.importorskip("sklearn", reason="needs the extra [experiments]")
 
 import jaxprune as jp
-from experiments import (
-    autoslim,
-    evaluate,
-    models,
-    plots,
-    presets,
-    procedures,
-    resume,
-    runs,
-    slimmable,
-    spectrum,
-    supernet,
-    training,
-    us_slimmable,
-)
+from experiments import evaluate, models, spectrum
+from experiments.methods import autoslim, slimmable, us_slimmable
+from experiments.procedures import supernet
+from experiments.report import plots
+from experiments.runner import checkpoints, directory, presets, training
+from experiments.runner import task as networks
+from experiments.runner.task import Task
+from experiments.tasks import classification
+from jaxprune.arguments import paths
 from jaxprune.schedule import Part
 from same_runs import Interrupted, check_same, interrupt
 from slimmable_runs import AUTO, HOW, S_NET, US_NET
@@ -45,7 +39,7 @@ def s_net(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(run: Path) -> Any:
-    return runs.read_json(run / runs.SUMMARY)
+    return directory.read_json(run / directory.SUMMARY)
 
 
 def test_an_s_net_beside_networks_trained_alone(s_net: Path) -> None:
@@ -61,16 +55,16 @@ def test_an_s_net_beside_networks_trained_alone(s_net: Path) -> None:
     for cut, alone in zip(names[:2], names[2:], strict=True):
         assert {**costs[cut], "latency_ms": 0} == {**costs[alone], "latency_ms": 0}
     assert list(costs["slimmable-0.5"]["widths"].values()) == [6, 6]
-    assert [(r["phase"], r["epoch"]) for r in runs.read_metrics(s_net)] == [
+    assert [(r["phase"], r["epoch"]) for r in directory.read_metrics(s_net)] == [
         (name, epoch) for name in ("supernet", *names[2:]) for epoch in (1, 2)
     ]
 
 
 def test_a_width_is_evaluated_from_its_checkpoint(s_net: Path, tmp_path: Path) -> None:
     assert evaluate.main(s_net)
-    runs.write_json(tmp_path / runs.CONFIG, {"experiment": "detection"})
-    runs.write_json(tmp_path / runs.SUMMARY, {})
-    with pytest.raises(ValueError, match=r"is of 'detection'.\nFix: a run of one of"):
+    directory.write_json(tmp_path / directory.CONFIG, {"experiment": "detection"})
+    directory.write_json(tmp_path / directory.SUMMARY, {})
+    with pytest.raises(ValueError, match=r"'detection', which does not classify.\nFix: a run"):
         evaluate.main(tmp_path)
 
 
@@ -92,12 +86,12 @@ def test_runs_are_drawn_in_one_picture(
 
 
 def test_every_width_of_an_s_net_has_its_own_norm_and_the_kernels_are_shared(s_net: Path) -> None:
-    setup = procedures.setup(S_NET)
+    task = classification.task(S_NET)
     wide, narrow = (
-        jp.restore(resume.path(s_net, f"slimmable-{width}")).variables for width in (1.0, 0.5)
+        jp.restore(checkpoints.path(s_net, f"slimmable-{width}")).variables for width in (1.0, 0.5)
     )
-    keep = jp.slimmable.prefix(setup.graph, 0.5, divisor=2)
-    cut = jp.slice(setup.graph, wide, keep)
+    keep = jp.slimmable.prefix(task.graph, 0.5, divisor=2)
+    cut = jp.slice(task.graph, wide, keep)
     same = jax.tree.map(np.array_equal, cut["params"], narrow["params"])
     assert {name for name, each in same.items() if not all(each.values())} == {
         name for name in same if "Norm" in name
@@ -113,11 +107,11 @@ def test_a_us_net_runs_at_widths_that_it_was_not_trained_at(config: Any, tmp_pat
     assert 0.6 not in us_slimmable.multipliers(config)
     run = us_slimmable.main(replace(config, root=tmp_path))
     assert list(read(run)["accuracy"]) == ["us-1.0", "us-0.6", "us-0.25"]
-    setup = procedures.setup(config)
-    train: Any = setup.dataset.train
+    task = classification.task(config)
+    train: Any = task.dataset.train
     for name in read(run)["accuracy"]:
-        found = resume.load(run, setup, name)
-        update = training.batch_statistics(found.model, setup.dataset)
+        found = checkpoints.load(run, task, name)
+        update = training.batch_statistics(found.model, task.dataset)
         moments = jp.recover.recalibrate(update, found.variables, [train.images])
         close = jax.tree.map(
             lambda a, b: np.allclose(a, b, rtol=1e-3, atol=1e-5),
@@ -132,7 +126,7 @@ def test_what_no_step_draws_is_named() -> None:
     assert drawn == [0.25, 0.375, 0.625, 0.875, 1.0]
     third = replace(US_NET, low=1 / 3, evaluated=(1.0,))
     assert us_slimmable.multipliers(replace(US_NET, grid=2.0)) == [0.25, 1.0]
-    assert list(us_slimmable.method(third, procedures.setup(third)).fixed) == ["1.0", str(1 / 3)]
+    assert list(us_slimmable.method(third, classification.task(third)).fixed) == ["1.0", str(1 / 3)]
 
 
 def test_drawn_widths_are_of_the_grid_together_or_group_by_group() -> None:
@@ -162,33 +156,33 @@ def test_smooth_labels_give_their_share_to_the_other_classes() -> None:
 
 def test_weights_decay_but_for_norms_biases_and_depthwise_kernels() -> None:
     config = replace(S_NET, model="mobilenet_v1_cifar", widths=())
-    setup = procedures.setup(config)  # of gray images: the first kernel has one input channel
+    task = classification.task(config)  # of gray images: the first kernel has one input channel
     ones = jax.tree.map(
         lambda leaf: np.ones(leaf.shape, np.float32),
-        jax.eval_shape(lambda: procedures.initial(setup).variables["params"]),
+        jax.eval_shape(lambda: networks.initial(task).variables["params"]),
     )
-    tx = supernet.optimizer(setup, HOW)
+    tx = supernet.optimizer(task, HOW)
     updates, _ = tx.update(jax.tree.map(np.zeros_like, ones), tx.init(ones), ones)
-    moved = {path for path, leaf in jp.paths.flatten(updates)[0].items() if np.any(leaf)}
+    moved = {path for path, leaf in paths.flatten(updates)[0].items() if np.any(leaf)}
     points = {f"Separable_{n}/Conv_1/kernel" for n in range(13)}
     assert moved == {"Conv_0/kernel", "Dense_0/kernel", *points}
     parts = {"shared": {"params": ones}, "private": {}}
     updates, _ = tx.update(jax.tree.map(np.zeros_like, parts), tx.init(parts), parts)
-    moved_parts = {path for path, leaf in jp.paths.flatten(updates)[0].items() if np.any(leaf)}
+    moved_parts = {path for path, leaf in paths.flatten(updates)[0].items() if np.any(leaf)}
     assert moved_parts == {f"shared/params/{path}" for path in moved}
 
 
 def test_kernels_that_read_a_single_channel_decay_too() -> None:
     config = replace(S_NET, model="convnet", widths=(2, 4))
-    setup = procedures.setup(config)
-    keep = jp.slimmable.prefix(setup.graph, {name: 1 for name in setup.graph.groups})
-    small = procedures.fresh(
-        jp.linen.resize(setup.model, setup.graph, keep), setup.dataset, jax.random.key(0)
+    task = classification.task(config)
+    keep = jp.slimmable.prefix(task.graph, {name: 1 for name in task.graph.groups})
+    small = networks.fresh(
+        jp.linen.resize(task.model, task.graph, keep), task.dataset, jax.random.key(0)
     )["params"]
-    tx = supernet.optimizer(setup, HOW)
+    tx = supernet.optimizer(task, HOW)
     updates, _ = tx.update(jax.tree.map(np.zeros_like, small), tx.init(small), small)
-    moved = {path for path, leaf in jp.paths.flatten(updates)[0].items() if np.any(leaf)}
-    assert moved == {path for path in jp.paths.flatten(small)[0] if path.endswith("kernel")}
+    moved = {path for path, leaf in paths.flatten(updates)[0].items() if np.any(leaf)}
+    assert moved == {path for path in paths.flatten(small)[0] if path.endswith("kernel")}
 
 
 def test_before_the_calibration_all_widths_have_the_statistics_of_the_widest(
@@ -196,12 +190,12 @@ def test_before_the_calibration_all_widths_have_the_statistics_of_the_widest(
 ) -> None:
     config = replace(US_NET, root=tmp_path, uncalibrated=True)
     run = us_slimmable.main(config)
-    setup = procedures.setup(config)
+    task = classification.task(config)
     wide, narrow, ready = (
-        resume.load(run, setup, name)
+        checkpoints.load(run, task, name)
         for name in ("uncalibrated-1.0", "uncalibrated-0.25", "us-0.25")
     )
-    cut = jp.slice(setup.graph, wide.variables, narrow.keep)["batch_stats"]
+    cut = jp.slice(task.graph, wide.variables, narrow.keep)["batch_stats"]
     jax.tree.map(np.testing.assert_array_equal, cut, narrow.variables["batch_stats"])
     jax.tree.map(
         np.testing.assert_array_equal, ready.variables["params"], narrow.variables["params"]
@@ -273,15 +267,15 @@ SHAPES = {"digits": (8, 8, 1), "imagenet2012": (224, 224, 3)}
 def test_every_preset_fits_its_model(module: Any, name: str) -> None:
     config = presets.config(name, module.PRESETS, module.Config())
     graph = graph_of(config.model, config.widths, SHAPES.get(config.dataset, (32, 32, 3)))
-    setup: Any = procedures.Setup(config, None, None, graph)  # pyright: ignore[reportArgumentType]
+    task: Any = Task(config, None, None, graph)  # pyright: ignore[reportArgumentType]
     if module is slimmable:
         narrow = jp.slimmable.prefix(graph, config.multipliers[-1], **config.rounding())
         assert jp.cost.macs(graph, narrow) < 0.6 * jp.cost.macs(graph)
     elif module is us_slimmable:
-        assert set(us_slimmable.method(config, setup).fixed) == {"1.0", str(config.low)}
+        assert set(us_slimmable.method(config, task).fixed) == {"1.0", str(config.low)}
         assert min(config.evaluated) == config.low
     else:
-        space, targets = autoslim.aims(config, setup)
+        space, targets = autoslim.aims(config, task)
         widest = {group: counts[0] for group, counts in space.items()}
         assert len(targets) == len(config.keep_macs)
         assert jp.cost.macs(graph, widest) > targets[0]
@@ -293,8 +287,8 @@ def test_the_targets_on_imagenet_are_those_of_the_paper() -> None:
     for model in ("mobilenet_v1", "mobilenet_v2", "mnasnet", "resnet50"):
         config = presets.config(f"{model}-imagenet", autoslim.PRESETS, autoslim.Config())
         graph = graph_of(config.model, config.widths, (224, 224, 3))
-        setup: Any = procedures.Setup(config, None, None, graph)  # pyright: ignore[reportArgumentType]
-        found[model] = [target / 1e6 for target in autoslim.aims(config, setup)[1]]
+        task: Any = Task(config, None, None, graph)  # pyright: ignore[reportArgumentType]
+        found[model] = [target / 1e6 for target in autoslim.aims(config, task)[1]]
     paper = {
         "mobilenet_v1": [572, 325, 150],
         "mobilenet_v2": [505, 305, 207],

@@ -11,10 +11,14 @@ import pytest
 pytest.importorskip("sklearn", reason="needs the extra [experiments]")
 
 import jaxprune as jp
-from experiments import data, epochs, pictures, presets, resume, runs, super_resolution
+from experiments import data
+from experiments.data import pictures
 from experiments.models.wdsr import Wdsr
-from experiments.super_resolution import Config
-from experiments.training import DivergedError
+from experiments.procedures import joint
+from experiments.runner import checkpoints, directory, fit, presets
+from experiments.runner.fit import DivergedError
+from experiments.tasks import super_resolution
+from experiments.tasks.super_resolution import Config
 from jaxprune import slimmable
 from jaxprune.arguments import paths
 
@@ -172,38 +176,38 @@ def test_a_run_trains_measures_and_goes_on(tmp_path, monkeypatch, capsys) -> Non
     monkeypatch.setattr(pictures, "PARTS", {"train": 8, "validation": 2, "test": 3})
     run = super_resolution.main(tiny(tmp_path, name="whole"))
     assert "never trained" in capsys.readouterr().out
-    found = runs.read_json(run / "summary.json")
+    found = directory.read_json(run / "summary.json")
     assert list(found["psnr"]) == ["1.0", "0.75", "0.5"]
     assert list(found["alone"]) == ["0.5"]
     assert found["macs"]["1.0"] > found["macs"]["0.75"] > found["macs"]["0.5"]
     assert (run / "psnr.png").exists()
-    assert [r["phase"] for r in runs.read_metrics(run)] == ["slimmable"] * 2 + ["alone"] * 2
+    assert [r["phase"] for r in directory.read_metrics(run)] == ["slimmable"] * 2 + ["alone"] * 2
 
-    kept = runs.append_metrics
+    kept = directory.append_metrics
 
     def killed(run, record) -> None:
         if record["phase"] == "alone" and record["epoch"] == 2:
             raise KeyboardInterrupt
         kept(run, record)
 
-    monkeypatch.setattr(runs, "append_metrics", killed)
+    monkeypatch.setattr(directory, "append_metrics", killed)
     config = tiny(tmp_path, name="killed", resume=True)
     with pytest.raises(KeyboardInterrupt):
         super_resolution.main(config)
-    monkeypatch.setattr(runs, "append_metrics", kept)
+    monkeypatch.setattr(directory, "append_metrics", kept)
     again = super_resolution.main(config)
-    other = runs.read_json(again / "summary.json")
+    other = directory.read_json(again / "summary.json")
     assert {key: other[key] for key in ("psnr", "alone")} == {
         key: found[key] for key in ("psnr", "alone")
     }
-    assert len(runs.read_metrics(again)) == 4
-    assert not resume.path(again, resume.RUNNING).exists()
+    assert len(directory.read_metrics(again)) == 4
+    assert not checkpoints.path(again, checkpoints.RUNNING).exists()
 
 
 def test_patches_larger_than_the_halves_are_an_error(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(pictures, "PARTS", {"train": 2, "validation": 1, "test": 1})
     with pytest.raises(ValueError, match=r"patches of 9 pixels .* of 8x8.\nFix: --patch 8"):
-        super_resolution.setup(tiny(tmp_path, patch=9))
+        super_resolution.task(tiny(tmp_path, patch=9))
 
 
 def test_presets_name_settings_of_the_configuration() -> None:
@@ -211,11 +215,15 @@ def test_presets_name_settings_of_the_configuration() -> None:
         assert presets.config(name, super_resolution.PRESETS, Config()).preset == name
 
 
-def test_too_few_examples_and_losses_that_are_not_finite_are_an_error(tmp_path) -> None:
+def test_too_few_examples_and_losses_that_are_not_finite_are_an_error() -> None:
     with pytest.raises(ValueError, match=r"3 training images do not fill a batch of 4.\nFix: "):
-        next(epochs.rows(np.random.default_rng(0), 3, 4))
-    state = epochs.State(slimmable.Split({}, {}), slimmable.Split({}, {}), ())
-    with pytest.raises(DivergedError, match=r"phase: \[nan\] in epoch 1 .*\nFix: a lower"):
-        epochs.train(
-            tmp_path, graph(), "phase", state, lambda s, _: (s, {"loss": float("nan")}), epochs=1
+        next(joint.rows(np.random.default_rng(0), 3, 4))
+    heard = fit.QUIET._replace(on_epoch=lambda *_: 1 / 0)
+    with pytest.raises(DivergedError, match=r"\[nan\] in epoch 1 .*\nFix: a lower"):
+        fit.fit(
+            fit.State({}, ()),
+            lambda state, *_: (state, {"loss": float("nan")}),
+            epochs=1,
+            steps=1,
+            journal=heard,
         )

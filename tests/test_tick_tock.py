@@ -13,6 +13,7 @@ import pytest
 
 import jaxprune as jp
 from jaxprune import schedule
+from jaxprune.arguments import paths
 from jaxprune.schedule import Part, Phase, Progress, Training
 from jaxprune.select import quota
 from jaxprune.sparsify.gates import l1_gates
@@ -271,7 +272,7 @@ def test_what_trains() -> None:
     run = start()
     graph, variables = run.progress.graph, run.variables
     light = schedule.trained(Part.GATES, graph, variables)
-    on = [path for path, flag in jp.paths.flatten(light)[0].items() if flag]
+    on = [path for path, flag in paths.flatten(light)[0].items() if flag]
     norms = [f"BatchNorm_{i}/{leaf}" for i in range(3) for leaf in ("bias", "scale")]
     assert on == [*norms, "Dense_0/bias", "Dense_0/kernel"]
     assert all(jax.tree.leaves(schedule.trained(Part.ALL, graph, variables)))

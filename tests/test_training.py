@@ -12,12 +12,20 @@ import pytest
 
 pytest.importorskip("sklearn", reason="needs the extra [experiments]")
 
-from experiments import models, presets, procedures, training
-from experiments.augment import Augment
+from experiments import models
 from experiments.data import Dataset, Split
+from experiments.data.augment import Augment
+from experiments.methods.network_slimming import Config, stages
+from experiments.methods.network_slimming.presets import PAPER, PRESETS
+from experiments.runner import fit, presets, training
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in presets.PRESETS]
-ONE_PER_MODEL = {presets.config(name).model: name for name in reversed(presets.PRESETS)}.values()
+
+def preset(name: str) -> Config:
+    return presets.config(name, PRESETS, Config())
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in PRESETS]
+ONE_PER_MODEL = {preset(name).model: name for name in reversed(PRESETS)}.values()
 
 
 def made(name: str, *, images: int = 8) -> Dataset:
@@ -43,14 +51,14 @@ def made(name: str, *, images: int = 8) -> Dataset:
 
 class Case(NamedTuple):
     step: training.Step
-    start: Callable[[Any], training.TrainState]  # variables -> the first state
+    start: Callable[[Any], fit.State]  # variables -> the first state
     init: Callable[[], Any]
     dataset: Dataset
 
 
-def case(preset: str, **changes: Any) -> Case:
+def case(name: str, **changes: Any) -> Case:
     """The step of a preset on made images, with other values for some fields of the model."""
-    config = presets.config(preset)
+    config = preset(name)
     dataset = made(config.dataset)
     fields = ({"widths": config.widths} if config.widths else {}) | changes
     model = models.build(config.model, classes=10, **fields)
@@ -58,17 +66,17 @@ def case(preset: str, **changes: Any) -> Case:
     init = partial(model.init, jax.random.key(0), image, train=False)
     rate = training.schedule(0.1, steps=4)
     scales = jax.eval_shape(init)
-    tx = training.sgd(rate, **procedures.penalty(config, rate, scales))
+    tx = training.sgd(rate, **stages.penalty(config, rate, scales))
 
-    def start(variables: Any) -> training.TrainState:
-        return training.TrainState(variables, tx.init(variables["params"]), jnp.array(0, jnp.int32))
+    def start(variables: Any) -> fit.State:
+        return fit.State(variables, tx.init(variables["params"]), jnp.array(0, jnp.int32))
 
     return Case(training.train_step(model, tx, dataset, 2), start, init, dataset)
 
 
-@pytest.mark.parametrize("preset", ONE_PER_MODEL)
-def test_what_the_step_returns_is_what_it_takes(preset):
-    step, start, init, dataset = case(preset)
+@pytest.mark.parametrize("name", ONE_PER_MODEL)
+def test_what_the_step_returns_is_what_it_takes(name):
+    step, start, init, dataset = case(name)
     before = jax.eval_shape(lambda: start(init()))
     order = jax.ShapeDtypeStruct((8,), jnp.int32)
     after, _ = jax.eval_shape(step, before, dataset.train, order, jax.random.key(0))
@@ -94,14 +102,14 @@ def check_an_epoch(found: Case) -> None:
     assert len(history) == 4
 
 
-@pytest.mark.parametrize(("preset", "widths"), [("digits", (4,)), ("mlp-mnist", (8, 4))])
-def test_an_epoch_compiles_one_step_and_reads_nothing_from_the_host(preset, widths):
-    check_an_epoch(case(preset, widths=widths))
+@pytest.mark.parametrize(("name", "widths"), [("digits", (4,)), ("mlp-mnist", (8, 4))])
+def test_an_epoch_compiles_one_step_and_reads_nothing_from_the_host(name, widths):
+    check_an_epoch(case(name, widths=widths))
 
 
-@pytest.mark.parametrize("preset", SLOW)
-def test_an_epoch_of_every_preset_compiles_one_step(preset):
-    check_an_epoch(case(preset))
+@pytest.mark.parametrize("name", SLOW)
+def test_an_epoch_of_every_preset_compiles_one_step(name):
+    check_an_epoch(case(name))
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +136,7 @@ def test_a_step_takes_its_batch_from_the_order(network):
     apply = jax.jit(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"])[0])
     for number in range(5):
         copied = jax.tree.map(jnp.array, variables)
-        state = training.TrainState(copied, tx.init(copied["params"]), jnp.array(number))
+        state = fit.State(copied, tx.init(copied["params"]), jnp.array(number))
         _, metrics = step(state, jax.device_put(dataset.train), order, jax.random.key(0))
         rows = np.asarray(order)[2 * (number % 4) :][:2]
         logits = apply(variables, pixels(dataset.train.images[rows]))
@@ -165,7 +173,7 @@ def test_fit_leaves_its_variables_valid_and_repeats_itself(network):
     variables = jax.tree.map(jnp.array, variables)
     epochs = []
 
-    def fit(key: int, journal=training.QUIET):
+    def fitted(key: int, journal=fit.QUIET):
         return training.fit(
             model,
             variables,
@@ -177,8 +185,8 @@ def test_fit_leaves_its_variables_valid_and_repeats_itself(network):
             journal=journal,
         )
 
-    journal = training.QUIET._replace(on_epoch=lambda epoch, _: epochs.append(epoch))
-    first, again, other = fit(0, journal), fit(0), fit(1)
+    journal = fit.QUIET._replace(on_epoch=lambda epoch, _: epochs.append(epoch))
+    first, again, other = fitted(0, journal), fitted(0), fitted(1)
     assert [(epoch.number, epoch.total) for epoch in epochs] == [(1, 2), (2, 2)]
     same = jax.tree.map(np.array_equal, first.variables, again.variables)
     assert all(jax.tree.leaves(same))
@@ -201,9 +209,9 @@ def test_a_batch_larger_than_the_data_is_an_error():
 
 
 def test_every_preset_says_what_it_changes():
-    for name in presets.PRESETS:
-        config = presets.config(name)
+    for name in PRESETS:
+        config = preset(name)
         assert config.preset == name
-        assert replace(config, **presets.PRESETS[name]) == config
-    assert {name for name, _ in presets.PAPER} <= set(presets.PRESETS)
-    assert all((n, presets.PRESETS[n]["prune_ratio"]) in presets.PAPER for n, _ in presets.PAPER)
+        assert replace(config, **PRESETS[name]) == config
+    assert {name for name, _ in PAPER} <= set(PRESETS)
+    assert all((n, PRESETS[n]["prune_ratio"]) in PAPER for n, _ in PAPER)

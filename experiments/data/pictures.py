@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import data, shapes
-from experiments.data import Split
+from experiments import data
+from experiments.data import Split, shapes
 
 SCALE = 2
 PARTS = {"train": 1200, "validation": 60, "test": 200}
@@ -38,7 +38,7 @@ def load(
     """Returns the pictures of a data set, with their halves; the same for every run.
 
     Args:
-      name: `shapes`, made here (see `experiments.shapes`), or one of `experiments.data`.
+      name: `shapes`, made here (see `experiments.data.shapes`), or one of `experiments.data`.
       size: height and width of the pictures that are made here; others have theirs.
       data_dir: where it is prepared, as in `experiments.data.load`.
       limit: at most that many training pictures.

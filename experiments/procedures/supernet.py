@@ -1,6 +1,6 @@
 """One network trained at many widths at once: the training of S-Net, US-Net and AutoSlim.
 
-Pure functions; `experiments.spectrum` keeps what they give on the disk.
+Pure functions; `experiments.procedures.curves` keeps what they give on the disk.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,19 +13,16 @@ import numpy as np
 import optax
 
 import jaxprune as jp
-from experiments import procedures, training
-from experiments.augment import normalized
-from experiments.procedures import Network, Setup
-from experiments.training import (
-    QUIET,
-    Journal,
-    Loss,
-    Metrics,
-    Step,
-    TrainState,
-    Variables,
-    cross_entropy,
-)
+from experiments import data
+from experiments.data.augment import normalized
+from experiments.procedures.joint import parts, whole
+from experiments.runner import training
+from experiments.runner.fit import QUIET, Journal, State, Variables
+from experiments.runner.task import Network, Task
+from experiments.runner.task import fresh as new
+from experiments.runner.task import initial as untrained
+from experiments.runner.task import key as key_of
+from experiments.runner.training import Loss, Metrics, Step, cross_entropy
 from jaxprune import slimmable
 from jaxprune.arguments import paths
 from jaxprune.keep.check import Keep
@@ -61,14 +58,14 @@ class Method(NamedTuple):
 class Widest:
     """The largest width of a supernet, called like a model; it is looked at while it trains."""
 
-    def __init__(self, setup: Setup, method: Method):
-        self._graph = setup.graph
+    def __init__(self, task: Task, method: Method):
+        self._graph = task.graph
         self._name, self._keep = next(iter(method.fixed.items()))
-        self._model = jp.linen.resize(setup.model, setup.graph, self._keep)
+        self._model = jp.linen.resize(task.model, task.graph, self._keep)
 
     def apply(self, variables: Variables, *args: Any, **kwargs: Any) -> Any:
         """As `nn.Module.apply`, on the variables of the supernet."""
-        params, rest = _parts(variables)
+        params, rest = parts(variables)
         small = slimmable.variables(self._graph, params, rest, self._name, self._keep)
         return self._model.apply(small, *args, **kwargs)
 
@@ -96,30 +93,29 @@ def draws(
     return draw
 
 
-def at(setup: Setup) -> slimmable.Network:
+def at(task: Task) -> slimmable.Network:
     """Returns the network that trains at a width, as `jaxprune.slimmable` asks for it."""
 
     def network(keep: Keep) -> Any:
-        model = jp.linen.resize(setup.model, setup.graph, keep)
+        model = jp.linen.resize(task.model, task.graph, keep)
         return partial(model.apply, train=True, mutable=["batch_stats"])
 
     return network
 
 
-def initial(setup: Setup, method: Method) -> Network:
+def initial(task: Task, method: Method) -> Network:
     """Returns the supernet before any training.
 
     Its variables are {"params": ..., "rest": ...}, the two parts of `slimmable.split`.
     """
-    variables = procedures.initial(setup).variables
+    variables = untrained(task).variables
     private = list(method.private(variables))
-    parts = slimmable.split(setup.graph, variables, method.fixed, private=private)
-    params, rest = (jax.device_get(part._asdict()) for part in parts)
-    return Network(setup.model, {"params": params, "rest": rest}, {})
+    split = slimmable.split(task.graph, variables, method.fixed, private=private)
+    return Network(task.model, jax.device_get(whole(*split)), {})
 
 
 def train(
-    setup: Setup,
+    task: Task,
     method: Method,
     how: Training,
     name: str,
@@ -129,21 +125,21 @@ def train(
     """Returns the supernet after a training of all its widths.
 
     Args:
-      setup: of the run.
+      task: of the run.
       method: what is trained.
       how: epochs, learning rate, momentum, weight decay.
       name: of the phase, which its random numbers follow from.
       network: the supernet to begin with.
       journal: of the training.
     """
-    tx = optimizer(setup, how)
-    step = (_sliced_step if method.grid else _step)(setup, method, tx)
-    model: Any = Widest(setup, method)
-    return _fit(setup, how, name, model, network, tx=tx, journal=journal, step=step)
+    tx = optimizer(task, how)
+    step = (_sliced_step if method.grid else _step)(task, method, tx)
+    model: Any = Widest(task, method)
+    return _fit(task, how, name, model, network, tx=tx, journal=journal, step=step)
 
 
 def alone(
-    setup: Setup,
+    task: Task,
     how: Training,
     name: str,
     keep: Keep,
@@ -152,34 +148,34 @@ def alone(
     loss: Loss = cross_entropy,
 ) -> Network:
     """Returns a network of these widths, trained from new weights by itself."""
-    model = jp.linen.resize(setup.model, setup.graph, keep)
-    fresh = procedures.fresh(model, setup.dataset, procedures.key(setup.config, name))
-    network = Network(model, fresh, keep)
-    tx, size = optimizer(setup, how), setup.config.batch_size
-    step = training.train_step(model, tx, setup.dataset, size, loss=loss)
-    return _fit(setup, how, name, model, network, tx=tx, journal=journal, step=step)
+    model = jp.linen.resize(task.model, task.graph, keep)
+    variables = new(model, task.dataset, key_of(task.config, name))
+    network = Network(model, variables, keep)
+    tx, size = optimizer(task, how), task.config.batch_size
+    step = training.train_step(model, tx, task.dataset, size, loss=loss)
+    return _fit(task, how, name, model, network, tx=tx, journal=journal, step=step)
 
 
-def cut(setup: Setup, supernet: Network, name: str, keep: Keep) -> Network:
+def cut(task: Task, supernet: Network, name: str, keep: Keep) -> Network:
     """Returns one width of a supernet, as a network of its own."""
-    params, rest = _parts(supernet.variables)
-    small = slimmable.variables(setup.graph, params, rest, name, keep)
-    return Network(jp.linen.resize(setup.model, setup.graph, keep), jax.device_get(small), keep)
+    params, rest = parts(supernet.variables)
+    small = slimmable.variables(task.graph, params, rest, name, keep)
+    return Network(jp.linen.resize(task.model, task.graph, keep), jax.device_get(small), keep)
 
 
 def calibrated(
-    setup: Setup, supernet: Network, widths: Keeps, *, trained: Keeps, batches: int, size: int
+    task: Task, supernet: Network, widths: Keeps, *, trained: Keeps, batches: int, size: int
 ) -> Network:
     """Returns the supernet in which all of these widths have statistics, of training images."""
-    params, rest = _parts(supernet.variables)
-    images = procedures.some(setup.dataset.train, size=size, count=batches, seed=setup.config.seed)
+    params, rest = parts(supernet.variables)
+    images = data.some(task.dataset.train, size=size, count=batches, seed=task.config.seed)
     rest = slimmable.calibrate(
-        at(setup),
-        setup.graph,
+        at(task),
+        task.graph,
         params,
         rest,
         widths,
-        [normalized(setup.dataset.mean, setup.dataset.std, jnp.asarray(each)) for each in images],
+        [normalized(task.dataset.mean, task.dataset.std, jnp.asarray(each)) for each in images],
         trained=trained,
     )
     rest = jax.device_get(rest._asdict())
@@ -188,7 +184,7 @@ def calibrated(
 
 def borrowed(supernet: Network, name: str) -> Network:
     """Returns the supernet in which all widths have the statistics of one that is the whole."""
-    rest = _parts(supernet.variables)[1]
+    rest = parts(supernet.variables)[1]
 
     def first(mine: Any, shared: Any) -> Any:
         return shared if mine is None else mine
@@ -198,17 +194,17 @@ def borrowed(supernet: Network, name: str) -> Network:
     return supernet._replace(variables=supernet.variables | {"rest": rest})
 
 
-def optimizer(setup: Setup, how: Training) -> optax.GradientTransformation:
+def optimizer(task: Task, how: Training) -> optax.GradientTransformation:
     """Returns SGD with Nesterov's momentum; only dense and convolution kernels decay.
 
     Source: Yu et al., "Slimmable Neural Networks", ICLR 2019, the authors' code.
     """
-    steps = how.epochs * (setup.dataset.train.size // setup.config.batch_size)
+    steps = how.epochs * (task.dataset.train.size // task.config.batch_size)
     return training.sgd(
         how.learning_rate(steps),
         momentum=how.momentum,
         weight_decay=how.weight_decay,
-        decays=partial(_decays, setup.graph),
+        decays=partial(_decays, task.graph),
     )
 
 
@@ -231,20 +227,16 @@ def _decays(graph: jp.ChannelGraph, params: Any) -> Any:
     return jax.tree.unflatten(treedef, [decays(path, leaf) for path, leaf in leaves.items()])
 
 
-def _parts(variables: Variables) -> tuple[Split, Split]:
-    return Split(**variables["params"]), Split(**variables["rest"])
-
-
-def _gradients(setup: Setup, method: Method) -> Callable[..., slimmable.Gradients]:
-    return slimmable.gradients(at(setup), setup.graph, method.loss, distill=method.distill)
+def _gradients(task: Task, method: Method) -> Callable[..., slimmable.Gradients]:
+    return slimmable.gradients(at(task), task.graph, method.loss, distill=method.distill)
 
 
 def _moved(
     tx: optax.GradientTransformation,
-    state: TrainState,
+    state: State,
     found: slimmable.Gradients,
     labels: jax.Array,
-) -> tuple[TrainState, Metrics]:
+) -> tuple[State, Metrics]:
     """Returns the state after an update, and the metrics of the largest width."""
     params = state.variables["params"]
     updates, opt_state = tx.update(found.params._asdict(), state.opt_state, params)
@@ -255,42 +247,42 @@ def _moved(
     return state, Metrics(found.losses[0], accuracy)  # pyright: ignore[reportArgumentType]
 
 
-def _step(setup: Setup, method: Method, tx: optax.GradientTransformation) -> Step:
+def _step(task: Task, method: Method, tx: optax.GradientTransformation) -> Step:
     """Returns the step that is one program; what it draws is executed by mask."""
-    gradients, size = _gradients(setup, method), setup.config.batch_size
+    gradients, size = _gradients(task, method), task.config.batch_size
 
     @partial(jax.jit, donate_argnums=0)
-    def step(state: TrainState, part: Any, order: jax.Array, key: jax.Array) -> Any:
+    def step(state: State, part: Any, order: jax.Array, key: jax.Array) -> Any:
         batch_key, width_key = jax.random.split(key)
-        batch = training.batch(setup.dataset, part, order, state.step, batch_key, size)
+        batch = training.batch(task.dataset, part, order, state.step, batch_key, size)
         drawn = method.draw(jax.random.fold_in(width_key, state.step)) if method.draw else {}
-        found = gradients(*_parts(state.variables), {**method.fixed, **drawn}, *batch)
+        found = gradients(*parts(state.variables), {**method.fixed, **drawn}, *batch)
         return _moved(tx, state, found, batch[1])
 
     return step
 
 
-def _sliced_step(setup: Setup, method: Method, tx: optax.GradientTransformation) -> Step:
+def _sliced_step(task: Task, method: Method, tx: optax.GradientTransformation) -> Step:
     """Returns the step whose widths are drawn on the host, and run as the small networks."""
-    gradients, size = _gradients(setup, method), setup.config.batch_size
-    batch = jax.jit(partial(training.batch, setup.dataset), static_argnums=4)
+    gradients, size = _gradients(task, method), task.config.batch_size
+    batch = jax.jit(partial(training.batch, task.dataset), static_argnums=4)
     moved = jax.jit(partial(_moved, tx))
     grid = method.grid or {}
     others = {name: keep for name, keep in grid.items() if name not in method.fixed}
 
-    def step(state: TrainState, part: Any, order: jax.Array, key: jax.Array) -> Any:
-        rng = np.random.default_rng((setup.config.seed, int(state.step)))
+    def step(state: State, part: Any, order: jax.Array, key: jax.Array) -> Any:
+        rng = np.random.default_rng((task.config.seed, int(state.step)))
         names = rng.permutation(list(others))[: method.number]
         widths = {**method.fixed, **{str(name): others[name] for name in names}}
         images, labels = batch(part, order, state.step, key, size)
-        found = gradients(*_parts(state.variables), widths, images, labels)
+        found = gradients(*parts(state.variables), widths, images, labels)
         return moved(state, found, labels)
 
     return step
 
 
 def _fit(
-    setup: Setup,
+    task: Task,
     how: Training,
     name: str,
     model: Any,
@@ -303,11 +295,11 @@ def _fit(
     state = training.fit(
         model,
         network.variables,
-        setup.dataset,
+        task.dataset,
         tx=tx,
         epochs=how.epochs,
-        batch_size=setup.config.batch_size,
-        key=procedures.key(setup.config, name),
+        batch_size=task.config.batch_size,
+        key=key_of(task.config, name),
         step=step,
         journal=journal,
     )

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import data, prepared, shapes
-from experiments.augment import Augment
-from experiments.data import Dataset, Split
+from experiments import data
+from experiments.data import Dataset, Split, prepared, shapes
+from experiments.data.augment import Augment
 
 
 class Recipe(NamedTuple):
@@ -97,7 +97,7 @@ def _numbered(recipe: Recipe, images: np.ndarray, masks: np.ndarray) -> Split:
     if labels.max() > last:
         raise ValueError(
             f"the masks have the values {np.unique(masks).tolist()}, expected {recipe.first} to "
-            f"{recipe.first + last}.\nFix: enter in experiments/scenes.py what they mean."
+            f"{recipe.first + last}.\nFix: enter in experiments/data/scenes.py what they mean."
         )
     return Split(images, labels)
 

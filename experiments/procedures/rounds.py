@@ -1,6 +1,6 @@
 """Pruning in rounds, as a plan of `jaxprune.schedule` says: the loop of Gate Decorator and OICSR.
 
-Pure functions from state to state; `experiments.rounds` keeps them on the disk.
+Pure functions from state to state; `experiments.procedures.kept_rounds` keeps them on the disk.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,13 +13,17 @@ import jax
 import optax
 
 import jaxprune as jp
-from experiments import procedures, results, training
-from experiments.config import Common
-from experiments.procedures import Network, Setup
-from experiments.training import QUIET, Gather, Journal, Step, Variables
+from experiments.report import results
+from experiments.runner import training
+from experiments.runner.config import Common
+from experiments.runner.fit import QUIET, Journal, Variables
+from experiments.runner.task import Network, Task, key
+from experiments.runner.task import initial as untrained
+from experiments.runner.training import Gather, Step
 from jaxprune.schedule import Part, Phase, Plan, Progress, Tally, Training
 
 Record = dict[str, Any]
+Transform = optax.GradientTransformation
 
 
 class Score(NamedTuple):
@@ -34,14 +38,24 @@ class Score(NamedTuple):
 
 
 class Method(NamedTuple):
-    """What tells one procedure from another."""
+    """What tells one procedure from another.
+
+    Attributes:
+      plan: what comes next, of `jaxprune.schedule`.
+      dense: how the network trains before the plan begins.
+      score: of the channels; the lowest go.
+      begin: graph -> the progress before any pruning, with what it obeys.
+      penalty: what a training with a strength puts in front of the momentum.
+      decorated: whether gates stand for the BatchNorms, until the fine-tuning.
+      finetune_batch_size: images in a step of the fine-tuning, if it differs.
+    """
 
     plan: Plan
     dense: Training
-    begin: Callable[[jp.ChannelGraph], Progress]
-    penalty: Callable[[Training, jp.ChannelGraph, Variables], optax.GradientTransformation]
     score: Score
-    decorated: bool = False  # whether gates stand for the BatchNorms, until the fine-tuning
+    begin: Callable[[jp.ChannelGraph], Progress] = jp.schedule.begin
+    penalty: Callable[[Training, jp.ChannelGraph, Variables], Transform] | None = None
+    decorated: bool = False
     finetune_batch_size: int | None = None
 
 
@@ -101,34 +115,34 @@ def label(phase: Phase) -> str:
     return phase.kind if phase.kind == "dense" else phase.name
 
 
-def initial(setup: Setup, method: Method) -> State:
+def initial(task: Task, method: Method) -> State:
     """Returns the state before any training; what cannot be reached is an error here."""
-    progress = method.begin(setup.graph)
-    return State(setup.model, procedures.initial(setup).variables, progress)
+    progress = method.begin(task.graph)
+    return State(task.model, untrained(task).variables, progress)
 
 
 def rounds(
-    setup: Setup, method: Method, state: State, during: During = lambda *_: nullcontext(QUIET)
+    task: Task, method: Method, state: State, during: During = lambda *_: nullcontext(QUIET)
 ) -> Iterator[State]:
     """Yields the state after each phase that follows `state`.
 
     Args:
-      setup: of the run.
+      task: of the run.
       method: the procedure.
       state: where to begin.
       during: (state, phase) -> a context of the phase, with the journal of its training.
     """
-    plan, programs = after_dense(method.dense, method.plan), _programs(setup, method, state)
+    plan, programs = after_dense(method.dense, method.plan), _programs(task, method, state)
     while phase := plan(state.done, state.progress.left()):
         if state.done and state.done.commit:
-            programs = _programs(setup, method, state)
+            programs = _programs(task, method, state)
         with during(state, phase) as journal:
-            state = advanced(setup, method, programs, state, phase, journal)
+            state = advanced(task, method, programs, state, phase, journal)
         yield state
 
 
 def advanced(
-    setup: Setup, method: Method, programs: Programs, state: State, phase: Phase, journal: Journal
+    task: Task, method: Method, programs: Programs, state: State, phase: Phase, journal: Journal
 ) -> State:
     """Returns the state after one phase more."""
     if phase.kind == "finetune":
@@ -139,19 +153,19 @@ def advanced(
         state = state._replace(variables=decorated.variables)
     variables, progress, tally = state.variables, state.progress, None
     if phase.training:
-        variables, tally = _trained(setup, method, programs, state, phase, journal)
+        variables, tally = _trained(task, method, programs, state, phase, journal)
     if phase.prune:
-        key = procedures.key(setup.config, label(phase))
-        scores = method.score.read(progress.graph, variables, tally, key)
+        drawn = key(task.config, label(phase))
+        scores = method.score.read(progress.graph, variables, tally, drawn)
         progress = progress.prune(phase.prune, scores)
         variables = jp.mask(progress.graph, variables, progress.keep)
     model = state.model
     if phase.commit:
         variables = jp.slice(progress.graph, variables, progress.keep)
-        model = jp.linen.resize(setup.model, progress.original, progress.total)
-        progress = progress.commit(training.channel_graph(model, setup.dataset.image_shape))
+        model = jp.linen.resize(task.model, progress.original, progress.total)
+        progress = progress.commit(training.channel_graph(model, task.dataset.image_shape))
     state = State(model, jax.device_get(variables), progress, state.records, phase)
-    return state._replace(records=(*state.records, _record(setup, method, state)))
+    return state._replace(records=(*state.records, _record(task, method, state)))
 
 
 def network(method: Method, state: State) -> Network:
@@ -161,21 +175,21 @@ def network(method: Method, state: State) -> Network:
 
 
 def _trained(
-    setup: Setup, method: Method, programs: Programs, state: State, phase: Phase, journal: Journal
+    task: Task, method: Method, programs: Programs, state: State, phase: Phase, journal: Journal
 ) -> tuple[Variables, Tally | None]:
     """Returns the variables after the training of a phase, and the scores that it gathered."""
-    use, graph, scored = _use(setup, method, phase), state.progress.graph, method.score.groups
+    use, graph, scored = _use(task, method, phase), state.progress.graph, method.score.groups
     if use.training.part == Part.NOTHING and not use.gathers:
         return state.variables, None
     tx, step = programs(use)
     found = training.fit(
         Decorated(state.model) if use.gated else state.model,
         state.variables,
-        setup.dataset,
+        task.dataset,
         tx=tx,
         epochs=use.training.epochs,
         batch_size=use.batch_size,
-        key=procedures.key(setup.config, label(phase)),
+        key=key(task.config, label(phase)),
         keep=state.progress.keep,
         tally=jp.schedule.tally(graph, list(scored(graph))) if use.gathers else None,
         share=use.training.data,
@@ -186,9 +200,9 @@ def _trained(
     return state.variables if use.training.part == Part.NOTHING else variables, tally
 
 
-def _use(setup: Setup, method: Method, phase: Phase) -> Use:
+def _use(task: Task, method: Method, phase: Phase) -> Use:
     assert phase.training is not None
-    config = setup.config
+    config = task.config
     finetune = phase.kind == "finetune" and method.finetune_batch_size
     return Use(
         phase.training,
@@ -198,20 +212,20 @@ def _use(setup: Setup, method: Method, phase: Phase) -> Use:
     )
 
 
-def _programs(setup: Setup, method: Method, state: State) -> Programs:
+def _programs(task: Task, method: Method, state: State) -> Programs:
     """Returns (how a network is trained) -> (optimizer, compiled step), until the next commit."""
     model, graph, variables = state.model, state.progress.graph, state.variables
 
     @cache
     def program(use: Use) -> tuple[Any, Step]:
         how = use.training
-        steps = max(1, int(how.data * (setup.dataset.train.size // use.batch_size)))
+        steps = max(1, int(how.data * (task.dataset.train.size // use.batch_size)))
         tx = training.sgd(
             how.learning_rate(how.epochs * steps),
             momentum=how.momentum,
             weight_decay=how.weight_decay,
             nesterov=False,
-            before=method.penalty(how, graph, variables) if how.strength else None,
+            before=_penalty(method, how, graph, variables),
         )
         trains = jp.schedule.trained(how.part, graph, variables)
         tx = jp.schedule.held(tx, graph, trains)
@@ -219,13 +233,26 @@ def _programs(setup: Setup, method: Method, state: State) -> Programs:
         step = training.train_step(
             Decorated(model) if use.gated else model,
             tx,
-            setup.dataset,
+            task.dataset,
             use.batch_size,
+            loss=task.loss,
             gather=gather and gather(model, graph),
         )
         return tx, step
 
     return program
+
+
+def _penalty(
+    method: Method, how: Training, graph: jp.ChannelGraph, variables: Variables
+) -> Transform | None:
+    if not how.strength:
+        return None
+    if method.penalty is None:
+        raise ValueError(
+            f"strength={how.strength}, and the method has no penalty.\nFix: strength=0."
+        )
+    return method.penalty(how, graph, variables)
 
 
 def _opens(method: Method, phase: Phase) -> bool:
@@ -240,7 +267,7 @@ def _closed(method: Method, state: State) -> Variables:
     return jp.gates.melt(state.variables) if open_ else state.variables
 
 
-def _record(setup: Setup, method: Method, state: State) -> Record:
+def _record(task: Task, method: Method, state: State) -> Record:
     """Returns what the latest phase left: shares of the dense network, and the accuracy."""
     phase, total = state.done, state.progress.total
     assert phase is not None
@@ -253,5 +280,5 @@ def _record(setup: Setup, method: Method, state: State) -> Record:
         "rounds": phase.rounds,
         "macs": state.progress.left(),
         "channels": int(kept) / sizes,
-        "accuracy": results.accuracy(setup, network(method, state), setup.dataset.validation),
+        "accuracy": results.accuracy(task, network(method, state), task.dataset.validation),
     }

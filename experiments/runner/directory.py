@@ -4,25 +4,14 @@ A run is `runs/<name>/` with `config.json`, `metrics.jsonl`, `summary.json`, che
 """
 
 import json
-import math
 import os
-import platform
-import shlex
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import flax
-import jax
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from experiments.training import Epoch
+from experiments.runner.provenance import provenance as provenance
 
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
 
@@ -128,6 +117,11 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
+def read_config(run: Path) -> dict[str, Any]:
+    """Returns the configuration of a run, a JSON value, without the name of its experiment."""
+    return {n: v for n, v in read_json(run / CONFIG).items() if n not in ("experiment", "search")}
+
+
 def append_metrics(run: Path, record: Mapping[str, Any]) -> None:
     """Adds a line to `metrics.jsonl`; it is on the disk when this returns."""
     with (run / METRICS).open("a") as file:
@@ -167,65 +161,3 @@ def summarized(run: Path, make: Callable[[], Mapping[str, Any]]) -> dict[str, An
         found["wall_time_s"] = round(time.perf_counter() - start, 1)
         write_json(run / SUMMARY, found)
     return read_json(run / SUMMARY)
-
-
-@contextmanager
-def progress(run: Path, phase: str) -> Iterator[Callable[[Epoch], None]]:
-    """Yields a callback that shows a bar with loss, accuracy and ETA, and writes the metrics."""
-    numbers = "loss {task.fields[loss]:.4f}  validation {task.fields[accuracy]:.2%}  ETA"
-    columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TextColumn(numbers), TimeRemainingColumn()) as bar:
-        task = bar.add_task(phase, total=None, visible=False, loss=math.nan, accuracy=math.nan)
-        last = time.perf_counter()
-
-        def on_epoch(epoch: Epoch) -> None:
-            nonlocal last
-            now = time.perf_counter()
-            record = {
-                "phase": phase,
-                "epoch": epoch.number,
-                "train": epoch.train._asdict(),
-                "validation": epoch.validation._asdict(),
-                "seconds": round(now - last, 3),
-            }
-            last = now
-            append_metrics(run, record)
-            bar.update(
-                task,
-                completed=epoch.number,
-                total=epoch.total,
-                visible=True,
-                loss=epoch.train.loss,
-                accuracy=epoch.validation.accuracy,
-            )
-
-        yield on_epoch
-
-
-def provenance() -> dict[str, Any]:
-    """Returns what one needs to do it again: commit, command, device, versions, time."""
-    return {
-        "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "cpu_count": os.cpu_count(),
-        "versions": {
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "flax": flax.__version__,
-        },
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _git(*arguments: str) -> str | None:
-    """Returns what git says about the repository of this file; None where there is none."""
-    here = Path(__file__).parent
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True, timeout=10
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

@@ -3,16 +3,11 @@
 Source: Liu et al., Network Slimming, ICCV 2017, sections 4.2 and 4.3 and table 1.
 """
 
-import argparse
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from experiments.config import C, Config
-
-Presets = Mapping[str, Mapping[str, Any]]
-_START = Config()
+from experiments.runner.presets import Presets
 
 _PAPER = {
     "widths": (),
@@ -115,34 +110,3 @@ PAPER: Mapping[tuple[str, float], Row] = MappingProxyType(
     }
 )
 """(preset, prune_ratio) -> the paper's numbers. Its ImageNet FLOPs are known to be wrong."""
-
-
-def config(name: str, presets: Presets = PRESETS, start: C = _START) -> C:
-    """Returns the settings of a preset.
-
-    Args:
-      name: of the preset.
-      presets: {name: what differs from `start`}; those of Network Slimming by default.
-      start: the configuration without a preset.
-
-    Raises:
-      ValueError: there is no such preset.
-    """
-    if name not in presets:
-        raise ValueError(f"no preset {name!r}.\nFix: one of {sorted(presets)}.")
-    return replace(start, preset=name, **presets[name])
-
-
-def chosen(
-    arguments: Sequence[str] | None = None, presets: Presets = PRESETS, start: C = _START
-) -> C:
-    """Returns the preset that the command line names; its other flags are to override it.
-
-    Args:
-      arguments: those of the command line by default.
-      presets: likewise of `config`.
-      start: likewise.
-    """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset", default=start.preset)
-    return config(parser.parse_known_args(arguments)[0].preset, presets, start)

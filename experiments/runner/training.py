@@ -15,10 +15,10 @@ import optax
 from flax import linen as nn
 
 import jaxprune as jp
-from experiments.augment import augmented, normalized
 from experiments.data import Dataset, Split, Stream
-
-Variables = Any  # {'params': ..., 'batch_stats': ...}
+from experiments.data.augment import augmented, normalized
+from experiments.runner import fit as loop
+from experiments.runner.fit import QUIET, DivergedError, Figures, Journal, OnStep, State, Variables
 
 Gather = Callable[[Variables, Any, jax.Array, jax.Array], Mapping[str, jax.Array]]
 """(variables, gradients like them, images, labels) of a batch -> scores, {group: f32[n]}."""
@@ -32,20 +32,6 @@ class Model(Protocol):
         ...
 
 
-class DivergedError(ArithmeticError):
-    """A loss was not finite."""
-
-
-class TrainState(NamedTuple):
-    """What a training step changes, and the masks of what it must not move."""
-
-    variables: Variables
-    opt_state: optax.OptState
-    step: jax.Array  # i32[], steps so far
-    keep: Mapping[str, Any] | None = None  # for an optimizer of `jaxprune.schedule.held`
-    tally: jp.schedule.Tally | None = None  # of the scores that the step gathers
-
-
 class Metrics(NamedTuple):
     """Means over the examples of a split."""
 
@@ -53,25 +39,7 @@ class Metrics(NamedTuple):
     accuracy: float  # share of right answers, 0 to 1
 
 
-class Epoch(NamedTuple):
-    """How one epoch went."""
-
-    number: int  # from 1
-    total: int  # epochs in all
-    train: Metrics  # means over the epoch, while the weights move
-    validation: Metrics  # of the network after the epoch
-
-
-class Journal(NamedTuple):
-    """What follows a training, and where it begins."""
-
-    restore: Callable[[TrainState], TrainState]  # the first state -> the one to go on from
-    on_epoch: Callable[[Epoch, TrainState], None]
-
-
-QUIET = Journal(restore=lambda state: state, on_epoch=lambda *_: None)
-
-Step = Callable[[TrainState, Split, jax.Array, jax.Array], tuple[TrainState, Metrics]]
+Step = Callable[[State, Split, jax.Array, jax.Array], tuple[State, Metrics]]
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 """(logits, labels) -> scalar."""
@@ -153,9 +121,7 @@ def train_step(
     tx = optax.with_extra_args_support(tx)
 
     @partial(jax.jit, donate_argnums=0)
-    def step(
-        state: TrainState, train: Split, order: jax.Array, key: jax.Array
-    ) -> tuple[TrainState, Metrics]:
+    def step(state: State, train: Split, order: jax.Array, key: jax.Array) -> tuple[State, Metrics]:
         params = state.variables["params"]
         images, labels = batch(dataset, train, order, state.step, key, batch_size)
 
@@ -174,7 +140,7 @@ def train_step(
             tally = tally.add(gather(state.variables, {"params": gradients}, images, labels))
         variables = {"params": optax.apply_updates(params, updates), **mutated}
         accuracy = jnp.mean(logits.argmax(-1) == labels)
-        state = TrainState(variables, opt_state, state.step + 1, state.keep, tally)
+        state = State(variables, opt_state, state.step + 1, state.keep, tally)
         return state, Metrics(value, accuracy)  # pyright: ignore[reportArgumentType]
 
     return step
@@ -197,13 +163,14 @@ def shuffled(key: jax.Array, step: jax.Array, examples: int, steps: int) -> jax.
 
 def train_epoch(
     step: Step,
-    state: TrainState,
+    state: State,
     train: Split | Stream,
     keys: Sequence[jax.Array],
     *,
     batch_size: int,
     steps: int | None = None,
-) -> tuple[TrainState, list[Metrics]]:
+    on_step: OnStep = lambda: None,
+) -> tuple[State, list[Metrics]]:
     """Returns the state after one epoch and the metrics of its steps; all of it on the device.
 
     An epoch has as many steps as the images fill batches, or only `steps`.
@@ -217,6 +184,7 @@ def train_epoch(
     for part, order in _parts(train, order_key, state.step, batch_size, steps):
         state, metrics = step(state, part, order, step_key)
         history.append(metrics)
+        on_step()
     return state, history
 
 
@@ -249,7 +217,7 @@ def fit(
     share: float = 1.0,
     step: Step | None = None,
     journal: Journal = QUIET,
-) -> TrainState:
+) -> State:
     """Returns the state after `epochs` passes over the training images.
 
     Args:
@@ -277,23 +245,26 @@ def fit(
             f"{dataset.train.size} training images do not fill a batch of {batch_size}.\n"
             "Fix: a smaller batch_size."
         )
-    opt_state = tx.init(variables["params"]) if opt_state is None else opt_state
-    start = TrainState(variables, opt_state, np.int32(0), keep, tally)  # pyright: ignore[reportArgumentType]
-    state, steps = journal.restore(start), max(1, int(share * batches))
-    first = int(state.step) // steps
-    state = jax.tree.map(partial(jnp.array, copy=True), state)  # the steps donate it
+    steps = max(1, int(share * batches))
     step, train = step or train_step(model, tx, dataset, batch_size), dataset.train
     if isinstance(train, Split):
         train = jax.device_put(train)
     keys = tuple(jax.random.split(key))
-    for number in range(first + 1, epochs + 1):
-        state, history = train_epoch(step, state, train, keys, batch_size=batch_size, steps=steps)
+
+    def epoch(state: State, number: int, on_step: OnStep) -> tuple[State, Figures]:
+        state, history = train_epoch(
+            step, state, train, keys, batch_size=batch_size, steps=steps, on_step=on_step
+        )
         history = np.array(jax.device_get(history))
         loss, accuracy = np.mean(history, axis=0).tolist()
         validation = evaluate(model, state.variables, dataset, dataset.validation)
         _check_losses(number, [*history[:, 0], validation.loss])
-        journal.on_epoch(Epoch(number, epochs, Metrics(loss, accuracy), validation), state)
-    return state
+        trained = Metrics(loss, accuracy)
+        return state, {"train": trained._asdict(), "validation": validation._asdict()}
+
+    opt_state = tx.init(variables["params"]) if opt_state is None else opt_state
+    start = State(variables, opt_state, keep=keep, tally=tally)
+    return loop.fit(start, epoch, epochs=epochs, steps=steps, journal=journal)
 
 
 def _check_losses(epoch: int, losses: Sequence[float]) -> None:

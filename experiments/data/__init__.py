@@ -9,16 +9,15 @@ like `_digits`. Nothing else knows data sets. Those of TFDS are prepared once, w
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import starmap
+from itertools import islice, starmap
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
-import tyro
 
-from experiments import prepared
-from experiments.augment import Augment
+from experiments.data import prepared
+from experiments.data.augment import Augment
 
 
 class Split(NamedTuple):
@@ -194,7 +193,7 @@ def _prepared(name: str, data_dir: Path | None) -> Dataset:
 
 def _imagenet(data_dir: Path | None, limit: int | None, workers: int, mobile: bool) -> Dataset:
     """Returns ImageNet from disk; its own validation images, with public labels, are for test."""
-    from experiments import imagenet
+    from experiments.data import imagenet
 
     def part(split: str) -> Stream:
         images = imagenet.source(split, data_dir=data_dir)
@@ -238,6 +237,20 @@ def shuffled(split: Split, *sizes: int) -> list[Split]:
     return [Split(split.images[rows], split.labels[rows]) for rows in np.split(order, ends)]
 
 
+def some(train: Split | Stream, *, size: int, count: int, seed: int) -> Iterator[np.ndarray]:
+    """Yields at most `count` batches of training images as they are: of a stream the first ones.
+
+    A batch has `size` images, or all where there are fewer.
+    """
+    size = min(size, train.size)
+    count = min(count, train.size // size)
+    if isinstance(train, Stream):
+        yield from (batch.images for batch in islice(train.batches(size, None), count))
+    else:
+        order = np.random.default_rng(seed).permutation(train.size)
+        yield from (train.images[rows] for rows in order[: count * size].reshape(count, size))
+
+
 def _balanced(split: Split, limit: int) -> Split:
     """Returns the first images of each class in turn until there are `limit`, in their order."""
     turn = np.empty(len(split.labels), int)
@@ -259,21 +272,3 @@ def mean_and_std(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ..
     mean = counts @ values / n
     std = np.sqrt(counts @ values**2 / n - mean**2)
     return tuple(mean.tolist()), tuple(std.tolist())
-
-
-def show(name: tyro.conf.Positional[str], /, data_dir: Path | None = None) -> None:
-    """Prints the sizes of a data set.
-
-    Args:
-      name: one of `NAMES`.
-      data_dir: where it is prepared; `TFDS_DATA_DIR` or `~/tensorflow_datasets` by default.
-    """
-    dataset = load(name, data_dir=data_dir)
-    sizes = [s.size for s in (dataset.train, dataset.validation, dataset.test)]
-    print(f"{name}: {dataset.classes} classes, images {dataset.image_shape}")
-    print("train {:,}, validation {:,}, test {:,}".format(*sizes))
-    print(f"mean {np.round(dataset.mean, 2)}, deviation {np.round(dataset.std, 2)}")
-
-
-if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"prepare": prepared.prepare, "show": show})

@@ -15,10 +15,10 @@ import jax
 import numpy as np
 
 import jaxprune as jp
-from experiments import runs
-from experiments.config import Common
-from experiments.procedures import Network, Phase, Setup
-from experiments.training import Epoch, Journal, TrainState
+from experiments.runner import directory, progress
+from experiments.runner.config import Common
+from experiments.runner.fit import Epoch, Journal, State
+from experiments.runner.task import Network, Task
 from jaxprune.keep.check import Keep
 
 RUNNING = "running"
@@ -37,40 +37,18 @@ def begin(config: Common, value: Mapping[str, Any]) -> Path:
       ValueError: the name is not free, or the run began with another configuration.
     """
     if config.resume:
-        run = runs.resume(config.root, config.name, value, free=FREE)
+        run = directory.resume(config.root, config.name, value, free=FREE)
     else:
-        run = runs.create(config.root, config.name, overwrite=config.overwrite)
-    if not (run / runs.SUMMARY).exists():
-        runs.write_json(run / runs.CONFIG, value)
+        run = directory.create(config.root, config.name, overwrite=config.overwrite)
+    if not (run / directory.SUMMARY).exists():
+        directory.write_json(run / directory.CONFIG, value)
     return run
-
-
-def run_phases(
-    run: Path, setup: Setup, phases: Iterable[Phase], network: Network
-) -> dict[str, Network]:
-    """Returns the network after each phase; those that are finished are read, not run."""
-    found: dict[str, Network] = {}
-    rewind(run, finished(run))
-    for phase in phases:
-        found[phase.name] = network = carried_out(run, setup, phase, network)
-    drop(run, RUNNING)
-    return found
 
 
 def finished(run: Path) -> list[str]:
     """Returns the names of the phases that are checkpoints."""
     names = [found.name for found in sorted(path(run, "").glob("*")) if found.name != RUNNING]
     return [name for name in names if metadata(run, name)]
-
-
-def carried_out(run: Path, setup: Setup, phase: Phase, network: Network) -> Network:
-    """Returns the network after a phase that begins with `network`; read, if it is finished."""
-    if metadata(run, phase.name):
-        return load(run, setup, phase.name)
-    with journal(run, setup, phase.name, network.keep) as hears:
-        network = phase.run(network, hears)
-    save(run, setup, phase.name, network)
-    return network
 
 
 def rewind(run: Path, finished: Iterable[str]) -> None:
@@ -82,15 +60,15 @@ def rewind(run: Path, finished: Iterable[str]) -> None:
     """
     running = metadata(run, RUNNING)
     epochs = {running["phase"]: running["epoch"]} if running else {}
-    runs.drop_metrics(run, epochs | dict.fromkeys(finished, math.inf))
+    directory.drop_metrics(run, epochs | dict.fromkeys(finished, math.inf))
 
 
-def save(run: Path, setup: Setup, name: str, network: Network) -> None:
+def save(run: Path, task: Task, name: str, network: Network) -> None:
     """Writes the network as the checkpoint of a finished phase."""
     jp.save(
         path(run, name),
         network.variables,
-        jp.spec(setup.graph, network.keep),
+        jp.spec(task.graph, network.keep),
         opt_state=network.momentum,
         metadata={
             "pruned": bool(network.keep),
@@ -100,7 +78,7 @@ def save(run: Path, setup: Setup, name: str, network: Network) -> None:
     )
 
 
-def load(run: Path, setup: Setup, name: str) -> Network:
+def load(run: Path, task: Task, name: str) -> Network:
     """Returns the network of a finished phase.
 
     Raises:
@@ -108,50 +86,53 @@ def load(run: Path, setup: Setup, name: str) -> Network:
     """
     restored = jp.restore(path(run, name))
     found = restored.metadata
-    keep = jp.keep_from_spec(restored.spec, setup.graph) if found["pruned"] else {}
-    model = jp.linen.resize(setup.model, setup.graph, keep) if found["sliced"] else setup.model
+    keep = jp.keep_from_spec(restored.spec, task.graph) if found["pruned"] else {}
+    model = jp.linen.resize(task.model, task.graph, keep) if found["sliced"] else task.model
     return Network(model, restored.variables, keep, restored.opt_state)
 
 
 @contextmanager
-def journal(run: Path, setup: Setup, name: str, keep: Keep) -> Iterator[Journal]:
+def journal(run: Path, task: Task, name: str, keep: Keep) -> Iterator[Journal]:
     """Yields what makes a training in the phase go on from its last checkpoint.
 
     Args:
       run: directory of a run.
-      setup: of the run.
+      task: of the run.
       name: of the phase.
       keep: of the network that trains, of the unpruned model's channels.
     """
-    every = setup.config.checkpoint_every
+    every = task.config.checkpoint_every
 
-    def restore(state: TrainState) -> TrainState:
+    def restore(state: State) -> State:
         running = metadata(run, RUNNING)
         if not running or running["phase"] != name:
             return state
         like = (state.opt_state, state.tally)
         saved = jp.restore(path(run, RUNNING), like=state.variables, opt_state=like)
         opt_state, tally = saved.opt_state
-        step: Any = np.int32(running["step"])
-        state = TrainState(saved.variables, opt_state, step, state.keep, tally)
+        step = np.int32(running["step"])
+        state = State(saved.variables, opt_state, step, state.keep, tally)
         return jax.device_get(state)  # what is committed to a device compiles the step again
 
-    with runs.progress(run, name) as record:
+    clock = progress.Clock()
+    with progress.shown(name) as shown:
 
-        def on_epoch(epoch: Epoch, state: TrainState) -> None:
-            record(epoch)
+        def on_epoch(epoch: Epoch, state: State) -> None:
+            seconds = clock.seconds()
+            directory.append_metrics(run, progress.records(name, epoch, seconds))
+            shown.on_epoch(epoch, seconds)
             if epoch.number % every == 0 and epoch.number < epoch.total:
                 state = jax.device_get(state)
                 jp.save(
                     path(run, RUNNING),
                     state.variables,
-                    jp.spec(setup.graph, keep),
+                    jp.spec(task.graph, keep),
                     opt_state=(state.opt_state, state.tally),
                     metadata={"phase": name, "epoch": epoch.number, "step": int(state.step)},
                     overwrite=True,
                 )
 
-        yield Journal(restore, on_epoch)
+        yield Journal(restore, shown.on_step, on_epoch)
 
 
 def path(run: Path, name: str) -> Path:

@@ -39,7 +39,7 @@ def source(split: str, *, data_dir: Path | None = None) -> Sequence[Any]:
     """
     import tensorflow_datasets as tfds
 
-    from experiments import prepared
+    from experiments.data import prepared
 
     builder = prepared.builder("imagenet2012", data_dir)
     return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})

@@ -1,0 +1,82 @@
+"""AGP: the channels of least energy go in rounds, many at first and fewer toward the end.
+
+Paper:     Zhu and Gupta, "To prune, or not to prune", 2017, https://arxiv.org/abs/1710.01878; there
+           single weights go, here channels
+Command:   python -m experiments agp
+           python -m experiments agp --final 0.7 --rounds 8
+Device:    CPU, 2 cores
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+
+import jax
+
+import jaxprune as jp
+from experiments.procedures import kept_rounds, rounds
+from experiments.procedures.rounds import Method, Score
+from experiments.runner import config as configuration
+from experiments.runner.config import Common
+from experiments.runner.experiment import Experiment
+from experiments.runner.presets import Presets
+from experiments.tasks import classification
+from jaxprune.schedule import Training, stepped, triangular
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config(Common):
+    """Train a network, prune it in rounds along a ramp, fine-tune it, and write it down."""
+
+    name: str = "agp"
+    """Name of the run; a name that is taken gets a number."""
+    final: float = 0.5
+    """Share of the channels that is gone in the end."""
+    rounds: int = 5
+    """Prunings."""
+    min_keep_ratio: float = 0.1
+    """Of its channels, how many every group keeps."""
+    dense: Training = Training(epochs=15, rates=stepped(0.1))  # noqa: RUF009
+    """Before any pruning."""
+    train: Training = Training(epochs=2, rates=triangular(1e-3, 5e-2))  # noqa: RUF009
+    """Of each round, before its pruning."""
+    finetune: tuple[Training, ...] = (Training(epochs=8, rates=triangular(1e-3, 2e-2)),)
+    """After the last pruning."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where values contradict each other."""
+        configuration.check(self, [], positive=("rounds", "final"))
+
+
+PRESETS: Presets = MappingProxyType({"digits": {"widths": (16, 32, 64)}})
+"""Name -> what differs from the defaults of `Config`."""
+
+
+def method(config: Config) -> Method:
+    """Returns the procedure that the configuration asks for."""
+    dense, train, *finetune = rounds.scaled(config, config.dense, config.train, *config.finetune)
+    return Method(
+        plan=jp.schedule.agp(
+            final=config.final, rounds=config.rounds, training=train, finetune=finetune
+        ),
+        dense=dense,
+        begin=partial(_begin, config),
+        score=Score(lambda graph, variables, *_: jp.scores.l2(graph, variables)),
+    )
+
+
+def _begin(config: Config, graph: jp.ChannelGraph) -> jp.schedule.Progress:
+    progress = jp.schedule.begin(graph, min_keep_ratio=config.min_keep_ratio)
+    last = jp.schedule.Prune(share=config.final, of=jp.schedule.Quota.CHANNELS)
+    progress.prune(last, jp.scores.random(graph, jax.random.key(0)))  # an error if out of reach
+    return progress
+
+
+EXPERIMENT = Experiment(
+    name="agp",
+    config=Config(),
+    presets=PRESETS,
+    task=classification.task,
+    method=kept_rounds.procedure(method),
+    report=kept_rounds.report,
+)

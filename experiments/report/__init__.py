@@ -1,0 +1,1 @@
+"""What runs found comes in; tables and pictures go out."""

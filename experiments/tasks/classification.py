@@ -1,0 +1,22 @@
+"""Images of classes: which of them is it."""
+
+from experiments import data, models
+from experiments.runner import training
+from experiments.runner.config import C, Slim
+from experiments.runner.task import Task
+
+
+def task(config: C) -> Task[C]:
+    """Returns the data, the unpruned model and its channel graph."""
+    dataset = data.load(
+        config.dataset,
+        data_dir=config.data_dir,
+        limit=config.limit,
+        workers=config.workers,
+        mobile=config.mobile,
+    )
+    fields = {"widths": config.widths} if config.widths else {}
+    model = models.build(config.model, classes=dataset.classes, **fields)
+    slim = isinstance(config, Slim)  # widths are of streams, and all readers have these
+    graph = training.channel_graph(model, dataset.image_shape, select_inputs=not slim)
+    return Task(config, dataset, model, graph)

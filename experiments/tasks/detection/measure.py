@@ -1,0 +1,60 @@
+"""How well a width of the classifier, or of the detector, does."""
+
+from functools import partial
+
+import jax
+import numpy as np
+
+import jaxprune as jp
+from experiments.procedures import joint
+from experiments.runner.task import Network, Task
+from experiments.tasks.detection import boxes
+from experiments.tasks.detection.boxes import Found
+from experiments.tasks.detection.config import Config
+from experiments.tasks.detection.parts import CLASSES, classifier, detector, made, scaled
+from jaxprune import slimmable
+
+
+def accuracy(task: Task[Config], network: Network, name: str) -> float:
+    """Returns the share of the images of one object that a width of the classifier gets right.
+
+    They are those that it was trained on.
+    """
+    model, graph, widths = classifier(task.config)
+    params, rest = joint.parts(network.variables)
+    small = slimmable.variables(graph, params, rest, name, widths[name])
+    run = jax.jit(partial(jp.linen.resize(model, graph, widths[name]).apply, train=False))
+    single = made(task).single
+    logits = run(small, scaled(single.images))
+    return float(np.mean(np.argmax(logits, -1) == single.classes[:, 0] - 1))
+
+
+def precision(task: Task[Config], network: Network, name: str) -> dict[str, float]:
+    """Returns the average precision of each class on the test images, for one width."""
+    model, graph, widths = detector(task.config)
+    params, rest = joint.parts(network.variables)
+    small = slimmable.variables(graph, params, rest, name, widths[name])
+    run = jax.jit(jp.linen.resize(model, graph, widths[name]).apply)
+    test = made(task).test
+    logits, places = map(np.asarray, run(small, scaled(test.images)))
+    found = {}
+    for label, kind in enumerate(CLASSES):
+        scores = logits[..., label].reshape(len(logits), -1)
+        each = [
+            detected(*pair) for pair in zip(places.reshape(len(places), -1, 4), scores, strict=True)
+        ]
+        true = [b[c == label + 1] for b, c in zip(test.boxes, test.classes, strict=True)]
+        found[kind] = boxes.average_precision(each, true)
+    return found
+
+
+def detected(places: np.ndarray, logits: np.ndarray, *, most: int = 20) -> Found:
+    """Returns what one image has of one class.
+
+    Args:
+      places: boxes f32[n, 4].
+      logits: f32[n], of this class.
+      most: places that are looked at, those with the highest logits.
+    """
+    best = np.argsort(-logits, kind="stable")[:most]
+    return boxes.suppressed(Found(places[best], logits[best]))
