@@ -53,6 +53,14 @@ SPECS = ("test_spec", "test_given")
 GUARDS: Mapping[str, Sequence[str]] = {
     "program/spaces": ("test_axes", *TRACE, "test_masks", "test_mapped"),
     "program/relate": (*TRACE, "test_cost", "test_uncounted", "test_mapped"),
+    "program/interpret": (
+        "test_exactness",
+        "test_rescale",
+        "test_normalization",
+        "test_report",
+        "test_absorb",
+        "test_narrow",
+    ),
     "graph": (*TRACE, "test_masks", "test_graph_is_a_value", "test_unread"),
     "tracing/trace": (*TRACE, "test_masks", "test_graph_is_a_value", "test_unread"),
     "program/fixed": ("test_graph_is_a_value", *TRACE),
@@ -158,12 +166,13 @@ GUARDS: Mapping[str, Sequence[str]] = {
 """The modules that decide, each with the tests that guard it."""
 
 ELSEWHERE = {
-    "program/rules": "benchmarks.mutate_rules breaks them",
+    "program/rules program/traits": "benchmarks.mutate_rules breaks them; test_traits holds what "
+    "rules say of values against the primitives",
     "program/jaxpr arguments/functions": "hand over what JAX says; every test goes through them",
     "linen/tracing linen/resizing nnx/tracing nnx/resizing nnx/pure_function nnx/names": "run "
     "modules; same_program checks what comes of it",
     "inspecting/draw inspecting/tables inspecting/explain inspecting/comparison pruning/compare "
-    "linen/shown cutting/pruned errors": "say what others decided",
+    "linen/shown cutting/pruned program/reasons errors": "say what others decided",
     "pruning/prune linen/pruning nnx/pruning": "call one after the other what is above",
     "running/export checkpoint": "keep what others decided",
     "gates schedule slimmable sparsify groups/channels": "train toward a keep, and cut by what is "
