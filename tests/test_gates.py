@@ -92,12 +92,12 @@ CASES = {
 
 def read_weights(group: jp.Group, variables: Any, gradients: Any) -> Any:
     """Returns f64[*layers, n]: the sum of w * dL/dw over the weights that read each channel."""
-    found = np.zeros(group.shape)
+    found, w, dw = np.zeros(group.shape), flatten(variables)[0], flatten(gradients)[0]
     for slot in group.slots:
         if slot.role == "in":
-            w, slope = (flatten(tree)[0][slot.path] for tree in (variables, gradients))
+            product = w[slot.path] * dw[slot.path]
             front = [axis for axis in (slot.layer, slot.axis) if axis is not None]
-            along = np.moveaxis(np.asarray(w * slope), front, range(len(front)))
+            along = np.moveaxis(np.asarray(product), front, range(len(front)))
             sums = along.sum(axis=tuple(range(len(front), along.ndim)))
             found += sums[..., slot.positions].sum(axis=-1)
     return found

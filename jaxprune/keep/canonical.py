@@ -20,6 +20,7 @@ from jaxprune.program import jaxpr
 from jaxprune.program.interpret import steps
 from jaxprune.program.jaxpr import Op, Program
 from jaxprune.program.rules import RULES
+from jaxprune.program.rules.axis_map import keeps_order
 from jaxprune.program.traits import Form, Trait
 
 BATCH = "*"
@@ -101,7 +102,7 @@ class Reader:
         inner, scope = jaxpr.programs(op.eqn), jaxpr.join(op.eqn, op.scope)
         if op.form is not None and op.form.calls:
             return self.program(inner[0], values, scope)
-        if Trait.ORDERED in op.traits and op.params.get("indices") is None:
+        if keeps_order(op):
             return values[:1]
         number = self.add(op, values, scope)
         for program, operands, _ in jaxpr.calls(op.eqn):

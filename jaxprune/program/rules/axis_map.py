@@ -1,9 +1,10 @@
-"""Where the axes of an operand are in the result, of what moves it."""
+"""Where the axes and the entries of an operand are in the result, of what moves it."""
 
 from collections.abc import Callable, Sequence
 
 from jaxprune.program import jaxpr
 from jaxprune.program.jaxpr import Op
+from jaxprune.program.traits import Trait
 
 AxisMap = Callable[[tuple[int, ...]], tuple[int, ...] | None]
 """From axes of an operand to those of the result, None where they are not there."""
@@ -22,6 +23,13 @@ def axis_map(op: Op) -> AxisMap | None:
         left = [axis for axis in range(len(before)) if axis not in params["dimensions"]]
         return lambda axes: tuple(map(left.index, axes)) if set(axes) <= set(left) else None
     return reshaped(before, op.out_shapes[0]) if op.name == "reshape" else None
+
+
+def keeps_order(op: Op) -> bool:
+    """Returns whether all entries stay, in the order that they have in memory, maybe repeated."""
+    some = op.params.get("indices") is not None
+    transposed = "new_sizes" in op.params and op.params.get("dimensions") is not None
+    return Trait.ORDERED in op.traits and not some and not transposed
 
 
 def reshaped(before: Sequence[int], after: Sequence[int]) -> AxisMap:
