@@ -12,6 +12,7 @@ from jaxprune import (
     slimmable,
     sparsify,
 )
+from jaxprune.arguments.renamed import renamed as _renamed
 from jaxprune.checkpoint import Restored, restore, save
 from jaxprune.cutting.optimizer_state import slice_opt_state
 from jaxprune.cutting.pruned import Pruned
@@ -95,3 +96,10 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+__getattr__ = _renamed(
+    "jaxprune",
+    {
+        "axes": "jp.spaces",
+    },
+)

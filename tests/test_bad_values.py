@@ -25,7 +25,7 @@ DATA = (
         jp.Rule,
         jp.Verification,
     ),
-    *(jp.cost.Latency, jp.cost.Uncounted, jp.gates.Decorated, jp.linen.Plan, jp.linen.Resized),
+    *(jp.cost.Latency, jp.cost.Uncounted, jp.gates.Decorated, jp.linen.Resizing, jp.linen.Resized),
     *(jp.recover.Absorbed, jp.recover.Outcome, jp.sparsify.PenaltyState),
     *(jp.schedule.Part, jp.schedule.Quota, jp.schedule.Progress, jp.schedule.Tally),
     *(jp.slimmable.Found, jp.slimmable.Device, jp.slimmable.Spectrum, jp.slimmable.Switch),
@@ -142,5 +142,8 @@ def test_a_traced_keep_is_refused_where_it_decides_shapes() -> None:
 
     keeps = [(name, arg) for name, arg in CASES if ROWS[name].args[arg].good is KEEP]
     found = {name: traced(name, arg) for name, arg in keeps}
-    assert {name for name, text in found.items() if text == "taken"} == {"mask", "schedule.held"}
+    assert {name for name, text in found.items() if text == "taken"} == {
+        "mask",
+        "schedule.masked_updates",
+    }
     assert all(re.search("is traced[\\s\\S]*Fix:|taken", text) for text in found.values()), found

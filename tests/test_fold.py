@@ -27,7 +27,9 @@ def test_ticks_without_batch_norm() -> None:
     variables, x = weights(MODULE, 0), images(0)
     graph = jp.trace(MODULE.apply, variables, x[:1])
     apply, traced = jp.gated(MODULE.apply, graph), []
-    tx = schedule.held(optax.chain(jp.sparsify.l1_gates(1e-2), optax.sgd(0.1, 0.9)), graph)
+    tx = schedule.masked_updates(
+        optax.chain(jp.sparsify.l1_gates(1e-2), optax.sgd(0.1, 0.9)), graph
+    )
 
     @jax.jit
     def step(gates: Any, state: Any, tally: Any, keep: Any) -> Any:
@@ -39,7 +41,7 @@ def test_ticks_without_batch_norm() -> None:
 
     gates: Any = jp.gates.unit(graph)
     progress, state = schedule.begin(graph, keep_macs=0.4), tx.init(gates)
-    plan = schedule.tick_only(keep_macs=0.4, share=0.3, finetune=())
+    plan = schedule.tick_only(keep_macs=0.4, prune_ratio=0.3, finetune=())
     done, ticks = None, 0
     while (done := plan(done, progress.left())) and done.prune:
         ticks, tally = ticks + 1, schedule.tally(graph)

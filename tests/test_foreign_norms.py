@@ -218,7 +218,7 @@ def test_norms_scores_masks_and_parameters(make: Callable[[], Model], train: boo
     back = flatten(jp.gates.melt(decorated.variables, graph=graph))[0]
     np.testing.assert_allclose(back[model.norm.bias], leaves[model.norm.bias], rtol=1e-5)
     assert np.any(flatten(decorated.variables)[0][model.norm.bias] != leaves[model.norm.bias])
-    trained = flatten(jp.schedule.trained(jp.schedule.Part.GATES, graph, model.variables))[0]
+    trained = flatten(jp.schedule.trainable(graph, model.variables, jp.schedule.Part.GATES))[0]
     assert {model.norm.scale, model.norm.bias} < {path for path, on in trained.items() if on}
     assert jp.select.members(graph) == {model.group: 1}
 

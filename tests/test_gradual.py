@@ -252,7 +252,7 @@ def test_what_is_frozen_or_pruned_does_not_move() -> None:
         same = jax.tree.map(np.array_equal, masked, new.variables["params"])
         assert new.done is not None
         assert new.done.training is not None
-        trains = jp.schedule.trained(new.done.training.part, graph, old.variables)
+        trains = jp.schedule.trainable(graph, old.variables, new.done.training.part)
         assert jax.tree.map(np.logical_not, same) == trains
         again = jp.mask(graph, new.variables, keep)
         jax.tree.map(np.testing.assert_array_equal, again["params"], new.variables["params"])

@@ -57,10 +57,10 @@ def test_nothing_moves_what_is_held(name: str, wrapped: bool) -> None:
     trained = jax.tree_util.tree_map_with_path(
         lambda path, _: "layer_1" not in jax.tree_util.keystr(path), params
     )
-    free = schedule.held(OPTIMIZERS[name], GRAPH)
+    free = schedule.masked_updates(OPTIMIZERS[name], GRAPH)
     moving, state = steps(free, params, free.init(params), 3)
     assert not np.array_equal(layers(moving)["layer_1"]["bias"], layers(params)["layer_1"]["bias"])
-    tx = schedule.held(OPTIMIZERS[name], GRAPH, trained)
+    tx = schedule.masked_updates(OPTIMIZERS[name], GRAPH, trained)
     held, later = steps(tx, moving, state, 3, keep=KEEP)
     ones = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), params)
     pruned = jax.tree.unflatten(
@@ -97,7 +97,9 @@ def test_the_optimizer_sees_no_gradient_of_what_is_held() -> None:
     trained = jax.tree_util.tree_map_with_path(
         lambda path, _: "layer_2" not in jax.tree_util.keystr(path), VARIABLES
     )
-    tx = schedule.held(optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(1.0)), GRAPH, trained)
+    tx = schedule.masked_updates(
+        optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(1.0)), GRAPH, trained
+    )
     small = noise(VARIABLES, 0)
     masked = jp.mask(GRAPH, small, KEEP)
     large = jax.tree.map(lambda kept, whole: kept + 1e3 * (whole - kept), masked, small)
@@ -109,7 +111,7 @@ def test_the_optimizer_sees_no_gradient_of_what_is_held() -> None:
 
 def test_held_without_anything_to_hold_is_the_optimizer() -> None:
     plain = OPTIMIZERS["adamw"]
-    tx = schedule.held(plain, GRAPH)
+    tx = schedule.masked_updates(plain, GRAPH)
     expected = jax.tree.leaves(steps(plain, VARIABLES, plain.init(VARIABLES), 2))
     whole = {name: np.ones(group.size, bool) for name, group in GRAPH.groups.items()}
     for extra in ({}, {"keep": whole}):
@@ -121,7 +123,7 @@ def test_held_without_anything_to_hold_is_the_optimizer() -> None:
 def test_held_slices_with_the_network() -> None:
     """A masked step then a cut is a cut then a step: parameters and momentum."""
     plain = OPTIMIZERS["sgd"]
-    tx = schedule.held(plain, GRAPH)
+    tx = schedule.masked_updates(plain, GRAPH)
     params, state = steps(tx, jp.mask(GRAPH, VARIABLES, KEEP), tx.init(VARIABLES), 3, keep=KEEP)
     small = jp.slice(GRAPH, params, KEEP)
     cut = jp.slice_opt_state(GRAPH, state, KEEP, tx=tx, params=params)
@@ -137,14 +139,14 @@ def test_held_slices_with_the_network() -> None:
 def test_oicsr_in_rounds() -> None:
     """Train with the penalty, prune by energy, cut, go on; no layer loses more than half."""
     training = Training(epochs=1, rates=schedule.constant(0.02), strength=0.1)
-    plan = schedule.iterative(keep_macs=(0.7, 0.5), share=0.12, training=training)
+    plan = schedule.iterative(keep_macs=(0.7, 0.5), prune_ratio=0.12, training=training)
     progress = schedule.begin(GRAPH, keep_macs=0.5, max_prune_ratio=0.5)
     params, done, seen = VARIABLES, None, []
     while done := plan(done, progress.left()):
         if done.training:
             penalty = jp.sparsify.oicsr(progress.graph, done.training.strength)
             rate = done.training.learning_rate(3)
-            tx = schedule.held(optax.chain(penalty, optax.sgd(rate, 0.9)), progress.graph)
+            tx = schedule.masked_updates(optax.chain(penalty, optax.sgd(rate, 0.9)), progress.graph)
             params, _ = steps(tx, params, tx.init(params), 3, keep=progress.keep)
         if done.prune:
             energy = jp.scores.channel_energy(progress.graph, params)
@@ -165,7 +167,7 @@ def test_oicsr_in_rounds() -> None:
 
 def test_gates_of_their_own_are_held() -> None:
     gates = jp.gates.unit(GRAPH)
-    tx = schedule.held(optax.chain(l1_gates(0.1), optax.sgd(0.1, momentum=0.9)), GRAPH)
+    tx = schedule.masked_updates(optax.chain(l1_gates(0.1), optax.sgd(0.1, momentum=0.9)), GRAPH)
     params, state = steps(tx, gates, tx.init(gates), 2)
     params, state = steps(tx, before := params, state, 2, keep=KEEP)
     for name, kept in KEEP.items():
@@ -175,11 +177,11 @@ def test_gates_of_their_own_are_held() -> None:
 
 def test_errors_of_held() -> None:
     with pytest.raises(TreeError, match=r"does not mirror the parameters[\s\S]*Fix: jaxprune.sch"):
-        schedule.held(optax.sgd(0.1), GRAPH, {"a": True}).init(VARIABLES)
+        schedule.masked_updates(optax.sgd(0.1), GRAPH, {"a": True}).init(VARIABLES)
     ones = jax.tree.map(lambda _: jnp.array(True), VARIABLES)
     with pytest.raises(JaxpruneError, match=r"outside of the compiled step[\s\S]*Fix: one step"):
-        schedule.held(optax.sgd(0.1), GRAPH, ones).init(VARIABLES)
-    tx, foreign = schedule.held(optax.sgd(0.1), GRAPH), {A: jnp.ones(3)}
+        schedule.masked_updates(optax.sgd(0.1), GRAPH, ones).init(VARIABLES)
+    tx, foreign = schedule.masked_updates(optax.sgd(0.1), GRAPH), {A: jnp.ones(3)}
     with pytest.raises(TreeError, match=rf"{A}' of shape \(3,\)[\s\S]*Fix: pass the parameters"):
         tx.update(foreign, tx.init(foreign), foreign, keep=KEEP)
     with pytest.raises(KeepError, match=r"which the graph does not have"):
@@ -187,7 +189,7 @@ def test_errors_of_held() -> None:
     fn = lambda v, x: (x @ v["a"]).sum()  # noqa: E731
     v = {"a": jnp.ones((2, 3))}
     with pytest.raises(TreeError, match=r"says what the head is[\s\S]*Fix: head="):
-        schedule.trained(Part.GATES, jp.trace(fn, v, jnp.ones((1, 2))), v)
+        schedule.trainable(jp.trace(fn, v, jnp.ones((1, 2))), v, Part.GATES)
 
 
 def test_a_tally_names_the_batch_that_failed() -> None:

@@ -69,7 +69,7 @@ def test_the_two_threshold_rules_differ_by_one_channel():
     graph, scores = two_layers()
     select = partial(jp.select.global_ratio, graph, scores, prune_ratio=0.6)
     rules = jp.select.exact_count, jp.select.lua_author, jp.select.pytorch_author
-    exact, lua, author = (sum(kept(select(rule=rule))) for rule in rules)
+    exact, lua, author = (sum(kept(select(ties=rule))) for rule in rules)
     ascending = np.sort(np.concatenate(list(scores.values())))
     assert exact == lua == np.sum(ascending > ascending[int(10 * 0.6) - 1]) == 4
     assert author == np.sum(ascending > ascending[int(10 * 0.6)]) == 3
@@ -179,7 +179,7 @@ def test_masks_need_a_fresh_optimizer(task, dense, momentum):
     masked, gradients = at_zero(params), at_zero(gradients)
     assert revived(moved(tx, state, masked, gradients))  # the old momentum
     assert not revived(moved(tx, tx.init(masked), masked, gradients))
-    held = jp.schedule.held(tx, graph)
+    held = jp.schedule.masked_updates(tx, graph)
     ones = jax.tree.map(np.ones_like, params)
     kept = optax.GradientTransformation(held.init, partial(held.update, keep=keep))
     assert not revived(moved(kept, kept.init(masked), masked, ones))

@@ -23,7 +23,7 @@ def test_a_share_of_what_is_left() -> None:
         {A: [0], B: [1, 3, 4]},
         {A: [0], B: [3, 4]},
     ):
-        keep = quota.share_of_left(graph, SCORES, share=0.34, within=keep)
+        keep = quota.of_remaining(graph, SCORES, prune_ratio=0.34, within=keep)
         assert kept(keep) == expected
 
 
@@ -33,29 +33,29 @@ def test_floors_are_of_the_dense_network() -> None:
     keep: dict[str, Any] = {}
     left = []
     for _ in range(3):
-        keep = quota.share_of_left(graph, SCORES, share=0.25, within=keep, min_keep_ratio=0.5)
+        keep = quota.of_remaining(graph, SCORES, prune_ratio=0.25, within=keep, min_keep_ratio=0.5)
         left.append(widths(keep))
     assert left == [[3, 4], [2, 4], [2, 3]]
     with pytest.raises(BudgetError, match=r"no channel can go any more[\s\S]*Fix: stop here"):
-        quota.share_of_left(graph, SCORES, share=0.25, within=keep, min_keep_ratio=0.5)
+        quota.of_remaining(graph, SCORES, prune_ratio=0.25, within=keep, min_keep_ratio=0.5)
 
 
 def test_dead_channels_go_for_free() -> None:
     graph, _ = chain(4, 5)
     scores = {A: [4.0, 0.0, 3.0, 0.0], B: SCORES[B]}
-    assert kept(quota.share_of_left(graph, scores, share=0.1)) == {A: [0, 2], B: [0, 1, 3, 4]}
+    assert kept(quota.of_remaining(graph, scores, prune_ratio=0.1)) == {A: [0, 2], B: [0, 1, 3, 4]}
 
 
 def test_a_group_of_one_channel_needs_no_score() -> None:
     graph, _ = chain(4, 5)
-    keep = quota.share_of_left(graph, {B: SCORES[B]}, share=0.3, within=ONE)
+    keep = quota.of_remaining(graph, {B: SCORES[B]}, prune_ratio=0.3, within=ONE)
     assert kept(keep) == {A: [0], B: [0, 1, 3, 4]}
 
 
 def test_all_that_may_go_can_be_asked_for() -> None:
     """Of 9 channels 7 may go, which is the quota: no rule has a score to look at behind it."""
     graph, _ = chain(4, 5)
-    keep = quota.share_of_left(graph, SCORES, share=0.78, rule=jp.select.pytorch_author)
+    keep = quota.of_remaining(graph, SCORES, prune_ratio=0.78, ties=jp.select.pytorch_author)
     assert kept(keep) == {A: [0], B: [4]}
 
 
@@ -70,17 +70,17 @@ def test_members_count_in_the_quota() -> None:
         (0.1, {}, {A: [0, 1, 2, 3], B: [0, 1, 3, 4]}),
         (0.1, {A: 4}, {A: [0, 2, 3], B: [0, 1, 3, 4]}),
     ):
-        found = quota.share_of_left(graph, SCORES, share=share, members=members)
+        found = quota.of_remaining(graph, SCORES, prune_ratio=share, members=members)
         assert kept(found) == expected
 
 
 def test_the_rule_of_the_released_code() -> None:
     """It removes one more, and what ties."""
     graph, _ = chain(4, 5)
-    keep = quota.share_of_left(graph, SCORES, share=0.12, rule=jp.select.pytorch_author)
+    keep = quota.of_remaining(graph, SCORES, prune_ratio=0.12, ties=jp.select.pytorch_author)
     assert kept(keep) == {A: [0, 2, 3], B: [0, 1, 3, 4]}
     tied = {A: [4.0, 1.0, 1.0, 1.0], B: SCORES[B]}
-    keep = quota.share_of_left(graph, tied, share=0.12, rule=jp.select.pytorch_author)
+    keep = quota.of_remaining(graph, tied, prune_ratio=0.12, ties=jp.select.pytorch_author)
     assert kept(keep) == {A: [0], B: [0, 1, 3, 4]}
 
 
@@ -88,7 +88,9 @@ def test_pruned_channels_need_no_score() -> None:
     graph, _ = chain(4, 5)
     keep = {A: np.array([True, False, True, True])}
     found = [
-        quota.share_of_left(graph, {A: [4.0, gone, 3.0, 2.0], B: SCORES[B]}, share=0.3, within=keep)
+        quota.of_remaining(
+            graph, {A: [4.0, gone, 3.0, 2.0], B: SCORES[B]}, prune_ratio=0.3, within=keep
+        )
         for gone in (0.0, 99.0, -np.inf)
     ]
     assert all(kept(one) == {A: [0, 2], B: [0, 1, 3, 4]} for one in found)
@@ -96,10 +98,10 @@ def test_pruned_channels_need_no_score() -> None:
 
 THREE, ONE = {B: np.arange(5) < 3}, {A: np.arange(4) < 1}
 BAD_QUOTAS: dict[str, tuple[Any, dict[str, Any], type, str]] = {
-    "share": (SCORES, {"share": 1.0}, BudgetError, r"in \(0, 1\), got 1.0[\s\S]*Fix"),
-    "no share": (SCORES, {"share": 0.0}, BudgetError, r"in \(0, 1\), got 0.0"),
+    "share": (SCORES, {"prune_ratio": 1.0}, BudgetError, r"in \(0, 1\), got 1.0[\s\S]*Fix"),
+    "no share": (SCORES, {"prune_ratio": 0.0}, BudgetError, r"in \(0, 1\), got 0.0"),
     "members": (SCORES, {"members": {A: 0}}, BudgetError, r"members must[\s\S]*\{.*0\}[\s\S]*Fix"),
-    "bool": (SCORES, {"share": True}, BudgetError, r"in \(0, 1\), got True"),
+    "bool": (SCORES, {"prune_ratio": True}, BudgetError, r"in \(0, 1\), got True"),
     "infinite": ({A: [np.inf] * 4}, {}, ScoreError, r"infinite scores[\s\S]*Fix: finite"),
     "one infinite": ({A: [1.0, 2.0, np.inf, 3.0]}, {}, ScoreError, r"infinite scores[\s\S]*Fix"),
     "zero": ({A: [0.0] * 4}, {}, ScoreError, r"all scores are 0[\s\S]*Fix: pass"),
@@ -127,4 +129,4 @@ def test_errors_of_the_quota(name: str) -> None:
     graph, _ = chain(4, 5)
     scores, options, error, text = BAD_QUOTAS[name]
     with pytest.raises(error, match=text):
-        quota.share_of_left(graph, scores, **({"share": 0.5} | options))
+        quota.of_remaining(graph, scores, **({"prune_ratio": 0.5} | options))

@@ -54,7 +54,7 @@ def test_tick_tock_with_the_numbers_of_the_paper() -> None:
     assert sum(phase.training.epochs for phase in ticks_and_tocks) == 313
     assert [phase.training.epochs for phase in found[-2:]] == [40, 10]
     tick, tock = found[1], found[0]
-    assert tick.prune == Prune(share=0.002, keep_macs=0.3)
+    assert tick.prune == Prune(prune_ratio=0.002, keep_macs=0.3)
     assert (tick.training.part, tock.training.part) == (Part.GATES, Part.ALL)
     assert (tick.training.strength, tock.training.strength) == (0, 1e-3)
     assert tock.prune is None
@@ -89,10 +89,10 @@ def test_a_target_is_reached_when_the_budget_says_so() -> None:
 def test_the_other_plans() -> None:
     plan = schedule.tick_only(keep_macs=0.5, tick=ONCE, finetune=[ONCE])
     assert names(played(plan, [0.8, 0.5])) == ["tick-1", "tick-2", "commit-1", "finetune-1"]
-    plan = schedule.iterative(keep_macs=0.5, share=0.3, training=ONCE, finetune=[ONCE])
+    plan = schedule.iterative(keep_macs=0.5, prune_ratio=0.3, training=ONCE, finetune=[ONCE])
     found = played(plan, [0.8, 0.5])
     assert names(found) == ["train-1", "train-2", "commit-1", "finetune-1"]
-    assert found[0].prune == Prune(share=0.3, keep_macs=0.5)
+    assert found[0].prune == Prune(prune_ratio=0.3, keep_macs=0.5)
     found = played(schedule.one_shot(keep_macs=0.5), [0.5])
     assert names(found) == ["score-1", "commit-1", "finetune-1", "finetune-2"]
     assert found[0].prune == Prune(keep_macs=0.5)
@@ -102,9 +102,9 @@ def test_the_other_plans() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"final": 0.8, "rounds": 4}, [0.4625, 0.7, 0.7875, 0.8]),
-        ({"final": 0.6, "initial": 0.2, "rounds": 2}, [0.55, 0.6]),
-        ({"final": 0.5, "rounds": 5, "power": 1}, [0.1, 0.2, 0.3, 0.4, 0.5]),
+        ({"prune_ratio": 0.8, "rounds": 4}, [0.4625, 0.7, 0.7875, 0.8]),
+        ({"prune_ratio": 0.6, "initial": 0.2, "rounds": 2}, [0.55, 0.6]),
+        ({"prune_ratio": 0.5, "rounds": 5, "power": 1}, [0.1, 0.2, 0.3, 0.4, 0.5]),
     ],
 )
 def test_agp_by_hand(options: dict, expected: list[float]) -> None:
@@ -112,7 +112,7 @@ def test_agp_by_hand(options: dict, expected: list[float]) -> None:
     count = len(expected)
     ramp = [f"ramp-{k}" for k in range(1, count + 1)]
     assert names(found) == [*ramp, "commit-1", "finetune-1"]
-    shares = [phase.prune.share for phase in found if phase.prune]
+    shares = [phase.prune.prune_ratio for phase in found if phase.prune]
     np.testing.assert_allclose(shares, expected, rtol=1e-12)
     assert all(phase.prune.of is Quota.CHANNELS for phase in found[:count])
 
@@ -120,9 +120,11 @@ def test_agp_by_hand(options: dict, expected: list[float]) -> None:
 PLANS = {
     "tick_tock": schedule.tick_tock(keep_macs=(0.7, 0.4), ticks=2),
     "tick_only": schedule.tick_only(keep_macs=0.4),
-    "iterative": schedule.iterative(keep_macs=0.4, share=0.2, training=ONCE, finetune=(ONCE, ONCE)),
+    "iterative": schedule.iterative(
+        keep_macs=0.4, prune_ratio=0.2, training=ONCE, finetune=(ONCE, ONCE)
+    ),
     "one_shot": schedule.one_shot(keep_macs=0.4),
-    "agp": schedule.agp(final=0.6, rounds=3, training=ONCE, finetune=(ONCE,)),
+    "agp": schedule.agp(prune_ratio=0.6, rounds=3, training=ONCE, finetune=(ONCE,)),
 }
 
 
@@ -182,13 +184,13 @@ def test_rounds_add_up_across_a_commit() -> None:
     """Ramp, commit, ramp: the shares are of the network before any pruning."""
     graph, variables = chain(4, 5)
     progress = schedule.begin(graph)
-    progress = progress.prune(Prune(share=1 / 3, of=Quota.CHANNELS), SCORES)
+    progress = progress.prune(Prune(prune_ratio=1 / 3, of=Quota.CHANNELS), SCORES)
     assert kept(progress.total) == {A: [0, 2], B: [0, 1, 3, 4]}
     small = jp.slice(graph, variables, progress.keep)
     progress = progress.commit(jp.trace(graph.fn, small, *graph.inputs))
     assert kept(progress.keep) == {A: [0, 1], B: [0, 1, 2, 3]}
     now = {A: [4.0, 3.0], B: [5.0, 6.0, 7.0, 8.0]}
-    progress = progress.prune(Prune(share=5 / 9, of=Quota.CHANNELS), now)
+    progress = progress.prune(Prune(prune_ratio=5 / 9, of=Quota.CHANNELS), now)
     assert kept(progress.keep) == {A: [0], B: [1, 2, 3]}
     assert kept(progress.total) == {A: [0], B: [1, 3, 4]}
     assert progress.left() == jp.cost.macs(graph, {A: 1, B: 3}) / jp.cost.macs(graph)
@@ -201,12 +203,12 @@ def test_a_group_of_one_channel_leaves_the_graph() -> None:
     """An axis of size 1 is no group any more; the total still knows it, and what it costs."""
     graph, variables = chain(4, 5)
     progress = schedule.begin(graph)
-    progress = progress.prune(Prune(share=4 / 9, of=Quota.CHANNELS), SCORES)
+    progress = progress.prune(Prune(prune_ratio=4 / 9, of=Quota.CHANNELS), SCORES)
     assert widths(progress.total) == [1, 4]
     small = jp.slice(graph, variables, progress.keep)
     progress = progress.commit(jp.trace(graph.fn, small, *graph.inputs))
     assert list(progress.keep) == [B]
-    progress = progress.prune(Prune(share=0.3), {B: [1.0, 2.0, 3.0, 4.0]})
+    progress = progress.prune(Prune(prune_ratio=0.3), {B: [1.0, 2.0, 3.0, 4.0]})
     assert kept(progress.total) == {A: [0], B: [1, 3, 4]}
     bound = jp.cost.macs(graph, {A: 1, B: 2}) / jp.cost.macs(graph)
     progress = progress.prune(Prune(keep_macs=bound), {B: [1.0, 2.0, 3.0, 4.0]})
@@ -217,19 +219,23 @@ def test_a_round_goes_no_further_than_the_target() -> None:
     graph, _ = chain(4, 5)
     at = {n: jp.cost.macs(graph, w) / jp.cost.macs(graph) for n, w in {"near": {B: 4}}.items()}
     progress = schedule.begin(graph)
-    near = progress.prune(Prune(share=0.5, keep_macs=at["near"]), SCORES)
+    near = progress.prune(Prune(prune_ratio=0.5, keep_macs=at["near"]), SCORES)
     assert kept(near.total) == {A: [0, 1, 2, 3], B: [0, 1, 3, 4]}
-    far = progress.prune(Prune(share=0.12, keep_macs=0.2), SCORES)
+    far = progress.prune(Prune(prune_ratio=0.12, keep_macs=0.2), SCORES)
     assert kept(far.total) == kept(near.total)
     for of in (Quota.MACS, Quota.WEIGHTS):
-        assert progress.prune(Prune(share=0.5, of=of), SCORES).left() <= 0.5
+        assert progress.prune(Prune(prune_ratio=0.5, of=of), SCORES).left() <= 0.5
 
 
 def test_what_is_gone_stays_gone() -> None:
     graph, _ = chain(4, 5)
-    first = schedule.begin(graph).prune(Prune(share=0.3, of=Quota.CHANNELS), SCORES)
+    first = schedule.begin(graph).prune(Prune(prune_ratio=0.3, of=Quota.CHANNELS), SCORES)
     turned = {name: [-value for value in values] for name, values in SCORES.items()}
-    for prune in (Prune(share=0.1, of=Quota.CHANNELS), Prune(keep_macs=1.0), Prune(keep_macs=0.3)):
+    for prune in (
+        Prune(prune_ratio=0.1, of=Quota.CHANNELS),
+        Prune(keep_macs=1.0),
+        Prune(keep_macs=0.3),
+    ):
         again = first.prune(prune, turned)
         assert all((again.total[n] <= first.total[n]).all() for n in graph.groups)
     assert kept(first.prune(Prune(keep_macs=1.0), turned).total) == kept(first.total)
@@ -238,13 +244,13 @@ def test_what_is_gone_stays_gone() -> None:
 def test_a_progress_comes_back() -> None:
     graph, variables = chain(4, 5)
     fresh = schedule.begin(graph, min_keep_ratio=0.1)
-    masked = fresh.prune(Prune(share=0.3), SCORES)
+    masked = fresh.prune(Prune(prune_ratio=0.3), SCORES)
     again = fresh.restored(json.loads(json.dumps(masked.to_json())))
     assert kept(again.keep) == kept(masked.keep)
     small = jp.slice(graph, variables, masked.keep)
     cut = masked.commit(jp.trace(graph.fn, small, *graph.inputs))
     later = cut.prune(
-        Prune(share=0.3), {n: np.arange(1.0, g.size + 1) for n, g in cut.graph.groups.items()}
+        Prune(prune_ratio=0.3), {n: np.arange(1.0, g.size + 1) for n, g in cut.graph.groups.items()}
     )
     again = fresh.restored(json.loads(json.dumps(later.to_json())), later.graph)
     assert (kept(again.keep), kept(again.total)) == (kept(later.keep), kept(later.total))
@@ -258,17 +264,17 @@ def test_errors_of_progress() -> None:
         schedule.begin(graph, within={A: np.ones(4, bool)})
     with pytest.raises(BudgetError, match="min_channels must be an int"):
         schedule.begin(graph, min_channels=0)
-    progress = schedule.begin(graph).prune(Prune(share=0.3), SCORES)
+    progress = schedule.begin(graph).prune(Prune(prune_ratio=0.3), SCORES)
     with pytest.raises(KeepError, match=r"has 4 channels, the keep leaves 3[\s\S]*Fix: trace the"):
         progress.commit(graph)
     with pytest.raises(KeepError, match=r"not the graph of the cut network"):
         schedule.begin(graph).commit(chain(4)[0])
     with pytest.raises(ScoreError, match=r"'other', which is no group[\s\S]*Fix: compute"):
-        progress.prune(Prune(share=0.3), {**SCORES, "other": [1.0]})
+        progress.prune(Prune(prune_ratio=0.3), {**SCORES, "other": [1.0]})
     small = jp.slice(graph, variables, progress.keep)
     cut = progress.commit(jp.trace(graph.fn, small, *graph.inputs))
     with pytest.raises(ScoreError, match=r"shape \(5,\), the group has 4 channels"):
-        cut.prune(Prune(share=0.3), SCORES)
+        cut.prune(Prune(prune_ratio=0.3), SCORES)
 
 
 # Bad input.
@@ -278,22 +284,26 @@ BAD: dict[str, tuple[Any, type, str]] = {
     "all": (lambda: schedule.tick_tock(keep_macs=1.0), BudgetError, "must be a share in"),
     "rising": (lambda: schedule.tick_tock(keep_macs=(0.4, 0.7)), BudgetError, "large to small"),
     "no target": (lambda: schedule.tick_tock(keep_macs=()), BudgetError, "must be a share in"),
-    "share": (lambda: schedule.tick_only(keep_macs=0.5, share=1.0), BudgetError, "share must be"),
+    "share": (
+        lambda: schedule.tick_only(keep_macs=0.5, prune_ratio=1.0),
+        BudgetError,
+        "prune_ratio must be",
+    ),
     "ticks": (lambda: schedule.tick_tock(keep_macs=0.5, ticks=0), JaxpruneError, "ticks must be"),
     "nothing": (lambda: schedule.one_shot(keep_macs=0), BudgetError, "must be a share in"),
-    "final": (lambda: schedule.agp(final=1.0, **ROUNDS), BudgetError, "ramp must rise"),
+    "final": (lambda: schedule.agp(prune_ratio=1.0, **ROUNDS), BudgetError, "ramp must rise"),
     "falling": (
-        lambda: schedule.agp(final=0.3, initial=0.5, **ROUNDS),
+        lambda: schedule.agp(prune_ratio=0.3, initial=0.5, **ROUNDS),
         BudgetError,
         "got 0.5 to 0.3",
     ),
     "rounds": (
-        lambda: schedule.agp(final=0.5, rounds=0, training=ONCE),
+        lambda: schedule.agp(prune_ratio=0.5, rounds=0, training=ONCE),
         JaxpruneError,
         "rounds must be",
     ),
     "left": (
-        lambda: schedule.agp(final=0.5, of=Quota.LEFT, **ROUNDS),
+        lambda: schedule.agp(prune_ratio=0.5, of=Quota.LEFT, **ROUNDS),
         BudgetError,
         "no share of what is left",
     ),
@@ -316,7 +326,7 @@ BAD: dict[str, tuple[Any, type, str]] = {
         r"part must be one of \['all', 'gates', 'nothing'\], got 'most'",
     ),
     "of": (
-        lambda: Prune(share=0.1, of="bytes"),  # pyright: ignore[reportArgumentType]
+        lambda: Prune(prune_ratio=0.1, of="bytes"),  # pyright: ignore[reportArgumentType]
         BudgetError,
         "of must be one of",
     ),
@@ -325,8 +335,8 @@ BAD: dict[str, tuple[Any, type, str]] = {
         JaxpruneError,
         r"strength must be a finite number[\s\S]*momentum must be[\s\S]*Fix: Training",
     ),
-    "neither": (lambda: Prune(), BudgetError, "neither share nor keep_macs"),
-    "negative": (lambda: Prune(share=-0.1), BudgetError, "share must be in"),
+    "neither": (lambda: Prune(), BudgetError, "neither prune_ratio nor keep_macs"),
+    "negative": (lambda: Prune(prune_ratio=-0.1), BudgetError, "prune_ratio must be in"),
     "json": (lambda: schedule.from_json({"kind": "tick"}), JaxpruneError, r"it lacks \['commit'"),
 }
 

@@ -1,11 +1,14 @@
 """Selectors: cases computed by hand, and the texts of the errors."""
 
+import operator
+
 import hypothesis.strategies as st
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import assume, given
 
+import jaxprune as jp
 from chains import chain, kept, widths
 from jaxprune import cost, select, trace
 from jaxprune.errors import BudgetError, JaxpruneError, PatternError, ScoreError
@@ -26,7 +29,7 @@ def test_the_exact_count_on_the_worked_example_of_network_slimming():
 
 def test_pytorch_rule_removes_one_more():
     graph, _ = chain(5, 5)
-    keep = select.global_ratio(graph, EXAMPLE, prune_ratio=0.6, rule=select.pytorch_author)
+    keep = select.global_ratio(graph, EXAMPLE, prune_ratio=0.6, ties=select.pytorch_author)
     assert kept(keep) == {A: [1, 3], B: [1]}
 
 
@@ -59,7 +62,7 @@ def test_the_authors_rules_are_their_scripts_ties_included(script, rule, least, 
     scores = {A: np.array(values[:3], float), B: np.array(values[3:], float)}
     expected = script(scores, percent)
     assume(all(mask.any() for mask in expected.values()))  # a script may empty a layer
-    keep = select.global_ratio(graph, scores, prune_ratio=percent, rule=rule)
+    keep = select.global_ratio(graph, scores, prune_ratio=percent, ties=rule)
     assert kept(keep) == kept(expected)
 
 
@@ -69,7 +72,7 @@ def test_the_three_rules_on_scores_that_tie():
     scores = {A: [1.0, 5.0, 6.0], B: [2.0, 2.0, 7.0]}
 
     def left(rule):
-        return widths(select.global_ratio(graph, scores, prune_ratio=1 / 3, rule=rule))
+        return widths(select.global_ratio(graph, scores, prune_ratio=1 / 3, ties=rule))
 
     assert left(select.exact_count) == [2, 2]
     assert left(select.lua_author) == [2, 1]
@@ -80,11 +83,28 @@ def test_the_three_rules_on_scores_that_tie():
     assert select.pytorch_author(np.arange(4.0), 0) == 1
 
 
-def test_the_old_name_of_exact_count_names_the_new_one():
-    with pytest.raises(AttributeError, match=r"no `exact` any more[\s\S]*Fix: exact_count"):
-        _ = select.exact
-    with pytest.raises(AttributeError, match="has no attribute 'exactly'"):
-        _ = select.exactly
+OLD = {
+    "axes": "jp.spaces",
+    "linen.select_inputs": "mark_readers",
+    "linen.Plan": "Resizing",
+    "select.exact": "exact_count",
+    "select.Rule": "Ties",
+    "select.share_of_left": "of_remaining",
+    "schedule.held": "masked_updates",
+    "schedule.trained": "trainable",
+    "slimmable.export": "extract",
+    "slimmable.outside": "outside_trained_range",
+    "slimmable.descent": "greedy_path",
+}
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_an_old_name_says_the_new_one(name):
+    with pytest.raises(AttributeError, match=OLD[name]) as caught:
+        operator.attrgetter(name)(jp)
+    assert "Fix: " in str(caught.value)
+    with pytest.raises(AttributeError, match="has no attribute"):
+        operator.attrgetter(f"{name}_")(jp)
 
 
 def test_ratio_counts_as_written_in_decimal():

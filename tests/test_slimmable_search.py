@@ -95,7 +95,7 @@ def test_equal_errors_shrink_the_first_group(space):
     def constant(candidates):
         return np.zeros(len(candidates))
 
-    path = [widths for widths, _ in slimmable.descent(constant, space)]
+    path = [widths for widths, _ in slimmable.greedy_path(constant, space)]
     assert [widths[DOWN] for widths in path] == [16, 12, 8, 4, 4, 4]
     assert [widths[UP] for widths in path] == [24, 24, 24, 24, 16, 8]
 

@@ -42,7 +42,7 @@ def test_a_switch_compiles_every_width_once(served):
 
 def test_an_exported_width_is_a_plain_network(served):
     net, widths, params, rest = served
-    run, small = slimmable.export(net.serve, net.graph, params, rest, 0.5, widths[0.5])
+    run, small = slimmable.extract(net.serve, net.graph, params, rest, 0.5, widths[0.5])
     expected = jp.slice(net.graph, net.variables, widths[0.5])
     jax.tree.map(np.testing.assert_array_equal, small, expected)
     fresh = jp.trace(run, small, net.x[:1])

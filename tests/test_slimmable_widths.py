@@ -190,11 +190,11 @@ def test_a_sandwich_is_the_extremes_and_others_between():
 def test_outside_names_the_groups_out_of_range():
     graph = chain(64, 32)
     trained = [slimmable.prefix(graph, w) for w in (1.0, 0.5)]
-    assert slimmable.outside(graph, slimmable.prefix(graph, 0.75), trained) == []
+    assert slimmable.outside_trained_range(graph, slimmable.prefix(graph, 0.75), trained) == []
     narrow = slimmable.prefix(graph, {"Dense_1/*": 0.25})
-    assert slimmable.outside(graph, narrow, trained) == ["Dense_1/kernel"]
+    assert slimmable.outside_trained_range(graph, narrow, trained) == ["Dense_1/kernel"]
     with pytest.raises(KeepError, match=r"no trained widths.\nFix: trained="):
-        slimmable.outside(graph, narrow, [])
+        slimmable.outside_trained_range(graph, narrow, [])
 
 
 @pytest.mark.parametrize("draw", ["uniform", "nonuniform", "prefix"])

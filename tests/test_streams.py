@@ -74,7 +74,7 @@ def applied(module: nn.Module, *, train: bool) -> Any:
 
 
 def traced(module: nn.Module, variables: Any, *, train: bool = False) -> jp.ChannelGraph:
-    return jp.trace(jp.linen.select_inputs(applied(module, train=train)), variables, X)
+    return jp.trace(jp.linen.mark_readers(applied(module, train=train)), variables, X)
 
 
 def random_keep(graph: jp.ChannelGraph, seed: int) -> dict[str, np.ndarray]:
@@ -161,7 +161,7 @@ def test_masked_narrowed_and_resized_are_one_network(module, train, wide):
 
     gradient, (logits, state) = run(fn, jp.mask(graph, variables, keep))
     masked = (cut(graph, {"params": gradient}, keep)["params"], (logits, cut(graph, state, keep)))
-    narrowed = run(jp.narrow(jp.linen.select_inputs(fn), graph, keep), small)
+    narrowed = run(jp.narrow(jp.linen.mark_readers(fn), graph, keep), small)
     resized = run(applied(model, train=train), small)
     for found in (narrowed, resized):
         jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-4, atol=1e-5), found, masked)
@@ -293,7 +293,7 @@ def test_readers_inside_lifted_modules(wrap):
 
     x = X[:, 0, 0]
     variables = random_values(jax.eval_shape(Net().init, jax.random.key(0), x))
-    graph = jp.trace(jp.linen.select_inputs(Net().apply), variables, x)
+    graph = jp.trace(jp.linen.mark_readers(Net().apply), variables, x)
     assert readers(graph) == ["a/BatchNorm_0", "b/BatchNorm_0"]
     keep = {"a/BatchNorm_0": np.arange(6) < 2, "b/BatchNorm_0": np.arange(6) > 2}
     model, small = jp.linen.resize(Net(), graph, keep), jp.slice(graph, variables, keep)

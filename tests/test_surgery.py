@@ -37,7 +37,7 @@ def traced(name: str, depth: int | None = None) -> Traced:
     shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
     random = np.random.default_rng(0)
     variables = jax.tree.map(lambda x: np.float32(random.uniform(0.1, 1, x.shape)), shapes)
-    graph = jp.trace(jp.linen.select_inputs(partial(model.apply, train=False)), shapes, image)
+    graph = jp.trace(jp.linen.mark_readers(partial(model.apply, train=False)), shapes, image)
     return Traced(model, graph, variables)
 
 

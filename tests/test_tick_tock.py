@@ -26,7 +26,7 @@ TOCK = Training(epochs=2, rates=schedule.triangular(0.01, 0.05), strength=1e-2)
 TARGETS = (0.6, 0.3)
 FLOOR = 0.4
 PLAN = schedule.tick_tock(
-    keep_macs=TARGETS, share=0.08, ticks=2, tick=TICK, tock=TOCK,
+    keep_macs=TARGETS, prune_ratio=0.08, ticks=2, tick=TICK, tock=TOCK,
     finetune=(Training(epochs=1, rates=RATE),),
 )  # fmt: skip
 
@@ -74,7 +74,7 @@ def optimizer(training: Training, graph: jp.ChannelGraph, variables: Any) -> Any
         optax.add_decayed_weights(training.weight_decay),
         optax.sgd(training.learning_rate(training.epochs * len(IMAGES)), training.momentum),
     )
-    return schedule.held(tx, graph, schedule.trained(training.part, graph, variables))
+    return schedule.masked_updates(tx, graph, schedule.trainable(graph, variables, training.part))
 
 
 def make_step(model: nn.Module, graph: jp.ChannelGraph, traced: list[str]) -> Any:
@@ -271,12 +271,12 @@ def test_floors_hold_in_every_round(runs: Any) -> None:
 def test_what_trains() -> None:
     run = start()
     graph, variables = run.progress.graph, run.variables
-    light = schedule.trained(Part.GATES, graph, variables)
+    light = schedule.trainable(graph, variables, Part.GATES)
     on = [path for path, flag in paths.flatten(light)[0].items() if flag]
     norms = [f"BatchNorm_{i}/{leaf}" for i in range(3) for leaf in ("bias", "scale")]
     assert on == [*norms, "Dense_0/bias", "Dense_0/kernel"]
-    assert all(jax.tree.leaves(schedule.trained(Part.ALL, graph, variables)))
-    assert not any(jax.tree.leaves(schedule.trained(Part.NOTHING, graph, variables)))
-    named = schedule.trained(Part.GATES, graph, variables, head=("*/Conv_2/*",))
+    assert all(jax.tree.leaves(schedule.trainable(graph, variables, Part.ALL)))
+    assert not any(jax.tree.leaves(schedule.trainable(graph, variables, Part.NOTHING)))
+    named = schedule.trainable(graph, variables, Part.GATES, head=("*/Conv_2/*",))
     assert named["Conv_2"]["kernel"]
     assert not named["Dense_0"]["kernel"]

@@ -46,7 +46,7 @@ def task(config: Config) -> Task[Config]:
 
 def method(config: Config) -> Method:
     plan = jp.schedule.iterative(
-        keep_macs=config.keep_macs, share=0.2, training=ONCE, finetune=(ONCE,)
+        keep_macs=config.keep_macs, prune_ratio=0.2, training=ONCE, finetune=(ONCE,)
     )
     score = Score(lambda graph, variables, *_: jp.scores.channel_energy(graph, variables))
     return Method(plan=plan, dense=ONCE, score=score)

@@ -57,7 +57,7 @@ def method(config: Config) -> Method:
     dense, train, *finetune = rounds.scaled(config, config.dense, config.train, *config.finetune)
     return Method(
         plan=jp.schedule.agp(
-            final=config.final, rounds=config.rounds, training=train, finetune=finetune
+            prune_ratio=config.final, rounds=config.rounds, training=train, finetune=finetune
         ),
         dense=dense,
         begin=partial(_begin, config),
@@ -67,7 +67,7 @@ def method(config: Config) -> Method:
 
 def _begin(config: Config, graph: jp.ChannelGraph) -> jp.schedule.Progress:
     progress = jp.schedule.begin(graph, min_keep_ratio=config.min_keep_ratio)
-    last = jp.schedule.Prune(share=config.final, of=jp.schedule.Quota.CHANNELS)
+    last = jp.schedule.Prune(prune_ratio=config.final, of=jp.schedule.Quota.CHANNELS)
     progress.prune(last, jp.scores.random(graph, jax.random.key(0)))  # an error if out of reach
     return progress
 

@@ -157,7 +157,7 @@ def _begin(config: Config, graph: jp.ChannelGraph) -> jp.schedule.Progress:
         min_keep_ratio=config.min_keep_ratio,
         only=tuple(SCORES[config.score].groups(graph)),  # others stay whole: no target below them
         members=jp.select.members(graph),
-        rule=jp.select.pytorch_author,
+        ties=jp.select.pytorch_author,
     )
 
 
@@ -166,7 +166,7 @@ def _plan(config: Config) -> jp.schedule.Plan:
     tick, tock, score = rounds.scaled(config, config.tick, config.tock, config.one_shot)
     if config.framework == "one-shot":
         return jp.schedule.one_shot(keep_macs=config.keep_macs[0], score=score, finetune=finetune)
-    toward: Any = {"keep_macs": config.keep_macs, "share": config.share, "finetune": finetune}
+    toward: Any = {"keep_macs": config.keep_macs, "prune_ratio": config.share, "finetune": finetune}
     if config.framework == "tick-only":
         return jp.schedule.tick_only(tick=tick, **toward)
     return jp.schedule.tick_tock(tick=tick, tock=tock, ticks=config.ticks, **toward)

@@ -116,7 +116,7 @@ def method(config: Config) -> Method:
     return Method(
         plan=jp.schedule.iterative(
             keep_macs=config.keep_macs,
-            share=config.share,
+            prune_ratio=config.share,
             training=train,
             finetune=rounds.scaled(config, *config.finetune),
         ),

@@ -227,8 +227,8 @@ def _programs(task: Task, method: Method, state: State) -> Programs:
             nesterov=False,
             before=_penalty(method, how, graph, variables),
         )
-        trains = jp.schedule.trained(how.part, graph, variables)
-        tx = jp.schedule.held(tx, graph, trains)
+        trains = jp.schedule.trainable(graph, variables, how.part)
+        tx = jp.schedule.masked_updates(tx, graph, trains)
         gather = method.score.gather if use.gathers else None
         step = training.train_step(
             Decorated(model) if use.gated else model,

@@ -27,7 +27,7 @@ class State(NamedTuple):
     variables: Variables
     opt_state: optax.OptState
     step: Any = np.int32(0)  # i32[], steps so far
-    keep: Mapping[str, Any] | None = None  # for an optimizer of `jaxprune.schedule.held`
+    keep: Mapping[str, Any] | None = None  # for an optimizer of `jaxprune.schedule.masked_updates`
     tally: jp.schedule.Tally | None = None  # of the scores that the step gathers
 
 

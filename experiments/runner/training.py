@@ -229,7 +229,7 @@ def fit(
       batch_size: images in a step.
       key: of all random numbers.
       opt_state: that of `tx.init` by default.
-      keep: the masks that the optimizer asks for, if it is one of `jaxprune.schedule.held`.
+      keep: the masks that the optimizer asks for, if it is `jp.schedule.masked_updates`.
       tally: where the step adds its scores, if it gathers some.
       share: of the batches, how many an epoch takes; another part in every epoch.
       step: that of an earlier training, which is not compiled again; `train_step` by default.
@@ -332,7 +332,7 @@ def channel_graph(
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
     apply = partial(model.apply, train=False)
-    return jp.trace(jp.linen.select_inputs(apply) if select_inputs else apply, variables, image)
+    return jp.trace(jp.linen.mark_readers(apply) if select_inputs else apply, variables, image)
 
 
 def batch_statistics(model: nn.Module, dataset: Dataset) -> Callable[[Variables, jax.Array], Any]:

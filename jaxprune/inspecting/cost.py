@@ -34,6 +34,7 @@ __all__ = [
     "Uncounted",
     "activation_bytes",
     "channel_cost",
+    "each_contraction",
     "latency",
     "macs",
     "params",

@@ -1,15 +1,24 @@
 """Flax Linen: a module comes in; its channel graph, or the module at the kept widths, goes out."""
 
-from jaxprune.linen.plan import Plan, Resized
+from jaxprune.arguments.renamed import renamed as _renamed
+from jaxprune.linen.plan import Resized, Resizing
 from jaxprune.linen.pruning import prune
 from jaxprune.linen.resizing import resize
-from jaxprune.linen.tracing import select_inputs, trace
+from jaxprune.linen.tracing import mark_readers, trace
 
 __all__ = [
-    "Plan",
     "Resized",
+    "Resizing",
+    "mark_readers",
     "prune",
     "resize",
-    "select_inputs",
     "trace",
 ]
+
+__getattr__ = _renamed(
+    "jaxprune.linen",
+    {
+        "select_inputs": "jp.linen.mark_readers(fn, readers=nn.BatchNorm)",
+        "Plan": "jp.linen.Resizing",
+    },
+)

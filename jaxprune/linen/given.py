@@ -17,7 +17,7 @@ from jaxprune.errors import ResizeError, TraceError
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep.kept import Kept
 from jaxprune.linen.alike import difference, is_transformed
-from jaxprune.linen.plan import Plan, Resized, applied, call, resized, scope_of
+from jaxprune.linen.plan import Resized, Resizing, applied, call, resized, scope_of
 from jaxprune.program import linen_calls
 from jaxprune.running import same_program
 
@@ -115,7 +115,7 @@ def _tops(graph: ChannelGraph) -> list[_Top]:
 
 def _with(
     graph: ChannelGraph,
-    plans: Sequence[Plan],
+    plans: Sequence[Resizing],
     numbers: Collection[int] = (),
     module: nn.Module | None = None,
 ) -> Callable[..., Any]:

@@ -23,7 +23,7 @@ from jaxprune.program import stream_readers
 
 
 @dataclass(frozen=True)
-class Plan:
+class Resizing:
     """What to change at which path: hashable, so that modules stay hashable.
 
     `shapes`: path of a parameter -> (full shape, kept shape); `attributes`: path of a module ->
@@ -39,7 +39,7 @@ class Plan:
     draws: tuple[str, ...] = field(default=(), compare=False)
     classes: tuple[tuple[str, str], ...] = field(default=(), compare=False)
 
-    def below(self, path: str) -> "Plan":
+    def below(self, path: str) -> "Resizing":
         """Returns the plan of the module at a path, for that module by itself."""
 
         def inside(items: Iterable[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
@@ -105,7 +105,7 @@ class Plan:
 
 
 @contextmanager
-def applied(plans: Sequence[Plan], prefix: tuple[str, ...] = ()) -> Generator[None, None, None]:
+def applied(plans: Sequence[Resizing], prefix: tuple[str, ...] = ()) -> Generator[None, None, None]:
     """Modules called inside, below the scope `prefix`, have the widths that the plans leave."""
     with ExitStack() as stack:
         for plan in reversed(plans):
@@ -197,7 +197,7 @@ class Resized(nn.Module):
     """
 
     original: Hidden
-    plans: tuple[Plan, ...] = field(repr=False)
+    plans: tuple[Resizing, ...] = field(repr=False)
 
     @property
     def follows(self) -> tuple[str, ...]:
@@ -308,7 +308,7 @@ def call(module: nn.Module, method: str | Callable[..., Any], args: Any, kwargs:
     return getattr(module, method)(*args, **kwargs)
 
 
-def resized(module: nn.Module, plan: Plan) -> Resized:
+def resized(module: nn.Module, plan: Resizing) -> Resized:
     """Returns a module at the widths that one more plan leaves."""
     if isinstance(module, Resized):
         return Resized(original=module.original, plans=(*module.plans, plan))

@@ -15,7 +15,7 @@ from jaxprune.keep.check import Keep, check_keep
 from jaxprune.keep.kept import Kept
 from jaxprune.linen.attributes import ATTRIBUTES, Shape, View
 from jaxprune.linen.given import as_traced, check_module
-from jaxprune.linen.plan import Plan, Resized, resized
+from jaxprune.linen.plan import Resized, Resizing, resized
 from jaxprune.running import same_program
 
 
@@ -65,7 +65,7 @@ def at_widths(
     kept = Kept(check_keep(graph, keep))
     check_overrides(overrides)
     at, modules = as_traced(graph, module)
-    plan = Plan(
+    plan = Resizing(
         shapes=tuple(_shapes(graph, kept)),
         attributes=tuple(_attributes(graph, kept, modules, overrides or {})),
         selections=tuple(_selections(graph, kept).items()),

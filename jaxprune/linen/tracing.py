@@ -17,8 +17,8 @@ from jaxprune.program.rules import RULES
 from jaxprune.tracing import trace as tracing
 
 
-def select_inputs(
-    fn: Callable[..., Any], layers: type[nn.Module] | tuple[type[nn.Module], ...] = nn.BatchNorm
+def mark_readers(
+    fn: Callable[..., Any], readers: type[nn.Module] | tuple[type[nn.Module], ...] = nn.BatchNorm
 ) -> Callable[..., Any]:
     """Returns `fn` for `jp.trace`: layers that read a stream keep their own channels of it.
 
@@ -29,7 +29,7 @@ def select_inputs(
 
     Args:
       fn: `(variables, *inputs) -> outputs`, such as `lambda v, x: model.apply(v, x, train=False)`.
-      layers: the classes of the layers that may choose; the channels are the last axis of what
+      readers: the classes of the layers that may choose; the channels are the last axis of what
         they are called with first.
 
     Example:
@@ -42,20 +42,20 @@ def select_inputs(
       ...         return nn.Dense(2)(x)
       >>> x = jnp.ones((1, 3))
       >>> variables = jax.eval_shape(Block().init, jax.random.key(0), x)
-      >>> list(jp.trace(jp.linen.select_inputs(Block().apply), variables, x).groups)
+      >>> list(jp.trace(jp.linen.mark_readers(Block().apply), variables, x).groups)
       ['BatchNorm_0', 'Dense_0/kernel']
 
     Source: Liu et al., Network Slimming, ICCV 2017, section 3 (the channel selection layer).
     """
     check_function(fn)
-    classes = layers if isinstance(layers, tuple) else (layers,)
+    classes = readers if isinstance(readers, tuple) else (readers,)
     if not classes or not all(isinstance(c, type) and issubclass(c, nn.Module) for c in classes):
         raise TraceError(
-            f"layers must be classes of Linen layers, got {layers!r}.\nFix: layers=nn.BatchNorm."
+            f"readers must be classes of Linen layers, got {readers!r}.\nFix: readers=nn.BatchNorm."
         )
 
     def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-        if isinstance(context.module, layers) and is_call(context):
+        if isinstance(context.module, readers) and is_call(context):
             call = on_stream(call, "/".join(scope_of(context.module) or ()), None)
         return call(*args, **kwargs)
 

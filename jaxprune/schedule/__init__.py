@@ -2,7 +2,7 @@
 
 A plan says what comes next, the progress how far it has come, and the training is yours:
 
-  plan, phase = jp.schedule.tick_tock(keep_macs=0.4, share=0.02), None
+  plan, phase = jp.schedule.tick_tock(keep_macs=0.4, prune_ratio=0.02), None
   progress = jp.schedule.begin(graph, keep_macs=0.4, min_keep_ratio=0.1)
   while phase := plan(phase, progress.left()):
       if phase.training:  # says how; the step masks by progress.keep
@@ -17,7 +17,8 @@ A plan says what comes next, the progress how far it has come, and the training 
 A run that was killed begins with the last finished phase and its progress: `from_json`, `restored`.
 """
 
-from jaxprune.schedule.hold import held, trained
+from jaxprune.arguments.renamed import renamed as _renamed
+from jaxprune.schedule.hold import masked_updates, trainable
 from jaxprune.schedule.phase import (
     Part,
     Phase,
@@ -63,8 +64,8 @@ __all__ = [
     "begin",
     "constant",
     "from_json",
-    "held",
     "iterative",
+    "masked_updates",
     "one_shot",
     "phases",
     "stepped",
@@ -72,6 +73,14 @@ __all__ = [
     "tick_only",
     "tick_tock",
     "to_json",
-    "trained",
+    "trainable",
     "triangular",
 ]
+
+__getattr__ = _renamed(
+    "jaxprune.schedule",
+    {
+        "held": "jp.schedule.masked_updates(tx, graph)",
+        "trained": "jp.schedule.trainable(graph, variables, part)",
+    },
+)

@@ -21,7 +21,7 @@ from jaxprune.program import reasons
 from jaxprune.schedule.phase import Part
 
 
-def trained(part: Part, graph: ChannelGraph, variables: Any, *, head: Sequence[str] = ()) -> Any:
+def trainable(graph: ChannelGraph, variables: Any, part: Part, *, head: Sequence[str] = ()) -> Any:
     """Returns a tree of bools like `variables["params"]`: what trains in a phase.
 
     Args:
@@ -75,12 +75,12 @@ def _check_gates(part: Part, head: Any) -> None:
         )
 
 
-def held(
+def masked_updates(
     tx: optax.GradientTransformation, graph: ChannelGraph, trained: Any = None
 ) -> optax.GradientTransformationExtraArgs:
     """Returns `tx` for a network in which something does not train.
 
-      tx = jp.schedule.held(tx, graph, jp.schedule.trained(part, graph, variables))
+      tx = jp.schedule.masked_updates(tx, graph, jp.schedule.trainable(graph, variables, part))
       updates, state = tx.update(gradients, state, params, keep=keep)
 
     Neither momentum nor weight decay nor a penalty moves what is frozen or pruned: `tx` sees no
@@ -106,7 +106,7 @@ def held(
     >>> import jaxprune as jp
     >>> params = {"a": jnp.ones((1, 2)), "b": jnp.ones((2, 1))}
     >>> graph = jp.trace(lambda p, x: x @ p["a"] @ p["b"], params, jnp.ones((1, 1)))
-    >>> tx = held(optax.sgd(0.5, momentum=0.9), graph, {"a": True, "b": False})
+    >>> tx = masked_updates(optax.sgd(0.5, momentum=0.9), graph, {"a": True, "b": False})
     >>> keep = {"a": np.array([True, False])}
     >>> updates, state = tx.update(params, tx.init(params), params, keep=keep)
     >>> updates["a"].tolist(), updates["b"].ravel().tolist()
@@ -114,14 +114,14 @@ def held(
     """
     if not callable(getattr(tx, "init", None)) or isinstance(tx, type):
         raise JaxpruneError(
-            f"held: tx must be an optimizer, got {kind_of(tx)}.\nFix: tx=optax.sgd(0.1)."
+            f"masked_updates: tx must be an optimizer, got {kind_of(tx)}.\nFix: tx=optax.sgd(0.1)."
         )
     check_graph(graph)
     inner = optax.with_extra_args_support(tx)
     whole = replace(graph, groups=_unspared(graph))
 
     def init(params: optax.Params) -> optax.OptState:
-        check_arrays(params, "held: the parameters")
+        check_arrays(params, "masked_updates: the parameters")
         _flags(params, trained)
         return inner.init(params)
 
@@ -133,9 +133,11 @@ def held(
         keep: Mapping[str, Any] | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
-        check_arrays(updates, "held: the updates")
+        check_arrays(updates, "masked_updates: the updates")
         if params is not None:
-            check_structure(updates, params, "held: the updates", "the gradients by params.")
+            check_structure(
+                updates, params, "masked_updates: the updates", "the gradients by params."
+            )
         flags = _flags(updates, trained)
         allowed = _allowed(whole, updates, {} if keep is None else keep)
 
@@ -160,15 +162,15 @@ def _flags(params: Any, trained: Any) -> list[bool]:
     expected, got = jax.tree.structure(params), jax.tree.structure(trained)
     if expected != got:
         raise TreeError(
-            "held: what trains does not mirror the parameters.\n"
+            "masked_updates: what trains does not mirror the parameters.\n"
             f"  parameters: {expected}\n"
             f"  trained:    {got}\n"
-            "Fix: jaxprune.schedule.trained(part, graph, variables), of the same variables."
+            "Fix: jaxprune.schedule.trainable(graph, variables, part), of the same variables."
         )
     flags = jax.tree.leaves(trained)
     if not all(isinstance(flag, bool | np.bool_) for flag in flags):
         raise JaxpruneError(
-            "held: what trains must be known outside of the compiled step, as bools.\n"
+            "masked_updates: what trains must be known outside of the compiled step, as bools.\n"
             "Fix: one step for each part, such as jax.jit(step, static_argnames='training')."
         )
     return flags
@@ -192,7 +194,8 @@ def _allowed(graph: ChannelGraph, params: Any, keep: Mapping[str, Any]) -> list[
             failures.append(f"{name!r} of shape {leaf.shape}")
     if failures:
         raise TreeError(
-            "held: these parameters are neither variables of the graph nor gates of its groups:\n"
+            "masked_updates: these parameters are neither variables of the graph nor gates of its "
+            "groups:\n"
             + "\n".join(failures[:8])
             + "\nFix: pass the parameters that were traced; after slicing, trace the small network "
             "and build the optimizer anew."

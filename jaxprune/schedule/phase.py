@@ -25,7 +25,7 @@ Rates = tuple[tuple[float, float], ...]
 
 
 class Part(StrEnum):
-    """What trains; see `jaxprune.schedule.trained`."""
+    """What trains; see `jaxprune.schedule.trainable`."""
 
     ALL = "all"
     GATES = "gates"  # the scales and biases of BatchNorm, and the head
@@ -142,16 +142,16 @@ class Training:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prune:
-    """How far a pruning goes: by `share` of `of`, but no further than `keep_macs` asks for.
+    """How far a pruning goes: by `prune_ratio` of `of`, but no further than `keep_macs` asks for.
 
     Attributes:
-      share: the share to remove, in (0, 1); None is as far as `keep_macs`.
+      prune_ratio: the share to remove, in (0, 1); None is as far as `keep_macs`.
       of: what it is a share of. `LEFT` counts anew at each pruning, the others add up over all of
         them.
       keep_macs: the share of the dense network's MACs at which it stops, in (0, 1].
     """
 
-    share: float | None = None
+    prune_ratio: float | None = None
     of: Quota = Quota.LEFT
     keep_macs: float | None = None
 
@@ -160,20 +160,24 @@ class Prune:
         for field in fields(self):
             object.__setattr__(self, field.name, plain(getattr(self, field.name)))
         bad = []
-        if self.share is not None and not (is_number(self.share) and 0 < self.share < 1):
-            bad.append(f"share must be in (0, 1), got {self.share!r}")
+        if self.prune_ratio is not None and not (
+            is_number(self.prune_ratio) and 0 < self.prune_ratio < 1
+        ):
+            bad.append(f"prune_ratio must be in (0, 1), got {self.prune_ratio!r}")
         if self.keep_macs is not None and not (
             is_number(self.keep_macs) and 0 < self.keep_macs <= 1
         ):
             bad.append(f"keep_macs must be in (0, 1], the share that stays, got {self.keep_macs!r}")
         if not _is_word(self.of, Quota):
             bad.append(f"of must be one of {[str(of) for of in Quota]}, got {self.of!r}")
-        if self.share is None and self.keep_macs is None:
-            bad.append("neither share nor keep_macs is given, so nothing says how far to prune")
-        if self.share is None and not bad and self.of != Quota.LEFT:
-            bad.append(f"of={str(self.of)!r} has no effect without a share")
+        if self.prune_ratio is None and self.keep_macs is None:
+            bad.append(
+                "neither prune_ratio nor keep_macs is given, so nothing says how far to prune"
+            )
+        if self.prune_ratio is None and not bad and self.of != Quota.LEFT:
+            bad.append(f"of={str(self.of)!r} has no effect without a prune_ratio")
         if bad:
-            raise BudgetError("\n".join([*bad, "Fix: share=0.01, keep_macs=0.5."]))
+            raise BudgetError("\n".join([*bad, "Fix: prune_ratio=0.01, keep_macs=0.5."]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

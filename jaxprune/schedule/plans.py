@@ -65,7 +65,7 @@ def phases(plan: Plan, left: Callable[[], float], *, after: Phase | None = None)
 def tick_tock(
     *,
     keep_macs: Targets,
-    share: float = 0.002,
+    prune_ratio: float = 0.002,
     ticks: int = 10,
     tick: Training = TICK,
     tock: Training = TOCK,
@@ -81,14 +81,15 @@ def tick_tock(
     Args:
       keep_macs: the share of the MACs that shall stay, in (0, 1); or several, from large to small,
         each of which is committed.
-      share: of the channels left, how many go in a Tick; 0.002 is for ResNet-56, 0.005 for VGG-16.
+      prune_ratio: of the channels left, how many go in a Tick; 0.002 is for ResNet-56, 0.005 for
+        VGG-16.
       ticks: between two Tocks.
       tick: how the network trains in a Tick.
       tock: and in a Tock.
       finetune: the trainings at the end; may be empty.
 
     Raises:
-      BudgetError: a share is not in (0, 1), or the targets do not fall.
+      BudgetError: a ratio is not in (0, 1), or the targets do not fall.
       JaxpruneError: `ticks` is not a count.
 
     Source: You et al., "Gate Decorator", NeurIPS 2019; the numbers are those of the released code.
@@ -109,24 +110,24 @@ def tick_tock(
         number = rounds // ticks + 1
         return Phase(kind="tock", number=number, rounds=rounds, milestone=milestone, training=tock)
 
-    return _toward(keep_macs, _share(share), work, finetune)
+    return _toward(keep_macs, _ratio(prune_ratio), work, finetune)
 
 
 def tick_only(
     *,
     keep_macs: Targets,
-    share: float = 0.002,
+    prune_ratio: float = 0.002,
     tick: Training = TICK,
     finetune: Sequence[Training] = FINETUNE,
 ) -> Plan:
     """Returns the plan of Gate Decorator without Tocks; arguments and errors as of `tick_tock`."""
-    return _toward(keep_macs, _share(share), _rounds("tick", tick), finetune)
+    return _toward(keep_macs, _ratio(prune_ratio), _rounds("tick", tick), finetune)
 
 
 def iterative(
     *,
     keep_macs: Targets,
-    share: float,
+    prune_ratio: float,
     training: Training,
     finetune: Sequence[Training] = (),
 ) -> Plan:
@@ -134,17 +135,17 @@ def iterative(
 
     Args:
       keep_macs: as of `tick_tock`.
-      share: of the channels left, how many go in a round. The paper gives neither this nor how it
-        trains; it lets no layer lose more than half (`max_prune_ratio`).
+      prune_ratio: of the channels left, how many go in a round. The paper gives neither this nor
+        how it trains; it lets no layer lose more than half (`max_prune_ratio`).
       training: of each round, before its pruning.
       finetune: the trainings at the end; may be empty.
 
     Raises:
-      BudgetError: a share is not in (0, 1), or the targets do not fall.
+      BudgetError: a ratio is not in (0, 1), or the targets do not fall.
 
     Source: Li et al., "OICSR", CVPR 2019, figure 2.
     """
-    return _toward(keep_macs, _share(share), _rounds("train", training), finetune)
+    return _toward(keep_macs, _ratio(prune_ratio), _rounds("train", training), finetune)
 
 
 def one_shot(
@@ -165,7 +166,7 @@ def one_shot(
 
 def agp(
     *,
-    final: float,
+    prune_ratio: float,
     rounds: int,
     training: Training,
     initial: float = 0.0,
@@ -177,33 +178,33 @@ def agp(
 
     After round k of `rounds` the share that is gone is
 
-      final + (initial - final) * (1 - k / rounds) ** power
+      prune_ratio + (initial - prune_ratio) * (1 - k / rounds) ** power
 
     Args:
-      final: the share that is gone at the end, in (0, 1).
+      prune_ratio: the share that is gone at the end, in (0, 1).
       rounds: how many prunings.
       training: of each round, before its pruning.
-      initial: the share that is gone before the first round, in [0, final).
+      initial: the share that is gone before the first round, in [0, prune_ratio).
       power: 3 in the paper; 1 is a straight line.
       of: what these are shares of; not `LEFT`.
       finetune: the trainings at the end; may be empty.
 
     Raises:
-      BudgetError: a share or `of` makes no sense.
+      BudgetError: a ratio or `of` makes no sense.
       JaxpruneError: `rounds` is not a count, or `power` not positive.
 
     Source: Zhu and Gupta, "To prune, or not to prune", 2017, equation 1.
 
     >>> training = Training(epochs=1, rates=constant(0.01))
-    >>> plan = agp(final=0.8, rounds=4, training=training)
-    >>> [phase.prune and round(phase.prune.share, 4) for phase in phases(plan, lambda: 1.0)]
+    >>> plan = agp(prune_ratio=0.8, rounds=4, training=training)
+    >>> [phase.prune and round(phase.prune.prune_ratio, 4) for phase in phases(plan, lambda: 1.0)]
     [0.4625, 0.7, 0.7875, 0.8, None]
     """
-    final, initial, power = plain(final), plain(initial), plain(power)
-    if not (is_number(final) and is_number(initial) and 0 <= initial < final < 1):
+    prune_ratio, initial, power = plain(prune_ratio), plain(initial), plain(power)
+    if not (is_number(prune_ratio) and is_number(initial) and 0 <= initial < prune_ratio < 1):
         raise BudgetError(
-            f"the ramp must rise from initial in [0, 1) to a higher final below 1, got {initial!r} "
-            f"to {final!r}.\nFix: final=0.5 removes half."
+            f"the ramp must rise from initial in [0, 1) to a higher prune_ratio below 1, got "
+            f"{initial!r} to {prune_ratio!r}.\nFix: prune_ratio=0.5 removes half."
         )
     if not isinstance(of, str) or of not in list(Quota):
         raise BudgetError(f"of must be one of {[str(of) for of in Quota]}, got {of!r}.\nFix: MACS.")
@@ -214,8 +215,8 @@ def agp(
     work_of = _rounds("ramp", training)
 
     def work(kind: str, done: int, milestone: int) -> Phase:
-        gone = final + (initial - final) * (1 - (done + 1) / rounds) ** power
-        return work_of(kind, done, milestone, Prune(share=gone, of=of))
+        gone = prune_ratio + (initial - prune_ratio) * (1 - (done + 1) / rounds) ** power
+        return work_of(kind, done, milestone, Prune(prune_ratio=gone, of=of))
 
     return _plan(lambda done, _: int(done == rounds), 1, work, finetune)
 
@@ -242,7 +243,7 @@ def _rounds(kind: str, training: Training) -> Work:
 
 
 def _toward(
-    keep_macs: Targets, share: float | None, work: Work, finetune: Sequence[Training]
+    keep_macs: Targets, prune_ratio: float | None, work: Work, finetune: Sequence[Training]
 ) -> Plan:
     """Returns the plan that works down to each target."""
     several = [keep_macs] if isinstance(keep_macs, str | float | int) else keep_macs
@@ -253,7 +254,7 @@ def _toward(
             "keep_macs must be a share in (0, 1) of the MACs that stay, or several from large to "
             f"small, got {keep_macs!r}.\nFix: keep_macs=0.5, or keep_macs=(0.7, 0.5)."
         )
-    prunes = [Prune(share=share, keep_macs=target) for target in targets]
+    prunes = [Prune(prune_ratio=prune_ratio, keep_macs=target) for target in targets]
 
     def reached(rounds: int, left: float) -> int:
         del rounds
@@ -265,10 +266,12 @@ def _toward(
     return _plan(reached, len(targets), toward, finetune)
 
 
-def _share(share: Any) -> float:
-    if not (is_number(share) and 0 < plain(share) < 1):
-        raise BudgetError(f"share must be in (0, 1), got {share!r}.\nFix: share=0.01.")
-    return plain(share)
+def _ratio(prune_ratio: Any) -> float:
+    if not (is_number(prune_ratio) and 0 < plain(prune_ratio) < 1):
+        raise BudgetError(
+            f"prune_ratio must be in (0, 1), got {prune_ratio!r}.\nFix: prune_ratio=0.01."
+        )
+    return plain(prune_ratio)
 
 
 def _check_trainings(**trainings: Any) -> None:

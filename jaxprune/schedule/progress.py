@@ -19,7 +19,7 @@ from jaxprune.schedule.phase import Prune, Quota
 from jaxprune.select import quota
 from jaxprune.select import selectors as select
 from jaxprune.select.removal import Keep, removal_order
-from jaxprune.select.ties import Rule, check_rule
+from jaxprune.select.ties import Ties, check_ties
 
 _QUOTAS = {Quota.CHANNELS: None, Quota.MACS: cost.macs, Quota.WEIGHTS: cost.weights}
 
@@ -34,7 +34,7 @@ class Progress:
       original: the graph of the network before any pruning.
       committed: {group: bool[n]} of the original's channels: what the last commit left.
       constraints: what every pruning obeys, in the sizes of the original.
-      members, rule: as of `jaxprune.select.share_of_left`.
+      members, rule: as of `jaxprune.select.of_remaining`.
     """
 
     graph: ChannelGraph = field(repr=False)
@@ -43,7 +43,7 @@ class Progress:
     committed: Mapping[str, np.ndarray]
     constraints: Constraints
     members: Mapping[str, int] | None = None
-    rule: Rule | None = None
+    ties: Ties | None = None
 
     @property
     def total(self) -> Keep:
@@ -69,15 +69,15 @@ class Progress:
         if not isinstance(prune, Prune):
             raise JaxpruneError(
                 f"prune must be a Prune, got {kind_of(prune)}.\nFix: phase.prune, or "
-                "jp.schedule.Prune(share=0.01)."
+                "jp.schedule.Prune(prune_ratio=0.01)."
             )
         total = self.total
         scores = _scattered(self, scores)
         scores = quota.sunk(self.original, scores, total)
         quota.taken(removal_order(self.original, scores, self.constraints), total)
         found = None
-        if prune.share is not None:
-            found = _by_share(self, prune.share, prune.of, scores)
+        if prune.prune_ratio is not None:
+            found = _by_share(self, prune.prune_ratio, prune.of, scores)
         if prune.keep_macs is not None:
             share = float(prune.keep_macs)
             bound = select.budget(self.original, scores, keep_macs=share, **self.constraints)
@@ -135,7 +135,7 @@ def begin(
     *,
     keep_macs: float | None = None,
     members: Mapping[str, int] | None = None,
-    rule: Rule | None = None,
+    ties: Ties | None = None,
     **constraints: Unpack[Constraints],
 ) -> Progress:
     """Returns the progress before the first round.
@@ -144,8 +144,8 @@ def begin(
       graph: what `jaxprune.trace` returned.
       keep_macs: the share of the MACs that the procedure aims at; checked here, before anything
         trains.
-      members: as of `jaxprune.select.share_of_left`.
-      rule: likewise.
+      members: as of `jaxprune.select.of_remaining`.
+      ties: likewise.
       **constraints: see `Constraints`, without `within`; ratios and floors are of this network.
         Gate Decorator has `min_keep_ratio=0.1`. `only=` names the groups that will have scores,
         if these are not all.
@@ -160,8 +160,8 @@ def begin(
         raise KeepError("within is what a progress keeps.\nFix: progress.restored(value).")
     check_graph(graph)
     members = None if members is None else quota.check_members(graph, members)
-    if rule is not None:
-        check_rule(rule)
+    if ties is not None:
+        check_ties(ties)
     zeros = {name: np.zeros(group.shape) for name, group in graph.groups.items()}
     removal_order(graph, zeros, constraints)
     if keep_macs is not None:
@@ -173,7 +173,7 @@ def begin(
         committed=_whole(graph),
         constraints=constraints,
         members=members,
-        rule=rule,
+        ties=ties,
     )
 
 
@@ -183,8 +183,8 @@ def _by_share(progress: Progress, share: float, of: Quota, scores: Scores) -> Ke
         price = _QUOTAS[of]
         return select.global_ratio(graph, scores, prune_ratio=share, quota=price, **constraints)
     again: Constraints = {**constraints, "within": progress.total}
-    members, rule = progress.members, progress.rule
-    return quota.share_of_left(graph, scores, share=share, members=members, rule=rule, **again)
+    members, ties = progress.members, progress.ties
+    return quota.of_remaining(graph, scores, prune_ratio=share, members=members, ties=ties, **again)
 
 
 def _whole(graph: ChannelGraph) -> Keep:

@@ -1,24 +1,34 @@
 """Scores come in; which channels stay, under floors, rounding and budgets, goes out."""
 
+from jaxprune.arguments.renamed import renamed as _renamed
 from jaxprune.groups.constraints import Constraints
 from jaxprune.groups.scored import Scores
 from jaxprune.select.priced import cost_regularized
-from jaxprune.select.quota import members, share_of_left
+from jaxprune.select.quota import members, of_remaining
 from jaxprune.select.selectors import budget, global_ratio, per_group, threshold
-from jaxprune.select.ties import Rule, exact_count, lua_author, pytorch_author
+from jaxprune.select.ties import Ties, exact_count, lua_author, pytorch_author
 
 __all__ = [
     "Constraints",
-    "Rule",
     "Scores",
+    "Ties",
     "budget",
     "cost_regularized",
     "exact_count",
     "global_ratio",
     "lua_author",
     "members",
+    "of_remaining",
     "per_group",
     "pytorch_author",
-    "share_of_left",
     "threshold",
 ]
+
+__getattr__ = _renamed(
+    "jaxprune.select",
+    {
+        "exact": "exact_count; lua_author is the rule of prune.lua",
+        "Rule": "jp.select.Ties; the argument is ties=",
+        "share_of_left": "jp.select.of_remaining(..., prune_ratio=0.01)",
+    },
+)

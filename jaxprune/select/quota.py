@@ -16,32 +16,32 @@ from jaxprune.inspecting.batch_norms import batch_norms
 from jaxprune.keep.check import check_keep
 from jaxprune.select.removal import Keep, Order, keep_of, removal_order, widths_after
 from jaxprune.select.removal import share as share_of
-from jaxprune.select.ties import Rule, check_rule, removed
+from jaxprune.select.ties import Ties, check_ties, removed
 
 
-def share_of_left(
+def of_remaining(
     graph: ChannelGraph,
     scores: Scores,
     *,
-    share: float,
+    prune_ratio: float,
     members: Mapping[str, int] | None = None,
-    rule: Rule | None = None,
+    ties: Ties | None = None,
     **constraints: Unpack[Constraints],
 ) -> Keep:
     """Returns the keep after one round more: the lowest scores of what `within` kept go.
 
-    Of the N channels in scope that are left, floor(N * share) go, at least one, and on top of that
-    the channels of score 0, which do nothing. Where floors leave fewer, all that they leave go.
-    What is gone stays gone. Ratios and floors are of the dense network, not of what is left; with
+    Of the N channels in scope that are left, floor(N * prune_ratio) go, at least one, and on top of
+    that the channels of score 0, which do nothing. Where floors leave fewer, all of these go. What
+    is gone stays gone. Ratios and floors are of the dense network, not of what is left; with
     `multiple_of` the count is the first reachable one at or beyond the quota.
 
     Args:
       graph: what `jaxprune.trace` returned.
       scores: {group: f32[n]}, higher means keep; those of channels that are gone do not matter.
-      share: of the channels left, in (0, 1).
+      prune_ratio: of the channels left, in (0, 1).
       members: {group: how many a channel of it counts for}, in N and in what goes; 1 where it is
         absent. `jaxprune.select.members(graph)` counts the BatchNorms, as the paper's code does.
-      rule: from the sorted scores and the count to the number removed. None is the count;
+      ties: from the sorted scores and the count to the number removed. None is the count;
         `jaxprune.select.pytorch_author`, the rule of the paper's code too, removes one more, and
         all that tie, `lua_author` the count and what ties with it.
       **constraints: see `Constraints`; the same in every round.
@@ -50,7 +50,7 @@ def share_of_left(
       {group: bool[n]} for every group in `scores` and in `within`.
 
     Raises:
-      BudgetError: `share` or a constraint makes no sense, the earlier keep is none that the
+      BudgetError: `prune_ratio` or a constraint makes no sense, the earlier keep is none that the
         constraints allow, or they let no channel go.
       ScoreError: NaN, an infinite score of a channel that is left, scores that are all 0, a wrong
         length, an unknown group.
@@ -63,17 +63,17 @@ def share_of_left(
     >>> v = {"first": np.ones((2, 4)), "second": np.ones((4, 3))}
     >>> graph = trace(lambda v, x: x @ v["first"] @ v["second"], v, np.ones((1, 2)))
     >>> keep = {"first": np.array([True, True, False, True])}
-    >>> share_of_left(graph, {"first": [3.0, 1.0, 0.5, 4.0]}, share=0.5, within=keep)
+    >>> of_remaining(graph, {"first": [3.0, 1.0, 0.5, 4.0]}, prune_ratio=0.5, within=keep)
     {'first': array([ True, False, False,  True])}
     """
-    share = plain(share)
-    if not (is_number(share) and 0 < share < 1):
-        raise BudgetError(f"share must be in (0, 1), got {share!r}.\nFix: share=0.002.")
+    ratio = plain(prune_ratio)
+    if not (is_number(ratio) and 0 < ratio < 1):
+        raise BudgetError(f"prune_ratio must be in (0, 1), got {ratio!r}.\nFix: prune_ratio=0.002.")
     check_graph(graph)
     counts = check_members(graph, members)
-    if rule is not None:
-        check_rule(rule)
-    check_options(constraints, Constraints, "share_of_left")
+    if ties is not None:
+        check_ties(ties)
+    check_options(constraints, Constraints, "of_remaining")
     within = check_keep(graph, constraints.pop("within", {}))
     order = removal_order(graph, sunk(graph, scores, within), constraints)
     start = taken(order, within)
@@ -87,7 +87,7 @@ def share_of_left(
     left = sum(weight[name] * widths[name] for name in order.counts)
     highest = order.highest[start:]
     worth = order.removed[start:] * np.array(list(weight.values()))[order.owner[start:]]
-    wanted = max(1, share_of(left, share))
+    wanted = max(1, share_of(left, ratio))
     quota = np.where(highest == 0, 0, worth)
     if not worth.any():
         raise BudgetError(
@@ -95,8 +95,8 @@ def share_of_left(
             "Fix: stop here, or relax min_channels, min_keep_ratio, max_prune_ratio, multiple_of, "
             "protect or only."
         )
-    if rule is not None and wanted < quota.sum():
-        wanted = removed(rule, np.repeat(highest, quota), wanted)
+    if ties is not None and wanted < quota.sum():
+        wanted = removed(ties, np.repeat(highest, quota), wanted)
     steps = int(np.searchsorted(np.cumsum(quota), wanted)) + 1
     keep = keep_of(order, widths_after(order, start + min(steps, len(worth))))
     return joined(keep, within)
@@ -124,7 +124,7 @@ def members(graph: ChannelGraph) -> dict[str, int]:
 
 
 def check_members(graph: ChannelGraph, counts: Any) -> dict[str, int]:
-    """Returns the counts of `share_of_left`, as Python's ints; none of None.
+    """Returns the counts of `of_remaining`, as Python's ints; none of None.
 
     Raises:
       BudgetError: a group is unknown, or what it counts for is no count.

@@ -25,7 +25,7 @@ from jaxprune.groups.scored import Scores
 from jaxprune.inspecting import cost
 from jaxprune.select.priced import cost_regularized as cost_regularized
 from jaxprune.select.quota import members as members
-from jaxprune.select.quota import share_of_left as share_of_left
+from jaxprune.select.quota import of_remaining as of_remaining
 from jaxprune.select.removal import (
     Keep,
     Order,
@@ -36,8 +36,7 @@ from jaxprune.select.removal import (
     share,
     widths_after,
 )
-from jaxprune.select.ties import Rule as Rule
-from jaxprune.select.ties import check_rule, removed
+from jaxprune.select.ties import Ties, check_ties, removed
 from jaxprune.select.ties import exact_count as exact_count
 from jaxprune.select.ties import lua_author as lua_author
 from jaxprune.select.ties import pytorch_author as pytorch_author
@@ -57,7 +56,7 @@ def global_ratio(
     scores: Scores,
     *,
     prune_ratio: float,
-    rule: Rule = exact_count,
+    ties: Ties = exact_count,
     quota: cost.Cost | None = None,
     **constraints: Unpack[Constraints],
 ) -> Keep:
@@ -71,7 +70,7 @@ def global_ratio(
       graph: what `jaxprune.trace` returned.
       scores: {group: f32[n]}, higher means keep; groups without scores stay whole.
       prune_ratio: share to remove, in [0, 1).
-      rule: from the sorted scores and the count to the number removed: `exact_count`,
+      ties: from the sorted scores and the count to the number removed: `exact_count`,
         `lua_author` or `pytorch_author`.
       quota: measure the removed share in this cost of the whole network, such as
         `jaxprune.cost.macs`, not in channels; at least `prune_ratio` of it then goes. The cost
@@ -95,7 +94,7 @@ def global_ratio(
     """
     prune_ratio = plain(prune_ratio)
     _check_ratios({"prune_ratio": prune_ratio})
-    check_rule(rule)
+    check_ties(ties)
     if quota is not None and not callable(quota):
         raise BudgetError(
             f"quota must be a cost, (graph, widths) -> number, got {kind_of(quota)}.\n"
@@ -115,7 +114,7 @@ def global_ratio(
         label = f"prune_ratio={prune_ratio} of {getattr(quota, '__name__', 'the quota')}"
         bound = _Bound(label, quota, dense - share(dense, prune_ratio), dense)
         wanted = int(gone[_walk(graph, order, [bound])])
-    wanted = removed(rule, ascending, wanted)
+    wanted = removed(ties, ascending, wanted)
     if wanted > gone[-1]:
         raise BudgetError(
             f"prune_ratio={prune_ratio} asks for {wanted} of {ascending.size} channels, but under "
@@ -307,16 +306,6 @@ def _check_ratios(ratios: Mapping[str, Any]) -> None:
         bad = ["prune_ratio={} says nothing of any group"]
     if bad:
         raise BudgetError("\n".join([*bad, "Fix: prune_ratio=0.7 removes 70 % and keeps 30 %."]))
-
-
-def __getattr__(name: str) -> Any:
-    if name == "exact":
-        raise AttributeError(
-            "jaxprune.select has no `exact` any more: the word is for groups whose masked and "
-            "sliced networks are equal.\nFix: exact_count, its new name; lua_author is the rule of "
-            "prune.lua."
-        )
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _is_ratio(value: Any) -> bool:

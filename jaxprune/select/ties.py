@@ -9,7 +9,7 @@ from jaxprune.arguments.checks import kind_of
 from jaxprune.arguments.numbers import is_integer, plain
 from jaxprune.errors import BudgetError
 
-Rule = Callable[[np.ndarray, int], int]
+Ties = Callable[[np.ndarray, int], int]
 """From the scores in scope, f64[N] ascending, and the count that is asked for to the count."""
 
 
@@ -63,26 +63,26 @@ def pytorch_author(scores: np.ndarray, count: int) -> int:
     return int(np.searchsorted(ascending, least, side="right"))
 
 
-def check_rule(rule: Any) -> None:
-    """Raises BudgetError unless `rule` is a function."""
-    if not callable(rule) or isinstance(rule, type):
+def check_ties(ties: Any) -> None:
+    """Raises BudgetError unless `ties` is a function."""
+    if not callable(ties) or isinstance(ties, type):
         raise BudgetError(
-            f"rule must be a function of sorted scores and a count, got {kind_of(rule)}.\n"
-            "Fix: rule=jp.select.exact_count, lua_author or pytorch_author."
+            f"ties must be a function of sorted scores and a count, got {kind_of(ties)}.\n"
+            "Fix: ties=jp.select.exact_count, lua_author or pytorch_author."
         )
 
 
-def removed(rule: Rule, scores: np.ndarray, count: int) -> int:
+def removed(ties: Ties, scores: np.ndarray, count: int) -> int:
     """Returns what a rule answers.
 
     Raises:
       BudgetError: it is no number of channels.
     """
-    found = rule(scores, count)
+    found = ties(scores, count)
     if not (is_integer(found) and 0 <= found <= scores.size):
         raise BudgetError(
-            f"the rule {getattr(rule, '__name__', rule)} gives {found!r}, not an int from 0 to the "
-            f"{scores.size} channels in scope.\nFix: rule=jp.select.exact_count."
+            f"the rule {getattr(ties, '__name__', ties)} gives {found!r}, not an int from 0 to the "
+            f"{scores.size} channels in scope.\nFix: ties=jp.select.exact_count."
         )
     return int(plain(found))
 

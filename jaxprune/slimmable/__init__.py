@@ -65,6 +65,7 @@ Networks and Improved Training Techniques", ICCV 2019; Yu and Huang, "AutoSlim: 
 Architecture Search for Channel Numbers", 2019.
 """
 
+from jaxprune.arguments.renamed import renamed as _renamed
 from jaxprune.slimmable.calibration import calibrate
 from jaxprune.slimmable.exploration import evolve, random_search
 from jaxprune.slimmable.search import (
@@ -72,9 +73,9 @@ from jaxprune.slimmable.search import (
     Found,
     Space,
     check_targets,
-    descent,
     evaluator,
     greedy,
+    greedy_path,
     measured,
     space,
 )
@@ -85,13 +86,20 @@ from jaxprune.slimmable.serving import (
     Spectrum,
     Switch,
     estimate_fps,
-    export,
+    extract,
     spectrum,
     switch,
 )
 from jaxprune.slimmable.state import Split, split, statistics, switchable, variables
 from jaxprune.slimmable.training import Distillation, Gradients, Network, distillation, gradients
-from jaxprune.slimmable.widths import make_divisible, nonuniform, outside, prefix, sandwich, uniform
+from jaxprune.slimmable.widths import (
+    make_divisible,
+    nonuniform,
+    outside_trained_range,
+    prefix,
+    sandwich,
+    uniform,
+)
 
 __all__ = [
     "MOBILE_CORE",
@@ -108,18 +116,18 @@ __all__ = [
     "Switch",
     "calibrate",
     "check_targets",
-    "descent",
     "distillation",
     "estimate_fps",
     "evaluator",
     "evolve",
-    "export",
+    "extract",
     "gradients",
     "greedy",
+    "greedy_path",
     "make_divisible",
     "measured",
     "nonuniform",
-    "outside",
+    "outside_trained_range",
     "prefix",
     "random_search",
     "sandwich",
@@ -132,3 +140,12 @@ __all__ = [
     "uniform",
     "variables",
 ]
+
+__getattr__ = _renamed(
+    "jaxprune.slimmable",
+    {
+        "export": "jp.slimmable.extract",
+        "outside": "jp.slimmable.outside_trained_range",
+        "descent": "jp.slimmable.greedy_path",
+    },
+)

@@ -12,7 +12,7 @@ from jaxprune.recover.batch_norm import recalibrate
 from jaxprune.slimmable.named import named_keeps
 from jaxprune.slimmable.state import Split, check_splits, combine, only, statistics, variables
 from jaxprune.slimmable.training import NETWORK, Network
-from jaxprune.slimmable.widths import outside
+from jaxprune.slimmable.widths import outside_trained_range
 
 
 def calibrate(
@@ -68,7 +68,7 @@ def warn_outside(
     """Warns if a width is outside of the range of the trained ones."""
     if trained is not None:
         trained = named_keeps(trained, graph)
-    if trained and (groups := outside(graph, keep, trained.values())):
+    if trained and (groups := outside_trained_range(graph, keep, trained.values())):
         warnings.warn(
             f"width {name!r} is outside of the trained range in {len(groups)} groups, such as "
             f"{groups[0]!r}: its accuracy was never trained for.\nFix: train from the narrowest "

@@ -223,7 +223,7 @@ def greedy(
     check_callable(evaluate, "evaluate", "evaluate=evaluator(...).")
     check_targets(graph, space, targets, cost)
     wanted = sorted(map(plain, targets), reverse=True)
-    path = descent(evaluate, space)
+    path = greedy_path(evaluate, space)
     widths, error = next(path)
     found = []
     for target in wanted:
@@ -233,7 +233,7 @@ def greedy(
     return found
 
 
-def descent(evaluate: Evaluate, space: Space) -> Iterator[tuple[dict[str, int], float]]:
+def greedy_path(evaluate: Evaluate, space: Space) -> Iterator[tuple[dict[str, int], float]]:
     """Yields (widths, error) from the whole network down, each one greedy step below the last."""
     check_callable(evaluate, "evaluate", "evaluate=evaluator(...).")
     _check_space(space)

@@ -88,12 +88,12 @@ def switch(
     served = {}
     for name, keep in widths.items():
         warn_outside(graph, name, keep, trained)
-        run, small = export(network, graph, params, rest, name, keep)
+        run, small = extract(network, graph, params, rest, name, keep)
         served[name] = jax.tree_util.Partial(jax.jit(run), small)
     return Switch(served)
 
 
-def export(
+def extract(
     network: Serve, graph: ChannelGraph, params: Split, rest: Split, name: Hashable, keep: Keep
 ) -> tuple[Callable[..., Any], Any]:
     """Returns (run, variables) of one width: a plain network, in which nothing is slimmable.

@@ -167,7 +167,7 @@ def sandwich(
     return {name: widths[name] for name in (largest, smallest, *(others[i] for i in drawn))}
 
 
-def outside(graph: ChannelGraph, keep: Keep, trained: Iterable[Keep]) -> list[str]:
+def outside_trained_range(graph: ChannelGraph, keep: Keep, trained: Iterable[Keep]) -> list[str]:
     """Returns the groups that are narrower, or wider, in `keep` than in any of `trained`.
 
     Raises:

@@ -33,7 +33,7 @@ def l1_gates(
       TreeError: (from `init`) `mask` does not mirror the parameters.
 
     Source: You et al., "Gate Decorator", NeurIPS 2019, section 3.2. Its code goes on to penalize
-    pruned gates; `jaxprune.schedule.held` leaves them alone.
+    pruned gates; `jaxprune.schedule.masked_updates` leaves them alone.
 
     >>> gates = {"Conv_0/kernel": jnp.array([0.5, -0.5, 0.0])}
     >>> tx = l1_gates(0.25)

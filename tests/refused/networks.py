@@ -108,14 +108,14 @@ ROWS: dict[str, Row] = {
     ),
     "gates.unit": Row(jp.gates.unit, {"graph": G}),
     "gates.refused": Row(jp.gates.refused, {"graph": G}),
-    "linen.select_inputs": Row(
-        jp.linen.select_inputs,
+    "linen.mark_readers": Row(
+        jp.linen.mark_readers,
         {
             "fn": F,
-            "layers": Arg(
+            "readers": Arg(
                 type(MODEL),
                 bad(None, 3, "BatchNorm", MODEL, int, (int,), [type(MODEL)], ()),
-                "layers",
+                "readers",
             ),
         },
     ),

@@ -78,7 +78,7 @@ PATH = Arg("", bad(3, 0.5, True, b"x" * 3), "path")
 ROLES = Arg(("out",), bad(None, 3, "out", [], ("nope",), [3], {"out": 1}), "roles")
 REDUCE = Arg(jnp.sum, CALLABLES, "reduce")
 WITHIN = Arg({}, without(KEEPS, "None"), "keep")
-RULE = Arg(jp.select.exact_count, CALLABLES, "rule")
+RULE = Arg(jp.select.exact_count, CALLABLES, "ties|rule")
 MEMBERS = Arg({A: 2}, bad(3, "a", [A], {"nope": 1}, {A: 0}, {A: 1.5}, {A: "2"}, {3: 1}), "members")
 OPEN = without(RATIOS, "1.0")
 """Not even shares in [0, 1]."""

@@ -38,7 +38,12 @@ schedule = jp.schedule
 
 TRAINING = schedule.Training(epochs=1, rates=schedule.constant(0.1))
 PHASE = schedule.Phase(
-    kind="tick", number=1, rounds=1, milestone=0, training=TRAINING, prune=schedule.Prune(share=0.1)
+    kind="tick",
+    number=1,
+    rounds=1,
+    milestone=0,
+    training=TRAINING,
+    prune=schedule.Prune(prune_ratio=0.1),
 )
 JSON = schedule.to_json(PHASE)
 CURVE = Arg(0.1, STRENGTHS, "rate")
@@ -101,7 +106,7 @@ ROWS: dict[str, Row] = {
     "schedule.Prune": Row(
         schedule.Prune,
         {
-            "share": Arg(0.1, without(RATIOS, "None"), "share"),
+            "prune_ratio": Arg(0.1, without(RATIOS, "None"), "prune_ratio"),
             "of": Arg(schedule.Quota.LEFT, bad(None, 3, "some", [], {}), "of must"),
             "keep_macs": Arg(
                 0.5,
@@ -151,7 +156,7 @@ ROWS: dict[str, Row] = {
                         ("training", {"epochs": 1}),
                         ("prune", 3),
                         ("prune", {}),
-                        ("prune", {"share": 0.5}),
+                        ("prune", {"prune_ratio": 0.5}),
                         ("number", "1"),
                         ("kind", 3),
                         ("commit", "yes"),
@@ -175,7 +180,7 @@ ROWS: dict[str, Row] = {
         walked(schedule.tick_tock),
         {
             "keep_macs": TARGETS,
-            "share": Arg(0.1, RATIOS, "share"),
+            "prune_ratio": Arg(0.1, RATIOS, "prune_ratio"),
             "ticks": Arg(2, COUNTS, "ticks"),
             "tick": TRAININGS,
             "tock": TRAININGS,
@@ -187,7 +192,7 @@ ROWS: dict[str, Row] = {
         walked(schedule.tick_only),
         {
             "keep_macs": TARGETS,
-            "share": Arg(0.1, RATIOS, "share"),
+            "prune_ratio": Arg(0.1, RATIOS, "prune_ratio"),
             "tick": TRAININGS,
             "finetune": FINETUNE,
             **ASKED,
@@ -197,7 +202,7 @@ ROWS: dict[str, Row] = {
         walked(schedule.iterative),
         {
             "keep_macs": TARGETS,
-            "share": Arg(0.1, RATIOS, "share"),
+            "prune_ratio": Arg(0.1, RATIOS, "prune_ratio"),
             "training": TRAININGS,
             "finetune": FINETUNE,
             **ASKED,
@@ -210,7 +215,7 @@ ROWS: dict[str, Row] = {
     "schedule.agp": Row(
         walked(schedule.agp),
         {
-            "final": Arg(0.5, RATIOS, "final|ramp"),
+            "prune_ratio": Arg(0.5, RATIOS, "prune_ratio|ramp"),
             "rounds": Arg(2, COUNTS, "rounds"),
             "training": TRAININGS,
             "initial": Arg(0.0, RATIOS, "initial|ramp"),
@@ -228,9 +233,9 @@ ROWS: dict[str, Row] = {
             "after": Arg(None, bad(3, "tick", {}), "phase"),
         },
     ),
-    "schedule.held": Row(
+    "schedule.masked_updates": Row(
         lambda tx, graph, trained, updates, params, keep: (
-            made := schedule.held(tx, graph, trained)
+            made := schedule.masked_updates(tx, graph, trained)
         ).update(updates, made.init(params), params, keep=keep),
         {
             "tx": Arg(TX, bad(None, 3, "adam", {}), "tx"),
@@ -245,8 +250,8 @@ ROWS: dict[str, Row] = {
             "keep": Arg(KEEP, without(KEEPS, "None"), "keep"),
         },
     ),
-    "schedule.trained": Row(
-        schedule.trained,
+    "schedule.trainable": Row(
+        schedule.trainable,
         {
             "part": Arg(schedule.Part.GATES, bad(None, 3, "some", [], {}), "part"),
             "graph": G,
@@ -256,8 +261,8 @@ ROWS: dict[str, Row] = {
             "head": Arg((), NAMED, "head"),
         },
     ),
-    "schedule.trained(ALL)": Row(
-        partial(schedule.trained, schedule.Part.ALL, GRAPH, VARIABLES),
+    "schedule.trainable(ALL)": Row(
+        partial(schedule.trainable, GRAPH, VARIABLES, schedule.Part.ALL),
         {"head": Arg((), bad(["params/c/*"]), "head")},
     ),
     "schedule.begin": Row(
@@ -266,10 +271,10 @@ ROWS: dict[str, Row] = {
             "graph": G,
             "keep_macs": Arg(0.9, without(RATIOS, "None", "1.0"), "keep_macs"),
             "members": MEMBERS,
-            "rule": Arg(
+            "ties": Arg(
                 None,
                 without(CALLABLES, "None"),
-                "rule",
+                "ties",
             ),
             **{n: a for n, a in CONSTRAINTS.items() if n != "within"},
             "within": Arg(ABSENT, bad(3, KEEP), "within"),
@@ -278,7 +283,7 @@ ROWS: dict[str, Row] = {
     "schedule.Progress.prune": Row(
         BEGUN.prune,
         {
-            "prune": Arg(schedule.Prune(share=0.2), bad(None, 3, 0.5, "x", {}), "[Pp]rune"),
+            "prune": Arg(schedule.Prune(prune_ratio=0.2), bad(None, 3, 0.5, "x", {}), "[Pp]rune"),
             "scores": S,
         },
     ),

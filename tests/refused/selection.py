@@ -37,13 +37,13 @@ ROWS: dict[str, Row] = {
         },
     ),
     "select.members": Row(jp.select.members, {"graph": G}),
-    "select.share_of_left": Row(
-        jp.select.share_of_left,
+    "select.of_remaining": Row(
+        jp.select.of_remaining,
         {
             **GIVEN,
-            "share": Arg(0.2, RATIOS, "share"),
+            "prune_ratio": Arg(0.2, RATIOS, "prune_ratio"),
             "members": MEMBERS,
-            "rule": Arg(None, COSTS, "rule"),
+            "ties": Arg(None, COSTS, "ties"),
             **CONSTRAINTS,
         },
     ),
@@ -56,7 +56,7 @@ ROWS: dict[str, Row] = {
         {
             **GIVEN,
             "prune_ratio": Arg(0.25, RATIOS, "ratio"),
-            "rule": RULE._replace(bad=CALLABLES | ANSWERS),
+            "ties": RULE._replace(bad=CALLABLES | ANSWERS),
             "quota": Arg(None, COSTS, "quota"),
             **CONSTRAINTS,
         },

@@ -153,8 +153,8 @@ ROWS: dict[str, Row] = {
     "slimmable.check_targets": Row(
         slim.check_targets, {"graph": G, "space": SPACES, "targets": SOME, "cost": COST}
     ),
-    "slimmable.descent": Row(
-        lambda **k: list(slim.descent(**k)),
+    "slimmable.greedy_path": Row(
+        lambda **k: list(slim.greedy_path(**k)),
         {
             "evaluate": EVALUATE,
             "space": Arg(SPACE, bad(None, 3, "space", {A: ()}, {A: 3}), "space"),
@@ -224,8 +224,8 @@ ROWS: dict[str, Row] = {
             ),
         },
     ),
-    "slimmable.export": Row(
-        slim.export,
+    "slimmable.extract": Row(
+        slim.extract,
         {
             "network": SERVED,
             "graph": G,
@@ -360,8 +360,8 @@ ROWS: dict[str, Row] = {
     "slimmable.nonuniform": Row(
         slim.nonuniform, {"graph": G, "rng": RANDOM, "low": LOW, "high": HIGH, **ROUNDING}
     ),
-    "slimmable.outside": Row(
-        slim.outside,
+    "slimmable.outside_trained_range": Row(
+        slim.outside_trained_range,
         {
             "graph": G,
             "keep": K,

@@ -73,7 +73,7 @@ def choose(task: Task, network: Network, *, number: int = 1) -> Keep:
     rule = getattr(jp.select, config.rule)
     if most == 1:
         return jp.select.global_ratio(
-            graph, scores, prune_ratio=config.prune_ratio, rule=rule, **limits
+            graph, scores, prune_ratio=config.prune_ratio, ties=rule, **limits
         )
     left = [v[network.keep.get(n, np.ones(v.size, bool))] for n, v in scores.items()]
     ascending = np.sort(np.concatenate(left).astype(np.float64))
@@ -171,7 +171,7 @@ def _fit(
     tx = training.sgd(scheduled, weight_decay=config.weight_decay, **extra)
     keep = network.keep if network.keep and not network.sliced else None
     if keep:
-        tx = jp.schedule.held(tx, task.graph)
+        tx = jp.schedule.masked_updates(tx, task.graph)
     opt_state = tx.init(network.variables["params"])
     if config.momentum == "sliced" and network.momentum is not None and not penalized:
         opt_state = optax.tree.set(opt_state, trace=network.momentum)
