@@ -12,6 +12,7 @@ from jaxprune import (
     slimmable,
     sparsify,
 )
+from jaxprune.arguments.bounds import Absolute, Share
 from jaxprune.arguments.renamed import renamed as _renamed
 from jaxprune.checkpoint import Restored, restore, save
 from jaxprune.cutting.optimizer_state import slice_opt_state
@@ -44,12 +45,14 @@ from jaxprune.tracing.trace import trace
 
 __all__ = [
     "RULES",
+    "Absolute",
     "ChannelGraph",
     "Group",
     "Kind",
     "Pruned",
     "Restored",
     "Rule",
+    "Share",
     "Slot",
     "Verification",
     "batch_norms",

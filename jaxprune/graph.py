@@ -98,7 +98,7 @@ class Variable:
     shape: tuple[int, ...]
     dtype: Any
     axes: tuple[Space, ...]
-    weak_type: bool = False
+    weak_type: bool
 
     def struct(self, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
         """Returns what the variable is to JAX, at another shape."""

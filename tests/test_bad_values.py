@@ -16,6 +16,8 @@ from refused.values import GRAPH, KEEP, SPELLINGS
 
 DATA = (
     *(
+        jp.Share,
+        jp.Absolute,
         jp.Restored,
         jp.Pruned,
         jp.ChannelGraph,

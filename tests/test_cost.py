@@ -178,3 +178,11 @@ def test_a_channel_costs_the_difference_for_every_cost_at_any_widths(data):
         assert cost.channel_cost(graph, price, widths) == expected
         mine = cost.channel_cost(graph, lambda g, w, price=price: price(g, w), widths)
         assert mine == expected
+
+
+def test_a_branch_without_a_contraction_costs_nothing_and_the_other_counts():
+    def fn(v, x):
+        return jax.lax.cond(x[0, 0] > 0, lambda h: h @ v["b"], lambda h: h[:, :2], x @ v["a"])
+
+    v = {"a": np.ones((3, 8)), "b": np.ones((8, 2))}
+    assert cost.macs(jp.trace(fn, v, np.ones((1, 3)))) == 3 * 8 + 8 * 2

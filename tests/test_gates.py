@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from jax.extend.core import Primitive
 
 import jaxprune as jp
 from blocks import Activation, Concatenate, Conv, Depthwise, Flatten, Grouped, Norm, Residual
@@ -95,9 +94,8 @@ def read_weights(group: jp.Group, variables: Any, gradients: Any) -> Any:
     found, w, dw = np.zeros(group.shape), flatten(variables)[0], flatten(gradients)[0]
     for slot in group.slots:
         if slot.role == "in":
-            product = w[slot.path] * dw[slot.path]
             front = [axis for axis in (slot.layer, slot.axis) if axis is not None]
-            along = np.moveaxis(np.asarray(product), front, range(len(front)))
+            along = np.moveaxis(w[slot.path] * np.asarray(dw[slot.path]), front, range(len(front)))
             sums = along.sum(axis=tuple(range(len(front), along.ndim)))
             found += sums[..., slot.positions].sum(axis=-1)
     return found
@@ -304,21 +302,6 @@ def test_gates_that_cannot_be() -> None:
     ]
     with pytest.raises(jp.errors.TreeError, match=r"variables \['f'\] are missing.\nFix: pass all"):
         jp.gated(fn, graph)({name: w for name, w in v.items() if name != "f"}, {}, X)
-
-
-def test_a_contraction_of_another_name() -> None:
-    """A user's rule may relate the axes; where the channels are summed only its author knows."""
-    mine = Primitive("mine")
-    mine.def_impl(lambda a, b, **_: a @ b)
-    mine.def_abstract_eval(lambda a, b, **_: a.update(shape=(a.shape[0], b.shape[1])))
-    dims = (((1,), (0,)), ((), ()))
-
-    def fn(v: Any, x: Any) -> Any:
-        return mine.bind(jnp.tanh(x @ v["a"]), v["b"], dimension_numbers=dims)
-
-    graph = jp.trace(fn, V, X, rules=jp.RULES | {"mine": jp.RULES["dot_general"]})
-    assert jp.gates.unit(graph) == {}
-    assert jp.gates.refused(graph) == {"a": "b is read by neither a dot_general nor a convolution"}
 
 
 NORMS = {

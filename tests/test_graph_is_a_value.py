@@ -200,3 +200,15 @@ def test_a_pad_inside_does_not_change_the_verdict_on_others(pads: int) -> None:
     graphs = [jp.trace(fn, v, X) for fn in (plain, padded)]
     verdicts = [{n: g.inexact is None for n, g in graph.groups.items()} for graph in graphs]
     assert verdicts[0] == verdicts[1] == {"a": False, "b": False, "c": True}
+
+
+def test_a_size_that_does_not_divide_a_space_factors_nothing() -> None:
+    space = ax.fresh(6)
+    assert fixed.factored(space, 4) is None
+    assert fixed.factored(space, 0) is None
+
+
+@pytest.mark.parametrize("look", [jp.cost.uncounted, jp.cost.params])
+def test_what_is_found_once_is_found_of_a_graph(look: Any) -> None:
+    with pytest.raises(jp.errors.JaxpruneError, match="expected a channel graph, got"):
+        look("graph")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import Primitive
 
 import jaxprune as jp
 from jaxprune.program import jaxpr
@@ -247,3 +248,27 @@ def test_every_trait_is_checked() -> None:
     assert set(Trait) == CHECKS.keys() | ELSEWHERE.keys()
     assert not CHECKS.keys() & ELSEWHERE.keys()
     assert all(any(trait in rule.traits for rule in jp.RULES.values()) for trait in Trait)
+
+
+VARIABLES = {"a": np.ones((3, 8)), "b": np.ones((8, 2))}
+INPUT = np.ones((1, 3))
+
+
+def test_a_contraction_of_another_name() -> None:
+    """A user's rule may only relate the axes; that channels are summed its traits say."""
+    mine = Primitive("mine")
+    mine.def_impl(lambda a, b, **_: a @ b)
+    mine.def_abstract_eval(lambda a, b, **_: a.update(shape=(a.shape[0], b.shape[1])))
+    dims = (((1,), (0,)), ((), ()))
+
+    def fn(v: Any, x: Any) -> Any:
+        return mine.bind(jnp.tanh(x @ v["a"]), v["b"], dimension_numbers=dims)
+
+    rule = jp.RULES["dot_general"]
+    graph = jp.trace(fn, VARIABLES, INPUT, rules=jp.RULES | {"mine": rule})
+    assert list(jp.gates.unit(graph)) == ["a"]
+    graph = jp.trace(
+        fn, VARIABLES, INPUT, rules=jp.RULES | {"mine": jp.Rule(rule.axes, rule.zeros)}
+    )
+    assert jp.gates.unit(graph) == {}
+    assert jp.gates.refused(graph) == {"a": "b is read by neither a dot_general nor a convolution"}

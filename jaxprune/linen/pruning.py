@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from jaxprune.arguments.bounds import Bound
 from jaxprune.cutting.pruned import Pruned
 from jaxprune.cutting.transforms import sliced
 from jaxprune.groups.scored import Scores
@@ -22,10 +23,10 @@ def prune(
     module: nn.Module,
     variables: Any,
     *inputs: Any,
-    keep_macs: float | None = None,
-    keep_params: float | None = None,
-    keep_weights: float | None = None,
-    keep_bytes: float | None = None,
+    keep_macs: Bound | None = None,
+    keep_params: Bound | None = None,
+    keep_weights: Bound | None = None,
+    keep_bytes: Bound | None = None,
     scores: Score | Scores = l2,
     normalize: Normalizer = mean,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
@@ -41,7 +42,7 @@ def prune(
       module: the module.
       variables: its variables, as arrays; shapes do where `scores` needs no weights.
       *inputs: arrays, shapes or pytrees of them, such as a batch of one.
-      keep_macs: multiply-accumulates: a float in (0, 1] is a share of dense, an int is a count. At
+      keep_macs: multiply-accumulates: below 1 the share of dense that stays, above 1 a count. At
         least one of these four bounds must be given; all that are given hold.
       keep_params: parameters, likewise.
       keep_weights: entries of the kernels, likewise.

@@ -4,6 +4,7 @@ from typing import Any
 
 from flax import nnx
 
+from jaxprune.arguments.bounds import Bound
 from jaxprune.cutting.pruned import Pruned
 from jaxprune.groups.scored import Scores
 from jaxprune.inspecting import unread_variables
@@ -20,10 +21,10 @@ def prune(
     model: nnx.Module,
     *inputs: Any,
     method: Method = "__call__",
-    keep_macs: float | None = None,
-    keep_params: float | None = None,
-    keep_weights: float | None = None,
-    keep_bytes: float | None = None,
+    keep_macs: Bound | None = None,
+    keep_params: Bound | None = None,
+    keep_weights: Bound | None = None,
+    keep_bytes: Bound | None = None,
     scores: Score | Scores = l2,
     normalize: Normalizer = mean,
     overrides: Changes | None = None,
@@ -39,7 +40,7 @@ def prune(
       model: the model, in the mode of `model.train()` or `model.eval()` that counts.
       *inputs: arrays, shapes or pytrees of them, such as a batch of one.
       method: as in `jp.nnx.trace`.
-      keep_macs: multiply-accumulates: a float in (0, 1] is a share of dense, an int is a count. At
+      keep_macs: multiply-accumulates: below 1 the share of dense that stays, above 1 a count. At
         least one of these four bounds must be given; all that are given hold.
       keep_params: parameters, likewise.
       keep_weights: entries of the kernels, likewise.

@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 from flax import nnx
 
+from jaxprune.arguments.bounds import Bound
 from jaxprune.arguments.checks import kind_of
 from jaxprune.cutting.pruned import Pruned
 from jaxprune.cutting.transforms import sliced
@@ -25,10 +26,10 @@ def prune(
     fn: Callable[..., Any],
     variables: Any,
     *inputs: Any,
-    keep_macs: float | None = None,
-    keep_params: float | None = None,
-    keep_weights: float | None = None,
-    keep_bytes: float | None = None,
+    keep_macs: Bound | None = None,
+    keep_params: Bound | None = None,
+    keep_weights: Bound | None = None,
+    keep_bytes: Bound | None = None,
     scores: Score | Scores = l2,
     normalize: Normalizer = mean,
     **options: Any,
@@ -44,7 +45,7 @@ def prune(
       fn: any JAX function of a pytree of variables and inputs.
       variables: the variables, as arrays; shapes do where `scores` needs no weights.
       *inputs: arrays, shapes or pytrees of them, such as a batch of one.
-      keep_macs: multiply-accumulates: a float in (0, 1] is a share of dense, an int is a count. At
+      keep_macs: multiply-accumulates: below 1 the share of dense that stays, above 1 a count. At
         least one of these four bounds must be given; all that are given hold.
       keep_params: parameters, likewise.
       keep_weights: entries of the kernels, likewise.

@@ -6,6 +6,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from jaxprune.arguments.bounds import Share
 from jaxprune.arguments.checks import check_callable, kind_of
 from jaxprune.errors import JaxpruneError, KeepError, ScoreError
 from jaxprune.graph import ChannelGraph, check_graph
@@ -79,7 +80,7 @@ class Progress:
         if prune.prune_ratio is not None:
             found = _by_share(self, prune.prune_ratio, prune.of, scores)
         if prune.keep_macs is not None:
-            share = float(prune.keep_macs)
+            share = Share(float(prune.keep_macs))
             bound = select.budget(self.original, scores, keep_macs=share, **self.constraints)
             found = {name: kept | found[name] for name, kept in bound.items()} if found else bound
         found = quota.joined(found or {}, total)
@@ -165,7 +166,7 @@ def begin(
     zeros = {name: np.zeros(group.shape) for name, group in graph.groups.items()}
     removal_order(graph, zeros, constraints)
     if keep_macs is not None:
-        select.budget(graph, zeros, keep_macs=keep_macs, **constraints)
+        select.budget(graph, zeros, keep_macs=Share(keep_macs), **constraints)
     return Progress(
         graph=graph,
         keep=_whole(graph),

@@ -9,6 +9,7 @@ say.
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from jaxprune.arguments.bounds import Bound
 from jaxprune.arguments.checks import check_callable, check_options, kind_of
 from jaxprune.arguments.functions import TRACE_OPTIONS
 from jaxprune.errors import ScoreError
@@ -26,10 +27,10 @@ Score = Callable[[ChannelGraph, Any], Scores]
 class Bounds(NamedTuple):
     """The bounds of `budget`."""
 
-    keep_macs: float | None
-    keep_params: float | None
-    keep_weights: float | None
-    keep_bytes: float | None
+    keep_macs: Bound | None
+    keep_params: Bound | None
+    keep_weights: Bound | None
+    keep_bytes: Bound | None
 
 
 FLOOR = 0.1

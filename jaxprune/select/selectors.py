@@ -16,8 +16,9 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 
 from jaxprune.arguments import paths
+from jaxprune.arguments.bounds import Absolute, Bound, typed_bounds
 from jaxprune.arguments.checks import kind_of
-from jaxprune.arguments.numbers import is_count, is_integer, is_number, plain
+from jaxprune.arguments.numbers import is_number, plain
 from jaxprune.errors import BudgetError
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.groups.constraints import Constraints
@@ -178,10 +179,10 @@ def budget(
     graph: ChannelGraph,
     scores: Scores,
     *,
-    keep_macs: float | None = None,
-    keep_params: float | None = None,
-    keep_weights: float | None = None,
-    keep_bytes: float | None = None,
+    keep_macs: Bound | None = None,
+    keep_params: Bound | None = None,
+    keep_weights: Bound | None = None,
+    keep_bytes: Bound | None = None,
     **constraints: Unpack[Constraints],
 ) -> Keep:
     """Returns the keep whose costs are the nearest at or below every bound.
@@ -194,7 +195,8 @@ def budget(
     Args:
       graph: what `jaxprune.trace` returned.
       scores: {group: f32[n]}, higher means keep; groups without scores stay whole.
-      keep_macs: multiply-accumulates: a float in (0, 1] is a share of dense, an int is a count.
+      keep_macs: multiply-accumulates: below 1 the share of dense that stays, above 1 a count;
+        `jp.Share` and `jp.Absolute` say which it is.
       keep_params: parameters, likewise.
       keep_weights: entries of the kernels, likewise.
       keep_bytes: bytes of activations, likewise.
@@ -218,18 +220,21 @@ def budget(
         "keep_weights": (cost.weights, keep_weights),
         "keep_bytes": (cost.activation_bytes, keep_bytes),
     }
-    asked = {
-        name: (price, plain(bound)) for name, (price, bound) in asked.items() if bound is not None
-    }
-    _check_bounds({name: bound for name, (_, bound) in asked.items()})
+    given = {name: bound for name, (_, bound) in asked.items() if bound is not None}
+    asked = {name: (asked[name][0], bound) for name, bound in typed_bounds(given).items()}
+    if not asked:
+        raise BudgetError(
+            "budget has no bound: give keep_macs, keep_params, keep_weights or keep_bytes.\n"
+            "Fix: keep_macs=0.5 keeps half."
+        )
     _check_symbols(graph, [price for price, _ in asked.values()])
     cost.warn_uncounted(graph, [price for price, _ in asked.values()], stacklevel=2)
     order = removal_order(graph, scores, constraints)
     bounds = []
     for name, (price, bound) in asked.items():
         dense = price(graph, None)
-        limit = bound if is_count(bound) else share(dense, bound)
-        bounds.append(_Bound(f"{name}={bound}", price, limit, dense))
+        limit = bound.value if isinstance(bound, Absolute) else share(dense, bound.value)
+        bounds.append(_Bound(f"{name}={bound.value}", price, limit, dense))
     return keep_of(order, widths_after(order, _walk(graph, order, bounds)))
 
 
@@ -310,18 +315,3 @@ def _check_ratios(ratios: Mapping[str, Any]) -> None:
 
 def _is_ratio(value: Any) -> bool:
     return is_number(value) and 0 <= value < 1
-
-
-def _check_bounds(bounds: Mapping[str, Any]) -> None:
-    def is_share(bound: Any) -> bool:
-        return is_number(bound) and not is_integer(bound) and 0 < bound <= 1
-
-    bad = [
-        f"{name} must be a float in (0, 1], the share of dense, or an int, a count; got {bound!r}"
-        for name, bound in bounds.items()
-        if not (is_count(bound) or is_share(bound))
-    ]
-    if not bounds:
-        bad = ["budget has no bound: give keep_macs, keep_params, keep_weights or keep_bytes"]
-    if bad:
-        raise BudgetError("\n".join([*bad, "Fix: keep_macs=0.5, or keep_macs=40_000_000."]))

@@ -1,0 +1,65 @@
+"""Bounds of a cost: a share of what the whole network costs, or an absolute value."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from jaxprune.arguments.numbers import is_count, is_integer, is_number, plain
+from jaxprune.errors import BudgetError
+
+
+class Share(NamedTuple):
+    """A share of what the whole network costs, in (0, 1]: `Share(0.5)` is half of it."""
+
+    value: float
+
+
+class Absolute(NamedTuple):
+    """A cost in its own unit (operations, parameters, bytes), at least 1: `Absolute(10_000)`."""
+
+    value: int
+
+
+Bound = Share | Absolute | float | int
+"""A number says what it is where it can be one only: below 1 a share, above 1 an absolute value."""
+
+
+def typed(name: str, bound: Any) -> Share | Absolute:
+    """Returns what a bound is.
+
+    Raises:
+      BudgetError: it is neither, or 1, which may be either.
+
+    >>> typed("keep_macs", 0.5), typed("keep_params", 10_000), typed("keep_macs", Share(1.0))
+    (Share(value=0.5), Absolute(value=10000), Share(value=1.0))
+    """
+    kind = type(bound) if isinstance(bound, Share | Absolute) else None
+    value = plain(bound.value if isinstance(bound, Share | Absolute) else bound)
+    number = is_number(value) and value == value
+    if kind is None and number and value == 1:
+        raise BudgetError(
+            f"{name}={bound!r} may be all of the cost, or one.\n"
+            f"Fix: {name}=jp.Share(1.0), or {name}=jp.Absolute(1)."
+        )
+    if kind is not Absolute and number and not is_integer(value) and 0 < value <= 1:
+        return Share(float(value))
+    if kind is Share and number and value == 1:
+        return Share(1.0)
+    if kind is not Share and is_count(value):
+        return Absolute(int(value))
+    raise BudgetError(
+        f"{name} must be a share of dense in (0, 1), or a count, an int above 1; got {bound!r}.\n"
+        f"Fix: {name}=0.5 keeps half; jp.Share and jp.Absolute say which it is."
+    )
+
+
+def typed_bounds(bounds: Mapping[str, Any]) -> dict[str, Share | Absolute]:
+    """Returns {name: bound}; arguments and errors as of `typed`, all failures at once."""
+    found, failures = {}, []
+    for name, bound in bounds.items():
+        try:
+            found[name] = typed(name, bound)
+        except BudgetError as error:
+            failures.append(str(error))
+    if failures:
+        raise BudgetError("\n".join(failures))
+    return found
