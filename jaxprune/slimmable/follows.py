@@ -4,7 +4,7 @@ A resized network divides a mean by the kept width, attention by the root of the
 masked one by the whole. Only a trace at other widths tells.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -21,14 +21,22 @@ from jaxprune.running import same_program
 def following(graph: ChannelGraph) -> Mapping[str, str]:
     """Returns {group: a constant, before and after} where the last channel of the group goes.
 
-    The network is traced once with all groups pruned; only if anything follows, each alone. A group
-    at whose other widths the network does not run is absent: there `narrow` keeps the constants.
+    The network is traced once with all groups pruned; if anything follows, again with each half of
+    them, and so on. A group at whose other widths the network does not run is absent: there
+    `narrow` keeps the constants.
     """
-    everything = _first(graph, graph.groups)
-    if everything == "":
-        return {}
-    alone = {name: _first(graph, [name]) for name in graph.groups}
-    return {name: text for name, text in alone.items() if text}
+    return dict(_within(graph, list(graph.groups)))
+
+
+def _within(graph: ChannelGraph, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yields those of the groups that a constant follows, with the constant."""
+    text = _first(graph, names)
+    if text != "" and len(names) > 1:
+        half = len(names) // 2
+        yield from _within(graph, names[:half])
+        yield from _within(graph, names[half:])
+    elif text:
+        yield names[0], text
 
 
 def _first(graph: ChannelGraph, names: Iterable[str]) -> str | None:
