@@ -13,6 +13,8 @@ from fixed_networks import GROUP_NORMS
 from narrowed import Narrowed, narrowed
 
 NETWORKS = [random_networks.network(index) for index in range(60)]
+EVERY_TIME = 20
+"""So many of them are in the normal run, the others under the marker."""
 LISTED = {
     "Conv",
     "Depthwise",
@@ -42,7 +44,14 @@ LISTED = {
 }
 
 
-@pytest.mark.parametrize("spec", NETWORKS, ids=range(len(NETWORKS)))
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *NETWORKS[:EVERY_TIME],
+        *(pytest.param(spec, marks=pytest.mark.slow) for spec in NETWORKS[EVERY_TIME:]),
+    ],
+    ids=range(len(NETWORKS)),
+)
 def test_laws_hold_on_random_networks(spec):
     laws.check_laws(spec)
 
