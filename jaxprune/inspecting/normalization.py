@@ -1,6 +1,6 @@
 """The BatchNorms of a traced program, found by what they compute and never by a name.
 
-The program is read once, with every array as a sum of products (`_products.py`). A BatchNorm is a
+The program is read once, with every array as a sum of products (`products.py`). A BatchNorm is a
 sum in which `root * x` and `- root * mean` come together, times a scale or not, where mean and
 variance are both variables (running statistics), or both of the batch: reductions over all axes but
 those along which the scale varies. So LayerNorm, RMSNorm, GroupNorm and InstanceNorm, whose

@@ -29,7 +29,7 @@ def parameters(graph: ChannelGraph) -> tuple[str, ...]:
     which an output is made that mirrors no variable, but not
 
     * state that the function updates: an output mirrors it, and is not the leaf itself;
-    * the statistics of a BatchNorm (`jaxprune.batch_norms`), which eval mode reads and leaves;
+    * the statistics of a BatchNorm (`jp.batch_norms`), which eval mode reads and leaves;
     * bools and PRNG keys, integers that are single numbers, and integers that only say which (an
       index, a comparison). Integers that enter a contraction are quantized kernels or their zero
       points, and count.

@@ -33,7 +33,7 @@ def slice(
       rescale: multiply weights such that the resized network equals the masked one also where it
         divides by a width (the root of the head size, a mean over channels). Give the resized
         network `lambda v, x: model2.apply(v, x)` where True does not find it. Not for `narrow`,
-        which keeps such constants whole; see `jaxprune.rescale.factors`.
+        which keeps such constants whole; see `jaxprune.pruning.rescale.factors`.
 
     Raises:
       KeepError: a mask does not fit its group.

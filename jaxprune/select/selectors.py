@@ -1,6 +1,6 @@
 """Scores to keep: which channels stay, under floors, rounding and budgets.
 
-Every selector walks the removal order of `_removal.py`, from the lowest score of the network up;
+Every selector walks the removal order of `removal.py`, from the lowest score of the network up;
 they differ only in how far they go. The constraints hold at every point of it.
 
 A group whose stacked layers have their own channels (`Group.layers`) has scores f32[layers, n] and
