@@ -79,7 +79,7 @@ def activation_bytes(graph: ChannelGraph, widths: Mapping[str, Any] | None = Non
 def params(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int:
     """Returns the number of parameters; arguments as for `macs`.
 
-    They are the entries of what `jaxprune.inspecting.parameters.parameters` lists: all under `params`, or
+    They are the entries of what `inspecting.parameters.parameters` lists: all under `params`, or
     where there is no such collection all that the outputs are made of, but no state.
     """
     at = check.widths(graph, widths)

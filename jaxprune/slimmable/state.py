@@ -57,7 +57,7 @@ def split(
     """Returns (params, rest): what is trained, and what is not.
 
     Trained is what lies under `params`, or where there is no such collection every parameter (see
-    `jaxprune.inspecting.parameters`) that is no integer. `rest.shared` keeps the statistics of the traced
+    `inspecting.parameters`) that is no integer. `rest.shared` keeps the statistics of the traced
     network for widths that have none of their own: they serve in train mode, which does not read
     them.
 
