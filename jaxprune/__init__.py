@@ -13,7 +13,7 @@ from jaxprune import (
     sparsify,
 )
 from jaxprune.arguments.bounds import Absolute, Share
-from jaxprune.arguments.renamed import renamed as _renamed
+from jaxprune.arguments.old_names import renamed as _renamed
 from jaxprune.checkpoint import Restored, restore, save
 from jaxprune.cutting.optimizer_state import slice_opt_state
 from jaxprune.cutting.pruned import Pruned

@@ -14,7 +14,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 import jaxprune as jp
-from jaxprune.slimmable.follows import following
+from jaxprune.slimmable.width_constants import following
 
 X = np.random.default_rng(0).normal(size=(3, 5))
 KEEP = {"w": np.isin(np.arange(8), [1, 4, 6])}

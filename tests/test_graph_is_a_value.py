@@ -13,8 +13,8 @@ from flax import nnx
 from jax import lax
 
 import jaxprune as jp
-from jaxprune.program import fixed
 from jaxprune.program import spaces as ax
+from jaxprune.program import traced_spaces
 from jaxprune.program.reasons import Why
 from jaxprune.program.spaces import Reason
 
@@ -151,7 +151,7 @@ def test_a_space_of_a_graph_cannot_be_refined() -> None:
     ):
         with pytest.raises(RuntimeError, match="belongs to a traced graph, which never changes"):
             change()
-    assert fixed.factored(space, 4) is None
+    assert traced_spaces.factored(space, 4) is None
     ax.unify(space, ax.fresh(8))  # a new space is bound to the old one
     assert graph.groups["w"].size == 8
 
@@ -204,8 +204,8 @@ def test_a_pad_inside_does_not_change_the_verdict_on_others(pads: int) -> None:
 
 def test_a_size_that_does_not_divide_a_space_factors_nothing() -> None:
     space = ax.fresh(6)
-    assert fixed.factored(space, 4) is None
-    assert fixed.factored(space, 0) is None
+    assert traced_spaces.factored(space, 4) is None
+    assert traced_spaces.factored(space, 0) is None
 
 
 @pytest.mark.parametrize("look", [jp.cost.uncounted, jp.cost.params])

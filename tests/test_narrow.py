@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import jaxprune as jp
-from jaxprune.running import evaluator as evaluate
+from jaxprune.running import evaluator
 from test_zoo_attention import check_narrow, drawn
 from zoo import attention_positions
 
@@ -202,7 +202,7 @@ def test_the_graphs_of_the_last_shapes_are_kept() -> None:
 
     graph = jp.trace(fn, V, X)
     narrowed, small = jp.narrow(fn, graph, KEEP), jp.slice(graph, V, KEEP)
-    sizes = range(1, evaluate.GRAPHS + 3)
+    sizes = range(1, evaluator.GRAPHS + 3)
     calls.clear()
     for size in [*sizes, *reversed(sizes)]:
         jax.eval_shape(lambda x: narrowed(small, x), jax.ShapeDtypeStruct((size, 5), X.dtype))

@@ -12,7 +12,7 @@ import pytest
 import jaxprune as jp
 from chains import chain
 from jaxprune.errors import KeepError, PatternError
-from jaxprune.groups import layers as flow
+from jaxprune.groups import dataflow
 from jaxprune.inspecting import explain as explaining
 from jaxprune.inspecting import tables
 from jaxprune.inspecting.explain import explain
@@ -294,7 +294,7 @@ def test_what_meets_again_after_another_is_tied():
         return jnp.concatenate([y, x @ v["b"], jnp.tanh(y) + x @ v["c"]], 1) @ v["d"]
 
     channels = jp.trace(fn, ones(a=(2, 3), b=(2, 4), c=(2, 3), d=(10, 2)), X)
-    (node,) = [node for node in flow.nodes(channels) if node.name == "concatenate"]
+    (node,) = [node for node in dataflow.nodes(channels) if node.name == "concatenate"]
     assert node.ties == ("a",)
 
 

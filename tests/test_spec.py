@@ -15,7 +15,7 @@ import pytest
 
 import jaxprune as jp
 import spec_networks
-from jaxprune.keep.describe import describe, versions
+from jaxprune.keep.program_description import describe, versions
 from spec_networks import GRAPHS, half, images
 
 STORED = {path.stem: json.loads(path.read_text()) for path in spec_networks.FOLDER.glob("*.json")}

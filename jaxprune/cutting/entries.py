@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxprune.errors import TreeError
-from jaxprune.program import stacks
+from jaxprune.program import stacked_layers
 from jaxprune.program.spaces import Space
 
 
@@ -29,7 +29,7 @@ class Cut(NamedTuple):
     @classmethod
     def of(cls, indices: Iterable[np.ndarray | None], axes: Sequence[Space]) -> "Cut":
         """Returns the cut of an array over `axes`."""
-        return cls(tuple(indices), tuple(stacks.layer_axis(axes, space) for space in axes))
+        return cls(tuple(indices), tuple(stacked_layers.layer_axis(axes, space) for space in axes))
 
     def parts(self) -> Iterator[tuple[int, np.ndarray, int | None]]:
         """Yields (axis, positions, layer axis) where something is taken."""

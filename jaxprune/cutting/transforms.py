@@ -17,7 +17,7 @@ from jaxprune.graph import ChannelGraph, Variable, check_graph
 from jaxprune.keep.check import Keep, Widths, check_keep
 from jaxprune.keep.kept import Kept, touched
 from jaxprune.program import spaces as ax
-from jaxprune.program import stacks
+from jaxprune.program import stacked_layers
 
 
 def mask(graph: ChannelGraph, variables: Any, keep: Keep) -> Any:
@@ -58,7 +58,7 @@ def sliced(graph: ChannelGraph, variables: Any, keep: Keep) -> Any:
 def _where(masks: Sequence[Any], leaf: Any, variable: Variable, base: Any = None) -> Any:
     """Returns `leaf` where all masks of its axes hold, elsewhere `base` or zero."""
     found = [
-        stacks.aligned(mask, variable.axes, axis)
+        stacked_layers.aligned(mask, variable.axes, axis)
         for axis, mask in enumerate(masks)
         if mask is not None
     ]

@@ -1,7 +1,7 @@
 """A network comes in; the same network with gates on its channels, or taps of them, goes out."""
 
 from jaxprune.gates.bn import Decorated, decorate, melt
-from jaxprune.gates.units import fold, gated, refused, tap, unit
+from jaxprune.gates.unit_gates import fold, gated, refused, tap, unit
 
 __all__ = [
     "Decorated",

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxprune.graph import ChannelGraph, Slot
 from jaxprune.program import spaces as ax
-from jaxprune.program import stacks
+from jaxprune.program import stacked_layers
 from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.relate import Walk
@@ -37,7 +37,7 @@ class Site(NamedTuple):
     def scaled(self, x: jax.Array, gates: Mapping[str, Any]) -> jax.Array:
         """Returns the operand `x` times the gates of its channels, in the dtype of `x`."""
         gate = _spread(self.space, {name: gates[name] for name in self.groups & gates.keys()})
-        gate = stacks.aligned(gate, self.op.ins[self.operand], self.axis)
+        gate = stacked_layers.aligned(gate, self.op.ins[self.operand], self.axis)
         return (x * gate).astype(x.dtype)
 
     def channels(self, x: jax.Array, group: str) -> jax.Array:

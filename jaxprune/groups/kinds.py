@@ -7,7 +7,7 @@ from typing import Any
 from jaxprune.arguments import paths
 from jaxprune.errors import PatternError
 from jaxprune.graph import ChannelGraph, check_graph
-from jaxprune.groups import layers as flow
+from jaxprune.groups import dataflow
 from jaxprune.program import spaces as ax
 from jaxprune.program.interpret import every_op
 from jaxprune.program.relate import Walk
@@ -44,7 +44,7 @@ def kinds(graph: ChannelGraph) -> dict[str, Kind]:
     """
     check_graph(graph)
     found: dict[str, set[Kind]] = {name: set() for name in graph.groups}
-    for node in flow.nodes(graph):
+    for node in dataflow.nodes(graph):
         if node.op is not None and node.op.rule is not None and len(node.op.rule.weights) == 2:
             for name in node.ties:
                 found[name].add(Kind.STREAM)

@@ -10,7 +10,7 @@ from jax.core import Tracer
 
 from jaxprune.arguments import paths
 from jaxprune.arguments.checks import check_callable, is_array, kind_of
-from jaxprune.arguments.wide import wide
+from jaxprune.arguments.dtypes import wide
 from jaxprune.errors import ScoreError, TreeError
 from jaxprune.graph import ChannelGraph, Slot, check_graph
 

@@ -11,8 +11,8 @@ from jaxprune.arguments.checks import check_pytree
 from jaxprune.arguments.paths import flatten
 from jaxprune.errors import TreeError
 from jaxprune.graph import ChannelGraph, check_graph
+from jaxprune.inspecting.cached import once
 from jaxprune.inspecting.normalization import normalizations
-from jaxprune.inspecting.once import once
 
 _WHOLE = "pass the whole variables, {'params': ..., 'batch_stats': ...}."
 

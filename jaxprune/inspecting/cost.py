@@ -20,7 +20,7 @@ from jaxprune.arguments.functions import check_inputs
 from jaxprune.arguments.numbers import check_count
 from jaxprune.errors import UncountedWarning
 from jaxprune.graph import Branches, ChannelGraph, Contraction, check_graph
-from jaxprune.inspecting.once import once
+from jaxprune.inspecting.cached import once
 from jaxprune.inspecting.parameters import each_contraction as each_contraction
 from jaxprune.inspecting.parameters import parameters
 from jaxprune.keep import check

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from jaxprune.errors import PatternError
 from jaxprune.graph import ChannelGraph, check_graph
-from jaxprune.groups import layers as flow
-from jaxprune.groups.layers import Node
+from jaxprune.groups import dataflow
+from jaxprune.groups.dataflow import Node
 from jaxprune.program import spaces as ax
 from jaxprune.program.traits import Trait
 
@@ -81,7 +81,7 @@ def draw(graph: ChannelGraph, language: str = "mermaid") -> str:
         raise PatternError(
             f"language {language!r} is none of {list(_LANGUAGES)}.\nFix: draw(graph, 'graphviz')."
         )
-    nodes = flow.nodes(graph)
+    nodes = dataflow.nodes(graph)
     tied = _tied(graph)
     colors = {name: _COLORS[i % len(_COLORS)] for i, name in enumerate(tied)}
     modules = {_module(node) for node in nodes if node.kernels}

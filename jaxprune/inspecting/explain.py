@@ -6,8 +6,8 @@ from typing import NamedTuple
 from jaxprune.arguments import paths
 from jaxprune.errors import PatternError
 from jaxprune.graph import ChannelGraph, Group, Slot, Variable, check_graph
-from jaxprune.groups import layers as flow
-from jaxprune.groups.layers import Node
+from jaxprune.groups import dataflow
+from jaxprune.groups.dataflow import Node
 from jaxprune.inspecting.tables import channel_costs, headline, table
 from jaxprune.inspecting.why_frozen import Explained, explained
 from jaxprune.program import spaces as ax
@@ -89,7 +89,7 @@ class _Ties:
     """What makes the channels of several layers one group, by the group."""
 
     def __init__(self, graph: ChannelGraph):
-        self.nodes = flow.nodes(graph)
+        self.nodes = dataflow.nodes(graph)
         self.groups = [frozenset(node.groups) for node in self.nodes]
         self.meeting: dict[str, list[Node]] = {}
         self.using: dict[str, list[Node]] = {}

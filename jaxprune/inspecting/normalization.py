@@ -1,7 +1,7 @@
 """The BatchNorms of a traced program, found by what they compute and never by a name.
 
-The program is read once, with every array as a sum of products (`products.py`). A BatchNorm is a
-sum in which `root * x` and `- root * mean` come together, times a scale or not, where mean and
+The program is read once, with every array as a sum of products (`sums_of_products.py`). A BatchNorm
+is a sum in which `root * x` and `- root * mean` come together, times a scale or not, where mean and
 variance are both variables (running statistics), or both of the batch: reductions over all axes but
 those along which the scale varies. So LayerNorm, RMSNorm, GroupNorm and InstanceNorm, whose
 statistics vary along the batch, are none. InstanceNorm of one example without a batch axis is one:
@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprune.graph import ChannelGraph
-from jaxprune.inspecting import products as pr
-from jaxprune.inspecting.products import NUMBER, Factor, Product, Sum
+from jaxprune.inspecting import sums_of_products as pr
+from jaxprune.inspecting.sums_of_products import NUMBER, Factor, Product, Sum
 from jaxprune.program import jaxpr, outputs
 from jaxprune.program.interpret import Domain, Steps
 from jaxprune.program.jaxpr import Op

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxprune.errors import JaxpruneError
 from jaxprune.graph import Branches, ChannelGraph, Contraction, Variable
 from jaxprune.inspecting.batch_norms import batch_norms
-from jaxprune.inspecting.once import once
+from jaxprune.inspecting.cached import once
 from jaxprune.program import jaxpr, outputs
 from jaxprune.program.interpret import steps
 from jaxprune.program.jaxpr import Op

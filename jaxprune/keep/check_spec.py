@@ -8,8 +8,8 @@ from typing import Any
 from jaxprune.arguments.numbers import check_count
 from jaxprune.errors import SpecError, SpecWarning
 from jaxprune.graph import ChannelGraph, check_graph
-from jaxprune.keep.describe import GROUP, Description, describe, problem, versions
 from jaxprune.keep.format import spec_problems
+from jaxprune.keep.program_description import GROUP, Description, describe, problem, versions
 
 _MOST = 6
 

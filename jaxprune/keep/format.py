@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxprune.keep import describe
+from jaxprune.keep import program_description
 
 FORMAT = 1
 _NO_GROUP = "not a size and a list of kept indices, at least one"
@@ -17,7 +17,9 @@ def spec_problems(spec: Any) -> list[str]:
             whys = {name: _stored_problem(group) for name, group in groups.items()}
             if bad := [f"spec of group {name!r}: {why}" for name, why in whys.items() if why]:
                 return bad
-            why = describe.problem(spec["description"]) if "description" in spec else None
+            why = (
+                program_description.problem(spec["description"]) if "description" in spec else None
+            )
             return [f"description of the spec: {why}"] if why else []
         case _:
             return ["spec is not a dict with format 1, groups and versions"]

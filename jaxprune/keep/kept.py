@@ -5,7 +5,7 @@ import numpy as np
 from jaxprune.graph import Variable
 from jaxprune.keep.check import Keep, count
 from jaxprune.program import spaces as ax
-from jaxprune.program import stacks
+from jaxprune.program import stacked_layers
 
 
 class Kept:
@@ -28,7 +28,7 @@ class Kept:
     def indices(self, space: ax.Space) -> np.ndarray | None:
         """int[k] or int[layers, k], the kept positions along an axis; None if it stays whole."""
         mask = self.mask(space)
-        return None if mask is None else stacks.rows(mask)
+        return None if mask is None else stacked_layers.rows(mask)
 
     def places(self, space: ax.Space) -> np.ndarray | None:
         """int[n] or int[layers, n], of every position the place of the nearest kept one."""

@@ -9,9 +9,9 @@ from jaxprune.errors import KeepError
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep.check import Keep, check_keep
 from jaxprune.keep.check_spec import check_spec
-from jaxprune.keep.describe import describe, versions
 from jaxprune.keep.format import FORMAT, spec_problems
-from jaxprune.program import stacks
+from jaxprune.keep.program_description import describe, versions
+from jaxprune.program import stacked_layers
 
 
 def spec(graph: ChannelGraph, keep: Keep) -> dict[str, Any]:
@@ -28,7 +28,9 @@ def kept_to_json(graph: ChannelGraph, keep: Keep) -> dict[str, Any]:
     groups = {
         name: {
             "size": group.size,
-            "kept": stacks.rows(np.asarray(keep.get(name, np.ones(group.size, bool)))).tolist(),
+            "kept": stacked_layers.rows(
+                np.asarray(keep.get(name, np.ones(group.size, bool)))
+            ).tolist(),
         }
         for name, group in graph.groups.items()
     }

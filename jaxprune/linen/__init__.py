@@ -1,6 +1,6 @@
 """Flax Linen: a module comes in; its channel graph, or the module at the kept widths, goes out."""
 
-from jaxprune.arguments.renamed import renamed as _renamed
+from jaxprune.arguments.old_names import renamed as _renamed
 from jaxprune.linen.plan import Resized, Resizing
 from jaxprune.linen.pruning import prune
 from jaxprune.linen.resizing import resize

@@ -7,7 +7,7 @@ import flax.linen as nn
 
 from jaxprune.graph import ChannelGraph, Variable
 from jaxprune.keep.kept import Kept
-from jaxprune.program import fixed
+from jaxprune.program import traced_spaces
 from jaxprune.program.interpret import every_op
 from jaxprune.program.relate import Walk
 
@@ -74,7 +74,9 @@ def _group_norm(module: nn.GroupNorm, path: str, view: View) -> dict[str, Any]:
     if scale is None:
         return {}
     size = module.group_size or scale.shape[0] // (module.num_groups or 1)
-    if (pair := fixed.factored(scale.axes[0], size)) is None:  # no code of this module groups it
+    if (
+        pair := traced_spaces.factored(scale.axes[0], size)
+    ) is None:  # no code of this module groups it
         return {}
     outer, inner = pair
     if module.num_groups is None:

@@ -18,7 +18,7 @@ import jax
 
 from jaxprune.errors import JaxpruneError
 from jaxprune.linen.attributes import Shape
-from jaxprune.linen.shown import described, holds_modules, modules_in
+from jaxprune.linen.kept_attributes import described, holds_modules, modules_in
 from jaxprune.program import stream_readers
 
 

@@ -10,7 +10,7 @@ from jaxprune.cutting.pruned import Pruned
 from jaxprune.cutting.transforms import sliced
 from jaxprune.groups.scored import Scores
 from jaxprune.inspecting import unread_variables
-from jaxprune.linen.given import check_module
+from jaxprune.linen.given_module import check_module
 from jaxprune.linen.resizing import at_widths
 from jaxprune.linen.tracing import check_call, trace
 from jaxprune.scores.norm import l2

@@ -14,7 +14,7 @@ from jaxprune.inspecting import unread_variables
 from jaxprune.keep.check import Keep, check_keep
 from jaxprune.keep.kept import Kept
 from jaxprune.linen.attributes import ATTRIBUTES, Shape, View
-from jaxprune.linen.given import as_traced, check_module
+from jaxprune.linen.given_module import as_traced, check_module
 from jaxprune.linen.plan import Resized, Resizing, resized
 from jaxprune.running import same_program
 

@@ -11,7 +11,7 @@ import jax
 from jaxprune.arguments.functions import check_function, check_keywords
 from jaxprune.errors import TraceError
 from jaxprune.graph import ChannelGraph
-from jaxprune.linen.given import Function, check_module
+from jaxprune.linen.given_module import Function, check_module
 from jaxprune.linen.plan import is_call, on_stream, scope_of
 from jaxprune.program.rules import RULES
 from jaxprune.tracing import trace as tracing

@@ -9,7 +9,7 @@ from flax.core import FrozenDict
 from jaxprune.graph import ChannelGraph, Variable
 from jaxprune.keep.kept import Kept
 from jaxprune.linen.attributes import View
-from jaxprune.program import fixed
+from jaxprune.program import traced_spaces
 from jaxprune.program.spaces import Space
 
 Attributes = dict[str, Any]
@@ -137,7 +137,7 @@ def _group_norm(module: nnx.GroupNorm, sizes: Sizes) -> Attributes:
     if vector is None:
         return {}
     count = sizes.view.kept.size
-    pair = fixed.factored(sizes.axes(vector, 1)[0], module.group_size)
+    pair = traced_spaces.factored(sizes.axes(vector, 1)[0], module.group_size)
     if pair is None:  # a subclass that does not normalize by groups
         return {}
     return {"num_groups": count(pair[0]), "group_size": count(pair[1])}

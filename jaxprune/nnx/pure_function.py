@@ -13,7 +13,7 @@ from flax import nnx
 
 from jaxprune.arguments import paths
 from jaxprune.arguments.functions import check_keywords
-from jaxprune.arguments.words import shown
+from jaxprune.arguments.stable_words import shown
 from jaxprune.errors import TraceError, TreeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep.kept import Kept

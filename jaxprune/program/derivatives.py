@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxprune.program import fixed, jaxpr
+from jaxprune.program import jaxpr, traced_spaces
 from jaxprune.program import spaces as ax
 from jaxprune.program.jaxpr import Op, Program
 from jaxprune.program.relate import Axes, Tracer, Walk
@@ -97,7 +97,7 @@ def _walk(
             "reads values of the network that it closes over",
             "Fix: make them arguments of the function, as jax.closure_convert does.",
         )
-    copies = fixed.Copies()
+    copies = traced_spaces.Copies()
     inside, outside = ([list(map(copies, axes)) for axes in arrays] for arrays in (ins, ends))
     tracer = Tracer(op.tracer.rules, free_constants=op.tracer.free_constants)
     walk = tracer.walk(program, inside, [None] * len(inside), op.scope)

@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 from flax.core import DenyList
 
-from jaxprune.arguments.words import shown
+from jaxprune.arguments.stable_words import shown
 
 _LIBRARIES = (
     f"{Path(__file__).parents[1]}{os.sep}",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from jaxprune.errors import TraceError
-from jaxprune.program import fixed, jaxpr, reasons
+from jaxprune.program import jaxpr, reasons, traced_spaces
 from jaxprune.program import spaces as ax
 from jaxprune.program.jaxpr import Op, Program
 from jaxprune.program.reasons import Reason
@@ -31,7 +31,7 @@ def fix(walk: Walk) -> None:
     """Writes every space of a walk in the atoms that are left; they cannot change from then on."""
     known: dict[Space, Space] = {}
     for arrays in _arrays(walk):
-        arrays[:] = [[fixed.fix(space, known) for space in axes] for axes in arrays]
+        arrays[:] = [[traced_spaces.fix(space, known) for space in axes] for axes in arrays]
 
 
 def _arrays(walk: Walk) -> Iterator[Any]:

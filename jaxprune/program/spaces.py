@@ -6,7 +6,7 @@ every axis of every array is written in the free atoms that remain. A free atom 
 variable is a channel group; a frozen atom carries the reason why it cannot be pruned.
 
 What cannot be aligned is frozen on both sides: never an error, and never wrong. The spaces of a
-traced graph are fixed (`fixed.py`): what would refine them afterwards works on copies.
+traced graph are fixed (`traced_spaces.py`): what would refine them afterwards works on copies.
 """
 
 import math

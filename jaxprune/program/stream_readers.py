@@ -13,7 +13,7 @@ import numpy as np
 from jaxprune.arguments.checks import kind_of
 from jaxprune.arguments.numbers import is_integer
 from jaxprune.errors import TraceError
-from jaxprune.program import fixed, jaxpr, reasons
+from jaxprune.program import jaxpr, reasons, traced_spaces
 from jaxprune.program import spaces as ax
 from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Op
@@ -169,7 +169,7 @@ def tie_immovable(walk: Walk, variables: Iterable[Iterable[Space]]) -> None:
     spaces = [space for axes in variables for space in axes]
     marks = [op for op in every_op(walk) if Trait.MARKS in op.traits and not _is_tied(op)]
     while marks:
-        free = {atom for atom in fixed.distinct(spaces) if atom.reason is None}
+        free = {atom for atom in traced_spaces.distinct(spaces) if atom.reason is None}
         whole = [op for op in marks if not set(ax.atoms(_reader(op))) <= free]
         if not whole:
             return

@@ -23,7 +23,7 @@ from scipy.optimize import linprog
 
 from jaxprune import linen
 from jaxprune.arguments import paths
-from jaxprune.arguments.wide import wide_dtype
+from jaxprune.arguments.dtypes import wide_dtype
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep.check import Keep, check_keep

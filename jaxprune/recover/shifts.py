@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.keep.check import Keep
-from jaxprune.program import jaxpr, stacks
+from jaxprune.program import jaxpr, stacked_layers
 from jaxprune.program import spaces as ax
 from jaxprune.program.interpret import Domain
 from jaxprune.program.jaxpr import Op
@@ -65,7 +65,7 @@ def pruned_entries(axes: Sequence[ax.Space], pruned: Keep) -> np.ndarray:
     gone = np.zeros((1,) * len(axes), bool)
     for i, space in enumerate(axes):
         if _groups([space], pruned):
-            gone = gone | ~stacks.aligned(ax.select(space, pruned), axes, i)
+            gone = gone | ~stacked_layers.aligned(ax.select(space, pruned), axes, i)
     return gone
 
 

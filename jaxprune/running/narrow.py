@@ -21,7 +21,7 @@ from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep.check import Keep, check_keep
 from jaxprune.keep.kept import Kept
-from jaxprune.program import jaxpr, stacks, stream_readers
+from jaxprune.program import jaxpr, stacked_layers, stream_readers
 from jaxprune.program import spaces as ax
 from jaxprune.program.derivatives import Derivative, derivative
 from jaxprune.program.interpret import steps
@@ -29,7 +29,7 @@ from jaxprune.program.jaxpr import Op
 from jaxprune.program.relate import Walk
 from jaxprune.program.rules import random
 from jaxprune.program.spaces import Space
-from jaxprune.program.stacks import Stack
+from jaxprune.program.stacked_layers import Stack
 from jaxprune.program.traits import Form, Trait
 from jaxprune.running import evaluator
 from jaxprune.running.evaluator import Noted
@@ -150,7 +150,7 @@ class Evaluator:
 
     def _here(self, index: Any, space: Space, axes: Sequence[Space]) -> Any:
         """Positions, without those of other layers where an array has no axis for them."""
-        if index is None or index.ndim == 1 or stacks.layer_axis(axes, space) is not None:
+        if index is None or index.ndim == 1 or stacked_layers.layer_axis(axes, space) is not None:
             return index
         stack = next(atom.layers for atom in ax.atoms(space) if atom.layers is not None)
         return jnp.asarray(index)[self.steps[stack]]
@@ -177,7 +177,9 @@ class Evaluator:
     def _scan(self, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
         """A scan, whose steps know their layer where the layers keep channels of their own."""
         before = sum(steps(op))
-        over = self._layered().intersection(stacks.stack(axes[0]) for axes in op.ins[before:])
+        over = self._layered().intersection(
+            stacked_layers.stack(axes[0]) for axes in op.ins[before:]
+        )
         each = jnp.arange(op.params["length"]) if over else ()
         return evaluator.scan(lambda n: self.at(dict.fromkeys(over, n))._run, op, args, each)
 

@@ -17,7 +17,7 @@ from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep.check import Keep, check_keep
 from jaxprune.keep.kept import Kept
-from jaxprune.program import stacks
+from jaxprune.program import stacked_layers
 from jaxprune.running import evaluator, same_program
 from jaxprune.running.narrow import Constants, evaluate, narrow
 
@@ -274,7 +274,7 @@ class _Probe:
             few.append(_taken(weight, axes, kept))
             for axis, space in enumerate(axes):
                 if (chosen := kept.mask(space)) is not None:
-                    weight = weight * stacks.aligned(chosen, axes, axis)
+                    weight = weight * stacked_layers.aligned(chosen, axes, axis)
             whole.append(weight)
         return whole, few
 

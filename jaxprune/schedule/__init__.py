@@ -17,8 +17,7 @@ A plan says what comes next, the progress how far it has come, and the training 
 A run that was killed begins with the last finished phase and its progress: `from_json`, `restored`.
 """
 
-from jaxprune.arguments.renamed import renamed as _renamed
-from jaxprune.schedule.hold import masked_updates, trainable
+from jaxprune.arguments.old_names import renamed as _renamed
 from jaxprune.schedule.phase import (
     Part,
     Phase,
@@ -46,6 +45,7 @@ from jaxprune.schedule.plans import (
 )
 from jaxprune.schedule.progress import Progress, begin
 from jaxprune.schedule.score_tally import Tally, tally
+from jaxprune.schedule.what_trains import masked_updates, trainable
 
 __all__ = [
     "FINETUNE",

@@ -1,6 +1,6 @@
 """Scores come in; which channels stay, under floors, rounding and budgets, goes out."""
 
-from jaxprune.arguments.renamed import renamed as _renamed
+from jaxprune.arguments.old_names import renamed as _renamed
 from jaxprune.groups.constraints import Constraints
 from jaxprune.groups.scored import Scores
 from jaxprune.select.priced import cost_regularized

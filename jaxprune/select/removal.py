@@ -23,7 +23,7 @@ import numpy as np
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.groups.constraints import Constraints, Limits, check_constraints, scope
 from jaxprune.groups.scored import Scores, check_scores
-from jaxprune.program import stacks
+from jaxprune.program import stacked_layers
 
 Keep = dict[str, np.ndarray]
 
@@ -113,7 +113,7 @@ def keep_of(order: Order, widths: Mapping[str, int]) -> Keep:
 
 def _ranked(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
     """Returns the channels that are present, the lowest score first."""
-    channels = stacks.rows(present)
+    channels = stacked_layers.rows(present)
     by_score = np.argsort(np.take_along_axis(scores, channels, axis=-1), axis=-1, kind="stable")
     return np.take_along_axis(channels, by_score, axis=-1)
 

@@ -24,9 +24,6 @@ from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.groups.constraints import Constraints
 from jaxprune.groups.scored import Scores
 from jaxprune.inspecting import cost
-from jaxprune.select.priced import cost_regularized as cost_regularized
-from jaxprune.select.quota import members as members
-from jaxprune.select.quota import of_remaining as of_remaining
 from jaxprune.select.removal import (
     Keep,
     Order,
@@ -37,10 +34,7 @@ from jaxprune.select.removal import (
     share,
     widths_after,
 )
-from jaxprune.select.ties import Ties, check_ties, removed
-from jaxprune.select.ties import exact_count as exact_count
-from jaxprune.select.ties import lua_author as lua_author
-from jaxprune.select.ties import pytorch_author as pytorch_author
+from jaxprune.select.ties import Ties, check_ties, exact_count, removed
 
 _RELAX = "relax min_channels, min_keep_ratio, max_prune_ratio, multiple_of, protect or only"
 

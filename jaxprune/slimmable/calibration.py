@@ -9,7 +9,7 @@ from jaxprune.errors import KeepError
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep.check import Keep
 from jaxprune.recover.batch_norm import recalibrate
-from jaxprune.slimmable.named import named_keeps
+from jaxprune.slimmable.checks import named_keeps
 from jaxprune.slimmable.state import Split, check_splits, combine, only, statistics, variables
 from jaxprune.slimmable.training import NETWORK, Network
 from jaxprune.slimmable.widths import outside_trained_range

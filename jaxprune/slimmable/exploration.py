@@ -10,7 +10,7 @@ from jaxprune.arguments.numbers import check_count, check_positive, check_share
 from jaxprune.errors import BudgetError
 from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting import cost as costs
-from jaxprune.slimmable.named import check_generator
+from jaxprune.slimmable.checks import check_generator
 from jaxprune.slimmable.search import Cost, Evaluate, Found, Space, check_targets, checked
 
 Counts = dict[str, int]

@@ -14,7 +14,7 @@ from jaxprune.inspecting import cost
 from jaxprune.keep import check
 from jaxprune.keep.check import Keep, check_keep
 from jaxprune.slimmable.calibration import warn_outside
-from jaxprune.slimmable.named import named_keeps
+from jaxprune.slimmable.checks import named_keeps
 from jaxprune.slimmable.state import Split, check_splits, is_named, variables
 
 Serve = Callable[[Keep], Callable[..., Any]]

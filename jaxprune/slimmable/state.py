@@ -15,7 +15,7 @@ from jaxprune.inspecting.batch_norms import norms_in
 from jaxprune.inspecting.parameters import parameters
 from jaxprune.keep import check
 from jaxprune.keep.check import Keep, check_keep
-from jaxprune.slimmable.named import named_keeps
+from jaxprune.slimmable.checks import named_keeps
 
 
 class Split(NamedTuple):

@@ -16,9 +16,9 @@ from jaxprune.errors import JaxpruneError, KeepError
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.keep import check
 from jaxprune.keep.check import Keep
-from jaxprune.slimmable.follows import following
-from jaxprune.slimmable.named import named_keeps
+from jaxprune.slimmable.checks import named_keeps
 from jaxprune.slimmable.state import Split, check_private, check_splits, combine, own, updated
+from jaxprune.slimmable.width_constants import following
 
 Network = Callable[[Keep], Callable[[Any, Any], tuple[Any, Any]]]
 """keep -> (variables at its widths, inputs) -> (outputs, updated leaves)."""

@@ -14,13 +14,11 @@ from jaxprune.groups.constraints import Groups
 from jaxprune.groups.kinds import matching
 from jaxprune.inspecting.parameters import each_contraction
 from jaxprune.keep import check
-from jaxprune.keep.check import Keep as Keep
-from jaxprune.keep.check import Widths as Widths
-from jaxprune.keep.check import check_keep
+from jaxprune.keep.check import Keep, check_keep
 from jaxprune.program import spaces as ax
 from jaxprune.program.spaces import Space
-from jaxprune.slimmable.follows import following
-from jaxprune.slimmable.named import check_generator, named_keeps
+from jaxprune.slimmable.checks import check_generator, named_keeps
+from jaxprune.slimmable.width_constants import following
 
 
 class Rounding(TypedDict, total=False):

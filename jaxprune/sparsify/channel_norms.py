@@ -9,7 +9,7 @@ import optax
 
 from jaxprune.arguments import paths
 from jaxprune.arguments.checks import check_callable, check_flag, check_options
-from jaxprune.arguments.wide import wide_dtype
+from jaxprune.arguments.dtypes import wide_dtype
 from jaxprune.graph import ChannelGraph
 from jaxprune.groups.channels import located, members, norms, size
 from jaxprune.groups.constraints import Groups

@@ -9,7 +9,7 @@ import optax
 
 from jaxprune.arguments import paths
 from jaxprune.arguments.checks import check_callable
-from jaxprune.arguments.wide import wide
+from jaxprune.arguments.dtypes import wide
 from jaxprune.graph import ChannelGraph
 from jaxprune.groups.channels import located, members, norms, spread
 from jaxprune.groups.constraints import Groups

@@ -11,7 +11,7 @@ another question: `resize` sees both programs and lists them (`follows`).
 from collections.abc import Sequence, Set
 from typing import Any, NamedTuple
 
-from jaxprune.program import fixed, jaxpr, reasons
+from jaxprune.program import jaxpr, reasons, traced_spaces
 from jaxprune.program.derivatives import Derivative, derivative
 from jaxprune.program.interpret import Domain
 from jaxprune.program.jaxpr import Op
@@ -61,7 +61,7 @@ class Pass(Domain[Known]):
 
     def groups(self, space: Space) -> frozenset[Atom]:
         """Returns the groups that appear in a space."""
-        return fixed.fold(space, self._groups, self._join)
+        return traced_spaces.fold(space, self._groups, self._join)
 
     def _join(self, space: Space, items: list[frozenset[Atom]]) -> frozenset[Atom]:
         """A copy of an atom, inside of a derivative, stands for the same group."""
@@ -219,7 +219,7 @@ def _passes(
     derivatives: dict[Op, Derivative],
 ) -> Pass:
     """Runs the pass over what must be zero; poles are also where an array only may be zero."""
-    every = frozenset(atom for axes in walk.ins for atom in fixed.distinct(axes))
+    every = frozenset(atom for axes in walk.ins for atom in traced_spaces.distinct(axes))
     must = _run(Pass(derivatives, every), walk, variables, spared)
     if must.given - must.summed:
         must = _run(Pass(derivatives, must.summed), walk, variables, spared)

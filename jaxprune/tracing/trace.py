@@ -9,7 +9,15 @@ from jaxprune.arguments.functions import check_tracing
 from jaxprune.errors import TraceError
 from jaxprune.graph import Branches, ChannelGraph, Contraction, Frozen, Group, Slot, Variable
 from jaxprune.inspecting.tables import graph_table
-from jaxprune.program import jaxpr, linen_calls, outputs, reasons, stacks, stream_readers, symbolic
+from jaxprune.program import (
+    jaxpr,
+    linen_calls,
+    outputs,
+    reasons,
+    stacked_layers,
+    stream_readers,
+    symbolic,
+)
 from jaxprune.program import spaces as ax
 from jaxprune.program.reasons import Reason
 from jaxprune.program.relate import Recorded, Tracer, Walk, fix
@@ -140,7 +148,7 @@ def _groups(variables: Mapping[str, Variable], walk: Walk, tracer: Tracer) -> di
     names = naming.names(walk, slots, tracer.roles, paths)
     for atom, name in names.items():
         atom.name = name
-    stacks.mark(walk)
+    stacked_layers.mark(walk)
     verdict = exactness.decide(walk, len(paths))
     spared = {(paths[leaf], atom) for leaf, atom in verdict.spared}
 
@@ -154,7 +162,7 @@ def _groups(variables: Mapping[str, Variable], walk: Walk, tracer: Tracer) -> di
             space=place.space,
             atom=place.atom,
             masked=(place.path, place.atom) not in spared,
-            layer=stacks.layer_axis(axes, place.atom) if layered else None,
+            layer=stacked_layers.layer_axis(axes, place.atom) if layered else None,
         )
 
     return {
@@ -164,7 +172,7 @@ def _groups(variables: Mapping[str, Variable], walk: Walk, tracer: Tracer) -> di
             slots=tuple(map(complete, members)),
             inexact=verdict.inexact[atom].text if atom in verdict.inexact else None,
             way_out=verdict.inexact[atom].way_out if atom in verdict.inexact else "",
-            layers=atom.layers and stacks.length(atom.layers),
+            layers=atom.layers and stacked_layers.length(atom.layers),
         )
         for atom, members in slots.items()
     }
@@ -178,7 +186,7 @@ def _give_layers(variables: Mapping[str, Sequence[Space]], layers: Mapping[str, 
                     f"layers names axis {axis} of {path!r}, which has {len(variables[path])} axes."
                     "\nFix: layers={'blocks/*': 0} for variables whose leading axis counts layers."
                 )
-            stacks.give(variables[path][axis], pattern)
+            stacked_layers.give(variables[path][axis], pattern)
 
 
 def _frozen(variables: Mapping[str, Variable]) -> Iterator[Frozen]:

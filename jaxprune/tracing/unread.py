@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from jaxprune.program import fixed, jaxpr, reasons
+from jaxprune.program import jaxpr, reasons, traced_spaces
 from jaxprune.program import spaces as ax
 from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Program
@@ -59,7 +59,7 @@ def freeze_unread(walk: Walk, variables: Sequence[Sequence[Space]]) -> None:
         if atom is not ax.find(space) and atom.reason is None
     }
     if parts:
-        parts -= fixed.distinct(_elsewhere(walk))
+        parts -= traced_spaces.distinct(_elsewhere(walk))
     for atom in parts:
         ax.freeze(atom, Reason(reasons.NOT_READ))
 

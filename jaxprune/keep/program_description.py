@@ -16,10 +16,10 @@ from weakref import WeakKeyDictionary
 import flax
 import jax
 
-from jaxprune.arguments.words import shown
+from jaxprune.arguments.stable_words import shown
 from jaxprune.graph import ChannelGraph
-from jaxprune.keep import canonical as _canonical
-from jaxprune.keep.canonical import Operation
+from jaxprune.keep import plain_program
+from jaxprune.keep.plain_program import Operation
 from jaxprune.program import jaxpr
 from jaxprune.program.spaces import Atom, Space, Sum
 
@@ -45,10 +45,10 @@ def describe(graph: ChannelGraph) -> Description:
     program = []
     for segment in segments:
         kind = _kind(segment)
-        key = _canonical.digest(kind)
+        key = plain_program.digest(kind)
         kinds[key] = kind
         whole = [[item.name, item.parameters, item.reads] for item in segment]
-        program.append([_name(segment[-1]), key, _canonical.digest(whole)])
+        program.append([_name(segment[-1]), key, plain_program.digest(whole)])
     described = {
         "call": _call(graph),
         "inputs": inputs,
@@ -118,12 +118,12 @@ def _is_entry(entry: Any, kinds: Mapping[str, Any]) -> bool:
 def _segments(graph: ChannelGraph) -> tuple[list[str], list[list[Operation]]]:
     """The inputs in words, and the operations up to every contraction and to the results."""
     variables = list(graph.variables)
-    ours = _canonical.Reader().read(graph.walk.program, variables).segments
+    ours = plain_program.Reader().read(graph.walk.program, variables).segments
     shapes = [_words(leaf) for leaf in jax.tree.leaves(graph.inputs)]
     for inputs in _other_batches(graph.inputs):
         try:
             program, _ = jaxpr.trace(graph.fn, graph.abstract, *inputs)
-            theirs = _canonical.Reader().read(program, variables).segments
+            theirs = plain_program.Reader().read(program, variables).segments
         except Exception:  # the function takes no other batch
             continue
         if _names(ours) == _names(theirs):
@@ -140,8 +140,8 @@ def _names(segments: Sequence[Sequence[Operation]]) -> list[list[str]]:
 
 def _apart(ours: Operation, theirs: Operation) -> Operation:
     """An operation without what follows the batch."""
-    parameters = _canonical.without_batch(ours.parameters, theirs.parameters)
-    reads = _canonical.without_batch(ours.reads, theirs.reads)
+    parameters = plain_program.without_batch(ours.parameters, theirs.parameters)
+    reads = plain_program.without_batch(ours.reads, theirs.reads)
     return ours._replace(parameters=parameters, reads=reads)
 
 
@@ -167,7 +167,7 @@ def _words(leaf: Any) -> list[Any]:
 
 
 def _input(ours: list[Any], theirs: list[Any]) -> str:
-    *shape, dtype = _canonical.without_batch(ours, theirs)
+    *shape, dtype = plain_program.without_batch(ours, theirs)
     return f"{dtype}[{', '.join(shape)}]"
 
 
@@ -192,8 +192,8 @@ def _kind(segment: Sequence[Operation]) -> dict[str, Any]:
     return {
         "operation": last.name,
         "parameters": last.parameters,
-        "before": names if len(before) < _LONG else f"{len(before)} {_canonical.digest(names)}",
-        "constants": constants if len(constants) < _LONG else _canonical.digest(constants),
+        "before": names if len(before) < _LONG else f"{len(before)} {plain_program.digest(names)}",
+        "constants": constants if len(constants) < _LONG else plain_program.digest(constants),
     }
 
 
@@ -221,7 +221,7 @@ def _variables(graph: ChannelGraph) -> dict[str, list[str]]:
         text = words(space, here, numbers)
         if len(text) < _LONG:
             return text
-        return _canonical.digest(words(space, here, dict(zip(numbers, numbers, strict=True))))
+        return plain_program.digest(words(space, here, dict(zip(numbers, numbers, strict=True))))
 
     return {
         path: [short(space, (path, axis)) for axis, space in enumerate(variable.axes)]

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxprune.errors import KeepError, ResizeError
 from jaxprune.graph import ChannelGraph
-from jaxprune.inspecting.once import once
+from jaxprune.inspecting.cached import once
 from jaxprune.keep.check import check_keep
 from jaxprune.keep.kept import Kept
 from jaxprune.pruning.rescale import retrace

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.arguments import paths
-from jaxprune.arguments import wide as _wide
+from jaxprune.arguments import dtypes, paths
 from jaxprune.arguments.checks import check_mapping, check_names, kind_of
 from jaxprune.errors import GateError
 from jaxprune.gates.sites import CLOSED, UNTAPPED, Site, find_sites, read_once, refusals
@@ -17,7 +16,7 @@ from jaxprune.groups.channels import located, spread
 from jaxprune.program import jaxpr
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.relate import Walk
-from jaxprune.running import evaluator as evaluate
+from jaxprune.running import evaluator
 from jaxprune.running.evaluator import Noted
 
 Gates = Mapping[str, Any]
@@ -82,12 +81,12 @@ def gated(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., Any]:
     >>> apply(v, {"a": jnp.array([1.0, 0.5, 0.0])}, x)[0]
     Array([3.], dtype=float32)
     """
-    retraced = evaluate.retracer(fn, graph)
+    retraced = evaluator.retracer(fn, graph)
 
     def run(variables: Any, gates: Gates, *inputs: Any) -> Any:
         _check_gates(graph, gates)
-        here = retraced(evaluate.full(graph, variables, {}), inputs)
-        evaluate.check_groups(graph, here, gates.keys())
+        here = retraced(evaluator.full(graph, variables, {}), inputs)
+        evaluator.check_groups(graph, here, gates.keys())
         places = list(find_sites(here.walk))
         _check(gates, refusals(here, places, CLOSED), "a gate")
         marked = _Marked([site for site in places if site.groups & gates.keys()])
@@ -140,7 +139,7 @@ def fold(graph: ChannelGraph, variables: Any, gates: Gates) -> Any:
     for name, own in slots.items():
         for slot in own:
             kernel = jnp.asarray(leaves[places[slot.path]])
-            wide = _wide.wide(kernel)
+            wide = dtypes.wide(kernel)
             factors = spread(jnp.asarray(gates[name], wide.real.dtype), slot, wide)
             leaves[places[slot.path]] = (wide * factors).astype(kernel.dtype)
     return jax.tree.unflatten(treedef, list(leaves.values()))
@@ -169,18 +168,18 @@ def tap(
       GateError, TreeError, ResizeError: when the result is called, if a group in `groups` cannot
         be tapped, or the variables or the groups of `fn` are not those of the graph.
     """
-    retraced = evaluate.retracer(fn, graph)
+    retraced = evaluator.retracer(fn, graph)
     if groups is not None:
         groups = check_names(groups, "groups", GateError)
         _check(groups, _unknown(graph, groups), "a tap")
 
     def run(variables: Any, *inputs: Any) -> Any:
-        here = retraced(evaluate.full(graph, variables, {}), inputs)
+        here = retraced(evaluator.full(graph, variables, {}), inputs)
         places = list(find_sites(here.walk))
         without = refusals(here, places, UNTAPPED)
         everything = (name for name in graph.groups if name not in without)
         wanted = list(everything if groups is None else groups)
-        evaluate.check_groups(graph, here, wanted)
+        evaluator.check_groups(graph, here, wanted)
         _check(wanted, without, "a tap")
         keys = {
             id(site): [(name, i) for name in wanted if name in site.groups]
@@ -223,16 +222,16 @@ def _evaluate(
     """
     stack = {name: here.groups[name].slots[0].atom.layers for name in gates}
 
-    def runner(gates: Gates) -> evaluate.Run:
+    def runner(gates: Gates) -> evaluator.Run:
         def again(walk: Walk, args: Sequence[Any]) -> tuple[list[Any], Noted]:
-            return evaluate.run(walk, args, apply)
+            return evaluator.run(walk, args, apply)
 
         def apply(op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
             if id(op) in marked.around:
                 own = {name: gate for name, gate in gates.items() if stack[name] is op}
                 if own:
-                    return evaluate.scan(lambda step: runner({**gates, **step}), op, args, own)
-                return evaluate.CONTROL[op.form](again, op, args)
+                    return evaluator.scan(lambda step: runner({**gates, **step}), op, args, own)
+                return evaluator.CONTROL[op.form](again, op, args)
             noted = {}
             for site in marked.at.get(id(op), ()):
                 args[site.operand], found = note(site, args[site.operand], gates)
