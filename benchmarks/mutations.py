@@ -135,6 +135,7 @@ GUARDS: Mapping[str, Sequence[str]] = {
     "groups/scored": ("test_select", "test_bad_values", "test_scores"),
     "arguments/numbers": ("test_number_types", "test_bad_values", "test_select"),
     "arguments/checks": ("test_bad_values",),
+    "arguments/bounds": ("test_bounds", "test_bad_values", "jaxprune/arguments/bounds.py"),
     "groups/kinds": ("test_kinds", "jaxprune/groups/kinds.py"),
     "groups/interior": ("test_select", "test_graph", "test_oicsr", "jaxprune/groups/interior.py"),
     "arguments/paths": ("test_paths", "test_graph", "test_masks", "test_kinds"),
@@ -172,7 +173,7 @@ ELSEWHERE = {
     "linen/tracing linen/resizing nnx/tracing nnx/resizing nnx/pure_function nnx/names": "run "
     "modules; same_program checks what comes of it",
     "inspecting/draw inspecting/tables inspecting/explain inspecting/comparison pruning/compare "
-    "linen/kept_attributes cutting/pruned program/reasons errors": "say what others decided",
+    "linen/kept_attributes cutting/pruned program/reasons arguments/old_names errors": "say what others decided",
     "pruning/prune linen/pruning nnx/pruning": "call one after the other what is above",
     "running/export checkpoint": "keep what others decided",
     "gates schedule slimmable sparsify groups/channels": "train toward a keep, and cut by what is "
