@@ -173,7 +173,8 @@ ELSEWHERE = {
     "linen/tracing linen/resizing nnx/tracing nnx/resizing nnx/pure_function nnx/names": "run "
     "modules; same_program checks what comes of it",
     "inspecting/draw inspecting/tables inspecting/explain inspecting/comparison pruning/compare "
-    "linen/kept_attributes cutting/pruned program/reasons arguments/old_names errors": "say what others decided",
+    "linen/kept_attributes cutting/pruned program/reasons arguments/old_names errors": "say what "
+    "others decided",
     "pruning/prune linen/pruning nnx/pruning": "call one after the other what is above",
     "running/export checkpoint": "keep what others decided",
     "gates schedule slimmable sparsify groups/channels": "train toward a keep, and cut by what is "
