@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
+import jaxprune as jp
 from chains import chain, kept, widths
 from jaxprune import cost, select
 from jaxprune.errors import BudgetError
@@ -91,7 +92,7 @@ def test_budget_is_the_first_reachable_point_at_or_below_all_bounds(case, share,
             graph, keep
         ) <= other * cost.activation_bytes(graph)
 
-    bounds = {"keep_macs": share, "keep_bytes": other}
+    bounds = {"keep_macs": share, "keep_bytes": jp.Share(other)}
     reached = [p for p in points(scores, constraints) if holds(p)]
     if reached:
         keep = select.budget(graph, scores, **bounds, **constraints)
