@@ -158,3 +158,11 @@ def test_unknown_roles(roles):
     channels, variables = chain(4)
     with pytest.raises(ScoreError, match=r"words among \('out', 'in', 'vector'\), got .*\nFix: "):
         scores.l2(channels, variables, roles=roles)
+
+
+def test_the_energy_of_a_channel_is_that_of_the_weights_that_make_it_and_read_it():
+    random = np.random.default_rng(0)
+    v = {"a": random.normal(size=(2, 4)), "b": random.normal(size=(4, 3))}
+    graph = jp.trace(lambda v, x: jax.nn.relu(x @ v["a"]) @ v["b"], v, np.ones((1, 2)))
+    energy = scores.channel_energy(graph, v)["a"]
+    np.testing.assert_allclose(energy, (v["a"] ** 2).sum(0) + (v["b"] ** 2).sum(1), rtol=1e-6)
