@@ -111,3 +111,30 @@ def test_a_function_whose_derivative_raises_is_traced_all_the_same() -> None:
     np.testing.assert_allclose(narrow(small, X), fn(jp.mask(graph, v, KEEP), X), rtol=1e-5)
     with pytest.raises(jp.errors.ResizeError, match=r"for inference only.\nFix: give it one"):
         jax.grad(lambda x: narrow(small, x).sum())(X)
+
+
+@pytest.mark.parametrize("names", [("{odd}", "{even}"), ("{", "}"), ("{0!r}", "a{}")])
+def test_names_with_braces_stand_in_a_reason_as_they_are(names: tuple[str, str]) -> None:
+    @jax.custom_vjp
+    def crossed(a: Any, b: Any) -> Any:
+        return a, b
+
+    crossed.defvjp(lambda a, b: ((a, b), (a, b)), lambda kept, g: (g[0] * kept[1], g[1] * kept[0]))
+    one, other = names
+
+    def fn(v: Any, x: Any) -> Any:
+        a, b = crossed(x @ v[one], x @ v[other])
+        return a @ v["c"] + b @ v["d"]
+
+    v = {
+        one: jnp.ones((3, 8)),
+        other: jnp.ones((3, 8)),
+        "c": jnp.ones((8, 2)),
+        "d": jnp.ones((8, 2)),
+    }
+    graph = jp.trace(fn, v, jnp.ones((1, 3)))
+    assert graph.groups.keys() == {one, other}
+    reasons = [group.inexact or "" for group in graph.groups.values()]
+    assert all("its own derivative ties channels" in why for why in reasons)
+    assert any(repr(name) in why for name in names for why in reasons)
+    assert all(why in jp.explain(graph) for why in reasons)

@@ -17,6 +17,7 @@ from jaxprune.inspecting import explain as explaining
 from jaxprune.inspecting import tables
 from jaxprune.inspecting.explain import explain
 from jaxprune.program import reasons
+from jaxprune.program.rules import base
 
 A, B = "layer_0/kernel", "layer_1/kernel"
 X = np.ones((1, 2), np.float32)
@@ -312,3 +313,17 @@ def test_places_of_channels_are_those_of_their_positions():
         for slot in group.slots:
             rows = slot.positions
             assert places.of(slot) == (rows[0, 0], rows[-1, 0], rows.shape[1]), slot
+
+
+def test_a_reason_of_a_user_may_have_braces():
+    def rule(op):
+        why = reasons.Why("meets {x} and {0}", "meets {x}, {} too", "leave {x} out")
+        base.freeze(op.ins[0], why, op)
+        return [base.frozen(op.out_shapes[0], why, op)]
+
+    rules = jp.RULES | {"tanh": jp.Rule(rule)}
+    shapes = ones(a=(2, 8), b=(8, 2))
+    channels = jp.trace(lambda v, x: jnp.tanh(x @ v["a"]) @ v["b"], shapes, X, rules=rules)
+    assert "meets {x} and {0}" in {frozen.reason for frozen in channels.frozen}
+    assert "leave {x} out" in explain(channels)
+    assert "meets {x}, {} too" in explain(channels)

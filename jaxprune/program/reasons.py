@@ -27,17 +27,21 @@ class Reason(NamedTuple):
     @property
     def text(self) -> str:
         """The reason in short."""
-        return self.why.text.format(*self.of)
+        return self._filled(self.why.text)
 
     @property
     def words(self) -> str:
         """The reason in a sentence."""
-        return (self.why.words or self.why.text).format(*self.of)
+        return self._filled(self.why.words or self.why.text)
 
     @property
     def way_out(self) -> str:
         """What to do about it, if there is anything."""
-        return self.why.way_out.format(*self.of)
+        return self._filled(self.why.way_out)
+
+    def _filled(self, text: str) -> str:
+        """A text about what the reason is of; one that is of nothing may have braces of its own."""
+        return text.format(*self.of) if self.of else text
 
     @property
     def place(self) -> str:

@@ -15,19 +15,12 @@ from jaxprune.program import jaxpr, reasons, traced_spaces
 from jaxprune.program.derivatives import Derivative, derivative
 from jaxprune.program.interpret import Domain
 from jaxprune.program.jaxpr import Op
-from jaxprune.program.reasons import Why
+from jaxprune.program.reasons import Reason, Why
 from jaxprune.program.relate import Walk
 from jaxprune.program.rules import Known
 from jaxprune.program.rules.base import is_zero, meet, unknown
 from jaxprune.program.spaces import Atom, Space
 from jaxprune.program.traits import Form
-
-
-class Inexact(NamedTuple):
-    """Why a group is inexact, and what to do about it."""
-
-    text: str
-    way_out: str
 
 
 class Pass(Domain[Known]):
@@ -52,7 +45,7 @@ class Pass(Domain[Known]):
         self.known_sums = summed
         self._derivatives = derivatives
         self._atoms: dict[str, Atom] = {}
-        self.found: dict[Atom, Inexact] = {}
+        self.found: dict[Atom, Reason] = {}
         self.poles: set[tuple[int, Atom]] = set()
         self._silent = False
         self._within = False
@@ -71,20 +64,19 @@ class Pass(Domain[Known]):
             return frozenset()
         return frozenset({self._atoms.setdefault(space.name, space)})
 
-    def inexact(self, groups: frozenset[Atom], op: Op, why: Why) -> None:
+    def inexact(self, groups: frozenset[Atom], op: Op, why: Why, *of: Any) -> None:
         """Marks groups as inexact; the first reason stays."""
         if not self.may:
-            self._mark(groups, op, why)
+            self._mark(groups, Reason(why, of, op))
 
-    def _mark(self, groups: frozenset[Atom], op: Op, why: Why) -> None:
-        if groups and not self._silent:
-            text = f"{op!r} at {op.place}: {why.text.format(op.name)}"
+    def _mark(self, groups: frozenset[Atom], reason: Reason) -> None:
+        if not self._silent:
             for atom in groups:
-                self.found.setdefault(atom, Inexact(text, why.way_out))
+                self.found.setdefault(atom, reason)
 
     def undefined(self, groups: frozenset[Atom], op: Op, operand: int, why: Why) -> None:
         """Marks groups whose zeros have no finite result, and the variables they come from."""
-        self._mark(groups, op, why)
+        self._mark(groups, Reason(why, at=op))
         if not self._silent:
             sources = op.sources[operand] or frozenset()
             self.poles.update((leaf, atom) for leaf in sources for atom in groups)
@@ -115,8 +107,7 @@ class Pass(Domain[Known]):
         own = self._derivatives[op]
         if own.problem is not None:
             every = self._present(op.ins) | self._present(op.outs)
-            text = reasons.OWN_DERIVATIVE.text.format(own.problem[0])
-            self.inexact(every, op, reasons.OWN_DERIVATIVE._replace(text=text))
+            self.inexact(every, op, reasons.OWN_DERIVATIVE, own.problem[0])
         elif own.walk is None:  # there is no gradient to be wrong
             return results
         elif op.form is Form.CUSTOM_JVP:
@@ -193,7 +184,7 @@ class Pass(Domain[Known]):
 class Verdict(NamedTuple):
     """Why groups are inexact, and the (variable, group) that masking must not make zero."""
 
-    inexact: dict[Atom, Inexact]
+    inexact: dict[Atom, Reason]
     spared: frozenset[tuple[int, Atom]]
 
 

@@ -165,17 +165,18 @@ def _groups(variables: Mapping[str, Variable], walk: Walk, tracer: Tracer) -> di
             layer=stacked_layers.layer_axis(axes, place.atom) if layered else None,
         )
 
-    return {
-        names[atom]: Group(
+    def group(atom: Atom, members: Sequence[naming.Place]) -> Group:
+        why = verdict.inexact.get(atom)
+        return Group(
             name=names[atom],
             size=atom.size,
             slots=tuple(map(complete, members)),
-            inexact=verdict.inexact[atom].text if atom in verdict.inexact else None,
-            way_out=verdict.inexact[atom].way_out if atom in verdict.inexact else "",
+            inexact=why and f"{why.at!r} at {why.place}: {why.text}",
+            way_out=why.way_out if why else "",
             layers=atom.layers and stacked_layers.length(atom.layers),
         )
-        for atom, members in slots.items()
-    }
+
+    return {names[atom]: group(atom, members) for atom, members in slots.items()}
 
 
 def _give_layers(variables: Mapping[str, Sequence[Space]], layers: Mapping[str, int]) -> None:

@@ -39,7 +39,7 @@ class Exactness(Protocol):
         """The groups that appear in a space."""
         ...
 
-    def inexact(self, groups: frozenset[Atom], op: Op, why: Why) -> None:
+    def inexact(self, groups: frozenset[Atom], op: Op, why: Why, *of: Any) -> None:
         """Marks groups for which masking and slicing may differ."""
         ...
 

@@ -149,7 +149,7 @@ def scatter_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     for i, axis in enumerate(places):
         if i not in dims.scatter_indices_batching_dims:
             zero = known[2].zeros[axis] if neutral else frozenset()
-            exact.inexact(exact.groups(op.ins[2][axis]) - zero, op, reasons.WRITTEN)
+            exact.inexact(exact.groups(op.ins[2][axis]) - zero, op, reasons.WRITTEN, op.name)
             exact.sums(exact.groups(op.ins[2][axis]))
     gone = {*dims.inserted_window_dims, *dims.operand_batching_dims}
     zeros = list(unknown(op.out_shapes[0]).zeros)

@@ -58,7 +58,7 @@ def _reduced(op: Op, known: list[Known], exact: Exactness, why: Why, trust: bool
         item, spaces = known[i], op.ins[i]
         for axis in () if trust and is_zero(item) else gone:
             lost = exact.groups(spaces[axis]) - (item.zeros[axis] if trust else frozenset())
-            exact.inexact(lost, op, why)
+            exact.inexact(lost, op, why, op.name)
             exact.sums(exact.groups(spaces[axis]))
         kept = tuple(z for axis, z in enumerate(item.zeros) if axis not in gone)
         results.append(Known(kept, 0 if is_zero(item) else None))
@@ -133,7 +133,8 @@ def cumulative(op: Op) -> list[Axes]:
 def _along(op: Op, known: list[Known], exact: Exactness, why: Why, trust: bool) -> list[Known]:
     axis = op.params["axis"]
     zeros = list(known[0].zeros)
-    exact.inexact(exact.groups(op.ins[0][axis]) - (zeros[axis] if trust else frozenset()), op, why)
+    lost = exact.groups(op.ins[0][axis]) - (zeros[axis] if trust else frozenset())
+    exact.inexact(lost, op, why, op.name)
     exact.sums(exact.groups(op.ins[0][axis]))
     zeros[axis] = frozenset()
     return [Known(tuple(zeros))]
