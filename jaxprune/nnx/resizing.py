@@ -98,7 +98,7 @@ def follows(
     They are the mean over channels, the root of the head size and the like; where there is one,
     the resized network differs from the masked one. Arguments and errors as in `resize`.
     """
-    return _compared_at(graph, keep, overrides).follows
+    return compared_at(graph, keep, overrides=overrides).follows
 
 
 def draws(graph: ChannelGraph, keep: Keep, *, overrides: Changes | None = None) -> tuple[str, ...]:
@@ -106,12 +106,13 @@ def draws(graph: ChannelGraph, keep: Keep, *, overrides: Changes | None = None) 
 
     It draws fewer numbers than the masked one, and so others. Arguments and errors as in `resize`.
     """
-    return _compared_at(graph, keep, overrides).draws
+    return compared_at(graph, keep, overrides=overrides).draws
 
 
-def _compared_at(
-    graph: ChannelGraph, keep: Keep, overrides: Changes | None
+def compared_at(
+    graph: ChannelGraph, keep: Keep, *, overrides: Changes | None = None
 ) -> same_program.Compared:
+    """Returns `follows` and `draws` of one comparison; arguments and errors as in `resize`."""
     fn = _function_of(graph)
     kept = Kept(check_keep(graph, keep))
     return _compared(graph, kept, fn, _changes(graph, kept, overrides))

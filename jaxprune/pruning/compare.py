@@ -10,7 +10,7 @@ from jaxprune.errors import JaxpruneError
 from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting.comparison import Comparison, comparison
 from jaxprune.keep.check import check_keep
-from jaxprune.nnx import resizing
+from jaxprune.nnx.resizing import compared_at
 
 
 def compare(graph: ChannelGraph, keep: Mapping[str, Any], *, resized: Any = None) -> Comparison:
@@ -36,8 +36,8 @@ def _apart(
     if resized is None:
         return (), ()
     if isinstance(resized, Module):
-        return resizing.follows(graph, keep), resizing.draws(graph, keep)
-    if not (hasattr(resized, "follows") and hasattr(resized, "draws")):
+        resized = compared_at(graph, keep)
+    elif not (hasattr(resized, "follows") and hasattr(resized, "draws")):
         raise JaxpruneError(
             f"resized must be a resized network, got {kind_of(resized)}.\nFix: pass what "
             "jp.linen.resize, jp.nnx.resize or jp.resize returned."
