@@ -179,11 +179,13 @@ def main(config: Config) -> None:
                 **provenance,
             }
             directory.write_json(config.out.with_suffix(".json"), record)
-            done = f"{number + 1} of {config.folds} folds, seed {seed} of {config.seeds} seeds"
+            done = (
+                f"After {number + 1} of {config.folds} folds, seed {seed} of {config.seeds} seeds"
+            )
             text = [
                 "# The orders of the papers on digits",
                 "",
-                f"Made by `{provenance['command']}` at commit {provenance['commit']}; {done}.",
+                f"{directory.made(provenance)} {done}.",
                 "",
                 *lines,
             ]

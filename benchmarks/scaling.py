@@ -193,11 +193,10 @@ def table() -> Iterator[str]:
 def main() -> None:
     """Prints the table and writes it."""
     jp.trace(*residual(1), X)  # what is compiled and cached at the first call
-    made, lines = directory.provenance(), []
+    head, lines = directory.made(directory.provenance()), []
     for line in table():
         print(line, flush=True)
         lines.append(line)
-    head = f"Made by `{made['command']}` at commit {made['commit']}."
     OUT.write_text("\n".join(["# Time against size", "", head, "", *lines]) + "\n", "utf-8")
 
 

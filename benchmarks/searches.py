@@ -112,8 +112,8 @@ def main(config: Config) -> None:
     text = [
         "# AutoSlim against other searches, on digits",
         "",
-        f"Made by `{provenance['command']}` at commit {provenance['commit']}; folds "
-        f"{', '.join(map(str, numbers))} of {config.folds}, {config.retrainings} trainings of what "
+        f"{directory.made(provenance)} Folds {', '.join(map(str, numbers))} of {config.folds}, "
+        f"{config.retrainings} trainings of what "
         "each search found. MACs are shares of those of the network at multiplier 1.",
         "",
         *folds.tables(rows, CLAIMS, config.draws),

@@ -36,8 +36,8 @@ STAGES = ("recalibrated", "finetuned")
 HEAD = """# Network Slimming against random channels on {dataset}
 
 Accuracies on the test images and shares of the dense network, in percent; mean ± standard deviation
-over seeds. Both scores cut the same trained networks. Made by `python -m
-benchmarks.slimming_vs_random`.
+over seeds. Both scores cut the same trained networks.
+{made}
 
 """
 RATIO_COLUMNS = ("pruned", *STAGES, "channels", "macs")
@@ -145,7 +145,8 @@ def main(config: Config) -> None:
             **provenance,
         }
         directory.write_json(config.out.with_suffix(".json"), record)
-        markdown = HEAD.format(dataset=config.slimming.dataset) + "\n".join(tables(found)) + "\n"
+        head = HEAD.format(dataset=config.slimming.dataset, made=directory.made(provenance))
+        markdown = head + "\n".join(tables(found)) + "\n"
         config.out.with_suffix(".md").write_text(markdown, "utf-8")
         print(f"seed {seed} is done after {record['wall_time_s']:.0f} s", flush=True)
     print("\n".join(tables(found)))

@@ -126,7 +126,7 @@ def main(config: Config) -> None:
     text = [
         "# Slimmable networks on digits",
         "",
-        f"Made by `{provenance['command']}` at commit {provenance['commit']}, of runs at "
+        f"{directory.made(provenance)} Runs of commit "
         f"{', '.join(commits)}; seeds {', '.join(map(str, config.seeds))}. Test accuracy in "
         "percent (400 images), mean over the seeds and its standard error. Before calibration all "
         "widths of the same US-Net have the statistics of the widest.",

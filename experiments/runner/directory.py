@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.runner.provenance import made as made
 from experiments.runner.provenance import provenance as provenance
 
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
