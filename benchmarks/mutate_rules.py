@@ -193,7 +193,7 @@ def judge(name: str, mutant: Callable[[Rule], Rule]) -> list[str]:
 
 
 def rows(names: list[str]) -> Iterator[tuple[str, dict[str, list[str] | None]]]:
-    """Yields (primitive, {mutant: the oracles that refuse it, None where it is no mutant})."""
+    """Yields (primitive, {mutant: the oracles that refuse it, None where it is not a mutant})."""
     for name in names:
         differ = differences(name)
         yield (

@@ -7,8 +7,8 @@ Time:    about an hour on two CPU cores
 Of each module a sample of faults is drawn, always the same, in equal parts of every kind: a
 comparison, a constant, an operator, swapped arguments, a dropped statement, and so on. Each faulty
 module is put in the place of the right one, and the tests that guard it run until one fails. What
-they let pass is listed with its diff; benchmarks/survivors.toml says why that is no fault, or the
-list says UNEXPLAINED. Results are kept in runs/mutations.jsonl until the module or its tests
+they let pass is listed with its diff; benchmarks/survivors.toml says why that is not a fault, or
+the list says UNEXPLAINED. Results are kept in runs/mutations.jsonl until the module or its tests
 change, so that an interrupted run goes on and `--only` adds to the list; `--again` forgets them.
 
 Every mutant is tried in a process of its own, forked from one that has imported JAX and not yet
@@ -196,7 +196,7 @@ def unlisted() -> list[str]:
 
 
 def explained() -> dict[tuple[str, str], str]:
-    """Returns {(module, diff): why a survivor is no fault}."""
+    """Returns {(module, diff): why a survivor is not a fault}."""
     if not SURVIVORS.exists():
         return {}
     items = tomllib.loads(SURVIVORS.read_text()).get("survivor", [])

@@ -25,7 +25,7 @@ def main(
       out: the picture.
 
     Raises:
-      ValueError: one of them is no finished run of slimmable networks.
+      ValueError: one of them is not a finished run of slimmable networks.
     """
     curves = {}
     names = [path.name for path in paths]

@@ -1,8 +1,8 @@
 """The channel graph: which axes of which variables must be cut together."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -130,6 +130,14 @@ class Branches:
     alternatives: tuple[tuple["Contraction | Branches", ...], ...]
 
 
+class TraceOptions(NamedTuple):
+    """What a trace was asked for beside its rules; see `jaxprune.trace`."""
+
+    layers: Mapping[str, int]
+    free_outputs: Sequence[str]
+    free_constants: bool
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ChannelGraph:
     """All channel groups of a function, what is frozen and why, and what it costs.
@@ -161,7 +169,7 @@ class ChannelGraph:
     inputs: tuple[Any, ...] = field(repr=False)
     treedef: Any = field(repr=False)
     rules: Mapping[str, Rule] = field(repr=False)
-    options: Mapping[str, Any] = field(repr=False)  # layers, free_outputs, free_constants
+    options: TraceOptions = field(repr=False)
     walk: Walk = field(repr=False)
     output: Any = field(repr=False)
     symbols: Mapping[str, bool] = field(default_factory=dict, repr=False)

@@ -82,7 +82,7 @@ def spec_of(case: Case, seen: Mapping[Feed, Seen]) -> str:
 
 
 def choose(graph: jp.ChannelGraph) -> dict[str, np.ndarray]:
-    """Returns a keep that is no prefix and no suffix, with other counts for neighboring groups."""
+    """Returns a keep that is neither a prefix nor a suffix; neighbors keep other counts."""
     random = np.random.default_rng(1)
     found = {}
     for i, group in enumerate(graph.groups.values()):

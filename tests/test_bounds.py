@@ -26,3 +26,16 @@ def test_bounds_say_what_they_are():
     for bound in (1, 1.0, np.float32(1), jp.Share(1.5), jp.Absolute(0.5), jp.Share("1"), 2.5):
         with pytest.raises(BudgetError, match="Fix: keep_macs="):
             kept(bound)
+
+
+def test_a_schedule_takes_shares():
+    graph, _ = chain(8, 8)
+    for share in (0.5, jp.Share(0.5), [jp.Share(0.5)]):
+        assert jp.schedule.one_shot(keep_macs=share)(None, 1.0).prune.keep_macs == 0.5
+    for bound in (jp.Absolute(10), jp.Absolute(0.5), [jp.Absolute(0.5)], 10, jp.Share(1.5), "0.5"):
+        with pytest.raises(BudgetError, match=r"Fix: keep_macs=0.5"):
+            jp.schedule.one_shot(keep_macs=bound)
+    jp.schedule.begin(graph, keep_macs=jp.Share(0.5))
+    for bound in (jp.Absolute(10), 10, jp.Share(1.5)):
+        with pytest.raises(BudgetError, match="Fix: keep_macs="):
+            jp.schedule.begin(graph, keep_macs=bound)

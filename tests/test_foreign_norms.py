@@ -289,7 +289,7 @@ def test_nothing_to_mark_and_nothing_to_score() -> None:
 
 
 def test_trees_without_names() -> None:
-    """Haiku's parameters and state as a tuple; what eval mode does not read is no parameter."""
+    """Haiku's parameters and state as a tuple; what eval mode does not read is not a parameter."""
 
     def forward(x: Any, train: bool) -> Any:
         return hk.Linear(2)(hk.BatchNorm(True, True, 0.9)(hk.Linear(6)(x), train))

@@ -335,7 +335,7 @@ def test_bad_input_is_an_error_before_anything_trains(
         replace(GATES, framework="one-shot")
     with pytest.raises(ValueError, match=r"tick.strength: a Tick has no penalty.*\nFix: "):
         replace(GATES, tick=replace(GATES.tick, strength=0.1))
-    with pytest.raises(ValueError, match=r"train.strength=0 is no regularization\nFix: "):
+    with pytest.raises(ValueError, match=r"train.strength=0 is not a regularization\nFix: "):
         replace(OICSR, train=replace(OICSR.train, strength=0.0))
     with pytest.raises(ValueError, match=r"batch_size=0 must be above 0\nFix: "):
         replace(OICSR, batch_size=0)

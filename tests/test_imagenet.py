@@ -173,7 +173,7 @@ def test_too_few_images_to_train_on_are_an_error(images):
 
 def test_bytes_that_are_no_image_are_an_error():
     images = [{"image": b"GIF", "label": 0}]
-    with pytest.raises(ValueError, match=r"3 bytes are no image"):
+    with pytest.raises(ValueError, match=r"3 bytes are not an image"):
         collected(images, train=False)
 
 

@@ -165,7 +165,7 @@ def test_narrow_weights_are_summed_wide(dtype: str, place: str) -> None:
 
 
 def test_double_precision_stays_where_scores_are_compared() -> None:
-    """Two channels whose norms are one number in single precision are no tie."""
+    """Two channels whose norms are one number in single precision are not a tie."""
     v = {"a": np.array([[1.0, 1.0 + 1e-12, 2.0]]), "b": np.ones((3, 2))}
     with jax.enable_x64(True):
         graph = jp.trace(lambda v, x: x @ v["a"] @ v["b"], v, np.ones((1, 1)))

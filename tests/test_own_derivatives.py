@@ -177,8 +177,8 @@ def remembered(h: Any) -> Any:
 remembered.defvjp(lambda h: (jnp.sin(h), h), lambda h, g: (g * h,), optimize_remat=True)
 
 LAYERS = {
-    "a function that is no operand": lambda h: applied(jnp.sin, h, 3),
-    "forward, a function that is no operand": lambda h: applied_forward(jnp.sin, h),
+    "a function that is not an operand": lambda h: applied(jnp.sin, h, 3),
+    "forward, a function that is not an operand": lambda h: applied_forward(jnp.sin, h),
     "integers and keys": lambda h: counted(h, 2, jax.random.key(0))[0],
     "a closed over array": constant,
     "in a scan": lambda h: lax.scan(lambda h, _: (constant(jnp.sin(h)), None), h, length=2)[0],

@@ -27,7 +27,7 @@ TYPES = "bool uint8 int8 int4 uint4 int32 float16 bfloat16 float8_e4m3fn float32
 
 @pytest.mark.parametrize("dtype", TYPES)
 def test_weights_of_every_type_count(dtype: str) -> None:
-    """A mask of bools is no parameter, not even one that is multiplied."""
+    """A mask of bools is not a parameter, not even one that is multiplied."""
     v = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, jnp.dtype(dtype)), WEIGHTS)
 
     def fn(v: Any, x: Any) -> Any:

@@ -107,7 +107,7 @@ BAD_QUOTAS: dict[str, tuple[Any, dict[str, Any], type, str]] = {
     "zero": ({A: [0.0] * 4}, {}, ScoreError, r"all scores are 0[\s\S]*Fix: pass"),
     "nan": ({A: [np.nan] * 4}, {}, ScoreError, "NaN at channels"),
     "length": ({A: [1.0] * 3}, {}, ScoreError, "has 4 channels"),
-    "unknown": ({"other": [1.0]}, {}, ScoreError, "'other', which is no group"),
+    "unknown": ({"other": [1.0]}, {}, ScoreError, "'other', which is not a group"),
     "unscored": ({A: SCORES[A]}, {"within": THREE}, ScoreError, "lost channels and has no scores"),
     "multiple": (
         SCORES,

@@ -200,7 +200,7 @@ def test_rounds_add_up_across_a_commit() -> None:
 
 
 def test_a_group_of_one_channel_leaves_the_graph() -> None:
-    """An axis of size 1 is no group any more; the total still knows it, and what it costs."""
+    """An axis of size 1 is not a group any more; the total still knows it, and what it costs."""
     graph, variables = chain(4, 5)
     progress = schedule.begin(graph)
     progress = progress.prune(Prune(prune_ratio=4 / 9, of=Quota.CHANNELS), SCORES)
@@ -269,7 +269,7 @@ def test_errors_of_progress() -> None:
         progress.commit(graph)
     with pytest.raises(KeepError, match=r"not the graph of the cut network"):
         schedule.begin(graph).commit(chain(4)[0])
-    with pytest.raises(ScoreError, match=r"'other', which is no group[\s\S]*Fix: compute"):
+    with pytest.raises(ScoreError, match=r"'other', which is not a group[\s\S]*Fix: compute"):
         progress.prune(Prune(prune_ratio=0.3), {**SCORES, "other": [1.0]})
     small = jp.slice(graph, variables, progress.keep)
     cut = progress.commit(jp.trace(graph.fn, small, *graph.inputs))

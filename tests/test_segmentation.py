@@ -103,7 +103,7 @@ def test_a_skip_brings_detail() -> None:
 @pytest.mark.parametrize(
     ("model", "size", "text"),
     [
-        (MODEL, 12, "images of 12x12 are no multiples of 8 pixels"),
+        (MODEL, 12, "images of 12x12 are not multiples of 8 pixels"),
         (MODEL.clone(stride=16), 8, r"stride 16 is none of \[2, 4, 8\], those of 3 stages"),
         (MODEL.clone(layers=(1, 1)), 8, r"layers \(1, 1\) has 2 stages, widths 3"),
     ],

@@ -313,7 +313,7 @@ def test_scores_that_do_not_fit_are_reported_together():
     with pytest.raises(ScoreError) as caught:
         select.global_ratio(graph, scores, prune_ratio=0.5, strict=True)
     assert str(caught.value) == (
-        "scores name 'layer_9/kernel', which is no group of the graph; near: "
+        "scores name 'layer_9/kernel', which is not a group of the graph; near: "
         "['layer_2/kernel', 'layer_1/kernel', 'layer_0/kernel']\n"
         "scores for group 'layer_0/kernel' are NaN at channels 1, 2\n"
         "scores for group 'layer_1/kernel' have shape (2,), the group has 3 channels\n"

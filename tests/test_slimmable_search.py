@@ -202,7 +202,7 @@ def test_out_of_reach_and_foreign_input_are_refused(net, space):
     ):
         search(space, [10, 1000])
     for targets in ([], 1000.0):
-        with pytest.raises(BudgetError, match=r"are no list of numbers.\nFix"):
+        with pytest.raises(BudgetError, match=r"is not a list of numbers.\nFix"):
             search(space, targets)
     for foreign in ({}, {"no": (2, 1)}, {UP: (25, 8)}, {UP: (8, 0)}, {UP: (8, 8)}, {UP: ()}):
         with pytest.raises(KeepError, match=r"the space does not fit the graph:(.|\n)*Fix"):

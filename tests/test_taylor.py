@@ -164,7 +164,7 @@ def test_trees_that_do_not_mirror_the_graph() -> None:
     with pytest.raises(jp.errors.ScoreError) as caught:
         jp.scores.taylor_activation(graph, {A: np.ones(4), "z": np.ones((2, 3))})
     assert str(caught.value) == (
-        "these are no gradients of gates.\n"
+        "these are not gradients of gates.\n"
         f"group {A!r}: expected gradients [examples, 4], got [4]\n"
         "group 'z': the graph has no such group\n"
         "Fix: jax.vmap(jax.grad(loss), (None, 0)) by the gates, over the examples."

@@ -149,7 +149,7 @@ def _decoded(data: bytes) -> np.ndarray:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), kind)
     if image is None:
         raise ValueError(
-            f"{len(data)} bytes are no image.\nFix: remove the set and prepare it again."
+            f"{len(data)} bytes are not an image.\nFix: remove the set and prepare it again."
         )
     return image
 

@@ -44,7 +44,7 @@ def load(
       limit: at most that many training pictures.
 
     Raises:
-      ValueError: there is no such data set, or its images are no color images of even size in
+      ValueError: there is no such data set, or its images are not color images of even size in
         memory.
     """
     if name == "shapes":

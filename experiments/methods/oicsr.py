@@ -67,7 +67,7 @@ class Config(Common):
 
     def __post_init__(self) -> None:
         """Raises ValueError where values contradict each other."""
-        problems = [] if self.train.strength else ["train.strength=0 is no regularization"]
+        problems = [] if self.train.strength else ["train.strength=0 is not a regularization"]
         configuration.check(self, problems)
 
 

@@ -70,7 +70,7 @@ class Fcn(nn.Module):
         if self.stride not in strides:
             bad.append(f"stride {self.stride} is none of {strides}, those of {stages} stages")
         if shape[1] % last or shape[2] % last:
-            bad.append(f"images of {shape[1]}x{shape[2]} are no multiples of {last} pixels")
+            bad.append(f"images of {shape[1]}x{shape[2]} are not multiples of {last} pixels")
         if bad:
             fix = "Fix: one entry for each stage, a stride among theirs, images of 2 ** stages."
             raise ValueError("\n".join([*bad, fix]))

@@ -11,8 +11,9 @@ from flax import linen as nn
 class Wdsr(nn.Module):
     """A convolution, residual blocks, a convolution to `scale` x `scale` pixels, a global skip.
 
-    A block widens the stream before its ReLU and narrows it after. Nothing else is nonlinear, there
-    is no BatchNorm: all kernels are normalized, and the branches start shorter the more there are.
+    A block widens the stream before its ReLU and narrows it after. Nothing else is nonlinear, and
+    there is no BatchNorm: all kernels are normalized, and the branches start shorter the more there
+    are.
 
     Source: Yu et al., Wide Activation for Efficient and Accurate Image Super-Resolution, 2018
     (WDSR-A); initial lengths of the kernels as in the code of a co-author,

@@ -46,7 +46,7 @@ def check_callable(
 
 
 def check_pytree(tree: Any, what: str, fix: str) -> None:
-    """Raises TreeError where something that is no container stands for a tree of arrays."""
+    """Raises TreeError where something that is not a container stands for a tree of arrays."""
     if "" in flatten(tree)[0]:
         raise TreeError(f"{what} must be a tree of arrays, got {kind_of(tree)}.\nFix: {fix}")
 

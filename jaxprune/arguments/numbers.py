@@ -26,13 +26,13 @@ def plain(value: Any) -> Any:
 
 
 def is_number(value: Any) -> bool:
-    """True for a real number that is no bool and not traced."""
+    """True for a real number that is not a bool and not traced."""
     found = plain(value)
     return isinstance(found, Real) and not isinstance(found, bool)
 
 
 def is_integer(value: Any) -> bool:
-    """True for an integer that is no bool and not traced."""
+    """True for an integer that is not a bool and not traced."""
     return is_number(value) and isinstance(plain(value), int)
 
 

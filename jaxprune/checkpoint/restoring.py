@@ -10,6 +10,7 @@ import jaxprune.checkpoint.manifest as manifest
 import jaxprune.checkpoint.trees as trees
 from jaxprune.arguments.checks import check_path
 from jaxprune.errors import CheckpointError
+from jaxprune.keep.format import Spec
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -24,7 +25,7 @@ class Restored:
         tree has containers that only a template rebuilds.
     """
 
-    spec: dict[str, Any]
+    spec: Spec
     """What was cut, the JSON value of `jaxprune.spec`."""
     metadata: Any
     """The JSON value given to `save`."""

@@ -16,13 +16,13 @@ import jaxprune.checkpoint.values as values
 from jaxprune.arguments.checks import check_flag, check_path
 from jaxprune.checkpoint.directory import Claim
 from jaxprune.errors import CheckpointError
-from jaxprune.keep.format import spec_problems
+from jaxprune.keep.format import Spec, spec_problems
 
 
 def save(
     path: str | os.PathLike[str],
     variables: Any,
-    spec: Mapping[str, Any],
+    spec: Spec,
     *,
     opt_state: Any = None,
     metadata: Any = None,
@@ -81,7 +81,7 @@ def save(
 def _check(
     path: str | os.PathLike[str],
     stored: Mapping[str, Any],
-    spec: Mapping[str, Any],
+    spec: Spec,
     metadata: Any,
 ) -> None:
     check_path(path, CheckpointError)

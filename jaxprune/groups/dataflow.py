@@ -49,7 +49,7 @@ def nodes(graph: ChannelGraph) -> list[Node]:
     """Returns the nodes in the order in which data flow."""
     flow = _Flow(list(graph.variables))
     outs = flow.start(graph.walk)
-    free = [  # updated statistics are no output to a reader
+    free = [  # updated statistics are not an output to a reader
         origins for origins, axes in zip(outs, graph.walk.outs, strict=True) if not _groups(axes)
     ]
     flow.node("output", None, (), frozenset().union(*free))
@@ -97,7 +97,7 @@ class _Flow(Domain[Origins]):
         return outs
 
     def loop(self, op: Op, ins: list[Origins], steps: Steps) -> Sequence[Origins]:
-        """What decides when a loop ends is no layer."""
+        """What decides when a loop ends is not a layer."""
         del steps
         body = op.inner[1]
         return self.run(body, ins[-len(body.ins) :])

@@ -34,7 +34,7 @@ def check_scores(
     check_graph(graph)
     values = host_scores(scores)
     failures = [
-        f"scores name {name!r}, which is no group of the graph; near: {near(name, graph.groups)}"
+        f"scores name {name!r}, which is not a group of the graph; near: {near(name, graph.groups)}"
         for name in values
         if name not in graph.groups
     ]

@@ -55,7 +55,7 @@ def check_keep(graph: ChannelGraph, keep: Keep, *, traced: bool = False) -> dict
 
 
 def host_masks(keep: Any, what: str = "keep") -> dict[Any, Any]:
-    """Returns {group: host array}; a traced mask as it is, what is no array as None."""
+    """Returns {group: host array}; a traced mask as it is, what is not an array as None."""
     given = dict(check_mapping(keep, what, _KEEP, KeepError))
     other = {name: value for name, value in given.items() if type(value) is not np.ndarray}
     concrete = {n: v for n, v in other.items() if isinstance(v, jax.Array) and not _is_traced(v)}
@@ -66,7 +66,8 @@ def check_masks(keeps: Mapping[str, Any]) -> list[dict[Any, np.ndarray]]:
     """Returns the masks of keeps whose graph is not known, given as {what it is: keep}.
 
     Raises:
-      KeepError: a mask is no vector of bools, nor one for each layer, or is empty; all are listed.
+      KeepError: a mask is not a vector of bools, nor one for each layer, or is empty; all such are
+        listed.
     """
     found = {what: host_masks(keep, what) for what, keep in keeps.items()}
     failures = [

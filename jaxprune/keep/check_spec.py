@@ -8,13 +8,13 @@ from typing import Any
 from jaxprune.arguments.numbers import check_count
 from jaxprune.errors import SpecError, SpecWarning
 from jaxprune.graph import ChannelGraph, check_graph
-from jaxprune.keep.format import spec_problems
-from jaxprune.keep.program_description import GROUP, Description, describe, problem, versions
+from jaxprune.keep.format import GroupSpec, Spec, spec_problems
+from jaxprune.keep.program_description import GROUP, Description, Kind, describe, problem, versions
 
 _MOST = 6
 
 
-def check_spec(graph: ChannelGraph, spec: Mapping[str, Any], stacklevel: int = 2) -> None:
+def check_spec(graph: ChannelGraph, spec: Spec, stacklevel: int = 2) -> None:
     """Raises unless the network of `graph` is the one for which `spec` was written.
 
     The same call under the same JAX and Flax must make the same program: the same parameters of
@@ -55,7 +55,7 @@ def check_spec(graph: ChannelGraph, spec: Mapping[str, Any], stacklevel: int = 2
     now = describe(graph)
     other = [*_other_versions(spec["versions"]), *_other_call(before, now)]
     wrong, odd = [], []
-    for name, text in _slots(graph, spec, now):
+    for name, text in _slots(graph, spec, before, now):
         loses = name is None or _is_pruned(spec["groups"].get(name))
         (wrong if loses or not other else odd).append(text)
     (odd if other else wrong).extend(_programs(before, now))
@@ -101,7 +101,7 @@ def _list(words: Sequence[str]) -> str:
     return "; ".join(words) or "those of a function"
 
 
-def _is_pruned(group: Any) -> bool:
+def _is_pruned(group: GroupSpec | None) -> bool:
     """True if a group of a spec lost channels."""
     if group is None:
         return False
@@ -110,14 +110,13 @@ def _is_pruned(group: Any) -> bool:
 
 
 def _slots(
-    graph: ChannelGraph, spec: Mapping[str, Any], now: Description
+    graph: ChannelGraph, spec: Spec, before: Description, now: Description
 ) -> Iterator[tuple[str | None, str]]:
     """Yields (group, how it differs); the group is None where it is not known."""
     for name, group in spec["groups"].items():
         size = graph.groups[name].size if name in graph.groups else 0
         if size != group["size"]:
             yield name, f"group {name!r} has {size} channels, it had {group['size']}"
-    before = spec["description"]
     unread = {*before["unread"], *now["unread"]}
     ours, theirs = (found["variables"] for found in (before, now))
     for path in sorted({*ours, *theirs} - unread):
@@ -150,7 +149,7 @@ def _programs(before: Description, now: Description) -> Iterator[str]:
             yield f"before {name}: the same operations read other values or have other parameters"
 
 
-def _contraction(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+def _contraction(name: str, before: Kind, now: Kind) -> Iterator[str]:
     if before["operation"] != now["operation"]:
         yield f"{name}: {now['operation']}, it was {before['operation']}"
     old, new = before["parameters"], now["parameters"]

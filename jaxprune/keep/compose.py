@@ -13,7 +13,7 @@ def compose(first: Keep, second: Keep) -> dict[str, np.ndarray]:
     `resize(module, graph, keep)` of the original module. Fold it over more than two keeps.
 
     A group keeps its name when the network is pruned, as long as two of its channels are left: an
-    axis of size 1 is no group any more. Where one axis carries several groups (`[axis.factor]`),
+    axis of size 1 is not a group any more. Where one axis carries several groups (`[axis.factor]`),
     the others are renamed with it.
 
     Args:
@@ -27,7 +27,7 @@ def compose(first: Keep, second: Keep) -> dict[str, np.ndarray]:
       a mask for each layer.
 
     Raises:
-      KeepError: a mask is no vector of bools, is empty, or is not as long as `first` keeps
+      KeepError: a mask is not a vector of bools, is empty, or is not as long as `first` keeps
         channels.
 
     Example:

@@ -1,10 +1,30 @@
 """The form of a spec: the JSON value that says what was cut, and what is wrong with one."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NotRequired, TypedDict
 
 from jaxprune.keep import program_description
+from jaxprune.keep.program_description import Description
 
 FORMAT = 1
+
+
+class GroupSpec(TypedDict):
+    """What a group kept: increasing indices, or a list of them for each layer of a stack."""
+
+    size: int
+    kept: list[int] | list[list[int]]
+
+
+class Spec(TypedDict):
+    """What was cut of which network: a JSON value."""
+
+    format: int
+    groups: Mapping[str, GroupSpec]
+    versions: Mapping[str, str]
+    description: NotRequired[Description]  # of the whole network; early specs have none
+
+
 _NO_GROUP = "not a size and a list of kept indices, at least one"
 
 

@@ -10,7 +10,7 @@ import functools
 import re
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from threading import Lock
-from typing import Any
+from typing import Any, TypedDict
 from weakref import WeakKeyDictionary
 
 import flax
@@ -23,7 +23,27 @@ from jaxprune.keep.plain_program import Operation
 from jaxprune.program import jaxpr
 from jaxprune.program.spaces import Atom, Space, Sum
 
-Description = Mapping[str, Any]
+
+class Kind(TypedDict):
+    """What can be read of a contraction and of what stands before it."""
+
+    operation: str
+    parameters: Mapping[str, Any]
+    before: str  # names of operations, or the digest of many
+    constants: list[float] | str  # or the digest of many
+
+
+class Description(TypedDict):
+    """What a spec says of the traced program."""
+
+    call: list[str]
+    inputs: list[str]
+    unread: list[str]
+    groups: list[str]
+    variables: Mapping[str, list[str]]  # for every axis its size or its groups
+    program: list[list[str]]  # [name, key of its kind, digest of all of it]
+    kinds: Mapping[str, Kind]
+
 
 _MADE: MutableMapping[ChannelGraph, Description] = WeakKeyDictionary()
 _LOCK = Lock()
@@ -41,15 +61,15 @@ def describe(graph: ChannelGraph) -> Description:
         if graph in _MADE:
             return _MADE[graph]
     inputs, segments = _segments(graph)
-    kinds: dict[str, Any] = {}
-    program = []
+    kinds: dict[str, Kind] = {}
+    program: list[list[str]] = []
     for segment in segments:
         kind = _kind(segment)
         key = plain_program.digest(kind)
         kinds[key] = kind
         whole = [[item.name, item.parameters, item.reads] for item in segment]
         program.append([_name(segment[-1]), key, plain_program.digest(whole)])
-    described = {
+    described: Description = {
         "call": _call(graph),
         "inputs": inputs,
         "unread": list(graph.unread),
@@ -184,7 +204,7 @@ def _call(graph: ChannelGraph) -> list[str]:
     return []
 
 
-def _kind(segment: Sequence[Operation]) -> dict[str, Any]:
+def _kind(segment: Sequence[Operation]) -> Kind:
     """What can be read of a segment: its last operation, and what stands before it."""
     *before, last = segment
     names = " ".join(item.name for item in before)

@@ -1,31 +1,28 @@
 """Specs: what was cut of which network, as a JSON value."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from jaxprune.errors import KeepError
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep.check import Keep, check_keep
 from jaxprune.keep.check_spec import check_spec
-from jaxprune.keep.format import FORMAT, spec_problems
+from jaxprune.keep.format import FORMAT, GroupSpec, Spec, spec_problems
 from jaxprune.keep.program_description import describe, versions
 from jaxprune.program import stacked_layers
 
 
-def spec(graph: ChannelGraph, keep: Keep) -> dict[str, Any]:
+def spec(graph: ChannelGraph, keep: Keep) -> Spec:
     """Returns the JSON value that says what was cut of which network; see `check_spec`.
 
     It travels with every checkpoint.
     """
-    return kept_to_json(graph, keep) | {"description": describe(graph)}
+    return {**kept_to_json(graph, keep), "description": describe(graph)}
 
 
-def kept_to_json(graph: ChannelGraph, keep: Keep) -> dict[str, Any]:
+def kept_to_json(graph: ChannelGraph, keep: Keep) -> Spec:
     """Returns the JSON value that says what was cut, without a description of the network."""
     check_keep(graph, keep)
-    groups = {
+    groups: dict[str, GroupSpec] = {
         name: {
             "size": group.size,
             "kept": stacked_layers.rows(
@@ -37,9 +34,7 @@ def kept_to_json(graph: ChannelGraph, keep: Keep) -> dict[str, Any]:
     return {"format": FORMAT, "groups": groups, "versions": versions()}
 
 
-def keep_from_spec(
-    spec: Mapping[str, Any], graph: ChannelGraph | None = None
-) -> dict[str, np.ndarray]:
+def keep_from_spec(spec: Spec, graph: ChannelGraph | None = None) -> dict[str, np.ndarray]:
     """Returns {group: bool[n]} of a spec, bool[layers, n] where layers keep their own.
 
     Args:
@@ -58,7 +53,7 @@ def keep_from_spec(
         raise KeepError("\n".join([*problems[:8], fix]))
     if graph is not None:
         check_spec(graph, spec, stacklevel=3)
-    keep = {}
+    keep: dict[str, np.ndarray] = {}
     for name, group in spec["groups"].items():
         kept = np.asarray(group["kept"])
         keep[name] = np.zeros((*kept.shape[:-1], group["size"]), bool)

@@ -43,7 +43,7 @@ def resize(
         reads and no shape shows; the path of the module itself is "".
 
     Raises:
-      TraceError: `module` is no `nn.Module`.
+      TraceError: `module` is not an `nn.Module`.
       KeepError: the keep does not fit the graph.
       PatternError: an override matches no module.
       ResizeError: the module is not the one that was traced, or the resized module is another

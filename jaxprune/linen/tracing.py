@@ -95,7 +95,7 @@ def trace(
         option above is given by `method=lambda module, x: module(x, layers=2)`.
 
     Raises:
-      TraceError: `module` is no `nn.Module`, a keyword holds a shape, or as in `jp.trace`.
+      TraceError: `module` is not an `nn.Module`, a keyword holds a shape, or as in `jp.trace`.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np, jaxprune as jp

@@ -108,7 +108,7 @@ def function(model: nnx.Module, *, method: Method = "__call__", **arguments: Any
       **arguments: constant keyword arguments of the method, such as `train=True`.
 
     Raises:
-      TraceError: `model` is no `nnx.Module`, or an argument is a shape.
+      TraceError: `model` is not an `nnx.Module`, or an argument is a shape.
     """
     check_call(model, method, arguments)
     shapes = [name for name, value in arguments.items() if _holds_shapes(value)]

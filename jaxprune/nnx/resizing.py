@@ -59,7 +59,7 @@ def resize(
         that no shape shows; the path of the model itself is "".
 
     Raises:
-      TraceError: `model` is no `nnx.Module`.
+      TraceError: `model` is not an `nnx.Module`.
       KeepError: the keep does not fit the graph.
       TreeError: `model` has not the variables of the graph.
       PatternError: an override matches no module.

@@ -42,7 +42,7 @@ def trace(
       **arguments: constant keyword arguments of the method.
 
     Raises:
-      TraceError: `model` is no `nnx.Module`, an argument is a shape, or as in `jp.trace`.
+      TraceError: `model` is not an `nnx.Module`, an argument is a shape, or as in `jp.trace`.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np, jaxprune as jp

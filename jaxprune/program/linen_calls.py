@@ -118,7 +118,7 @@ def redirected(numbers: Collection[int], redirect: Redirect) -> Generator[None, 
 def _method(context: Any) -> str | None:
     """The name of the method that is called; what transforms make of one may have another.
 
-    None if it is no method of the module's class, but one of Flax's checks.
+    None if it is not a method of the module's class, but one of Flax's checks.
     """
     kind, function = type(context.module), context.orig_method.func
     for name in (context.method_name, *dir(kind)):

@@ -54,7 +54,7 @@ def _mirrored(
 ) -> str | None:
     """The variable whose path ends `path`, or that ends with `path` of two names or more.
 
-    The place of a tree among several outputs, as in `(logits, state)`, is no part of its path.
+    The place of a tree among several outputs, as in `(logits, state)`, is not a part of its path.
     """
 
     def fits(name: str) -> bool:

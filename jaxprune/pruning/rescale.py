@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -123,8 +122,8 @@ def retrace(graph: ChannelGraph, kept: Kept, resized: Resized | None = None) -> 
     small = [v.struct(kept.shape(v)) for v in graph.variables.values()]
     abstract = jax.tree.unflatten(graph.treedef, small)
     try:
-        if resized is None and (module := _module(graph)) is not None:
-            with linen.resize(module, graph, kept.keep).plans[-1].applied():
+        if resized is None and graph.calls:
+            with linen.resize(graph.calls[0].module, graph, kept.keep).plans[-1].applied():
                 return jaxpr.trace(graph.fn, abstract, *graph.inputs)[0]
         if resized is None and isinstance(graph.fn, Function):
             resized = resizing.resized_function(graph, kept.keep)
@@ -138,19 +137,6 @@ def retrace(graph: ChannelGraph, kept: Kept, resized: Resized | None = None) -> 
             "rescale=jp.nnx.function(small_model), or run "
             "jp.narrow(fn, graph, keep), whose constants do not follow the sizes, without rescale."
         ) from error
-
-
-def _module(graph: ChannelGraph) -> nn.Module | None:
-    """Returns the first Linen module that the function calls."""
-    found = []
-
-    def record(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-        found.append(context.module)
-        return call(*args, **kwargs)
-
-    with nn.intercept_methods(record):
-        jaxpr.trace(graph.fn, graph.abstract, *graph.inputs)
-    return found[0] if found else None
 
 
 def _fills(op: Op) -> bool:

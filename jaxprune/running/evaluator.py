@@ -99,7 +99,7 @@ def retracer(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., Chann
     @lru_cache(maxsize=GRAPHS)
     def traced(treedef: Any, _context: Any, *leaves: Any) -> ChannelGraph:
         variables, inputs = jax.tree.unflatten(treedef, leaves)
-        return trace(fn, variables, *inputs, rules=graph.rules, **graph.options)
+        return trace(fn, variables, *inputs, rules=graph.rules, **graph.options._asdict())
 
     def at(variables: Any, inputs: Any) -> ChannelGraph:
         check_inputs(inputs)

@@ -7,6 +7,7 @@ being asked for what follows the last finished phase, and it may look at what ha
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from jaxprune.arguments.bounds import Absolute, Share
 from jaxprune.arguments.checks import check_callable, kind_of
 from jaxprune.arguments.numbers import check_count, check_finite, check_positive, is_number, plain
 from jaxprune.errors import BudgetError, JaxpruneError
@@ -42,7 +43,8 @@ There a Tick passes over all of the data; the paper has a subset (`data=`). The 
 images, and of 64 in the fine-tuning.
 """
 
-Targets = float | Sequence[float]
+Target = float | Share
+Targets = Target | Sequence[Target]
 
 
 def phases(plan: Plan, left: Callable[[], float], *, after: Phase | None = None) -> Iterator[Phase]:
@@ -79,8 +81,8 @@ def tick_tock(
     goes. A Tock trains all with an L1 penalty on the gates. At each target there is a commit.
 
     Args:
-      keep_macs: the share of the MACs that shall stay, in (0, 1); or several, from large to small,
-        each of which is committed.
+      keep_macs: the share of the MACs that shall stay, in (0, 1), a number or a `jp.Share`; or
+        several, from large to small, each of which is committed.
       prune_ratio: of the channels left, how many go in a Tick; 0.002 is for ResNet-56, 0.005 for
         VGG-16.
       ticks: between two Tocks.
@@ -149,7 +151,7 @@ def iterative(
 
 
 def one_shot(
-    *, keep_macs: float, score: Training = SCORE, finetune: Sequence[Training] = FINETUNE
+    *, keep_macs: Target, score: Training = SCORE, finetune: Sequence[Training] = FINETUNE
 ) -> Plan:
     """Returns the plan that scores once and prunes once, down to `keep_macs`, then fine-tunes.
 
@@ -209,7 +211,9 @@ def agp(
     if not isinstance(of, str) or of not in list(Quota):
         raise BudgetError(f"of must be one of {[str(of) for of in Quota]}, got {of!r}.\nFix: MACS.")
     if of == Quota.LEFT:
-        raise BudgetError("a ramp is no share of what is left.\nFix: of=Quota.CHANNELS, or MACS.")
+        raise BudgetError(
+            "a ramp is not a share of what is left.\nFix: of=Quota.CHANNELS, or MACS."
+        )
     rounds = check_count(rounds, "rounds", "rounds=10.")
     power = check_positive(power, "power", "power=3.")
     work_of = _rounds("ramp", training)
@@ -246,8 +250,10 @@ def _toward(
     keep_macs: Targets, prune_ratio: float | None, work: Work, finetune: Sequence[Training]
 ) -> Plan:
     """Returns the plan that works down to each target."""
-    several = [keep_macs] if isinstance(keep_macs, str | float | int) else keep_macs
-    targets = [plain(t) for t in (several if isinstance(several, Sequence) else [several])]
+    single = str | float | int | Share | Absolute
+    several = [keep_macs] if isinstance(keep_macs, single) else keep_macs
+    several = several if isinstance(several, Sequence) else [several]
+    targets = [plain(t.value if isinstance(t, Share) else t) for t in several]
     shares = all(is_number(target) and 0 < target < 1 for target in targets)
     if not targets or not shares or targets != sorted(set(targets), reverse=True):
         raise BudgetError(

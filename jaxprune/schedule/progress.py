@@ -134,7 +134,7 @@ class Progress:
 def begin(
     graph: ChannelGraph,
     *,
-    keep_macs: float | None = None,
+    keep_macs: float | Share | None = None,
     members: Mapping[str, int] | None = None,
     ties: Ties | None = None,
     **constraints: Unpack[Constraints],
@@ -166,7 +166,8 @@ def begin(
     zeros = {name: np.zeros(group.shape) for name, group in graph.groups.items()}
     removal_order(graph, zeros, constraints)
     if keep_macs is not None:
-        select.budget(graph, zeros, keep_macs=Share(keep_macs), **constraints)
+        share = keep_macs if isinstance(keep_macs, Share) else Share(keep_macs)
+        select.budget(graph, zeros, keep_macs=share, **constraints)
     return Progress(
         graph=graph,
         keep=_whole(graph),
@@ -198,7 +199,7 @@ def _scattered(progress: Progress, scores: Scores) -> dict[str, np.ndarray]:
     for name, score in host_scores(scores).items():
         group = progress.graph.groups.get(name)
         if group is None:
-            failures.append(f"scores name {name!r}, which is no group of the present network")
+            failures.append(f"scores name {name!r}, which is not a group of the present network")
         elif score is None:
             failures.append(f"scores for group {name!r} are {kind_of(scores[name])}, no numbers")
         elif score.shape != group.shape:

@@ -143,7 +143,7 @@ def taylor_activation(graph: ChannelGraph, gradients: Mapping[str, Any]) -> dict
             failures.append(f"group {name!r}: expected gradients [{expected}], got {got}")
     if failures:
         fix = "Fix: jax.vmap(jax.grad(loss), (None, 0)) by the gates, over the examples."
-        raise ScoreError("\n".join(["these are no gradients of gates.", *failures, fix]))
+        raise ScoreError("\n".join(["these are not gradients of gates.", *failures, fix]))
     scores = {name: abs(here(gradient)).sum(axis=0) for name, gradient in gradients.items()}
     fix = "jax.grad by jp.gates.unit(graph), which must not be empty; scores.l2 needs no gates."
     return found(scores, by="there are no gradients of gates", fix=fix)

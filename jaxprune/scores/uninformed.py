@@ -20,7 +20,7 @@ def random(graph: ChannelGraph, key: jax.Array) -> dict[str, Array]:
       key: a PRNG key; equal keys give equal scores.
 
     Raises:
-      ScoreError: `key` is no key, or the graph has no group.
+      ScoreError: `key` is not a key, or the graph has no group.
     """
     check_graph(graph)
     try:

@@ -46,7 +46,7 @@ def cost_regularized(
       {group: f64[n]}, which may be negative.
 
     Raises:
-      BudgetError: `strength` is negative or not finite, or `cost` is no function.
+      BudgetError: `strength` is negative or not finite, or `cost` is not a function.
       ScoreError: NaN, a wrong length, an unknown group.
       KeepError: `within` does not fit the graph.
 

@@ -127,12 +127,13 @@ def check_members(graph: ChannelGraph, counts: Any) -> dict[str, int]:
     """Returns the counts of `of_remaining`, as Python's ints; none of None.
 
     Raises:
-      BudgetError: a group is unknown, or what it counts for is no count.
+      BudgetError: a group is unknown, or what it counts for is not a count.
     """
     what = "{group: how many a channel of it counts for}"
     found = {} if counts is None else dict(check_mapping(counts, "members", what, BudgetError))
     bad = [
-        f"members name {name!r}, which is no group of the graph; near: {near(name, graph.groups)}"
+        f"members name {name!r}, which is not a group of the graph; "
+        f"near: {near(name, graph.groups)}"
         for name in found
         if name not in graph.groups
     ]

@@ -76,7 +76,7 @@ def removed(ties: Ties, scores: np.ndarray, count: int) -> int:
     """Returns what a rule answers.
 
     Raises:
-      BudgetError: it is no number of channels.
+      BudgetError: it is not a number of channels.
     """
     found = ties(scores, count)
     if not (is_integer(found) and 0 <= found <= scores.size):

@@ -115,7 +115,7 @@ def evaluator(
         a remainder is filled up. On a CPU 1 is best.
 
     Raises:
-      JaxpruneError: `at_once` is no count.
+      JaxpruneError: `at_once` is not a count.
       KeepError: when called, a count is out of range, or below the size of an inexact group, which
         by mask would be another network.
       ScoreError: when called, an error is not finite.
@@ -291,7 +291,7 @@ def check_targets(graph: ChannelGraph, space: Space, targets: Sequence[float], c
     listed = isinstance(targets, Sequence | np.ndarray | jax.Array) and np.ndim(targets) == 1
     if not listed or not len(targets) or not all(map(is_number, targets)):
         raise BudgetError(
-            f"targets={targets!r} are no list of numbers.\nFix: [0.5 * jp.cost.macs(graph)]."
+            f"targets={targets!r} is not a list of numbers.\nFix: [0.5 * jp.cost.macs(graph)]."
         )
     least = cost(graph, {name: counts[-1] for name, counts in space.items()})
     if missed := [target for target in map(plain, targets) if not target >= least]:

@@ -57,9 +57,9 @@ def split(
     """Returns (params, rest): what is trained, and what is not.
 
     Trained is what lies under `params`, or where there is no such collection every parameter (see
-    `inspecting.parameters`) that is no integer. `rest.shared` keeps the statistics of the traced
-    network for widths that have none of their own: they serve in train mode, which does not read
-    them.
+    `inspecting.parameters`) that is not an integer. `rest.shared` keeps the statistics of the
+    traced network for widths that have none of their own: they serve in train mode, which does not
+    read them.
 
     Args:
       graph: what `jaxprune.trace` returned.

@@ -35,10 +35,10 @@ def make_divisible(value: float, divisor: int = 8, least: int = 1) -> int:
     """Returns the multiple of `divisor` nearest to `value`, and never less than 90 % of it.
 
     Raises:
-      KeepError: `value` is not a finite number of at least 0, or the others are no counts.
+      KeepError: `value` is not a finite number of at least 0, or the others are not counts.
 
     Source: Yu et al., "Slimmable Neural Networks", ICLR 2019, the authors' code. Below half of a
-    divisor its `least` of 1 is no multiple: 2 channels of 8 become 9.
+    divisor its `least` of 1 is not a multiple: 2 channels of 8 become 9.
 
     >>> [make_divisible(32 * width) for width in (0.25, 0.35, 0.5, 0.75, 1.0)]
     [8, 16, 16, 24, 32]
@@ -361,4 +361,4 @@ def _why(value: Any, supernet: float) -> str:
             f" is above {supernet}, the network that was traced; for more, trace a wider network "
             f"and say supernet={value!r}"
         )
-    return " is no multiplier"
+    return " is not a multiplier"

@@ -43,7 +43,7 @@ def structured(
 
     norms[c] = ||v_c||_2, where v_c concatenates the kernel entries that make channel c of the
     group (its `out` slots) and those that read it (its `in` slots); biases, scales and statistics
-    are no part of it. With g_c = d penalty / d norms[c],
+    are not part of it. With g_c = d penalty / d norms[c],
 
       gradient of w  <-  gradient + strength * sum over the v_c that hold w of g_c * w / ||v_c||
 

@@ -7,7 +7,16 @@ from typing import Any
 from jaxprune.arguments import paths
 from jaxprune.arguments.functions import check_tracing
 from jaxprune.errors import TraceError
-from jaxprune.graph import Branches, ChannelGraph, Contraction, Frozen, Group, Slot, Variable
+from jaxprune.graph import (
+    Branches,
+    ChannelGraph,
+    Contraction,
+    Frozen,
+    Group,
+    Slot,
+    TraceOptions,
+    Variable,
+)
 from jaxprune.inspecting.tables import graph_table
 from jaxprune.program import (
     jaxpr,
@@ -52,7 +61,7 @@ def trace(
         blocks under `jax.vmap`: their groups are pruned in every layer by itself, as those inside
         of a scan are, and the axis is not.
       free_outputs: patterns of the paths of outputs whose channels may be pruned, such as
-        features on the way; the axes of all others are frozen. An output that is no part of a
+        features on the way; the axes of all others are frozen. An output that is not a part of a
         container has the path "".
       free_constants: channels that meet a constant array of the function, or what `jnp.arange`
         counts (a table of sines, the frequencies of a rotation), may be pruned too. `jp.narrow`
@@ -107,7 +116,7 @@ def trace(
         inputs=inputs,
         treedef=treedef,
         rules=table,
-        options=dict(layers=layers, free_outputs=free_outputs, free_constants=free_constants),
+        options=TraceOptions(layers, free_outputs, free_constants),
         walk=walk,
         output=output,
         symbols=MappingProxyType(symbols),

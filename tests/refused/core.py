@@ -55,7 +55,7 @@ SPECS = Arg(
         "groups of another kind": SPEC | {"groups": [A]},
         "size 4.0": SPEC | {"groups": {A: {"size": 4.0, "kept": [0]}}},
         "no size": SPEC | {"groups": {A: {"kept": [0]}}},
-        "a group that is no dict": SPEC | {"groups": {A: [0, 1]}},
+        "a group that is not a dict": SPEC | {"groups": {A: [0, 1]}},
         **{f"kept {n}": SPEC | {"groups": {A: {"size": 4, "kept": v}}} for n, v in STORED.items()},
     },
     "spec",

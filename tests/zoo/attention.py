@@ -25,7 +25,7 @@ LONGER = normal(9, 6)
 def attend(query: Any, key: Any, value: Any, *, scale: float = 0.4, bias: Any = 0.0) -> jax.Array:
     """Returns softmax(scale * query key + bias) value; arrays are [batch, length, heads, dim].
 
-    The default scale is no size of any axis, so that all groups are exact.
+    The default scale is not a size of any axis, so that all groups are exact.
     """
     logits = jnp.einsum("bthd,bshd->bhts", query, key) * scale + bias
     return jnp.einsum("bhts,bshd->bthd", nn.softmax(logits), value)

@@ -89,7 +89,7 @@ def same(op: Op, size: Size) -> dict[str, Any]:
 
 
 def no_power(op: Op) -> float | None:
-    """It is no power."""
+    """It is not a power."""
     return None
 
 

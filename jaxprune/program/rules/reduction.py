@@ -33,7 +33,7 @@ def reduce(op: Op) -> list[Axes]:
 
 
 def all_reduce(op: Op) -> list[Axes]:
-    """Axes that `vmap` maps are reduced; the named axis of a mesh is no axis of the operands."""
+    """Axes that `vmap` maps are reduced; a mesh's named axis is not an axis of the operands."""
     gone = _gone(op)
     return [[space for i, space in enumerate(x) if i not in gone] for x in op.ins]
 
