@@ -12,6 +12,7 @@ from functools import reduce
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 
 from jaxprune.errors import ResizeError, TraceError
 from jaxprune.graph import ChannelGraph
@@ -27,7 +28,7 @@ Modules = dict[str, list[nn.Module]]
 
 _OTHER = "the module is not the one that was traced"
 _WAY_OUT = "Fix: pass the module that was traced, or trace this one: jp.linen.trace(module, ...)."
-_HIDDEN = (
+HIDDEN = (
     "the traced function calls no Linen module, or hides it in a cached jit.\nFix: trace the plain "
     "function, for example lambda v, x: model.apply(v, x), or jp.linen.trace(module, variables, x)."
 )
@@ -53,14 +54,18 @@ class _Top(NamedTuple):
     direct: bool
 
 
-def as_traced(graph: ChannelGraph, module: nn.Module) -> tuple[At, Modules]:
-    """Returns the function of the graph with `module`, and the modules that it calls, by path.
+def as_traced(graph: ChannelGraph, module: nn.Module) -> At:
+    """Returns the function of the graph with `module`.
+
+    A module that is built like that of `jp.linen.trace` makes the same program, and is not traced.
 
     Raises:
       ResizeError: the program of `module` is not that of the graph; names the equation.
     """
-    failures = []
+    failures: list[ResizeError] = []
     for at, differs in _ways(graph, module):
+        if differs is None and isinstance(graph.fn, Function):
+            return at
         modules: Modules = {}
         way_out = f"The module given differs: {differs}.\n{_WAY_OUT}" if differs else _WAY_OUT
         try:
@@ -69,9 +74,9 @@ def as_traced(graph: ChannelGraph, module: nn.Module) -> tuple[At, Modules]:
         except ResizeError as error:
             failures.append(error)
         else:
-            if not modules:
-                raise ResizeError(_HIDDEN)
-            return at, modules
+            if not modules:  # the program at the kept widths would stay in the cache
+                raise ResizeError(HIDDEN)
+            return at
     raise failures[0]
 
 
@@ -84,7 +89,7 @@ def _ways(graph: ChannelGraph, module: nn.Module) -> Iterator[tuple[At, str | No
         )
         return
     if not graph.calls:
-        raise ResizeError(_HIDDEN)
+        raise ResizeError(HIDDEN)
     differing = [(difference(top.module, module), top) for top in _tops(graph)]
     if not all(differs for differs, _ in differing):
         yield lambda *plans: _with(graph, plans), None
@@ -140,14 +145,21 @@ def _with(
         with applied(plans), to_module, linen_calls.noted() as calls:
             results = graph.fn(*args)
         if [noted.number for noted in calls] != [noted.number for noted in graph.calls]:
-            raise ResizeError(_HIDDEN)
+            raise ResizeError(HIDDEN)
         return results
 
     return run
 
 
+def called_modules(graph: ChannelGraph, fn: Callable[..., Any]) -> Modules:
+    """Returns {path: the modules that the function calls}; a wrapper has the path of its module."""
+    modules: Modules = {}
+    jax.eval_shape(_recording(fn, modules), graph.abstract, *graph.inputs)
+    return modules
+
+
 def _recording(fn: Callable[..., Any], modules: Modules) -> Callable[..., Any]:
-    """The function; every module that it calls is added by path, wrappers at that of theirs."""
+    """The function; every module that it calls is added by path."""
 
     def record(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         where = scope_of(context.module)

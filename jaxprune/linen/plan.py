@@ -58,10 +58,15 @@ class Resizing:
             classes=inside(self.classes),
         )
 
+    def attributes_of(self) -> Callable[[nn.Module, str, bool], Mapping[str, Any]]:
+        """Returns `(module, path, is it called) -> {attribute: value}`, for one run."""
+        table = {path: dict(values) for path, values in self.attributes}
+        return lambda _module, path, _called: table.get(path, {})
+
     @contextmanager
     def applied(self, prefix: tuple[str, ...] = ()) -> Generator[None, None, None]:
         """Modules called inside, below the scope `prefix`, have the kept widths."""
-        shapes, attributes = dict(self.shapes), dict(self.attributes)
+        shapes, attributes = dict(self.shapes), self.attributes_of()
         selections = dict(self.selections)
 
         def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
@@ -69,10 +74,10 @@ class Resizing:
             where = scope_of(module)
             if where is not None and where[: len(prefix)] == prefix:
                 path = "/".join(where[len(prefix) :])
-                self._change(module, path, shapes, attributes)
+                self._change(module, path, shapes, attributes(module, path, True))
                 for child in _given(module):
                     below = "/".join((scope_of(child) or ())[len(prefix) :])
-                    self._change(child, below, shapes, attributes)
+                    self._change(child, below, shapes, attributes(child, below, False))
                 if is_call(context) and path in selections and self._selects(module):
                     chosen = selections[path]
                     call = call if chosen is None else on_stream(call, "/".join(where), chosen)
@@ -86,15 +91,15 @@ class Resizing:
         module: nn.Module,
         path: str,
         shapes: Mapping[str, tuple[Shape, Shape]],
-        attributes: Mapping[str, tuple[tuple[str, Any], ...]],
+        attributes: Mapping[str, Any],
     ) -> None:
         """Changes an instance once; of the plans of a module resized twice the last one wins."""
         done: dict[Any, Any] = vars(module).setdefault("_resized", {})
         if id(self) in done:
             return
         done[id(self)] = self  # held, so that no other plan has its id
-        object.__setattr__(module, "param", partial(_param, module.param, path, shapes))
-        for name, value in attributes.get(path, ()):
+        object.__setattr__(module, "param", partial(_param, module, module.param, path, shapes))
+        for name, value in attributes.items():
             if name not in done:
                 done[name] = value
                 object.__setattr__(module, name, value)
@@ -146,6 +151,7 @@ def scope_of(module: nn.Module) -> tuple[str, ...] | None:
 
 
 def _param(
+    module: nn.Module,
     declare: Callable[..., Any],
     path: str,
     shapes: Mapping[str, tuple[Shape, Shape]],
@@ -160,6 +166,10 @@ def _param(
         return declare(name, init_fn, *args, **kwargs)
     full, kept = shapes[key]
     if args and isinstance(args[0], tuple | list) and len(args[0]) == len(full):
+        if tuple(args[0]) in (full, kept) and module.has_variable("params", name):
+            value = module.get_variable("params", name)
+            if getattr(value, "shape", None) == kept:  # Flax would trace the initializer
+                return declare(name, lambda *_, **__: value, *args, **kwargs)
         args = (kept, *args[1:])
 
     def cropped(*init_args: Any, **init_kwargs: Any) -> Any:

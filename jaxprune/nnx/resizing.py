@@ -118,15 +118,6 @@ def compared_at(
     return _compared(graph, kept, fn, _changes(graph, kept, overrides))
 
 
-def resized_function(graph: ChannelGraph, keep: Keep) -> Function:
-    """Returns `graph.fn` for sliced variables; arguments and errors as in `resize`."""
-    fn = _function_of(graph)
-    check_keep(graph, keep)
-    changes = _changes(graph, Kept(keep), None)
-    _compared(graph, Kept(keep), fn, changes)
-    return fn.resized(graph, Kept(keep), changes)
-
-
 def resize_optimizer(
     optimizer: Optimizer, small: nnx.Module, graph: ChannelGraph, keep: Keep
 ) -> Optimizer:

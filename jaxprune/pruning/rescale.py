@@ -20,21 +20,21 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import linprog
 
-from jaxprune import linen
 from jaxprune.arguments import paths
 from jaxprune.arguments.dtypes import wide_dtype
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep.check import Keep, check_keep
 from jaxprune.keep.kept import Kept
-from jaxprune.nnx import resizing
+from jaxprune.linen import resizing as linen
+from jaxprune.nnx import resizing as nnx
 from jaxprune.nnx.pure_function import Function
 from jaxprune.program import jaxpr
 from jaxprune.program.interpret import Domain, Steps
-from jaxprune.program.jaxpr import Op, Program
+from jaxprune.program.jaxpr import Op
 from jaxprune.program.traits import Trait
 from jaxprune.running import same_program
-from jaxprune.running.same_program import Changed
+from jaxprune.running.same_program import Changed, Compared
 
 Resized = Callable[..., Any]
 Scale = Mapping[Any, float]
@@ -80,7 +80,7 @@ def factors(graph: ChannelGraph, keep: Keep, resized: Resized | None = None) -> 
         return {}
     if failures := list(_inexact(graph, pruned)):
         _refuse(failures)
-    changed = same_program.compare(graph, kept, retrace(graph, kept, resized)).changed
+    changed = compared(graph, kept, resized).changed
     return _Scales(graph, changed).solve() if changed else {}
 
 
@@ -117,17 +117,20 @@ def _inexact(graph: ChannelGraph, pruned: Sequence[str]) -> Iterator[str]:
             yield f"group {name!r}: {why}"
 
 
-def retrace(graph: ChannelGraph, kept: Kept, resized: Resized | None = None) -> Program:
-    """Returns the program of the network at the kept widths."""
+def compared(graph: ChannelGraph, kept: Kept, resized: Resized | None = None) -> Compared:
+    """Returns in what the network at the kept widths differs from the masked one.
+
+    Raises:
+      ResizeError: it does not run, or is another network.
+    """
+    if resized is None and graph.calls:
+        return linen.compared_at(graph, kept.keep)
+    if resized is None and isinstance(graph.fn, Function):
+        return nnx.compared_at(graph, kept.keep)
     small = [v.struct(kept.shape(v)) for v in graph.variables.values()]
     abstract = jax.tree.unflatten(graph.treedef, small)
     try:
-        if resized is None and graph.calls:
-            with linen.resize(graph.calls[0].module, graph, kept.keep).plans[-1].applied():
-                return jaxpr.trace(graph.fn, abstract, *graph.inputs)[0]
-        if resized is None and isinstance(graph.fn, Function):
-            resized = resizing.resized_function(graph, kept.keep)
-        return jaxpr.trace(resized or graph.fn, abstract, *graph.inputs)[0]
+        program, _ = jaxpr.trace(resized or graph.fn, abstract, *graph.inputs)
     except ResizeError:
         raise
     except Exception as error:
@@ -137,6 +140,7 @@ def retrace(graph: ChannelGraph, kept: Kept, resized: Resized | None = None) -> 
             "rescale=jp.nnx.function(small_model), or run "
             "jp.narrow(fn, graph, keep), whose constants do not follow the sizes, without rescale."
         ) from error
+    return same_program.compare(graph, kept, program)
 
 
 def _fills(op: Op) -> bool:

@@ -13,8 +13,7 @@ from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting.cached import once
 from jaxprune.keep.check import check_keep
 from jaxprune.keep.kept import Kept
-from jaxprune.pruning.rescale import retrace
-from jaxprune.running import same_program
+from jaxprune.pruning.rescale import compared
 
 
 @once
@@ -45,8 +44,7 @@ def _first(graph: ChannelGraph, names: Iterable[str]) -> str | None:
     for kept in keep.values():
         kept[..., -1] = False
     try:
-        kept = Kept(check_keep(graph, keep))
-        compared = same_program.compare(graph, kept, retrace(graph, kept))
+        found = compared(graph, Kept(check_keep(graph, keep)))
     except (KeepError, ResizeError):
         return None
-    return next(iter(compared.follows), "")
+    return next(iter(found.follows), "")
