@@ -57,14 +57,16 @@ class _Top(NamedTuple):
 def as_traced(graph: ChannelGraph, module: nn.Module) -> At:
     """Returns the function of the graph with `module`.
 
-    A module that is built like that of `jp.linen.trace` makes the same program, and is not traced.
+    A module that is built like the traced one makes the same program, and is not traced, unless a
+    cached `jit` of the function hides it.
 
     Raises:
-      ResizeError: the program of `module` is not that of the graph; names the equation.
+      ResizeError: the program of `module` is not that of the graph; names the equation. Or a cache
+        hides it.
     """
     failures: list[ResizeError] = []
     for at, differs in _ways(graph, module):
-        if differs is None and isinstance(graph.fn, Function):
+        if differs is None and all(call.plain for call in graph.calls):
             return at
         modules: Modules = {}
         way_out = f"The module given differs: {differs}.\n{_WAY_OUT}" if differs else _WAY_OUT
@@ -142,8 +144,8 @@ def _with(
             with applied(plans):
                 return graph.fn(*args)
         to_module = linen_calls.redirected(numbers, redirect)
-        with applied(plans), to_module, linen_calls.noted() as calls:
-            results = graph.fn(*args)
+        with applied(plans), to_module, linen_calls.noted(graph.fn) as (fn, calls):
+            results = fn(*args)
         if [noted.number for noted in calls] != [noted.number for noted in graph.calls]:
             raise ResizeError(HIDDEN)
         return results

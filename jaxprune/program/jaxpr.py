@@ -56,6 +56,11 @@ def trace(fn: Callable[..., Any], *args: Any) -> tuple[Program, Any]:
     return program(closed), shapes
 
 
+def current_trace() -> Any:
+    """Returns what is equal all over one trace, and another value inside of a `jit` in it."""
+    return core.get_opaque_trace_state()
+
+
 def _in_use(leaf: Any) -> Any:
     """A shape of 64-bit host arrays where JAX works in 32 bits: as it would convert the arrays."""
     shape = isinstance(leaf, jax.ShapeDtypeStruct)

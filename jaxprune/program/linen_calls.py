@@ -19,6 +19,7 @@ import jax
 from flax.core import DenyList
 
 from jaxprune.arguments.stable_words import shown
+from jaxprune.program import jaxpr
 
 _LIBRARIES = (
     f"{Path(__file__).parents[1]}{os.sep}",
@@ -36,14 +37,18 @@ class Call(NamedTuple):
     number: which top-level module of the function it is; every `apply` binds one.
     text: the part, the method, and the arguments that are constants, in words.
     direct: whether Flax's `apply` called the method, with nothing of the function's between.
+    plain: whether it is in the trace of the function itself. What a `jit` or the like traces stays
+      in a cache, and is not called another time.
     """
 
     module: nn.Module
     number: int
     text: str
     direct: bool
+    plain: bool
 
 
+Function = Callable[..., Any]
 Redirect = Callable[[nn.Module, str, tuple[Any, ...], Mapping[str, Any]], Any]
 
 
@@ -82,19 +87,25 @@ class _Outermost:
 
 
 @contextlib.contextmanager
-def noted() -> Generator[list[Call], None, None]:
-    """Gives the list to which every call of a top-level module inside is added."""
+def noted(fn: Function) -> Generator[tuple[Function, list[Call]], None, None]:
+    """Gives the function, and the list to which its calls of top-level modules are added."""
     found: list[Call] = []
+    began: list[Any] = []
+
+    def begun(*args: Any) -> Any:
+        began.append(jaxpr.current_trace())
+        return fn(*args)
 
     def note(number: int, run: Callable[[], Any], call: _Outer) -> Any:
         if call.method != "setup":
             root = _root(call.module)
             direct = call.module is root and _is_direct()
-            found.append(Call(root.copy(parent=None), number, _text(call), direct))
+            plain = jaxpr.current_trace() == began[-1]
+            found.append(Call(root.copy(parent=None), number, _text(call), direct, plain))
         return run()
 
     with nn.intercept_methods(_Outermost(note)):
-        yield found
+        yield begun, found
 
 
 @contextlib.contextmanager

@@ -80,8 +80,8 @@ def trace(
     leaves, treedef = paths.flatten(variables)
     _check_leaves(leaves)
     symbols, inputs = symbolic.names(inputs), symbolic.at_one(inputs)
-    with linen_calls.noted() as calls:
-        program, output = jaxpr.trace(fn, variables, *inputs)
+    with linen_calls.noted(fn) as (watched, calls):
+        program, output = jaxpr.trace(watched, variables, *inputs)
     axes: list[list[Space]] = [
         [Atom(size, owner=(i, axis)) for axis, size in enumerate(leaf.shape)]
         for i, leaf in enumerate(leaves.values())
