@@ -16,7 +16,7 @@ GUARDS: Mapping[str, Sequence[str]] = {
         "test_absorb",
         "test_narrow",
     ),
-    "graph": (*TRACE, "test_masks", "test_graph_is_a_value", "test_unread"),
+    "graph": (*TRACE, "test_masks", "test_graph_is_a_value", "test_unread", "test_report"),
     "tracing/trace": (*TRACE, "test_masks", "test_graph_is_a_value", "test_unread"),
     "program/traced_spaces": ("test_graph_is_a_value", *TRACE),
     "inspecting/cached": ("test_graph_is_a_value", "test_report", "test_cost"),
@@ -44,6 +44,7 @@ GUARDS: Mapping[str, Sequence[str]] = {
         "test_compose",
         "test_values",
         "test_sharding",
+        "test_bad_values",
     ),
     "keep/kept": ("test_masks", "test_stacks", "test_compose", "test_values", "test_sharding"),
     "keep/spec": ("test_spec", "test_masks", "test_stacks", "test_bad_values"),
@@ -70,7 +71,13 @@ GUARDS: Mapping[str, Sequence[str]] = {
         "test_weak_types",
     ),
     "running/evaluator": ("test_narrow", "test_gates", "test_stacks", "test_weak_types"),
-    "running/same_program": ("test_resize", "test_streams", "test_stacks", "test_given"),
+    "running/same_program": (
+        "test_resize",
+        "test_streams",
+        "test_stacks",
+        "test_given",
+        "test_plain",
+    ),
     "running/resize": ("test_resize", "test_plain", "test_draws", "test_given"),
     "running/verify": ("test_verify",),
     "pruning/rescale": ("test_rescale",),
@@ -87,7 +94,7 @@ GUARDS: Mapping[str, Sequence[str]] = {
     "select/ties": ("test_select", "test_quota", "jaxprune/select/ties.py", "test_bad_values"),
     "select/quota": ("test_quota", "test_select", "test_select_laws", "jaxprune/select/quota.py"),
     "select/priced": ("test_priced", "jaxprune/select/priced.py", "test_bad_values"),
-    "groups/scored": ("test_select", "test_bad_values", "test_scores"),
+    "groups/scored": ("test_select", "test_bad_values", "test_scores", "test_priced", "test_quota"),
     "arguments/numbers": ("test_number_types", "test_bad_values", "test_select"),
     "arguments/checks": ("test_bad_values",),
     "arguments/bounds": ("test_bounds", "test_bad_values", "jaxprune/arguments/bounds.py"),
@@ -112,6 +119,7 @@ GUARDS: Mapping[str, Sequence[str]] = {
     "linen/given_module": ("test_given",),
     "program/linen_calls": ("test_given", "test_resize"),
     "linen/plan": ("test_resized_modules", "test_resize", "test_given", "test_zoo_conv"),
+    "linen/resizing": ("test_resized_modules", "test_resize", "test_given", "test_stacked_modules"),
     "groups/members": ("test_scores", "test_batchnorm", "test_taylor"),
     "scores/bn": ("test_scores", "test_batchnorm"),
     "scores/energy": ("test_scores", "test_oicsr"),
@@ -131,7 +139,7 @@ ELSEWHERE = {
     "program/rules program/traits": "benchmarks.mutate_rules breaks them; test_traits holds what "
     "rules say of values against the primitives",
     "program/jaxpr arguments/functions": "hand over what JAX says; every test goes through them",
-    "linen/tracing linen/resizing nnx/tracing nnx/resizing nnx/pure_function nnx/names": "run "
+    "linen/tracing nnx/tracing nnx/resizing nnx/pure_function nnx/names": "run "
     "modules; same_program checks what comes of it",
     "inspecting/draw inspecting/tables inspecting/explain inspecting/comparison pruning/compare "
     "linen/kept_attributes cutting/pruned program/reasons arguments/old_names errors": "say what "

@@ -226,3 +226,12 @@ def test_without_a_learned_consumer_weight_normalization_is_inexact() -> None:
     (group,) = under_test(traced(fn)[0]).values()
     assert group.inexact is not None
     assert group.inexact.startswith("rsqrt(")
+
+
+def test_a_users_rule_may_walk_the_program_of_an_operation() -> None:
+    """What has no form runs as one operation, whatever its rule looks into."""
+    rules = jp.RULES | {"jit": lambda op: op.call(op.params["program"], op.ins, op.sources)}
+    fn, v = lambda v, x: jax.jit(jnp.sin)(x @ v["w"]).sum(-1), {"w": np.ones((5, 8))}
+    assert jp.trace(fn, v, X).groups["w"].inexact is None
+    inexact = jp.trace(fn, v, X, rules=rules).groups["w"].inexact
+    assert "sums values that the mask does not make zero" in inexact

@@ -98,3 +98,11 @@ def test_a_group_whose_name_has_brackets_is_selected_by_it() -> None:
     scores = jp.scores.l2(graph, variables)
     keep = jp.select.per_group(graph, scores, prune_ratio={name: 1 - 1 / graph.groups[name].size})
     assert jp.widths(graph, keep)[name] == 1
+
+
+@pytest.mark.parametrize(("count", "shown"), [(8, r"\[0, 1, 2, 3, 4, 5, 6, 7\]"), (9, "indices")])
+def test_a_few_indices_are_written_out(count: int, shown: str) -> None:
+    v = {"a": np.ones((3, 12)), "b": np.ones((12, 2))}
+    graph = jp.trace(lambda v, x: x @ v["a"] @ v["b"], v, np.ones((1, 3)))
+    with pytest.raises(jp.errors.KeepError, match=rf"np.isin\(np.arange\(12\), {shown}\)"):
+        jp.slice(graph, v, {"a": np.arange(count)})

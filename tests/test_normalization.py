@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
+from jaxprune.inspecting import sums_of_products as sums
 from jaxprune.inspecting.batch_norms import BatchNorm
 from jaxprune.inspecting.normalization import normalizations
 
@@ -366,3 +367,15 @@ def test_several_in_one_place_go_by_the_paths_of_their_scales() -> None:
         "gamma0": BatchNorm("gamma0", None, "m0", "s0"),
         "gamma1": BatchNorm("gamma1", None, "m1", "s1"),
     }
+
+
+def test_what_is_folded_keeps_the_variables_that_multiply_every_array() -> None:
+    scale = sums.Factor("variable", 0, (1,))
+    batch = sums.Factor("batch", 1, (1,))
+    arrays = [sums.Factor("array", i, ()) for i in range(2)]
+    every = {tuple(sorted([array, scale, batch], key=hash)): 1 for array in arrays}
+    (product,) = sums.folded(every, 7)
+    assert set(product) == {sums.Factor("array", 7, ()), scale}
+    mixed = dict.fromkeys([(scale, batch), (scale, arrays[0])], -1)
+    assert (scale, arrays[0]) not in sums.folded(mixed, 7)
+    assert (scale, batch) in sums.folded(mixed, 7)

@@ -144,3 +144,40 @@ def test_narrow_runs_a_mode_that_leaves_variables_unused():
     assert jp.narrow(trained, graph, keep)(small, x)[1]["m"]["average"].shape == (4,)
     found = jp.narrow(evaluated, graph, keep)(small, x)
     np.testing.assert_allclose(found, evaluated(jp.mask(graph, v, keep), x), rtol=1e-5, atol=1e-5)
+
+
+def other_constant(v, x):
+    h = x @ v["a"]
+    return (h * jnp.asarray(np.arange(1.0, h.shape[-1] + 1)[None], jnp.float32)) @ v["b"]
+
+
+def more_at_the_end(v, x):
+    y = (x @ v["a"]) @ v["b"]
+    return y if len(v["b"]) == 4 else -y
+
+
+def raises_inside(v, x):
+    def helper(h):
+        if h.shape[-1] != 4:
+            raise ValueError("four")
+        return h
+
+    return helper(x @ v["a"]) @ v["b"]
+
+
+@pytest.mark.parametrize(
+    ("fn", "text"),
+    [
+        (other_constant, r"has a constant of shape \(1, 4\), now \(1, 2\)"),
+        (more_at_the_end, r"dot_general.* is followed by neg"),
+        (
+            raises_inside,
+            r"ValueError: four\nat .*test_plain.py:\d+ \(raises_inside.<locals>.helper",
+        ),
+    ],
+)
+def test_the_first_difference_is_named(fn, text):
+    v = {"a": np.ones((3, 4), np.float32), "b": np.ones((4, 2), np.float32)}
+    graph = jp.trace(fn, v, np.ones((1, 3), np.float32), free_constants=True)
+    with pytest.raises(jp.errors.ResizeError, match=text):
+        jp.resize(fn, graph, {"a": np.arange(4) < 2})

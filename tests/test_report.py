@@ -327,3 +327,18 @@ def test_a_reason_of_a_user_may_have_braces():
     assert "meets {x} and {0}" in {frozen.reason for frozen in channels.frozen}
     assert "leave {x} out" in explain(channels)
     assert "meets {x}, {} too" in explain(channels)
+
+
+def test_an_axis_is_explained_with_its_place_and_a_summary_without() -> None:
+    v = {"k": np.ones((3, 3, 4)), "w": np.ones((4, 2))}
+    sizes = ("NWC", "WIO", "NWC")
+    conv = jax.lax.conv_general_dilated
+    graph = jp.trace(
+        lambda v, x: conv(x, v["k"], (1,), "SAME", dimension_numbers=sizes).mean(1) @ v["w"],
+        v,
+        np.ones((1, 5, 3)),
+    )
+    window = "it is the window of a convolution"
+    assert f"axis 0, size 3: cannot be pruned: {window}, by conv_general" in explain(graph, "k")
+    assert f"1 axis: {window}\n    k axis 0" in explain(graph)
+    assert "<function" not in repr(graph)

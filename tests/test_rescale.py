@@ -13,7 +13,7 @@ from jax import lax
 
 import jaxprune as jp
 import nnx_networks as networks
-from jaxprune.errors import KeepError, ResizeError
+from jaxprune.errors import JaxpruneError, KeepError, ResizeError
 from jaxprune.pruning.rescale import factors
 
 X = np.random.default_rng(0).normal(size=(2, 5, 6))
@@ -285,3 +285,10 @@ def test_kinds_of_leaves_and_trees() -> None:
     assert factors(graph, {}) == {}
     with pytest.raises(KeepError, match="the graph does not have"):
         factors(graph, {"b": np.ones(3, bool)})
+
+
+@pytest.mark.parametrize("given", [3, "yes", None])
+def test_what_is_neither_a_choice_nor_a_network_is_an_error(given: Any) -> None:
+    graph, v = traced(Case(lambda v, x: x @ v["a"] @ v["c"], {"a": (6, 8), "c": (8, 4)}, {}))
+    with pytest.raises(JaxpruneError, match=r"rescale must be True, False or the resized network"):
+        jp.slice(graph, v, half(graph), rescale=given)

@@ -368,3 +368,12 @@ def test_patterns_that_match_nothing():
         select.per_group(graph, EXAMPLE, prune_ratio={"stem": 0.5})
     with pytest.raises(PatternError, match=r"leave no group to prune.\nFix: the groups .* layer_0"):
         select.global_ratio(graph, EXAMPLE, prune_ratio=0.5, protect=["*"])
+
+
+@pytest.mark.parametrize(
+    ("count", "end"), [(5, r"layer_4/kernel;"), (6, r"layer_4/kernel, \.\.\.;")]
+)
+def test_an_error_names_a_few_groups(count, end):
+    graph, _ = chain(*count * (4,))
+    with pytest.raises(PatternError, match=f"the groups are layer_0/kernel, .*{end}"):
+        select.per_group(graph, {n: np.ones(4) for n in graph.groups}, prune_ratio=0.5, protect="*")

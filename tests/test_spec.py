@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -203,3 +204,42 @@ def test_a_description_that_cannot_be_read(name, other_process, tmp_path):
 def test_a_description_is_made_once():
     graph = images()
     assert describe(graph) is describe(graph)
+
+
+def test_a_spec_of_layers_is_read_back_and_uneven_layers_are_not():
+    keep = np.array([[True, False, True], [False, True, True]])
+    group = {"size": 3, "kept": [np.flatnonzero(row).tolist() for row in keep]}
+    spec = {"format": 1, "groups": {"a": group}, "versions": {}}
+    np.testing.assert_array_equal(jp.keep_from_spec(spec)["a"], keep)
+    group["kept"][0].pop()
+    with pytest.raises(jp.errors.KeepError, match="do not keep the same number"):
+        jp.keep_from_spec(spec)
+
+
+def scanned(act):
+    step = lambda h, w: (act(h @ w), None)  # noqa: E731
+    return lambda v, x: jax.lax.scan(step, x @ v["a"], v["w"])[0] @ v["b"]
+
+
+def branched(act):
+    return lambda v, x: (
+        jax.lax.cond(x[0, 0] > 0, act, jnp.negative, x @ v["a"]) @ v["b"] + 0 * (v["w"].sum())
+    )
+
+
+def looped(act):
+    def fn(v, x):
+        step = lambda state: (state[0] + 1, act(state[1] @ v["w"][0]))  # noqa: E731
+        return jax.lax.while_loop(lambda state: state[0] < 3, step, (0, x @ v["a"]))[1] @ v["b"]
+
+    return fn
+
+
+@pytest.mark.parametrize("network", [scanned, branched, looped])
+def test_what_was_edited_inside_of_a_loop_or_a_branch_is_found(network):
+    v = {"a": np.ones((2, 4)), "w": np.ones((3, 4, 4)), "b": np.ones((4, 3))}
+    graph = jp.trace(network(jnp.tanh), v, np.ones((1, 2)))
+    spec = jp.spec(graph, {})
+    jp.check_spec(jp.trace(network(jnp.tanh), v, np.ones((1, 2))), spec)
+    with pytest.raises(jp.errors.SpecError, match=r"is sin, it was tanh"):
+        jp.check_spec(jp.trace(network(jnp.sin), v, np.ones((1, 2))), spec)

@@ -233,7 +233,7 @@ class _Lockstep:
         self.twins.update(zip(ours.constvars, other.constvars, strict=True))
         for a, b in zip(ours.consts, other.consts, strict=True):
             if a is not b and not np.array_equal(_host(a), _host(b)):
-                text = f"a constant of shape {np.shape(a)} became {np.shape(b)}, or other values"
+                text = f"has a constant of shape {np.shape(a)}, now {np.shape(b)} or other values"
                 _refuse(caller, text)
 
     def equation(self, op: Op, eqn: Any) -> None:

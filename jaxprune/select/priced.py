@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxprune.arguments.numbers import is_number, plain
 from jaxprune.errors import BudgetError
-from jaxprune.graph import ChannelGraph, check_graph
+from jaxprune.graph import ChannelGraph
 from jaxprune.groups.scored import Scores, check_scores, where_left
 from jaxprune.inspecting.cost import Cost, channel_cost
 from jaxprune.inspecting.parameters import each_contraction
@@ -58,7 +58,6 @@ def cost_regularized(
         raise BudgetError(f"strength must be finite, at least 0, got {strength!r}.\nFix: 0.01.")
     if cost is not None and not callable(cost):
         raise BudgetError(f"cost must be a function, got {cost!r}.\nFix: cost=jp.cost.macs.")
-    check_graph(graph)
     masks = check_keep(graph, {} if within is None else within)
     values = check_scores(graph, where_left(graph, scores, masks, 0.0))
     left = widths(graph, masks)
