@@ -110,7 +110,7 @@ GUARDS: Mapping[str, Sequence[str]] = {
     "program/symbolic": ("test_symbolic",),
     "groups/dataflow": ("test_report", "test_graph"),
     "keep/plain_program": SPECS,
-    "arguments/stable_words": SPECS,
+    "arguments/stable_words": (*SPECS, "jaxprune/arguments/stable_words.py"),
     "keep/program_description": SPECS,
     "keep/check_spec": SPECS,
     "linen/attributes": ("test_resize", "test_zoo_conv", "test_models"),

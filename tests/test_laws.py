@@ -13,7 +13,7 @@ from fixed_networks import GROUP_NORMS
 from narrowed import Narrowed, narrowed
 
 NETWORKS = [random_networks.network(index) for index in range(60)]
-EVERY_TIME = 20
+EVERY_TIME = 10
 """So many of them are in the normal run, the others under the marker."""
 LISTED = {
     "Conv",

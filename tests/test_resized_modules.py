@@ -1,7 +1,9 @@
 """What a resized module shows of itself: `print`, `tabulate` and attributes have kept widths."""
 
+from collections.abc import Callable
 from typing import Any
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import pytest
 from flax import nnx
 
 import jaxprune as jp
+from jaxprune.program import jaxpr
 
 X = jnp.ones((1, 5, 3))
 PLAIN = {"console_kwargs": {"force_terminal": False, "width": 200}}
@@ -245,3 +248,53 @@ def test_nnx_models_show_their_kept_widths() -> None:
     for part in ("out_features=2", "out_features=8", "num_groups=1"):
         assert part in text, text
     assert "float32[8,3]" in nnx.tabulate(small, X, **PLAIN)
+
+
+class Counting(nn.Module):
+    """Counts how often its initializer is traced."""
+
+    count: Callable[[], None]
+    box: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        def init(key, shape):
+            self.count()
+            return jax.random.normal(key, shape)
+
+        made = nn.with_partitioning(init, (None, "model")) if self.box else init
+        return nn.Dense(2)(x @ self.param("kernel", made, (x.shape[-1], 8)))
+
+
+@pytest.mark.parametrize("box", [False, True])
+def test_a_parameter_that_is_there_needs_no_initializer(box):
+    counted: list[int] = []
+    module, x = Counting(lambda: counted.append(1), box), np.ones((1, 3), np.float32)
+    variables = module.init(jax.random.key(0), x)
+    plain = nn.unbox(variables)
+    counted.clear()
+    graph = jp.linen.trace(module, plain, x)
+    keep = {"kernel": np.arange(8) < 5}
+    small, model2 = jp.slice(graph, plain, keep), jp.linen.resize(module, graph, keep)
+    found = model2.apply(small, x)
+    assert not counted
+    masked = module.apply(jp.mask(graph, plain, keep), x)
+    np.testing.assert_allclose(found, masked, rtol=1e-5, atol=1e-6)
+    with pytest.raises(flax.errors.ScopeParamShapeError):
+        model2.apply(plain, x)
+    shapes = jax.tree.map(np.shape, nn.unbox(model2.init(jax.random.key(0), x)))
+    assert shapes == jax.tree.map(np.shape, small)
+
+
+def test_a_resize_traces_the_network_once(monkeypatch):
+    module, x = nn.Sequential([nn.Dense(8), nn.relu, nn.Dense(2)]), np.ones((1, 3))
+    variables = module.init(jax.random.key(0), x)
+    traced, trace = [], jaxpr.trace
+    for graph in (
+        jp.linen.trace(module, variables, x),
+        jp.trace(lambda v, x: module.apply(v, x), variables, x),
+    ):
+        monkeypatch.setattr(jaxpr, "trace", lambda *args: (traced.append(1), trace(*args))[1])
+        jp.linen.resize(module, graph, {"layers_0/kernel": np.arange(8) < 5})
+        monkeypatch.undo()
+    assert len(traced) == 2

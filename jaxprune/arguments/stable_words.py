@@ -9,7 +9,11 @@ import numpy as np
 
 
 def shown(value: Any) -> str:
-    """Returns an argument in words, the same in every process and for every batch."""
+    """Returns an argument in words, the same in every process and for every batch.
+
+    >>> shown({"rngs": {1: np.ones(3)}, "scale": [0.5, None], "act": shown})
+    '{act: shown, rngs: {1: array}, scale: (0.5, None)}'
+    """
     match value:
         case float():
             return f"{value:.6g}"
@@ -18,7 +22,8 @@ def shown(value: Any) -> str:
         case list() | tuple():
             return f"({', '.join(map(shown, value))})"
         case Mapping():
-            return f"{{{', '.join(f'{key}: {shown(value[key])}' for key in sorted(value))}}}"
+            keys = sorted(value, key=str)
+            return f"{{{', '.join(f'{key}: {shown(value[key])}' for key in keys)}}}"
         case type() | types.FunctionType():
             return value.__qualname__
         case jax.Array() | np.ndarray() | np.generic() | jax.ShapeDtypeStruct():

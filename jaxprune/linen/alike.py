@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from flax.core import FrozenDict
 
 
 def difference(ours: Any, theirs: Any, name: str = "") -> str | None:
@@ -21,7 +22,7 @@ def _difference(ours: Any, theirs: Any, name: str, seen: dict[Any, Any]) -> str 
     if ours is theirs or key in seen:
         return None
     seen[key] = ours, theirs  # held, so that no other pair has these ids
-    same = _plain(type(ours)) is _plain(type(theirs))
+    same = _frozen(_plain(type(ours))) is _frozen(_plain(type(theirs)))
     if same and (parts := _parts(ours)) is not None:
         others = _parts(theirs) or {}
         if parts.keys() == others.keys():
@@ -55,6 +56,11 @@ def _plain(kind: type) -> type:
         if name == "__call__" or not name.startswith("_")
     ]
     return _plain(base) if wrapping and all(wrapping) else kind
+
+
+def _frozen(kind: type) -> type:
+    """What a bound module holds in the place of a list or a dict."""
+    return {list: tuple, dict: FrozenDict}.get(kind, kind)
 
 
 def _parts(value: Any) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ import jax
 from jaxprune.errors import JaxpruneError
 from jaxprune.linen.attributes import Shape
 from jaxprune.linen.kept_attributes import described, holds_modules, modules_in
-from jaxprune.program import stream_readers
+from jaxprune.program import linen_calls, stream_readers
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ class Resizing:
         if id(self) in done:
             return
         done[id(self)] = self  # held, so that no other plan has its id
-        object.__setattr__(module, "param", partial(_param, module, module.param, path, shapes))
+        linen_calls.declare_quickly(module.scope)
+        object.__setattr__(module, "param", partial(_param, module.param, path, shapes))
         for name, value in attributes.items():
             if name not in done:
                 done[name] = value
@@ -151,7 +152,6 @@ def scope_of(module: nn.Module) -> tuple[str, ...] | None:
 
 
 def _param(
-    module: nn.Module,
     declare: Callable[..., Any],
     path: str,
     shapes: Mapping[str, tuple[Shape, Shape]],
@@ -166,10 +166,6 @@ def _param(
         return declare(name, init_fn, *args, **kwargs)
     full, kept = shapes[key]
     if args and isinstance(args[0], tuple | list) and len(args[0]) == len(full):
-        if tuple(args[0]) in (full, kept) and module.has_variable("params", name):
-            value = module.get_variable("params", name)
-            if getattr(value, "shape", None) == kept:  # Flax would trace the initializer
-                return declare(name, lambda *_, **__: value, *args, **kwargs)
         args = (kept, *args[1:])
 
     def cropped(*init_args: Any, **init_kwargs: Any) -> Any:

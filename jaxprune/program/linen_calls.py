@@ -71,6 +71,8 @@ class _Outermost:
 
     def __call__(self, call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         module = context.module
+        if module.scope is not None:
+            declare_quickly(module.scope)
         method = None if self.inside or module.scope is None else _method(context)
         if method is None:
             return call(*args, **kwargs)
@@ -124,6 +126,28 @@ def redirected(numbers: Collection[int], redirect: Redirect) -> Generator[None, 
 
     with nn.intercept_methods(_Outermost(handle)):
         yield
+
+
+def declare_quickly(scope: Any) -> None:
+    """Makes a scope give parameters that are there, where Flax would trace their initializers.
+
+    It does so to compare shapes; a parameter of another shape, or whose initializer is given none,
+    is left to it.
+    """
+    if "param" in vars(scope):
+        return
+    declare = scope.param
+
+    def param(name: str, init_fn: Any, *args: Any, unbox: bool = True, **kwargs: Any) -> Any:
+        shape = args[0] if args and isinstance(args[0], tuple | list) else None
+        if shape is not None and scope.has_variable("params", name):
+            value = scope.get_variable("params", name)
+            if getattr(value, "shape", None) == tuple(shape):
+                scope.reserve(name, "params")
+                return value
+        return declare(name, init_fn, *args, unbox=unbox, **kwargs)
+
+    scope.param = param
 
 
 def _method(context: Any) -> str | None:

@@ -42,8 +42,8 @@ class Network:
         frozen, or have frozen parts; paths may be patterns; without `params/`, and without the
         windows of kernels.
       inexact: {group: a part of the reason}.
-      resized: `(graph, keep, train) -> apply` of the resized network; None where only `narrow`
-        runs it.
+      resized: `(graph, keep, train) -> (apply, whether a constant of it may follow a width)` of
+        the resized network; None where only `narrow` runs it.
       native: `(widths, train) -> apply` of the same network made by hand at other widths. Needed
         where inexact groups change a constant, such as the number of channels of a LayerNorm:
         `narrow` keeps that as traced.
@@ -57,7 +57,7 @@ class Network:
     groups: Mapping[str, int]
     frozen: Mapping[str, Sequence[str]]
     inexact: Mapping[str, str] = field(default_factory=dict)
-    resized: Callable[[jp.ChannelGraph, Keep, bool], Apply] | None = None
+    resized: Callable[[jp.ChannelGraph, Keep, bool], tuple[Apply, bool]] | None = None
     native: Callable[[Mapping[str, int], bool], Apply] | None = None
     elsewhere: Inputs | None = None
 
@@ -85,9 +85,10 @@ def linen(
         called = SimpleNamespace(init=lambda key, x: module.init(key, *x, train=False))
         return jax.tree.map(_doubled, networks.weights(called, 0, inputs(1)))  # pyright: ignore[reportArgumentType]
 
-    def resized(graph: jp.ChannelGraph, keep: Keep, train: bool) -> Apply:
+    def resized(graph: jp.ChannelGraph, keep: Keep, train: bool) -> tuple[Apply, bool]:
         given = overrides and overrides(jp.widths(graph, keep))
-        return _of(jp.linen.resize(module, graph, keep, overrides=given), train)
+        small = jp.linen.resize(module, graph, keep, overrides=given)
+        return _of(small, train), bool(small.follows)
 
     return Network(
         name=name,
@@ -113,7 +114,7 @@ def function(
         applied=lambda _train: apply,
         variables=lambda: jax.tree.map(_doubled, variables()),
         inputs=inputs,
-        resized=lambda _graph, _keep, _train: apply,
+        resized=lambda _graph, _keep, _train: (apply, True),
         **stated,
     )
 
@@ -150,13 +151,13 @@ def check(network: Network) -> None:
             check_runs(network, graph, variables, keep, small, train=train)
             if not train:
                 check_other_shapes(network, graph, variables)
-                check_costs(graph, keep, small)
+                check_costs(graph, keep, small[0])
 
 
-def cut(network: Network, graph: jp.ChannelGraph, keep: Keep, *, train: bool) -> Apply:
+def cut(network: Network, graph: jp.ChannelGraph, keep: Keep, *, train: bool) -> tuple[Apply, bool]:
     """Returns the resized network, or the narrow one where there is no other."""
     if network.resized is None:
-        return jp.narrow(network.applied(train), graph, keep)
+        return jp.narrow(network.applied(train), graph, keep), False
     return network.resized(graph, keep, train)
 
 
@@ -232,7 +233,7 @@ def check_runs(
     graph: jp.ChannelGraph,
     variables: Any,
     keep: Keep,
-    small: Apply,
+    small: tuple[Apply, bool],
     *,
     train: bool,
 ) -> None:
@@ -258,23 +259,28 @@ def check_runs(
     found = measured(runs, network.inputs(2))
     found["masked"]["variables"] = jp.slice(graph, found["masked"]["variables"], exact)
     for name in runs:
-        other = f"{name.split()[0]} following" if " " in name else "narrow"
+        other = f"{name.split()[0]} following"
+        other = other if " " in name and other in runs else "narrow"
         laws.assert_close(found[name], found[other], what=f"{name} against {other}")
 
 
 def add_resized(
     runs: dict[str, tuple[Apply, Any]],
     label: str,
-    resized: Apply,
+    resized: tuple[Apply, bool],
     apply: Apply,
     graph: jp.ChannelGraph,
     keep: Keep,
     variables: Any,
 ) -> None:
-    """Adds the resized network, and `narrow` with the constants that follow in it."""
-    small = jp.slice(graph, variables, keep)
-    runs[f"{label} resized"] = resized, small
-    runs[f"{label} following"] = following(apply, graph, keep, resized), small
+    """Adds the resized network, and what else it is compared with than the narrow one.
+
+    That is `narrow` with the constants that follow in it, or of the inexact groups too.
+    """
+    small, (run, follows) = jp.slice(graph, variables, keep), resized
+    runs[f"{label} resized"] = run, small
+    if follows or label != "exact":
+        runs[f"{label} following"] = following(apply, graph, keep, run), small
 
 
 def measured(runs: Mapping[str, tuple[Apply, Any]], inputs: Any) -> dict[str, Any]:
