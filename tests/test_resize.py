@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -241,6 +242,11 @@ NORMS = {
         nn.GroupNorm(None, group_size=3),
         {6: [0, 2, 5], 4: [1, 2]},
     ),
+    "group-norm-of-a-bias": (
+        nn.GroupNorm(4, use_scale=False),
+        nn.GroupNorm(2, use_scale=False),
+        {4: [0, 3]},
+    ),
     "hand-written-group-norm": (
         modules.HandGroupNorm(),
         modules.HandGroupNorm(),
@@ -360,3 +366,26 @@ def test_resize_with_a_keep_that_does_not_fit_is_an_error():
     graph = jp.trace(module.apply, variables_of(module, TOKENS), TOKENS)
     with pytest.raises(jp.errors.KeepError, match="first/kernel"):
         jp.linen.resize(module, graph, {"first/kernel": np.ones(7, bool)})
+
+
+class Elsewhere(nn.Module):
+    """A layer of every kind behind one that is pruned."""
+
+    @nn.compact
+    def __call__(self, x):
+        h = nn.Dense(4, name="last")(nn.relu(nn.Dense(8, name="first")(x)))
+        h = nn.ConvTranspose(4, (3,))(nn.Conv(4, (3,))(h)) + nn.DenseGeneral(4)(h)
+        h = nn.GroupNorm(2)(h) + nn.MultiHeadDotProductAttention(2)(h, h)
+        h = h + nn.RNN(nn.GRUCell(4))(h) + nn.Embed(3, 4)(jnp.zeros(h.shape[:2], jnp.int32))
+        return h + nn.RNN(nn.OptimizedLSTMCell(4))(h)
+
+
+def test_layers_whose_variables_are_not_those_of_the_graph_stay_as_they_are():
+    module, x = Elsewhere(), np.ones((1, 5, 3), np.float32)
+    params = jax.tree.map(np.float32, variables_of(module, x)["params"])
+    v = {"params": {name: params.pop(name) for name in ("first", "last")}}
+    graph = jp.trace(lambda v, x: module.apply({"params": v["params"] | params}, x), v, x)
+    keep = {"first/kernel": np.arange(8) < 5}
+    small, model2 = jp.slice(graph, v, keep), jp.linen.resize(module, graph, keep)
+    found = model2.apply({"params": small["params"] | params}, x)
+    np.testing.assert_allclose(found, graph.fn(jp.mask(graph, v, keep), x), rtol=1e-5, atol=1e-6)
