@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -244,3 +245,16 @@ def test_what_was_edited_inside_of_a_loop_or_a_branch_is_found(network):
     with pytest.raises(jp.errors.SpecError, match=r"is sin, it was tanh") as error:
         jp.check_spec(jp.trace(network(jnp.sin), v, np.ones((1, 2))), spec)
     assert "the same operations" not in str(error.value)
+
+
+def test_a_spec_says_what_the_call_may_write():
+    module, x = nn.Dense(3), np.ones((1, 2), np.float32)
+    variables = module.init(jax.random.key(0), x)
+    spec = jp.spec(jp.linen.trace(module, variables, x, mutable=False), {})
+    assert spec["description"]["call"] == ["__call__(array)"]
+    other = [[name, kind, "other"] for name, kind, _ in spec["description"]["program"]]
+    edited = spec | {"description": spec["description"] | {"program": other}}
+    for mutable, words in ((True, "all"), ("cache", r"\['cache'\]"), (["a", "b"], r"\['a', 'b'\]")):
+        graph = jp.linen.trace(module, variables, x, mutable=mutable)
+        with pytest.warns(jp.errors.SpecWarning, match=rf"mutable={words}; before: __call__"):
+            jp.check_spec(graph, edited)
