@@ -21,6 +21,9 @@ from jaxprune.linen.attributes import Shape
 from jaxprune.linen.kept_attributes import described, holds_modules, modules_in
 from jaxprune.program import linen_calls, stream_readers
 
+Items = tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
+"""Attributes by the path of a module."""
+
 
 @dataclass(frozen=True)
 class Resizing:
@@ -29,15 +32,17 @@ class Resizing:
     `shapes`: path of a parameter -> (full shape, kept shape); `attributes`: path of a module ->
     {attribute: value}; `selections`: path of a module -> the channels that it reads;
     `follows`: the constants of the network that follow a pruned size; `draws`: what it draws over
-    pruned channels; `classes`: path of a module -> its class, for `print`.
+    pruned channels; `classes`: path of a module -> its class, for `print`; `overrides`:
+    those of the attributes that were found by trying.
     """
 
     shapes: tuple[tuple[str, tuple[Shape, Shape]], ...]
-    attributes: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
+    attributes: Items
     selections: tuple[tuple[str, tuple[int, ...] | None], ...] = ()
     follows: tuple[str, ...] = field(default=(), compare=False)
     draws: tuple[str, ...] = field(default=(), compare=False)
     classes: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+    overrides: Items = field(default=(), compare=False)
 
     def below(self, path: str) -> "Resizing":
         """Returns the plan of the module at a path, for that module by itself."""
@@ -56,6 +61,7 @@ class Resizing:
             attributes=inside(self.attributes),
             selections=inside(self.selections),
             classes=inside(self.classes),
+            overrides=inside(self.overrides),
         )
 
     def attributes_of(self) -> Callable[[nn.Module, str, bool], Mapping[str, Any]]:
@@ -214,6 +220,11 @@ class Resized(nn.Module):
     def draws(self) -> tuple[str, ...]:
         """What the network draws at random over pruned channels, with numbers of its own."""
         return tuple(text for plan in self.plans for text in plan.draws)
+
+    @property
+    def overrides(self) -> dict[str, dict[str, Any]]:
+        """The attributes that were found by trying: {path of a module: {attribute: value}}."""
+        return {path: dict(values) for plan in self.plans for path, values in plan.overrides}
 
     def run(self, *args: Any, method: str | Callable[..., Any] = "__call__", **kwargs: Any) -> Any:
         """Calls a method of the module, given by name or as a function of the module."""

@@ -1,23 +1,25 @@
 """The matching Linen module at the kept widths."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 
-from jaxprune.arguments import paths
+from jaxprune.arguments import integers, paths
 from jaxprune.arguments.checks import check_overrides
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting import unread_variables
 from jaxprune.keep.check import Keep, check_keep
 from jaxprune.keep.kept import Kept
-from jaxprune.linen.attributes import ATTRIBUTES, Shape, View
-from jaxprune.linen.given_module import HIDDEN, as_traced, called_modules, check_module
+from jaxprune.linen.attributes import Shape, View
+from jaxprune.linen.found_attributes import Attributes, Draft, holders, items
+from jaxprune.linen.given_module import HIDDEN, At, as_traced, called_modules, check_module
 from jaxprune.linen.plan import Resized, Resizing, resized
 from jaxprune.running import same_program
-from jaxprune.running.same_program import Compared
+from jaxprune.running.attribute_search import Overrides, nearest, search
+from jaxprune.running.same_program import Attempt, Compared
 
 
 def resize(
@@ -25,7 +27,7 @@ def resize(
     graph: ChannelGraph,
     keep: Keep,
     *,
-    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    overrides: Overrides | None = None,
 ) -> Resized:
     """Returns the module at the kept widths, for `model2.apply(jp.slice(graph, variables, keep))`.
 
@@ -36,13 +38,17 @@ def resize(
     `result.follows` lists them. So may random numbers over pruned channels (dropout), of which it
     draws fewer; `result.draws` lists them.
 
+    Sizes that the module keeps in its fields, or in configurations there (the number of heads, an
+    inner width), are found by trying, so far as the equations tell them; `result.overrides` lists
+    what was set. Write it down as `overrides`: then nothing is searched.
+
     Args:
       module: the module that was traced, or one that makes the same program; its variables are
         those of the graph, or their params.
       graph: what `trace` gave, or the channel graph of a function that applies `module`.
       keep: {group: bool[n]}, concrete; groups that are absent stay whole.
       overrides: {pattern of module paths: {attribute: value}} for attributes that the module
-        reads and no shape shows; the path of the module itself is "".
+        reads and no shape shows; the path of the module itself is "". These are not searched.
 
     Raises:
       TraceError: `module` is not an `nn.Module`.
@@ -60,7 +66,7 @@ def at_widths(
     module: nn.Module,
     graph: ChannelGraph,
     keep: Keep,
-    overrides: Mapping[str, Mapping[str, Any]] | None,
+    overrides: Overrides | None,
 ) -> Resized:
     """Returns what `resize` does, without a word on what the traced call does not read."""
     check_module(module)
@@ -78,111 +84,61 @@ def _planned(
     module: nn.Module,
     graph: ChannelGraph,
     kept: Kept,
-    overrides: Mapping[str, Mapping[str, Any]],
+    overrides: Overrides,
 ) -> tuple[Resizing, Compared]:
     """Returns how a module changes, and in what it then differs from the masked one."""
-    at = as_traced(graph, module)
+    at, name = as_traced(graph, module), type(module).__name__
     if overrides:
         _check_overrides(overrides, called_modules(graph, at()))
-    attributes = _Attributes(View(graph, kept), overrides)
+    view = View(graph, kept)
     plan = Resizing(
         shapes=tuple(_shapes(graph, kept)),
         attributes=(),
         selections=tuple(_selections(graph, kept).items()),
     )
-    draft = _Draft(plan.shapes, (), plan.selections, found=attributes)
-    compared = _first_run(graph, kept, at(draft), type(module).__name__, attributes)
-    classes = tuple(attributes.classes.items())
-    return replace(plan, attributes=attributes.items(), classes=classes), compared
+    tried = _Tried(graph, kept, at, plan, lambda found: Attributes(view, overrides, found))
+    start, attributes = tried.run({})
+    if not attributes.classes:
+        raise ResizeError(HIDDEN)
+    if start.compared is not None:
+        return attributes.plan(plan), start.compared
+    held = holders(called_modules(graph, at()))
+    found = search(graph, kept, held, lambda given: tried.run(given)[0], start)
+    if found.attempt.compared is not None:
+        attributes = tried.run(found.overrides)[1]
+        plan = replace(plan, overrides=items(found.overrides))
+    plan = attributes.plan(plan)
+    try:
+        return plan, same_program.check(graph, kept, at(plan), name)
+    except ResizeError as error:
+        text = str(error).replace(same_program.WAY_OUT, nearest(found) + same_program.WAY_OUT)
+        raise ResizeError(text) from error.__cause__
 
 
-def _first_run(
-    graph: ChannelGraph,
-    kept: Kept,
-    fn: Callable[..., Any],
-    name: str,
-    attributes: "_Attributes",
-) -> Compared:
-    """Returns how a network at the kept widths compares, of which the attributes are found."""
-    while True:
+class _Tried(NamedTuple):
+    """The network at the kept widths, which runs with these or those attributes."""
+
+    graph: ChannelGraph
+    kept: Kept
+    at: At
+    plan: Resizing
+    attributes: Callable[[Overrides], Attributes]
+
+    def run(self, overrides: Overrides) -> tuple[Attempt, Attributes]:
+        """Returns how far it is the traced one, and the attributes that were found on the way."""
+        attributes = self.attributes(overrides)
+        draft = Draft(self.plan.shapes, (), self.plan.selections, found=attributes)
         attributes.begin()
-        try:
-            compared = same_program.check(graph, kept, fn, name)
-        except ResizeError:
-            if not attributes.classes:
-                raise ResizeError(HIDDEN) from None
-            if not attributes.late:
-                raise
-        else:
-            if not attributes.classes:
-                raise ResizeError(HIDDEN)
-            if not attributes.late:
-                return compared
+        attempt = same_program.attempt(self.graph, self.kept, self.at(draft))
+        while attributes.late:
+            attributes.begin()
+            attempt = same_program.attempt(self.graph, self.kept, self.at(draft))
+        return attempt, attributes
 
 
 def _shapes(graph: ChannelGraph, kept: Kept) -> Iterator[tuple[str, tuple[Shape, Shape]]]:
     for path, variable in graph.variables.items():
         yield path.removeprefix("params/"), (variable.shape, kept.shape(variable))
-
-
-class _Attributes:
-    """What changes in the modules of a network, found while it runs for the first time.
-
-    A wrapper and what it wraps are two modules at one path, and what one of them has the other gets
-    too. `late` tells that one ran without: then the network must run again.
-    """
-
-    def __init__(self, view: View, overrides: Mapping[str, Mapping[str, Any]]):
-        self.view = view
-        self.overrides = overrides
-        self.values: dict[str, dict[str, Any]] = {}
-        self.classes: dict[str, str] = {}
-        self.ran: dict[str, list[nn.Module]] = {}
-        self.late = False
-        self.again = False
-
-    def begin(self) -> None:
-        """Begins a run of the network."""
-        self.again, self.late, self.ran = self.late, False, {}
-
-    def __call__(self, module: nn.Module, path: str, called: bool) -> Mapping[str, Any]:
-        """Returns {attribute: value} of a module; see `Resizing.attributes_of`."""
-        if called:
-            self.classes[path] = type(module).__name__
-        known, ran = self.values.setdefault(path, {}), self.ran.setdefault(path, [])
-        if any(module is other for other in ran):
-            return known
-        found: dict[str, Any] = {}
-        for kind, attributes in ATTRIBUTES.items():
-            if isinstance(module, kind):
-                found |= attributes(module, path, self.view)
-        for pattern, values in self.overrides.items():
-            if paths.matches(pattern, path):
-                found |= values
-        found = {k: v for k, v in found.items() if k not in known or known[k] != v}
-        if self.again:  # two that want different values for one name get those of the first run
-            found = {name: value for name, value in found.items() if name not in known}
-        self.late |= bool(found and ran)
-        known |= found
-        ran.append(module)
-        return known
-
-    def items(self) -> tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]:
-        """Returns all of them, by path."""
-        return tuple(
-            (path, tuple(values.items())) for path, values in self.values.items() if values
-        )
-
-
-@dataclass(frozen=True)
-class _Draft(Resizing):
-    """A plan whose attributes are found while it is applied."""
-
-    found: _Attributes | None = field(default=None, compare=False)
-
-    def attributes_of(self) -> Callable[[nn.Module, str, bool], Mapping[str, Any]]:
-        assert self.found is not None
-        return self.found
 
 
 def _selections(graph: ChannelGraph, kept: Kept) -> dict[str, tuple[int, ...] | None]:
@@ -208,9 +164,10 @@ def _check_overrides(
 
 
 def _check_override(path: str, here: list[nn.Module], values: Mapping[str, Any]) -> None:
-    fields = {name for module in here for name in module.__dataclass_fields__}
-    if unknown := [name for name in values if name not in fields]:
-        known = sorted(fields - {"parent", "name"})
+    names = {name for module in here for name in module.__dataclass_fields__}
+    fields = {n: getattr(m, n) for m in here for n in names if hasattr(m, n)}
+    if unknown := [way for way in values if integers.leads_nowhere(fields, way)]:
+        known = sorted(names - {"parent", "name"})
         raise ResizeError(
             f"overrides give {unknown} to module {path!r} ({type(here[-1]).__name__}), which has "
             f"the attributes {known}.\nFix: name a dataclass field that the module reads."

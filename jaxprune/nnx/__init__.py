@@ -8,13 +8,14 @@ variables)` puts variables into a model of their widths.
 
 from jaxprune.nnx.pruning import prune
 from jaxprune.nnx.pure_function import function, variables
-from jaxprune.nnx.resizing import draws, follows, resize, resize_optimizer
+from jaxprune.nnx.resizing import draws, follows, overrides, resize, resize_optimizer
 from jaxprune.nnx.tracing import trace
 
 __all__ = [
     "draws",
     "follows",
     "function",
+    "overrides",
     "prune",
     "resize",
     "resize_optimizer",

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import jax
 from flax import nnx
 
-from jaxprune.arguments import paths
+from jaxprune.arguments import integers, paths
 from jaxprune.arguments.checks import check_overrides, kind_of
 from jaxprune.cutting.optimizer_state import slice_opt_state
 from jaxprune.cutting.transforms import check_tree, sliced
@@ -30,6 +30,7 @@ from jaxprune.nnx.pure_function import (
 )
 from jaxprune.program import jaxpr
 from jaxprune.running import same_program
+from jaxprune.running.attribute_search import Holder, nearest, search
 
 Model = TypeVar("Model", bound=nnx.Module)
 Optimizer = TypeVar("Optimizer", bound=nnx.Optimizer[Any])
@@ -82,7 +83,7 @@ def resized(
     changes = _changes(graph, Kept(keep), overrides)
     _check_attributes(_function_of(graph).model(), model, changes)
     fn = _as_traced(graph, model)
-    found = _compared(graph, Kept(keep), fn, changes)
+    changes, _, found = _planned(graph, Kept(keep), fn, changes)
     graphdef, rngs, state = nnx.split(model, nnx.RngState, ...)
     cut = like(state, sliced(graph, nnx.to_pure_dict(state), keep))
     small = nnx.merge(graphdef, cut, rngs, copy=True)
@@ -109,13 +110,22 @@ def draws(graph: ChannelGraph, keep: Keep, *, overrides: Changes | None = None) 
     return compared_at(graph, keep, overrides=overrides).draws
 
 
+def overrides(graph: ChannelGraph, keep: Keep) -> dict[str, dict[str, Any]]:
+    """Returns the attributes that `resize` finds by trying: {path of a module: {attribute: value}}.
+
+    Give them to it as `overrides`, and nothing is searched. Arguments and errors as there.
+    """
+    fn, kept = _function_of(graph), Kept(check_keep(graph, keep))
+    return _planned(graph, kept, fn, _changes(graph, kept, None))[1]
+
+
 def compared_at(
     graph: ChannelGraph, keep: Keep, *, overrides: Changes | None = None
 ) -> same_program.Compared:
     """Returns `follows` and `draws` of one comparison; arguments and errors as in `resize`."""
     fn = _function_of(graph)
     kept = Kept(check_keep(graph, keep))
-    return _compared(graph, kept, fn, _changes(graph, kept, overrides))
+    return _planned(graph, kept, fn, _changes(graph, kept, overrides))[2]
 
 
 def resize_optimizer(
@@ -166,9 +176,52 @@ def _changes(graph: ChannelGraph, kept: Kept, overrides: Changes | None) -> Chan
     check_overrides(overrides)
     model = _function_of(graph).model()
     changes = dict(attributes(graph, kept, modules(model), _places(model)))
+    ours = modules(model)
     for path, values in _overridden(model, overrides or {}):
-        changes[path] = {**changes.get(path, {}), **values}
+        changes[path] = {**changes.get(path, {}), **integers.resolved(ours[path], values)}
     return changes
+
+
+def _planned(
+    graph: ChannelGraph, kept: Kept, fn: Function, changes: Changes
+) -> tuple[Changes, dict[str, dict[str, Any]], same_program.Compared]:
+    """Returns how modules change, which of it was found by trying, and in what the model differs.
+
+    Raises:
+      ResizeError: no attributes make it the traced one.
+    """
+    ours = modules(fn.model())
+
+    def with_found(found: Changes) -> Changes:
+        whole = {path: dict(values) for path, values in changes.items()}
+        for path, values in found.items():
+            whole[path] = {**integers.resolved(ours[path], values), **whole.get(path, {})}
+        return whole
+
+    def attempt(found: Changes) -> same_program.Attempt:
+        small = replace(fn.resized(graph, kept, with_found(found)), around=named)
+        return same_program.attempt(graph, kept, small)
+
+    start = attempt({})
+    if start.compared is not None:
+        return changes, {}, start.compared
+    held = {path: Holder(type(m).__name__, dict(_settings(m))) for path, m in ours.items()}
+    found = search(graph, kept, held, attempt, start)
+    passes = found.attempt.compared is not None
+    changes = with_found(found.overrides) if passes else changes
+    try:
+        compared = _compared(graph, kept, fn, changes)
+    except ResizeError as error:
+        text = str(error).replace(same_program.WAY_OUT, nearest(found) + same_program.WAY_OUT)
+        raise ResizeError(text) from error.__cause__
+    return changes, {path: dict(v) for path, v in found.overrides.items() if passes}, compared
+
+
+def _settings(module: nnx.Module) -> Iterator[tuple[str, Any]]:
+    """The attributes of a module that are neither variables nor modules."""
+    for name, value in vars(module).items():
+        if not name.startswith("_") and not nnx.is_data(value):
+            yield name, value
 
 
 def _compared(
@@ -234,12 +287,8 @@ def _overridden(model: nnx.Module, overrides: Changes) -> Iterator[tuple[str, Ma
 
 
 def _check_override(path: str, module: nnx.Module, values: Mapping[str, Any]) -> None:
-    known = [
-        name
-        for name, value in vars(module).items()
-        if not name.startswith("_") and not nnx.is_data(value)
-    ]
-    if unknown := [name for name in values if name not in known]:
+    known = dict(_settings(module))
+    if unknown := [way for way in values if integers.leads_nowhere(known, way)]:
         raise ResizeError(
             f"overrides give {unknown} to module {path!r} ({type(module).__name__}), which has the "
             f"attributes {sorted(known)}.\nFix: name an attribute that the module reads."

@@ -69,6 +69,22 @@ class Compared(NamedTuple):
         return tuple(map(str, self.changed))
 
 
+class Attempt(NamedTuple):
+    """How far a network is the traced one.
+
+    Attributes:
+      steps: how many operations agree.
+      op: the first that differs, of the traced program; None for what it returns.
+      text: what differs there, or what the code of the network raised.
+      compared: in what the whole network may differ, None if it is another one.
+    """
+
+    steps: int
+    op: Op | None
+    text: str
+    compared: Compared | None
+
+
 class _DifferenceError(Exception):
     """An equation that differs: (operation or None, what differs)."""
 
@@ -116,15 +132,34 @@ def compare(
     """
     found = _Lockstep(graph, kept)
     difference = found.difference(program)
-    if found.changed and not prunes(kept):
-        first = found.changed[0]
-        text = f"reads the constant {first.after:.6g}, it was {first.before:.6g}"
-        difference = first.op, text
     if difference is not None:
         op, text = difference
         where = f"{op!r} at {op.place}" if op else "the function"
         raise ResizeError(f"{failure}: {where} {text}.\n{way_out}")
     return Compared(found.changed, tuple(found.draws))
+
+
+def attempt(graph: ChannelGraph, kept: Kept, fn: Callable[..., Any]) -> Attempt:
+    """Returns how far `fn`, at the kept widths, is the traced network: also where it raises."""
+    raised: list[str] = []
+
+    def guarded(*args: Any) -> Any:
+        try:
+            return fn(*args)
+        except ResizeError:
+            raise
+        except Exception as error:
+            raised.append(f"{type(error).__name__}: {error}{_raised_at(error)}")
+            return ()
+
+    small = [v.struct(kept.shape(v)) for v in graph.variables.values()]
+    program, _ = jaxpr.trace(guarded, jax.tree.unflatten(graph.treedef, small), *graph.inputs)
+    found = _Lockstep(graph, kept, partial=bool(raised))
+    difference = found.difference(program)
+    if difference is None and not raised:
+        return Attempt(found.steps, None, "", Compared(found.changed, tuple(found.draws)))
+    op, text = difference or (None, "")
+    return Attempt(found.steps, op, raised[0] if raised else text, None)
 
 
 def other_constants(graph: ChannelGraph, fn: Callable[..., Any]) -> list[Changed]:
@@ -152,9 +187,13 @@ def prunes(kept: Kept) -> bool:
 
 
 class _Lockstep:
-    def __init__(self, graph: ChannelGraph, kept: Kept):
+    """Two programs, operation by operation; a `partial` one ends where the code raised."""
+
+    def __init__(self, graph: ChannelGraph, kept: Kept, *, partial: bool = False):
         self.graph = graph
         self.kept = kept
+        self.partial = partial
+        self.steps = 0
         self.widths = widths(kept)
         self.changed: list[Changed] = []
         self.draws: list[str] = []
@@ -171,6 +210,9 @@ class _Lockstep:
         except _DifferenceError as difference:
             op, text = difference.args
             return op, text + self.near
+        if self.changed and not prunes(self.kept):
+            first = self.changed[0]
+            return first.op, f"reads the constant {first.after:.6g}, it was {first.before:.6g}"
         return None
 
     def shape(self, axes: list[Space]) -> tuple[int, ...]:
@@ -228,10 +270,10 @@ class _Lockstep:
         return NOTHING if rule is None else rule.traits
 
     def constants(self, ours: Program, other: Program, caller: Op | None) -> None:
-        if len(ours.constvars) != len(other.constvars):
+        if len(ours.constvars) != len(other.constvars) and not self.partial:
             _refuse(caller, f"has {len(ours.consts)} constants, now {len(other.consts)}")
-        self.twins.update(zip(ours.constvars, other.constvars, strict=True))
-        for a, b in zip(ours.consts, other.consts, strict=True):
+        self.twins.update(zip(ours.constvars, other.constvars, strict=not self.partial))
+        for a, b in zip(ours.consts, other.consts, strict=not self.partial):
             if a is not b and not np.array_equal(_host(a), _host(b)):
                 text = f"has a constant of shape {np.shape(a)}, now {np.shape(b)} or other values"
                 _refuse(caller, text)
@@ -252,6 +294,7 @@ class _Lockstep:
         self.parameters(op, eqn)
         self.draw(op, expected)
         self.twins.update(zip(op.eqn.outvars, eqn.outvars, strict=True))
+        self.steps += 1
         inner = jaxpr.programs(eqn)
         if len(inner) != len(op.inner):
             _refuse(op, f"calls {len(op.inner)} programs, now {len(inner)}")

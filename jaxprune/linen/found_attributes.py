@@ -1,0 +1,106 @@
+"""The attributes of the modules of a network, found while it runs at the kept widths."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import flax.linen as nn
+
+from jaxprune.arguments import integers, paths
+from jaxprune.linen.attributes import ATTRIBUTES, View
+from jaxprune.linen.plan import Items, Resizing
+from jaxprune.running.attribute_search import Holder, Overrides
+
+
+class Attributes:
+    """What changes in the modules of a network.
+
+    A wrapper and what it wraps are two modules at one path, and what one of them has the other gets
+    too. `late` tells that one ran without: then the network must run again.
+
+    Attributes:
+      values: {path: {attribute: kept value}}.
+      classes: {path: name of the class}, of the modules that are called.
+    """
+
+    def __init__(self, view: View, overrides: Overrides, found: Overrides):
+        self.view = view
+        self.overrides = overrides
+        self.found = found
+        self.values: dict[str, dict[str, Any]] = {}
+        self.classes: dict[str, str] = {}
+        self.ran: dict[str, list[nn.Module]] = {}
+        self.late = False
+        self.again = False
+
+    def begin(self) -> None:
+        """Begins a run of the network."""
+        self.again, self.late, self.ran = self.late, False, {}
+
+    def __call__(self, module: nn.Module, path: str, called: bool) -> Mapping[str, Any]:
+        """Returns {attribute: value} of a module; see `Resizing.attributes_of`."""
+        if called:
+            self.classes[path] = type(module).__name__
+        known, ran = self.values.setdefault(path, {}), self.ran.setdefault(path, [])
+        if any(module is other for other in ran):
+            return known
+        wanted = self.wanted(module, path)
+        new = {k: v for k, v in wanted.items() if k not in known or not _same(known[k], v)}
+        if self.again:  # two that want different values for one name get those of the first run
+            new = {name: value for name, value in new.items() if name not in known}
+        self.late |= bool(new and ran)
+        known |= new
+        ran.append(module)
+        return known
+
+    def wanted(self, module: nn.Module, path: str) -> dict[str, Any]:
+        """Returns what the class of a module asks for, then what was tried, then what is given."""
+        found: dict[str, Any] = {}
+        for kind, attributes in ATTRIBUTES.items():
+            if isinstance(module, kind):
+                found |= attributes(module, path, self.view)
+        found |= integers.resolved(module, self.found.get(path, {}))
+        for pattern, values in self.overrides.items():
+            if paths.matches(pattern, path):
+                found |= integers.resolved(module, values)
+        return found
+
+    def plan(self, plan: Resizing) -> Resizing:
+        """Returns the plan with all that was found."""
+        return replace(plan, attributes=items(self.values), classes=tuple(self.classes.items()))
+
+
+@dataclass(frozen=True)
+class Draft(Resizing):
+    """A plan whose attributes are found while it is applied."""
+
+    found: Attributes | None = field(default=None, compare=False)
+
+    def attributes_of(self) -> Callable[[nn.Module, str, bool], Mapping[str, Any]]:
+        """Returns what finds them."""
+        assert self.found is not None
+        return self.found
+
+
+def items(values: Overrides) -> Items:
+    """Returns {path: {attribute: value}} as a plan has it."""
+    return tuple((path, tuple(found.items())) for path, found in values.items() if found)
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or a == b
+
+
+def holders(modules: Mapping[str, list[nn.Module]]) -> dict[str, Holder]:
+    """Returns what the modules at every path hold."""
+    found = {}
+    for path, here in modules.items():
+        held = {name: value for module in here for name, value in _fields(module)}
+        found[path] = Holder(type(here[-1]).__name__, held)
+    return found
+
+
+def _fields(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    for name in sorted(module.__dataclass_fields__.keys() - {"parent", "name"}):
+        if not isinstance(value := getattr(module, name, None), nn.Module):
+            yield name, value
