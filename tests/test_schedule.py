@@ -305,7 +305,7 @@ BAD: dict[str, tuple[Any, type, str]] = {
     "left": (
         lambda: schedule.agp(prune_ratio=0.5, of=Quota.LEFT, **ROUNDS),
         BudgetError,
-        "no share of what is left",
+        "not a share of what is left",
     ),
     "epochs": (lambda: Training(epochs=-1, rates=ONCE.rates), JaxpruneError, "epochs must be"),
     "no rate": (lambda: Training(epochs=1, rates=()), JaxpruneError, "shares of rates must rise"),
