@@ -41,7 +41,7 @@ Written by `python -m benchmarks.foreign_models`: complete models, unmodified, w
 the parameters that goes where every group keeps one channel; *make_jaxpr* and the *analysis* beyond
 it, which `jp.trace` both does, are CPU milliseconds, least of three, on a busy machine. *Resizes*
 says for how many groups the package's own code is the same network at the kept widths, by
-`jp.resize` or `jp.linen.resize`; `jp.narrow` runs them all.
+`jp.resize`, `jp.haiku.resize` or `jp.linen.resize`; `jp.narrow` runs them all.
 The last three columns are largest differences relative to the largest output, in single
 precision: of the pruned network to the dense one, so that the others mean something; of masked and
 narrowed network, all exact groups pruned; of resized and narrowed, the exact groups that resize."""
@@ -91,7 +91,12 @@ def of_haiku(make: Callable[[], Any], size: int) -> Model:
     def fn(v: Any, x: Any) -> Any:
         return net.apply(v["params"], v["state"], x, False)[0]
 
-    return plain(fn, {"params": params, "state": state}, x)
+    return Model(
+        fn,
+        {"params": params, "state": state},
+        (x,),
+        lambda graph, keep: jp.haiku.resize(fn, graph, keep),
+    )
 
 
 def of_keras(name: str, size: int) -> Model:

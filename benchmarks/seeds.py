@@ -32,6 +32,7 @@ FIGURES = {
     "alone.*": 100,
     "macs_pruned": 100,
     "macs.*": 1,
+    "parameters.*": 1,
     "networks.*.macs": 1,
 }
 """Pattern of an entry of a summary -> what it is multiplied by: shares are printed in percent."""

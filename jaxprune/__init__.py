@@ -3,6 +3,7 @@
 from jaxprune import (
     errors,
     gates,
+    haiku,
     linen,
     nnx,
     recover,
@@ -66,6 +67,7 @@ __all__ = [
     "export",
     "gated",
     "gates",
+    "haiku",
     "interior",
     "keep_from_spec",
     "kinds",

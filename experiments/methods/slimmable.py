@@ -6,14 +6,14 @@ Command:   python -m experiments.slimmable
            python -m experiments.slimmable --preset resnet20-cifar10 --data-dir DIR
 Device:    CPU, 2 cores
 CPU time:  160 s, with compilation
-Expected:  test accuracy of seed 0, in percent; five seeds and what shared BatchNorms do are in
-           benchmarks/results/supernets.md:
+Expected:  test accuracy in percent, the range of the seeds 0 to 4; their means and what shared
+           BatchNorms do are in benchmarks/results/supernets.md:
 
-           width       MACs  slimmable  alone
-           1.0    1,042,048      99.00  99.50
-           0.75     588,000      99.25  99.75
-           0.5      262,976      99.25  99.25
-           0.25      66,976      98.00  97.50
+           width       MACs       slimmable           alone
+           1.0    1,042,048  98.75 to 99.75  98.75 to 99.50
+           0.75     588,000  98.75 to 99.75  99.00 to 99.75
+           0.5      262,976  99.00 to 99.50  99.00 to 99.75
+           0.25      66,976  98.00 to 98.50  97.50 to 99.00
 """
 
 from dataclasses import dataclass

@@ -7,20 +7,21 @@ Command:   python -m experiments.us_slimmable
            python -m experiments.us_slimmable --preset resnet20-cifar10 --data-dir DIR
 Device:    CPU, 2 cores
 CPU time:  320 s, with compilation
-Expected:  test accuracy of seed 0, in percent; five seeds, and what calibration, sandwich rule and
-           distillation are worth, are in benchmarks/results/supernets.md:
+Expected:  test accuracy in percent, the range of the seeds 0 to 4; their means, and what
+           calibration, sandwich rule and distillation are worth, are in
+           benchmarks/results/supernets.md:
 
-           width                 MACs  slimmable  alone
-           1.0              1,042,048      99.25  99.50
-           0.9 (not drawn)    837,868      99.25  99.00
-           0.8 (not drawn)    681,054      99.50  99.25
-           0.7 (not drawn)    501,858      99.75  99.50
-           0.6 (not drawn)    382,628      99.50  99.00
-           0.5                262,976      99.00  99.25
-           0.45 (not drawn)   206,498      98.75  98.75
-           0.4                165,932      98.50  99.50
-           0.35 (not drawn)   133,060      98.75  99.25
-           0.25                66,976      98.50  97.50
+           width                 MACs       slimmable           alone
+           1.0              1,042,048  98.25 to 99.25  98.75 to 99.50
+           0.9 (not drawn)    837,868  98.75 to 99.25  99.00 to 99.50
+           0.8 (not drawn)    681,054  98.25 to 99.50  98.75 to 99.25
+           0.7 (not drawn)    501,858  98.25 to 99.75  98.00 to 99.50
+           0.6 (not drawn)    382,628  98.50 to 99.50  99.00 to 99.50
+           0.5                262,976  98.50 to 99.00  99.00 to 99.75
+           0.45 (not drawn)   206,498  98.25 to 99.00  98.50 to 99.25
+           0.4                165,932  98.00 to 99.00  98.50 to 99.50
+           0.35 (not drawn)   133,060  98.50 to 99.25  98.00 to 99.25
+           0.25                66,976  98.25 to 99.25  97.50 to 99.00
 """
 
 from dataclasses import dataclass

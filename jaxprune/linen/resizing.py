@@ -18,7 +18,7 @@ from jaxprune.linen.found_attributes import Attributes, Draft, holders, items
 from jaxprune.linen.given_module import HIDDEN, At, as_traced, called_modules, check_module
 from jaxprune.linen.plan import Resized, Resizing, resized
 from jaxprune.running import same_program
-from jaxprune.running.attribute_search import Overrides, nearest, search
+from jaxprune.running.attribute_search import Overrides, solved
 from jaxprune.running.same_program import Attempt, Compared
 
 
@@ -96,23 +96,29 @@ def _planned(
         attributes=(),
         selections=tuple(_selections(graph, kept).items()),
     )
+    latest: list[tuple[Overrides, Attributes]] = []
     tried = _Tried(graph, kept, at, plan, lambda found: Attributes(view, overrides, found))
-    start, attributes = tried.run({})
-    if not attributes.classes:
-        raise ResizeError(HIDDEN)
-    if start.compared is not None:
-        return attributes.plan(plan), start.compared
-    held = holders(called_modules(graph, at()))
-    found = search(graph, kept, held, lambda given: tried.run(given)[0], start)
-    if found.attempt.compared is not None:
-        attributes = tried.run(found.overrides)[1]
-        plan = replace(plan, overrides=items(found.overrides))
-    plan = attributes.plan(plan)
-    try:
-        return plan, same_program.check(graph, kept, at(plan), name)
-    except ResizeError as error:
-        text = str(error).replace(same_program.WAY_OUT, nearest(found) + same_program.WAY_OUT)
-        raise ResizeError(text) from error.__cause__
+
+    def attempt(found: Overrides) -> Attempt:
+        attempt, attributes = tried.run(found)
+        if not attributes.classes:
+            raise ResizeError(HIDDEN)
+        latest[:] = [(found, attributes)]
+        return attempt
+
+    def planned(found: Overrides) -> Resizing:
+        if latest[0][0] != found:
+            attempt(found)
+        return replace(latest[0][1].plan(plan), overrides=items(found))
+
+    found, compared = solved(
+        graph,
+        kept,
+        attempt,
+        lambda found: same_program.check(graph, kept, at(planned(found)), name),
+        lambda: holders(called_modules(graph, at())),
+    )
+    return planned(found), compared
 
 
 class _Tried(NamedTuple):

@@ -30,7 +30,7 @@ from jaxprune.nnx.pure_function import (
 )
 from jaxprune.program import jaxpr
 from jaxprune.running import same_program
-from jaxprune.running.attribute_search import Holder, nearest, search
+from jaxprune.running.attribute_search import Holder, solved
 
 Model = TypeVar("Model", bound=nnx.Module)
 Optimizer = TypeVar("Optimizer", bound=nnx.Optimizer[Any])
@@ -202,19 +202,14 @@ def _planned(
         small = replace(fn.resized(graph, kept, with_found(found)), around=named)
         return same_program.attempt(graph, kept, small)
 
-    start = attempt({})
-    if start.compared is not None:
-        return changes, {}, start.compared
-    held = {path: Holder(type(m).__name__, dict(_settings(m))) for path, m in ours.items()}
-    found = search(graph, kept, held, attempt, start)
-    passes = found.attempt.compared is not None
-    changes = with_found(found.overrides) if passes else changes
-    try:
-        compared = _compared(graph, kept, fn, changes)
-    except ResizeError as error:
-        text = str(error).replace(same_program.WAY_OUT, nearest(found) + same_program.WAY_OUT)
-        raise ResizeError(text) from error.__cause__
-    return changes, {path: dict(v) for path, v in found.overrides.items() if passes}, compared
+    def holders() -> dict[str, Holder]:
+        return {path: Holder(type(m).__name__, dict(_settings(m))) for path, m in ours.items()}
+
+    def check(found: Changes) -> same_program.Compared:
+        return _compared(graph, kept, fn, with_found(found))
+
+    found, compared = solved(graph, kept, attempt, check, holders)
+    return with_found(found), {path: dict(values) for path, values in found.items()}, compared
 
 
 def _settings(module: nnx.Module) -> Iterator[tuple[str, Any]]:

@@ -13,12 +13,13 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 from jaxprune.arguments import integers
+from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep.kept import Kept
 from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.spaces import Atom, Prod, Space, product
-from jaxprune.running.same_program import Attempt
+from jaxprune.running.same_program import Attempt, Compared
 
 TRIES = 300
 """The most networks that are traced."""
@@ -52,6 +53,37 @@ class Found(NamedTuple):
     overrides: Overrides
     attempt: Attempt
     tries: int
+
+
+def solved(
+    graph: ChannelGraph,
+    kept: Kept,
+    attempt: Callable[[Overrides], Attempt],
+    check: Callable[[Overrides], Compared],
+    holders: Callable[[], Mapping[str, Holder]],
+) -> tuple[Overrides, Compared]:
+    """Returns what modules must hold beyond what is known of them, and how the network compares.
+
+    Args:
+      graph: the channel graph.
+      kept: what stays.
+      attempt: tries the network at the kept widths with overrides.
+      check: the same, and raises where it is another network.
+      holders: {path of a module: what it holds}, at the full widths; asked only if needed.
+
+    Raises:
+      ResizeError: no overrides make the traced network; says how near some came.
+    """
+    start = attempt({})
+    if start.compared is not None:
+        return {}, start.compared
+    found = search(graph, kept, holders(), attempt, start)
+    overrides = found.overrides if found.attempt.compared is not None else {}
+    try:
+        return overrides, check(overrides)
+    except ResizeError as error:
+        text, _, way_out = str(error).rpartition("\nFix: ")
+        raise ResizeError(f"{text}\n{nearest(found)}Fix: {way_out}") from error.__cause__
 
 
 def search(

@@ -42,7 +42,7 @@ Keras, with the JAX backend, whose variables go by their paths:
         return model.stateless_call([v[p] for p in trained], [v[p] for p in fixed], x)[0]
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,6 +72,7 @@ class Resized:
       fn: the function.
       follows: the constants of the network that follow a pruned size, before and after.
       draws: what it draws at random over pruned channels, with numbers of its own.
+      overrides: what its modules hold, as `jp.haiku.resize` found it by trying.
     """
 
     fn: Callable[..., Any]
@@ -79,6 +80,7 @@ class Resized:
     draws: tuple[str, ...]
     graph: ChannelGraph = field(repr=False)
     kept: Kept = field(repr=False)
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __call__(self, variables: Any, *inputs: Any) -> Any:
         """Returns `fn(variables, *inputs)`.
