@@ -132,3 +132,12 @@ def test_an_update_that_returns_something_else_is_an_error():
     _, variables, batches = setup()
     with pytest.raises(TreeError, match=r"returned no batch_stats/BatchNorm_0/mean, no .*\nFix:"):
         recalibrate(lambda v, _: v["params"], variables, batches)
+
+
+def test_arrays_stay_where_they_are():
+    update, variables, batches = setup()
+    (device,) = jax.devices()[1:2]
+    there = recalibrate(update, jax.device_put(variables, device), batches)["batch_stats"]
+    assert {leaf.device for leaf in jax.tree.leaves(there)} == {device}
+    host = recalibrate(update, jax.device_get(variables), batches)["batch_stats"]
+    assert {type(leaf) for leaf in jax.tree.leaves(host)} == {np.ndarray}

@@ -166,3 +166,9 @@ def test_the_energy_of_a_channel_is_that_of_the_weights_that_make_it_and_read_it
     graph = jp.trace(lambda v, x: jax.nn.relu(x @ v["a"]) @ v["b"], v, np.ones((1, 2)))
     energy = scores.channel_energy(graph, v)["a"]
     np.testing.assert_allclose(energy, (v["a"] ** 2).sum(0) + (v["b"] ** 2).sum(1), rtol=1e-6)
+
+
+def test_a_graph_without_groups_has_no_random_scores():
+    graph = jp.trace(lambda v, x: x * v["a"], {"a": np.ones(3)}, np.ones(3))
+    with pytest.raises(ScoreError, match="the graph has no group"):
+        scores.random(graph, jax.random.key(0))
