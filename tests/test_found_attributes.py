@@ -56,11 +56,12 @@ class Stack(nn.Module):
     """Layers of one configuration."""
 
     config: Any
+    layer: Any = Attention
 
     @nn.compact
     def __call__(self, x):
         for i in range(self.config.layers):
-            x = Attention(self.config, name=f"layer_{i}")(x)
+            x = self.layer(self.config, name=f"layer_{i}")(x)
         return nn.Dense(3, name="head")(x)
 
 
@@ -150,15 +151,16 @@ def test_two_sizes_of_a_configuration_are_found_at_once(config):
     assert config == before
 
 
-def test_every_layer_has_the_sizes_of_its_own_channels():
-    module = Stack(plain())
+@pytest.mark.parametrize("layer", [Attention, nn.remat(Attention)], ids=["plain", "remat"])
+def test_every_layer_has_the_sizes_of_its_own_channels(layer):
+    module = Stack(plain(hidden=20), layer)
     graph, variables = traced(module)
     names = [name for name, group in graph.groups.items() if group.size == 4]
     keep = {name: np.arange(4) < count for name, count in zip(names, (3, 2), strict=True)}
     resized = check(module, graph, variables, keep)
     assert resized.overrides == {
-        "layer_0": {"config.heads": 3, "config.hidden": 6},
-        "layer_1": {"config.heads": 2, "config.hidden": 4},
+        "layer_0": {"config.heads": 3, "config.hidden": 15},
+        "layer_1": {"config.heads": 2, "config.hidden": 10},
     }
 
 

@@ -84,6 +84,7 @@ def resize(
         lambda found: same_program.attempt(graph, kept, at(found)),
         lambda found: same_program.check(graph, kept, at(found), "the function", WAY_OUT),
         holders,
+        lambda holder: getattr(holder, "module_name", None),
     )
     unread_variables.warn(graph, keep, "jp.haiku.resize")
     return Resized(

@@ -8,7 +8,7 @@ import flax.linen as nn
 
 from jaxprune.arguments import integers, paths
 from jaxprune.linen.attributes import ATTRIBUTES, View
-from jaxprune.linen.plan import Items, Resizing
+from jaxprune.linen.plan import Items, Resizing, scope_of
 from jaxprune.running.attribute_search import Holder, Overrides
 
 
@@ -98,6 +98,12 @@ def holders(modules: Mapping[str, list[nn.Module]]) -> dict[str, Holder]:
         held = {name: value for module in here for name, value in _fields(module)}
         found[path] = Holder(type(here[-1]).__name__, held)
     return found
+
+
+def path_of(holder: Any) -> str | None:
+    """Returns the path of a bound module, None for anything else."""
+    where = scope_of(holder) if isinstance(holder, nn.Module) else None
+    return None if where is None else "/".join(where)
 
 
 def _fields(module: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -14,7 +14,7 @@ from jaxprune.inspecting import unread_variables
 from jaxprune.keep.check import Keep, check_keep
 from jaxprune.keep.kept import Kept
 from jaxprune.linen.attributes import Shape, View
-from jaxprune.linen.found_attributes import Attributes, Draft, holders, items
+from jaxprune.linen.found_attributes import Attributes, Draft, holders, items, path_of
 from jaxprune.linen.given_module import HIDDEN, At, as_traced, called_modules, check_module
 from jaxprune.linen.plan import Resized, Resizing, resized
 from jaxprune.running import same_program
@@ -117,6 +117,7 @@ def _planned(
         attempt,
         lambda found: same_program.check(graph, kept, at(planned(found)), name),
         lambda: holders(called_modules(graph, at())),
+        path_of,
     )
     return planned(found), compared
 

@@ -18,13 +18,15 @@ from jaxprune.graph import ChannelGraph
 from jaxprune.keep.kept import Kept
 from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Op
-from jaxprune.program.spaces import Atom, Prod, Space, product
+from jaxprune.program.spaces import Prod, Space, Sum, product
 from jaxprune.running.same_program import Attempt, Compared
 
 TRIES = 300
 """The most networks that are traced."""
 SECONDS = 60.0
 """After so long no other network is traced."""
+NEAR = 40
+"""So many operations of a module have a say beside the one that differs."""
 
 Overrides = Mapping[str, Mapping[str, Any]]
 """{path of a module: {attribute, or the way to what it holds: value}}."""
@@ -61,6 +63,7 @@ def solved(
     attempt: Callable[[Overrides], Attempt],
     check: Callable[[Overrides], Compared],
     holders: Callable[[], Mapping[str, Holder]],
+    path_of: Callable[[Any], str | None] = lambda _: None,
 ) -> tuple[Overrides, Compared]:
     """Returns what modules must hold beyond what is known of them, and how the network compares.
 
@@ -70,6 +73,7 @@ def solved(
       attempt: tries the network at the kept widths with overrides.
       check: the same, and raises where it is another network.
       holders: {path of a module: what it holds}, at the full widths; asked only if needed.
+      path_of: the path of a module whose method raised, None for anything else.
 
     Raises:
       ResizeError: no overrides make the traced network; says how near some came.
@@ -77,32 +81,13 @@ def solved(
     start = attempt({})
     if start.compared is not None:
         return {}, start.compared
-    found = search(graph, kept, holders(), attempt, start)
+    found = _Search(graph, kept, holders(), attempt, path_of).run(start)
     overrides = found.overrides if found.attempt.compared is not None else {}
     try:
         return overrides, check(overrides)
     except ResizeError as error:
         text, _, way_out = str(error).rpartition("\nFix: ")
         raise ResizeError(f"{text}\n{nearest(found)}Fix: {way_out}") from error.__cause__
-
-
-def search(
-    graph: ChannelGraph,
-    kept: Kept,
-    holders: Mapping[str, Holder],
-    attempt: Callable[[Overrides], Attempt],
-    start: Attempt,
-) -> Found:
-    """Returns the overrides that make the traced network of the kept widths, or the nearest.
-
-    Args:
-      graph: the channel graph.
-      kept: what stays.
-      holders: {path of a module: what it holds}, at the full widths.
-      attempt: tries the network at the kept widths with overrides.
-      start: what it gave without any.
-    """
-    return _Search(graph, kept, holders, attempt).run(start)
 
 
 def nearest(found: Found) -> str:
@@ -124,15 +109,17 @@ class _Search:
         kept: Kept,
         holders: Mapping[str, Holder],
         attempt: Callable[[Overrides], Attempt],
+        path_of: Callable[[Any], str | None],
     ):
         self.kept = kept
         self.holders = holders
         self.attempt = attempt
+        self.path_of = path_of
+        self.settled: set[tuple[str, str]] = set()
         self.integers = {p: dict(integers.below(h.attributes)) for p, h in holders.items()}
-        self.ops = [op for op in every_op(graph.walk) if not op.inner]
         self.inside: dict[str, list[Op]] = {path: [] for path in holders}
-        for op in self.ops:
-            for path in self.around(op):
+        for op in every_op(graph.walk):
+            for path in self.around(op) if not op.inner else ():
                 self.inside[path].append(op)
         self.tries = 0
         self.until = time.monotonic() + SECONDS
@@ -143,6 +130,7 @@ class _Search:
         while best.compared is None and (step := self.step(changes, best)) is not None:
             best, chosen = step
             changes.append(chosen)
+            self.settled |= {(change.path, change.way) for change in chosen}
         if best.compared is not None:
             changes = self.needed(changes)
         return Found(self.overrides(changes), best, self.tries)
@@ -151,7 +139,7 @@ class _Search:
         self, changes: list[list[Change]], best: Attempt
     ) -> tuple[Attempt, list[Change]] | None:
         """Returns the change that brings the network furthest, None if none brings it further."""
-        for tier in self.tiers(best.op):
+        for tier in self.tiers(best):
             reached = None
             for chosen in tier:
                 if self.tries >= TRIES or time.monotonic() > self.until:
@@ -186,29 +174,40 @@ class _Search:
             found.setdefault(change.path, {})[change.way] = change.value
         return found
 
-    def tiers(self, op: Op | None) -> Iterator[Iterator[list[Change]]]:
+    def tiers(self, best: Attempt) -> Iterator[Iterator[list[Change]]]:
         """Yields what may be changed at the first equation that differs, the likeliest first."""
-        if op is None:
+        if (op := best.op) is None:
             return
-        near = self.sizes([op])
-        paths = [*self.around(op)]
-        yield (self.everywhere(op, change) for change in self.candidates(paths, near))
+        near = self.sizes([op, *(each for walk in op.inner for each in every_op(walk))])
+        raised = filter(None, map(self.path_of, best.raised_in))
+        paths = list(dict.fromkeys([*(p for p in raised if p in self.holders), *self.around(op)]))
+        yield self.spread(op, [[change] for change in self.candidates(paths, near)])
         wide = self.related(self.sizes(self.neighbors(paths, op)))
         far = [pair for pair in wide if pair not in near]
-        yield (self.everywhere(op, change) for change in self.candidates(paths, far))
-        yield self.pairs(op, paths, [*near, *far])
+        yield self.spread(op, [[change] for change in self.candidates(paths, far)])
+        yield self.spread(op, self.several(paths, [*near, *far]))
 
-    def pairs(self, op: Op, paths: Sequence[str], sizes: Sizes) -> Iterator[list[Change]]:
+    def several(self, paths: Sequence[str], sizes: Sizes) -> Iterator[list[Change]]:
         """Yields two changes of one module at once, and all of which the value is clear."""
         for path in paths:
             every = [*self.candidates([path], sizes)]
             for one, other in combinations(every, 2):
                 if one.way != other.way:
-                    yield [*self.everywhere(op, one), *self.everywhere(op, other)]
+                    yield [one, other]
             ways = [change.way for change in every]
             clear = [change for change in every if ways.count(change.way) == 1]
             if len(clear) > 2:
-                yield [each for change in clear for each in self.everywhere(op, change)]
+                yield clear
+
+    def spread(self, op: Op, every: Iterable[list[Change]]) -> Iterator[list[Change]]:
+        """Yields changes in all modules of the class, then those that differ from it in one."""
+        alone = []
+        for changes in every:
+            wide = [each for change in changes for each in self.everywhere(op, change)]
+            yield wide
+            if len(wide) > len(changes):
+                alone.append(changes)
+        yield from alone
 
     def candidates(self, paths: Iterable[str], sizes: Sizes) -> Iterator[Change]:
         """Yields the integers of modules that are a full size, with the kept one."""
@@ -219,7 +218,7 @@ class _Search:
                         yield Change(path, way, kept)
 
     def everywhere(self, op: Op, change: Change) -> list[Change]:
-        """Returns a change, and that of every other module of the class which holds the same.
+        """Returns a change, and that of all others of the class which hold the same as yet.
 
         In each it is what is kept at its own operation, which stands where `op` stands in the one.
         """
@@ -227,9 +226,8 @@ class _Search:
         before = self.integers[change.path][change.way]
         found = [change]
         for path, holder in self.holders.items():
-            if path == change.path or holder.kind != kind:
-                continue
-            if self.integers[path].get(change.way) != before:
+            same = holder.kind == kind and self.integers[path].get(change.way) == before
+            if path == change.path or not same or (path, change.way) in self.settled:
                 continue
             here, place = self.inside[path], home.index(op) if op in home else -1
             value = change.value
@@ -241,27 +239,19 @@ class _Search:
             found.append(Change(path, change.way, value))
         return found
 
-    def around(self, op: Op) -> Iterator[str]:
-        """Yields the paths of the modules around an operation, innermost first."""
+    def around(self, op: Op) -> list[str]:
+        """Returns the paths of the modules around an operation, innermost first."""
         names = [name.partition(".")[0] for name in op.place.split("/")]
-        for length in range(len(names), 0, -1):
-            for start in range(len(names) - length + 1):
-                path = "/".join(names[start : start + length])
-                if path in self.holders and start + length == len(names):
-                    yield path
-        for end in range(len(names) - 1, 0, -1):
-            for start in range(end):
-                path = "/".join(names[start:end])
-                if path in self.holders:
-                    yield path
-        if "" in self.holders:
-            yield ""
+        ends = range(len(names), 0, -1)
+        runs = ("/".join(names[start:end]) for end in ends for start in range(end))
+        return [path for path in dict.fromkeys((*runs, "")) if path in self.holders]
 
     def neighbors(self, paths: Sequence[str], op: Op) -> list[Op]:
         """Returns the operations of the innermost module, those near to `op` first."""
-        here = self.inside[paths[0]] if paths else self.ops
+        here = self.inside[paths[0]] if paths else []
         place = here.index(op) if op in here else 0
-        return sorted(here, key=lambda other: abs(here.index(other) - place))[:40]
+        by_distance = sorted(range(len(here)), key=lambda i: abs(i - place))
+        return [here[i] for i in by_distance[:NEAR]]
 
     def sizes(self, ops: Iterable[Op], *, same: bool = False) -> Sizes:
         """Returns the sizes at some operations; those that stay too if `same`."""
@@ -289,15 +279,14 @@ class _Search:
 
 def _views(space: Space) -> Iterator[Space]:
     """Yields a space, its parts, its factors and runs of its factors."""
-    yield space
-    if isinstance(space, Atom):
-        return
-    if isinstance(space, Prod):
-        items = space.factors
-        for length in range(2, len(items)):
-            for start in range(len(items) - length + 1):
-                yield product(items[start : start + length])
-    else:
-        items = space.parts
-    for item in items:
-        yield from _views(item)
+    left = [space]  # a stack: concatenations nest as deep as a network has layers
+    while left:
+        space = left.pop()
+        yield space
+        if isinstance(space, Prod):
+            items = space.factors
+            runs = [(i, n) for n in range(2, len(items)) for i in range(len(items) - n + 1)]
+            yield from (product(items[i : i + n]) for i, n in runs)
+            left.extend(reversed(items))
+        elif isinstance(space, Sum):
+            left.extend(reversed(space.parts))

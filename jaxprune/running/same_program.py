@@ -77,12 +77,14 @@ class Attempt(NamedTuple):
       op: the first that differs, of the traced program; None for what it returns.
       text: what differs there, or what the code of the network raised.
       compared: in what the whole network may differ, None if it is another one.
+      raised_in: the objects whose methods raised, innermost first.
     """
 
     steps: int
     op: Op | None
     text: str
     compared: Compared | None
+    raised_in: tuple[Any, ...] = ()
 
 
 class _DifferenceError(Exception):
@@ -142,6 +144,7 @@ def compare(
 def attempt(graph: ChannelGraph, kept: Kept, fn: Callable[..., Any]) -> Attempt:
     """Returns how far `fn`, at the kept widths, is the traced network: also where it raises."""
     raised: list[str] = []
+    inside: list[Any] = []
 
     def guarded(*args: Any) -> Any:
         try:
@@ -150,6 +153,8 @@ def attempt(graph: ChannelGraph, kept: Kept, fn: Callable[..., Any]) -> Attempt:
             raise
         except Exception as error:
             raised.append(f"{type(error).__name__}: {error}{_raised_at(error)}")
+            frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+            inside.extend(f.f_locals["self"] for f in reversed(frames) if "self" in f.f_locals)
             return ()
 
     small = [v.struct(kept.shape(v)) for v in graph.variables.values()]
@@ -159,7 +164,7 @@ def attempt(graph: ChannelGraph, kept: Kept, fn: Callable[..., Any]) -> Attempt:
     if difference is None and not raised:
         return Attempt(found.steps, None, "", Compared(found.changed, tuple(found.draws)))
     op, text = difference or (None, "")
-    return Attempt(found.steps, op, raised[0] if raised else text, None)
+    return Attempt(found.steps, op, raised[0] if raised else text, None, tuple(inside))
 
 
 def other_constants(graph: ChannelGraph, fn: Callable[..., Any]) -> list[Changed]:
