@@ -120,6 +120,7 @@ GUARDS: Mapping[str, Sequence[str]] = {
     "program/linen_calls": ("test_given", "test_resize"),
     "linen/plan": ("test_resized_modules", "test_resize", "test_given", "test_zoo_conv"),
     "linen/found_attributes": ("test_found_attributes", "test_resize"),
+    "running/wrapped_indices": ("test_decode",),
     "running/attribute_search": ("test_found_attributes",),
     "arguments/integers": ("jaxprune/arguments/integers.py", "test_found_attributes"),
     "haiku/resizing": ("test_haiku",),

@@ -172,6 +172,19 @@ def counts(call: Called) -> None:
     assert (along == np.arange(along.shape[-1])).all()
 
 
+def starts(call: Called) -> None:
+    """What is written is read again at the same starts, which may lie anywhere."""
+    values = range(len(call.ins))[call.op.rule.values]
+    for first in ([0] * np.ndim(call.ins[0]), [1] * np.ndim(call.ins[0])):
+        ins = [*call.ins[: len(values)], *(jnp.asarray(i, jnp.int32) for i in first)]
+        (out,), source = call(*ins), call.ins[0]
+        part, whole = (call.ins[1], out) if len(values) == 2 else (out, source)
+        sizes = zip(first, np.shape(part), np.shape(whole), strict=True)
+        places = [min(i, size - length) for i, length, size in sizes]
+        there = tuple(slice(i, i + n) for i, n in zip(places, np.shape(part), strict=True))
+        np.testing.assert_array_equal(whole[there], part)
+
+
 def looks_up(call: Called) -> None:
     if call.op.params.get("fill_value") is None:
         within(call(*call.ins), [call.ins[0]])
@@ -208,6 +221,7 @@ CHECKS: dict[Trait, Callable[[Called], None]] = {
     Trait.COMPARES: compares,
     Trait.CHOOSES: chooses,
     Trait.MAXIMUM: maximum,
+    Trait.STARTS: starts,
     Trait.COUNTS: counts,
     Trait.LOOKS_UP: looks_up,
     Trait.ENTRYWISE: entrywise,

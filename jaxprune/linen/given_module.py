@@ -34,7 +34,7 @@ HIDDEN = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # so that it can be jitted: its call holds what has no hash
 class Function:
     """A call of a module as a pure function of its variables: `graph.fn` of `jp.linen.trace`."""
 

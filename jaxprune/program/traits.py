@@ -40,6 +40,8 @@ class Trait(Flag):
     """A sum of products over axes in which two operands meet."""
     LOOKS_UP = auto()
     """Rows of a table, by their indices."""
+    STARTS = auto()
+    """Its operands without values are where a slice starts, one for each axis of the first."""
     COUNTS = auto()
     """Positions along the axis `dimension`."""
     RANDOM = auto()

@@ -27,6 +27,7 @@ from jaxprune.program.rules import random
 from jaxprune.program.spaces import Space
 from jaxprune.program.stream_readers import Reading
 from jaxprune.program.traits import NOTHING, Trait
+from jaxprune.running import wrapped_indices
 
 WAY_OUT = (
     "Fix: give the module the right attribute (overrides={'module/path': {'attribute': value}}), "
@@ -199,6 +200,7 @@ class _Lockstep:
         self.kept = kept
         self.partial = partial
         self.steps = 0
+        self.walk: Walk | None = None
         self.widths = widths(kept)
         self.changed: list[Changed] = []
         self.draws: list[str] = []
@@ -224,7 +226,7 @@ class _Lockstep:
         return tuple(map(self.kept.size, axes))
 
     def programs(self, walk: Walk, other: Program, caller: Op | None) -> None:
-        ours = walk.program
+        ours, outside, self.walk = walk.program, self.walk, walk
         self.twins.update(zip(ours.invars, other.invars, strict=False))
         self.constants(ours, other, caller)
         self.readings.update(stream_readers.readings(walk))
@@ -239,6 +241,7 @@ class _Lockstep:
             _refuse(caller, f"gave {len(ours.outvars)} results, now {len(other.outvars)}")
         for a, b in zip(ours.outvars, other.outvars, strict=True):
             self.operand(walk.ops[-1] if walk.ops else caller, None, a, b)
+        self.walk = outside
 
     def that_compute(self, walk: Walk) -> Iterator[Op]:
         """Yields the operations that compute at the kept widths."""
@@ -321,6 +324,8 @@ class _Lockstep:
             _refuse(op, "reads a value where it read a constant")
         before, after = jaxpr.literal(a), jaxpr.literal(b)
         if np.array_equal(before, after, equal_nan=_is_float(before)):
+            return
+        if op and self.walk and wrapped_indices.wraps(self.walk, op, before, after, self.kept):
             return
         if not (_is_float(before) and _is_float(after)):
             _refuse(op, f"reads the constant {after}, it was {before}")

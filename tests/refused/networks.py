@@ -23,11 +23,14 @@ from refused.rows import (
 from refused.values import (
     BAD_SCORES,
     CALLABLES,
+    FUNCTIONS,
     GRADIENTS,
     KEEPS,
     MODEL,
     MODULES,
     NAN,
+    NO_MAPPINGS,
+    PLAIN_GRAPH,
     SCORES,
     TREES,
     TWIN,
@@ -44,6 +47,7 @@ from refused.values import (
     X,
     apply,
     bad,
+    plain,
     train,
     without,
 )
@@ -184,6 +188,16 @@ ROWS: dict[str, Row] = {
         )
         for fn in (jp.nnx.follows, jp.nnx.draws)
     },
+    "nnx.overrides": Row(jp.nnx.overrides, {"graph": NNX["graph"], "keep": NNX_KEEP}),
+    "haiku.resize": Row(
+        jp.haiku.resize,
+        {
+            "fn": Arg(plain, FUNCTIONS, "function"),
+            "graph": Arg(PLAIN_GRAPH, G.bad, "graph"),
+            "keep": Arg({"a": np.arange(4) < 2}, NO_MAPPINGS | {"unknown": {"no": X}}, "keep"),
+            "overrides": OVERRIDES,
+        },
+    ),
     "nnx.resize_optimizer": Row(
         jp.nnx.resize_optimizer,
         {

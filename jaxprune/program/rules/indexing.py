@@ -185,7 +185,11 @@ RULES = described(
         "dynamic_update_slice": Rule(dynamic_update_slice, update_zeros),
         "axis_index": Rule(opaque(reasons.AXIS_INDEX)),
     },
-    {"gather": Trait.LOOKS_UP, "gather dynamic_slice": Trait.HOMOGENEOUS},
+    {
+        "gather": Trait.LOOKS_UP,
+        "gather dynamic_slice": Trait.HOMOGENEOUS,
+        "dynamic_slice dynamic_update_slice": Trait.STARTS,
+    },
     {
         "gather dynamic_slice": {"values": slice(1)},
         "dynamic_update_slice": {"values": slice(2)},

@@ -1,0 +1,79 @@
+"""Decoding with a cache: it is cut with the heads, and what is generated is the same."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxprune as jp
+
+STEPS = 7
+TOKENS = np.random.default_rng(0).normal(size=(STEPS, 2, 1, 6)).astype(np.float32)
+
+
+class Decoder(nn.Module):
+    """One layer of a decoder."""
+
+    @nn.compact
+    def __call__(self, x):
+        x += nn.MultiHeadDotProductAttention(4, qkv_features=16, decode=True)(x, x)
+        return nn.Dense(3)(nn.relu(nn.Dense(10)(x)))
+
+
+class OffByOne(nn.Module):
+    """Its code adds a width to a number that is no start of a slice."""
+
+    @nn.compact
+    def __call__(self, x):
+        h = nn.Dense(8, name="up")(x)
+        place = self.variable("cache", "place", lambda: jnp.zeros((), jnp.int32))
+        return nn.Dense(3, name="down")(h) * (place.value + h.shape[-1])
+
+
+def traced(module: nn.Module) -> tuple[jp.ChannelGraph, Any]:
+    variables = module.init(jax.random.key(0), np.ones((2, STEPS, 6), np.float32))
+    return jp.linen.trace(module, variables, TOKENS[0], mutable=["cache"]), variables
+
+
+def generated(fn: Any, variables: Any) -> list[np.ndarray]:
+    """What comes out step by step, each with the cache that the one before left."""
+    found = []
+    for token in TOKENS:
+        y, updates = jax.jit(fn)(variables, token)
+        variables = {**variables, **updates}
+        found.append(np.asarray(y))
+    return found
+
+
+def test_a_cut_cache_decodes_as_the_narrow_and_the_masked_network():
+    module = Decoder()
+    graph, variables = traced(module)
+    heads, values, hidden = (
+        next(name for name in graph.groups if part in name)
+        for part in ("key/kernel[1]", "value/kernel[2]", "Dense_1")
+    )
+    keep = {
+        heads: np.array([True, False, False, True]),
+        values: np.array([False, True, True, True]),
+        hidden: np.arange(10) % 2 == 0,
+    }
+    small, module2 = jp.slice(graph, variables, keep), jp.linen.resize(module, graph, keep)
+    assert small["cache"]["MultiHeadDotProductAttention_0"]["cached_key"].shape == (2, 7, 2, 4)
+    assert small["cache"]["MultiHeadDotProductAttention_0"]["cached_value"].shape == (2, 7, 2, 3)
+    assert not module2.follows
+    found = generated(lambda v, x: module2.apply(v, x, mutable=["cache"]), small)
+    for fn, v in (
+        (jp.narrow(graph.fn, graph, keep), small),
+        (graph.fn, jp.mask(graph, variables, keep)),
+    ):
+        np.testing.assert_allclose(found, generated(fn, v), rtol=1e-5, atol=1e-6)
+
+
+def test_an_integer_that_is_no_start_does_not_follow():
+    module = OffByOne()
+    graph, _ = traced(module)
+    with pytest.raises(jp.errors.ResizeError, match="reads the constant 5, it was 8"):
+        jp.linen.resize(module, graph, {"up/kernel": np.arange(8) < 5})
