@@ -257,3 +257,12 @@ def test_attributes_of_nnx_models_are_found_too():
     }
     assert [layer.config.heads for layer in small.layers] == [3, 2]
     assert [layer.config.heads for layer in model.layers] == [4, 4]
+
+
+def test_only_a_resize_searches(monkeypatch):
+    graph, variables = traced(Stack(plain()))
+    monkeypatch.setattr(attribute_search, "_Search", None)
+    keep = jp.slimmable.prefix(graph, 0.5, divisor=1)
+    assert jp.slice(graph, variables, keep)
+    with pytest.raises(TypeError):
+        jp.linen.resize(Stack(plain()), graph, keep)

@@ -75,9 +75,12 @@ def at_widths(
     return resized(module, replace(plan, follows=found.follows, draws=found.draws))
 
 
-def compared_at(graph: ChannelGraph, keep: Keep) -> Compared:
-    """Returns in what the first module that the function calls differs, resized as by `resize`."""
-    return _planned(graph.calls[0].module, graph, Kept(keep), {})[1]
+def compared_at(graph: ChannelGraph, keep: Keep, *, search: bool = True) -> Compared:
+    """Returns in what the first module that the function calls differs, resized as by `resize`.
+
+    Without `search` no attributes are tried.
+    """
+    return _planned(graph.calls[0].module, graph, Kept(keep), {}, search=search)[1]
 
 
 def _planned(
@@ -85,6 +88,8 @@ def _planned(
     graph: ChannelGraph,
     kept: Kept,
     overrides: Overrides,
+    *,
+    search: bool = True,
 ) -> tuple[Resizing, Compared]:
     """Returns how a module changes, and in what it then differs from the masked one."""
     at, name = as_traced(graph, module), type(module).__name__
@@ -118,6 +123,7 @@ def _planned(
         lambda found: same_program.check(graph, kept, at(planned(found)), name),
         lambda: holders(called_modules(graph, at())),
         path_of,
+        search=search,
     )
     return planned(found), compared
 

@@ -120,12 +120,15 @@ def overrides(graph: ChannelGraph, keep: Keep) -> dict[str, dict[str, Any]]:
 
 
 def compared_at(
-    graph: ChannelGraph, keep: Keep, *, overrides: Changes | None = None
+    graph: ChannelGraph, keep: Keep, *, overrides: Changes | None = None, search: bool = True
 ) -> same_program.Compared:
-    """Returns `follows` and `draws` of one comparison; arguments and errors as in `resize`."""
+    """Returns `follows` and `draws` of one comparison; arguments and errors as in `resize`.
+
+    Without `search` no attributes are tried.
+    """
     fn = _function_of(graph)
     kept = Kept(check_keep(graph, keep))
-    return _planned(graph, kept, fn, _changes(graph, kept, overrides))[2]
+    return _planned(graph, kept, fn, _changes(graph, kept, overrides), search=search)[2]
 
 
 def resize_optimizer(
@@ -183,7 +186,7 @@ def _changes(graph: ChannelGraph, kept: Kept, overrides: Changes | None) -> Chan
 
 
 def _planned(
-    graph: ChannelGraph, kept: Kept, fn: Function, changes: Changes
+    graph: ChannelGraph, kept: Kept, fn: Function, changes: Changes, *, search: bool = True
 ) -> tuple[Changes, dict[str, dict[str, Any]], same_program.Compared]:
     """Returns how modules change, which of it was found by trying, and in what the model differs.
 
@@ -208,7 +211,7 @@ def _planned(
     def check(found: Changes) -> same_program.Compared:
         return _compared(graph, kept, fn, with_found(found))
 
-    found, compared = solved(graph, kept, attempt, check, holders)
+    found, compared = solved(graph, kept, attempt, check, holders, search=search)
     return with_found(found), {path: dict(values) for path, values in found.items()}, compared
 
 

@@ -117,16 +117,20 @@ def _inexact(graph: ChannelGraph, pruned: Sequence[str]) -> Iterator[str]:
             yield f"group {name!r}: {why}"
 
 
-def compared(graph: ChannelGraph, kept: Kept, resized: Resized | None = None) -> Compared:
+def compared(
+    graph: ChannelGraph, kept: Kept, resized: Resized | None = None, *, search: bool = True
+) -> Compared:
     """Returns in what the network at the kept widths differs from the masked one.
+
+    Without `search` its modules are not tried with other attributes.
 
     Raises:
       ResizeError: it does not run, or is another network.
     """
     if resized is None and graph.calls:
-        return linen.compared_at(graph, kept.keep)
+        return linen.compared_at(graph, kept.keep, search=search)
     if resized is None and isinstance(graph.fn, Function):
-        return nnx.compared_at(graph, kept.keep)
+        return nnx.compared_at(graph, kept.keep, search=search)
     small = [v.struct(kept.shape(v)) for v in graph.variables.values()]
     abstract = jax.tree.unflatten(graph.treedef, small)
     try:

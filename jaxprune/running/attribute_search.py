@@ -64,6 +64,8 @@ def solved(
     check: Callable[[Overrides], Compared],
     holders: Callable[[], Mapping[str, Holder]],
     path_of: Callable[[Any], str | None] = lambda _: None,
+    *,
+    search: bool = True,
 ) -> tuple[Overrides, Compared]:
     """Returns what modules must hold beyond what is known of them, and how the network compares.
 
@@ -74,6 +76,7 @@ def solved(
       check: the same, and raises where it is another network.
       holders: {path of a module: what it holds}, at the full widths; asked only if needed.
       path_of: the path of a module whose method raised, None for anything else.
+      search: whether anything is tried; else the network is what it is.
 
     Raises:
       ResizeError: no overrides make the traced network; says how near some came.
@@ -81,6 +84,8 @@ def solved(
     start = attempt({})
     if start.compared is not None:
         return {}, start.compared
+    if not search:
+        return {}, check({})
     found = _Search(graph, kept, holders(), attempt, path_of).run(start)
     overrides = found.overrides if found.attempt.compared is not None else {}
     try:
