@@ -233,5 +233,6 @@ def test_a_users_rule_may_walk_the_program_of_an_operation() -> None:
     rules = jp.RULES | {"jit": lambda op: op.call(op.params["program"], op.ins, op.sources)}
     fn, v = lambda v, x: jax.jit(jnp.sin)(x @ v["w"]).sum(-1), {"w": np.ones((5, 8))}
     assert jp.trace(fn, v, X).groups["w"].inexact is None
-    inexact = jp.trace(fn, v, X, rules=rules).groups["w"].inexact
-    assert "sums values that the mask does not make zero" in inexact
+    graph = jp.trace(fn, v, X, rules=rules)
+    assert "sums values that the mask does not make zero" in graph.groups["w"].inexact
+    assert jp.draw(graph) == jp.draw(jp.trace(fn, v, X))
