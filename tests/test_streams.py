@@ -314,3 +314,28 @@ def test_a_reader_that_cannot_be_pruned_goes_with_its_stream():
     graph = jp.trace(fn, variables, np.ones((4, 3), np.float32))
     assert list(graph.groups) == ["free"]
     assert "output" in jp.explain(graph, "stem")
+
+
+def test_a_reading_that_is_broadcast_along_an_axis_that_is_pruned_to_one() -> None:
+    """JAX leaves the broadcast out where the axis has one entry."""
+    random = np.random.default_rng(0)
+    shapes = {"a": (3, 8), "k": (4, 8), "w": (4, 8, 2), "other": (8, 2)}
+    v = {name: random.normal(size=shape) for name, shape in shapes.items()}
+    x = random.normal(size=(2, 3))
+
+    def fn(v, x):
+        stream = x @ v["a"]
+        read = jp.select_inputs(stream[:, None], "reader")
+        spread = jnp.broadcast_to(read, (2, len(v["k"]), read.shape[-1]))
+        mixed = jnp.einsum("bkc,kcd->bd", spread * v["k"][None], v["w"])
+        return mixed + stream @ v["other"]
+
+    graph = jp.trace(fn, v, x)
+    keep = {"k": np.arange(4) == 2, "reader": np.arange(8) % 2 == 0}
+    assert keep.keys() <= graph.groups.keys()
+    small = jp.slice(graph, v, keep)
+    narrow = jp.narrow(fn, graph, keep)(small, x)
+    np.testing.assert_allclose(narrow, fn(jp.mask(graph, v, keep), x), rtol=1e-5)
+    only = {"k": keep["k"]}
+    found = jp.resize(fn, graph, only)(jp.slice(graph, v, only), x)
+    np.testing.assert_allclose(found, fn(jp.mask(graph, v, only), x), rtol=1e-5)
