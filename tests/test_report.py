@@ -342,3 +342,19 @@ def test_an_axis_is_explained_with_its_place_and_a_summary_without() -> None:
     assert f"axis 0, size 3: cannot be pruned: {window}, by conv_general" in explain(graph, "k")
     assert f"1 axis: {window}\n    k axis 0" in explain(graph)
     assert "<function" not in repr(graph)
+
+
+def test_a_depthwise_convolution_ties_what_goes_through_it() -> None:
+    v = {"a": np.ones((1, 3, 8)), "d": np.ones((3, 1, 8)), "b": np.ones((8, 2))}
+
+    def fn(v, x):
+        sizes = ("NWC", "WIO", "NWC")
+        for kernel, groups in ((v["a"], 1), (v["d"], 8)):
+            x = jax.lax.conv_general_dilated(
+                x, kernel, (1,), "SAME", dimension_numbers=sizes, feature_group_count=groups
+            )
+        return x.mean(1) @ v["b"]
+
+    graph = jp.trace(fn, v, np.ones((1, 5, 3)))
+    ties = {node.kernels: node.ties for node in dataflow.nodes(graph) if node.kernels}
+    assert ties == {("a",): (), ("d",): ("a",), ("b",): ()}
