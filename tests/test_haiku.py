@@ -80,6 +80,7 @@ def test_the_resized_function_is_the_narrow_one(name):
     small, run = jp.slice(graph, variables, keep), jp.haiku.resize(fn, graph, keep)
     expected = jax.jit(jp.narrow(fn, graph, keep))(small, x)
     found = jax.jit(run)(small, x)
+    assert bool(run.overrides) == (name in ("attention", "reshaped"))  # others: from kernels
     if not run.follows:
         close = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
         jax.tree.map(close, found, expected)
