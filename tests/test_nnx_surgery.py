@@ -16,6 +16,7 @@ from flax import nnx
 import jaxprune as jp
 import nnx_networks as networks
 from jaxprune.arguments.paths import flatten
+from jaxprune.running import attribute_search
 
 TESTS = Path(__file__).parent
 RANDOM = np.random.default_rng(0)
@@ -31,6 +32,12 @@ def assert_close(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
     assert ours.keys() == theirs.keys()
     for path, value in ours.items():
         np.testing.assert_allclose(value, theirs[path], tolerance, tolerance, err_msg=path)
+
+
+@pytest.fixture
+def unsearched(monkeypatch):
+    """No attribute is found by trying: what is refused without."""
+    monkeypatch.setattr(attribute_search, "TRIES", 0)
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +146,7 @@ def encoder() -> Any:
     return model, graph, {heads: np.array([True, False, False, True])}
 
 
+@pytest.mark.usefixtures("unsearched")
 def test_a_hard_coded_number_of_heads_is_refused_and_an_override_mends_it(encoder):
     model, graph, keep = encoder
     with pytest.raises(jp.errors.ResizeError) as error:
@@ -151,6 +159,7 @@ def test_a_hard_coded_number_of_heads_is_refused_and_an_override_mends_it(encode
     assert (model.attention.heads, small.attention.heads) == (4, 2)
 
 
+@pytest.mark.usefixtures("unsearched")
 def test_a_module_that_a_scan_makes_is_named():
     model = networks.model_of(
         lambda rngs: networks.Stacked(rngs, 6, block=lambda rngs, _: networks.Encoder(rngs))
@@ -179,6 +188,7 @@ class Checked(nnx.Module):
         return self.last(x)
 
 
+@pytest.mark.usefixtures("unsearched")
 def test_a_module_that_checks_its_width_is_named_and_an_override_mends_it():
     def build(rngs: nnx.Rngs) -> nnx.Sequential:
         return nnx.Sequential(Checked(rngs), nnx.Linear(6, 2, rngs=rngs))
@@ -216,6 +226,7 @@ def test_an_override_that_fits_nothing_is_refused(encoder):
         jp.nnx.resize(model, graph, keep, overrides={"attention": {"haeds": 2}})
 
 
+@pytest.mark.usefixtures("unsearched")
 def test_a_shape_error_names_the_module():
     class Bare(nnx.Module):
         def __init__(self, rngs: nnx.Rngs):
@@ -313,6 +324,7 @@ def test_shapes_that_cannot_be_followed_are_refused():
         jp.nnx.trace(model, SEQUENCE)
 
 
+@pytest.mark.usefixtures("unsearched")
 def test_the_layers_of_flax_are_left_as_they_are(encoder):
     before = vars(nnx.Linear)["__call__"]
     model, graph, keep = encoder
