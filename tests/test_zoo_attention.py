@@ -13,6 +13,7 @@ import pytest
 import jaxprune as jp
 import laws
 import networks
+from jaxprune.running import attribute_search
 from zoo import attention, attention_images, attention_positions, decoder, decoder_experts
 from zoo.zoo import Network, check
 
@@ -126,12 +127,17 @@ class Checked(nn.Module):
     ],
     ids=["width", "heads", "heads only", "both"],
 )
-def test_a_module_that_checks_its_width(widths: Any, refusal: str, overrides: Any) -> None:
-    """Where attributes can say it, overrides do; `narrow` runs it in any case."""
+def test_a_module_that_checks_its_width(
+    widths: Any, refusal: str, overrides: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where attributes can say it, overrides do, and are found; `narrow` runs it in any case."""
     module = Checked()
     variables = drawn(module, TOKENS)
     graph = jp.trace(module.apply, variables, TOKENS)
     keep = first(graph, widths)
+    if overrides and len(widths) == 2:
+        assert jp.linen.resize(module, graph, keep).overrides == {"": overrides}
+        monkeypatch.setattr(attribute_search, "TRIES", 0)
     with pytest.raises(jp.errors.ResizeError, match=refusal) as error:
         jp.linen.resize(module, graph, keep)
     for way_out in ("Fix:", "overrides", "protect", "narrow"):
