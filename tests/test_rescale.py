@@ -292,3 +292,14 @@ def test_what_is_neither_a_choice_nor_a_network_is_an_error(given: Any) -> None:
     graph, v = traced(Case(lambda v, x: x @ v["a"] @ v["c"], {"a": (6, 8), "c": (8, 4)}, {}))
     with pytest.raises(JaxpruneError, match=r"rescale must be True, False or the resized network"):
         jp.slice(graph, v, half(graph), rescale=given)
+
+
+def test_an_operation_without_a_rule_may_not_be_scaled() -> None:
+    rules = {name: rule for name, rule in jp.RULES.items() if name != "sin"}
+    v = {"a": np.ones((2, 4)), "b": np.ones((1, 3)), "w": np.ones((2, 3))}
+
+    def fn(v: Any, x: Any) -> Any:
+        return (x @ v["a"]).mean(1, keepdims=True) @ v["b"] + jnp.sin(x) @ v["w"]
+
+    graph = jp.trace(fn, v, np.ones((1, 2)), rules=rules)
+    assert factors(graph, {"a": np.arange(4) < 2}) == {"a": 0.5}
