@@ -207,7 +207,7 @@ def _normal(diff: str) -> str:
     return "\n".join(line.rstrip() for line in diff.strip("\n").splitlines())
 
 
-def report(found: Sequence[Found]) -> tuple[str, int]:
+def report(found: Sequence[Found], sample: int) -> tuple[str, int]:
     """Returns the text of all results, and how many survivors are not explained."""
     why = explained()
     rows, survivors, left = [], [], 0
@@ -225,7 +225,7 @@ def report(found: Sequence[Found]) -> tuple[str, int]:
         ]
     text = [
         "# Mutants of the modules that decide\n",
-        f"`python -m benchmarks.mutations`, JAX {jax.__version__}: {len(found)} mutants, "
+        f"`python -m benchmarks.mutations --sample {sample}`, JAX {jax.__version__}: {len(found)} mutants, "
         f"{sum(item.verdict != 'survives' for item in found)} refused by the tests.\n",
         "| module | mutants | refused | explained | not explained |\n|---|---|---|---|---|",
         *rows,
@@ -258,7 +258,7 @@ def main() -> int:
             print(found.diff, flush=True)
     done = kept_results()
     keys = [key(module, x) for module in GUARDS for x in sampled(module, options.sample)]
-    text, left = report([done[item] for item in keys if item in done])
+    text, left = report([done[item] for item in keys if item in done], options.sample)
     RESULTS.write_text(text)
     print(f"{left} survivors are not explained, see {RESULTS.relative_to(ROOT)}")
     return int(left > 0)
