@@ -225,7 +225,8 @@ def report(found: Sequence[Found], sample: int) -> tuple[str, int]:
         ]
     text = [
         "# Mutants of the modules that decide\n",
-        f"`python -m benchmarks.mutations --sample {sample}`, JAX {jax.__version__}: {len(found)} mutants, "
+        f"`python -m benchmarks.mutations --sample {sample}`, JAX {jax.__version__}: "
+        f"{len(found)} mutants, "
         f"{sum(item.verdict != 'survives' for item in found)} refused by the tests.\n",
         "| module | mutants | refused | explained | not explained |\n|---|---|---|---|---|",
         *rows,
