@@ -123,7 +123,7 @@ GUARDS: Mapping[str, Sequence[str]] = {
     "running/wrapped_indices": ("test_decode",),
     "running/attribute_search": ("test_found_attributes",),
     "arguments/integers": ("jaxprune/arguments/integers.py", "test_found_attributes"),
-    "haiku/resizing": ("test_haiku",),
+    "haiku/resizing": ("test_haiku_resize",),
     "linen/resizing": (
         "test_resized_modules",
         "test_resize",

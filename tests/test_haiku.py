@@ -1,118 +1,98 @@
-"""Functions of Haiku modules at the kept widths."""
+"""Haiku: params and state are the variables; its layers hold their sizes, so `narrow` runs them."""
 
-import sys
 from functools import partial
 
 import haiku as hk
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxprune as jp
 
 RANDOM = np.random.default_rng(0)
-IMAGES = RANDOM.normal(size=(2, 8, 8, 3)).astype(np.float32)
-TOKENS = RANDOM.normal(size=(2, 5, 6)).astype(np.float32)
+X = RANDOM.normal(size=(2, 8, 8, 3)).astype(np.float32)
 
 
-def convolutions(x, train):
-    x = jax.nn.relu(hk.BatchNorm(True, True, 0.9)(hk.Conv2D(8, 3)(x), is_training=train))
-    x = jax.nn.relu(hk.Conv2D(8, 3, feature_group_count=8)(x))
-    x = jax.nn.relu(hk.Conv2DTranspose(6, 3)(x))
-    return hk.nets.MLP([10, 4])(x.mean((1, 2)))
+def forward(x, train, stream=8, inner=12):
+    def norm(y):
+        return hk.BatchNorm(create_scale=True, create_offset=True, decay_rate=0.9)(y, train)
+
+    x = jax.nn.relu(norm(hk.Conv2D(stream, 3, with_bias=False)(x)))
+    y = jax.nn.relu(norm(hk.Conv2D(inner, 3, with_bias=False)(x)))
+    x = jax.nn.relu(x + norm(hk.Conv2D(stream, 1, with_bias=False)(y)))
+    return hk.Linear(5)(x.mean((1, 2)))
 
 
-def attention(x, _train):
-    y = hk.MultiHeadAttention(4, 3, w_init=hk.initializers.VarianceScaling(), model_size=6)(x, x, x)
-    y = hk.LayerNorm(-1, True, True)(x + y)
-    return hk.Linear(2)(jax.nn.gelu(hk.Linear(12)(y)))
+def mode(train, **sizes):
+    net = hk.without_apply_rng(hk.transform_with_state(partial(forward, **sizes)))
+
+    def fn(v, x):
+        logits, state = net.apply(v["params"], v["state"], x, train)
+        return (logits, state) if train else logits
+
+    return net, fn
 
 
-class Reshaped(hk.Module):
-    """Sizes that only attributes show."""
+@pytest.fixture(scope="module")
+def variables():
+    params, state = jax.eval_shape(lambda: mode(True)[0].init(jax.random.key(0), X, True))
 
-    def __init__(self, heads, size):
-        super().__init__()
-        self.heads, self.size = heads, size
-
-    def __call__(self, x):
-        y = hk.Linear(self.heads * self.size)(x)
-        y = jnp.tanh(y.reshape(*x.shape[:-1], self.heads, self.size).sum(-2))
-        return hk.Linear(2)(y)
-
-
-def resnet(x, train):
-    return hk.nets.ResNet18(5, resnet_v2=True)(x, is_training=train)
-
-
-NETWORKS = {
-    "convolutions": (convolutions, IMAGES),
-    "attention": (attention, TOKENS),
-    "reshaped": (lambda x, _train: Reshaped(4, 3)(x), TOKENS),
-    "resnet": (resnet, RANDOM.normal(size=(1, 32, 32, 3)).astype(np.float32)),
-}
-
-
-def made(name):
-    """Returns (training call, variables, input) of a network; its state is a variable too."""
-    network, x = NETWORKS[name]
-    model = hk.transform_with_state(network)
-    params, state = jax.eval_shape(lambda: model.init(jax.random.key(0), x, True))
-
-    def draw(leaf):
+    def drawn(leaf):
         return RANDOM.uniform(0.1, 0.5, leaf.shape).astype(leaf.dtype)
 
-    variables = jax.tree.map(draw, {"params": params, "state": state})
-    return lambda v, x: model.apply(v["params"], v["state"], None, x, True), variables, x
+    return jax.tree.map(drawn, {"params": params, "state": state})
 
 
-def half(graph):
-    return {n: np.arange(g.size) % 2 == 0 for n, g in graph.groups.items() if g.inexact is None}
+@pytest.fixture(scope="module")
+def graph(variables):
+    return jp.trace(mode(True)[1], variables, X)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_the_resized_function_is_the_narrow_one(name):
-    fn, variables, x = made(name)
-    graph = jp.trace(fn, variables, x)
-    keep = half(graph)
-    assert keep
-    small, run = jp.slice(graph, variables, keep), jp.haiku.resize(fn, graph, keep)
-    expected = jax.jit(jp.narrow(fn, graph, keep))(small, x)
-    found = jax.jit(run)(small, x)
-    assert bool(run.overrides) == (name in ("attention", "reshaped"))  # others: from kernels
-    if not run.follows:
-        close = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
-        jax.tree.map(close, found, expected)
-    whole = jp.haiku.resize(fn, graph, {})
-    jax.tree.map(np.testing.assert_array_equal, whole(variables, x), fn(variables, x))
+@pytest.fixture(scope="module")
+def keep(graph):
+    return {name: RANDOM.permutation(group.size) % 5 < 3 for name, group in graph.groups.items()}
 
 
-def test_what_was_found_is_listed_and_can_be_given(monkeypatch):
-    fn, variables, x = made("reshaped")
-    graph = jp.trace(fn, variables, x)
-    run = jp.haiku.resize(fn, graph, half(graph))
-    assert run.overrides == {"reshaped": {"heads": 2, "size": 2}}
-    monkeypatch.setattr("jaxprune.running.attribute_search.TRIES", 0)
-    given = jp.haiku.resize(fn, graph, half(graph), overrides=run.overrides)
-    small = jp.slice(graph, variables, half(graph))
-    np.testing.assert_array_equal(given(small, x)[0], run(small, x)[0])
-    with pytest.raises(jp.errors.ResizeError, match="Fix: give the module"):
-        jp.haiku.resize(fn, graph, half(graph))
-    with pytest.raises(jp.errors.PatternError, match="override for modules"):
-        jp.haiku.resize(fn, graph, half(graph), overrides={"absent": {"heads": 2}})
+def test_train_mode_ties_all_of_the_state(graph):
+    assert list(graph.groups) == ["conv2_d/w", "conv2_d_1/w"]
+    assert {slot.path for slot in graph.groups["conv2_d_1/w"].slots} >= {
+        "params/batch_norm_1/scale",
+        "params/conv2_d_2/w",
+        "state/batch_norm_1/~/mean_ema/average",
+        "state/batch_norm_1/~/mean_ema/hidden",
+        "state/batch_norm_1/~/var_ema/hidden",
+    }
+    assert "vector  state/batch_norm/~/mean_ema/hidden axis 3" in jp.explain(graph, "conv2_d/w")
 
 
-def test_another_function_is_refused():
-    fn, variables, x = made("convolutions")
-    graph = jp.trace(fn, variables, x)
-    with pytest.raises(jp.errors.ResizeError, match="Fix:"):
-        jp.haiku.resize(lambda v, x: fn(v, 2 * x), graph, half(graph))
+@pytest.mark.parametrize("train", [True, False])
+def test_both_modes_run_narrow(graph, keep, variables, train):
+    fn = mode(train)[1]
+    small = jp.slice(graph, variables, keep)
+    found = jax.jit(jp.narrow(fn, graph, keep))(small, X)
+    expected = jax.jit(fn)(jp.mask(graph, variables, keep), X)
+    if train:
+        assert jax.tree.map(np.shape, found[1]) == jax.tree.map(np.shape, small["state"])
+        found, expected = found[0], expected[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_without_haiku_the_error_says_how_to_get_it(monkeypatch):
-    fn, variables, x = made("convolutions")
-    graph = jp.trace(fn, variables, x)
-    monkeypatch.setitem(sys.modules, "haiku", None)
-    with pytest.raises(jp.errors.JaxpruneError, match="Fix: pip install dm-haiku"):
-        jp.haiku.resize(fn, graph, half(graph))
+def test_the_sizes_that_layers_hold_are_an_error(graph, keep):
+    with pytest.raises(jp.errors.ResizeError) as error:
+        jp.resize(mode(True)[1], graph, keep)
+    first, place, fix = str(error.value).splitlines()
+    assert first.startswith("the function does not run at the kept widths: ")
+    assert (
+        "'conv2_d/w' with retrieved shape (3, 3, 3, 6) does not match shape=(3, 3, 3, 8)" in first
+    )
+    assert "haiku" in place
+    assert fix.endswith("or run jp.narrow(fn, graph, keep), which takes any function.")
+
+
+def test_a_function_with_the_kept_sizes_is_the_same_network(graph, keep, variables):
+    widths = jp.widths(graph, keep)
+    sizes = {"stream": widths["conv2_d/w"], "inner": widths["conv2_d_1/w"]}
+    small = jp.slice(graph, variables, keep)
+    found = jax.jit(jp.resize(mode(True, **sizes)[1], graph, keep))(small, X)
+    expected = jax.jit(jp.narrow(mode(True)[1], graph, keep))(small, X)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), found, expected)
