@@ -17,8 +17,15 @@ os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # a test must not depend on a
 
 import hypothesis
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 hypothesis.settings.register_profile("jaxprune", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("jaxprune")
+
+
+@pytest.fixture
+def unsearched(monkeypatch):
+    """No attribute is found by trying, so that a resize refuses what only a search would mend."""
+    monkeypatch.setattr("jaxprune.running.attribute_search.TRIES", 0)

@@ -16,7 +16,6 @@ from flax import nnx
 import jaxprune as jp
 import nnx_networks as networks
 from jaxprune.arguments.paths import flatten
-from jaxprune.running import attribute_search
 
 TESTS = Path(__file__).parent
 RANDOM = np.random.default_rng(0)
@@ -32,12 +31,6 @@ def assert_close(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
     assert ours.keys() == theirs.keys()
     for path, value in ours.items():
         np.testing.assert_allclose(value, theirs[path], tolerance, tolerance, err_msg=path)
-
-
-@pytest.fixture
-def unsearched(monkeypatch):
-    """No attribute is found by trying: what is refused without."""
-    monkeypatch.setattr(attribute_search, "TRIES", 0)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ import modules
 import networks
 from jaxprune.arguments.paths import flatten
 from jaxprune.keep import spec
-from jaxprune.running import attribute_search
 
 Keep = Mapping[str, np.ndarray]
 
@@ -94,8 +93,8 @@ def heads_of(graph: jp.ChannelGraph) -> str:
     return name
 
 
-def test_resize_refuses_a_hard_coded_head_count(attention, monkeypatch):
-    monkeypatch.setattr(attribute_search, "TRIES", 0)  # it would be found
+@pytest.mark.usefixtures("unsearched")
+def test_resize_refuses_a_hard_coded_head_count(attention):
     module, variables, graph = attention
     keep = channels({heads_of(graph): [0, 3]}, graph)
     expected = r"reshape.*HandAttention should give \[2, 5, 2, 4\].*\[2, 5, 4, 2\]"
@@ -113,8 +112,8 @@ def test_an_override_resizes_a_hard_coded_head_count(attention):
     check_agreement(module, resized, graph, keep, variables, TOKENS)
 
 
-def test_an_override_reaches_an_inner_module_and_the_refusal_names_it(monkeypatch):
-    monkeypatch.setattr(attribute_search, "TRIES", 0)  # it would be found
+@pytest.mark.usefixtures("unsearched")
+def test_an_override_reaches_an_inner_module_and_the_refusal_names_it():
     module = modules.Encoder()
     variables = variables_of(module, TOKENS)
     graph = jp.trace(module.apply, variables, TOKENS)

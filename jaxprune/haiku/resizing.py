@@ -1,11 +1,14 @@
 """A function of Haiku modules at the kept widths."""
 
+import functools
 import importlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from jaxprune.arguments import integers, paths
+import jax
+
+from jaxprune.arguments import paths
 from jaxprune.arguments.checks import check_overrides
 from jaxprune.arguments.functions import check_function
 from jaxprune.errors import JaxpruneError
@@ -15,16 +18,10 @@ from jaxprune.keep.check import Keep, check_keep
 from jaxprune.keep.kept import Kept
 from jaxprune.linen.attributes import View
 from jaxprune.running import same_program
-from jaxprune.running.attribute_search import Holder, Overrides, solved
+from jaxprune.running.attribute_search import Holder, Overrides, solved, wanted
 from jaxprune.running.resize import Resized
 
 Function = Callable[..., Any]
-
-WAY_OUT = (
-    "Fix: give the module the right attribute (overrides={'module/path': {'attribute': value}}), "
-    "keep that group whole (protect= in jp.select), or run jp.narrow(fn, graph, keep), which takes "
-    "any function."
-)
 
 
 def resize(
@@ -71,9 +68,10 @@ def resize(
     def at(found: Overrides) -> Function:
         return _applied(fn, _Sizes(view, given, found))
 
+    @functools.cache
     def holders() -> Mapping[str, Holder]:
         seen = _Sizes(None, {}, {})
-        same_program.attempt(graph, Kept({}), _applied(fn, seen))
+        jax.eval_shape(_applied(fn, seen), graph.abstract, *graph.inputs)
         return seen.holders
 
     if given:
@@ -82,7 +80,7 @@ def resize(
         graph,
         kept,
         lambda found: same_program.attempt(graph, kept, at(found)),
-        lambda found: same_program.check(graph, kept, at(found), "the function", WAY_OUT),
+        lambda found: same_program.check(graph, kept, at(found), "the function"),
         holders,
         lambda holder: getattr(holder, "module_name", None),
     )
@@ -112,10 +110,7 @@ class _Sizes:
         held = {name: value for name, value in vars(module).items() if not name.startswith("_")}
         self.holders.setdefault(path, Holder(type(module).__name__, held))
         values = dict(_of_kernel(self.view, module, path)) if self.view else {}
-        values |= integers.resolved(module, self.found.get(path, {}))
-        for pattern, wanted in self.given.items():
-            if paths.matches(pattern, path):
-                values |= integers.resolved(module, wanted)
+        values |= wanted(module, path, self.found, self.given)
         for name, value in values.items():
             setattr(module, name, value)
 

@@ -1,8 +1,11 @@
 """What every axis keeps under one keep."""
 
+from typing import Any
+
+import jax
 import numpy as np
 
-from jaxprune.graph import Variable
+from jaxprune.graph import ChannelGraph, Variable
 from jaxprune.keep.check import Keep, count
 from jaxprune.program import spaces as ax
 from jaxprune.program import stacked_layers
@@ -42,6 +45,11 @@ class Kept:
     def shape(self, variable: Variable) -> tuple[int, ...]:
         """The kept shape of a variable."""
         return tuple(map(self.size, variable.axes))
+
+    def abstract(self, graph: ChannelGraph) -> Any:
+        """The variables of a graph at the kept widths, as a pytree of `jax.ShapeDtypeStruct`."""
+        small = [v.struct(self.shape(v)) for v in graph.variables.values()]
+        return jax.tree.unflatten(graph.treedef, small)
 
 
 def touched(space: ax.Space, keep: Keep) -> bool:

@@ -1,15 +1,14 @@
 """The attributes of the modules of a network, found while it runs at the kept widths."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import flax.linen as nn
 
-from jaxprune.arguments import integers, paths
 from jaxprune.linen.attributes import ATTRIBUTES, View
 from jaxprune.linen.plan import Items, Resizing, scope_of
-from jaxprune.running.attribute_search import Holder, Overrides
+from jaxprune.running.attribute_search import Holder, Overrides, wanted
 
 
 class Attributes:
@@ -44,8 +43,8 @@ class Attributes:
         known, ran = self.values.setdefault(path, {}), self.ran.setdefault(path, [])
         if any(module is other for other in ran):
             return known
-        wanted = self.wanted(module, path)
-        new = {k: v for k, v in wanted.items() if k not in known or not _same(known[k], v)}
+        every = self.every(module, path)
+        new = {k: v for k, v in every.items() if k not in known or not _same(known[k], v)}
         if self.again:  # two that want different values for one name get those of the first run
             new = {name: value for name, value in new.items() if name not in known}
         self.late |= bool(new and ran)
@@ -53,21 +52,13 @@ class Attributes:
         ran.append(module)
         return known
 
-    def wanted(self, module: nn.Module, path: str) -> dict[str, Any]:
+    def every(self, module: nn.Module, path: str) -> dict[str, Any]:
         """Returns what the class of a module asks for, then what was tried, then what is given."""
         found: dict[str, Any] = {}
         for kind, attributes in ATTRIBUTES.items():
             if isinstance(module, kind):
                 found |= attributes(module, path, self.view)
-        found |= integers.resolved(module, self.found.get(path, {}))
-        for pattern, values in self.overrides.items():
-            if paths.matches(pattern, path):
-                found |= integers.resolved(module, values)
-        return found
-
-    def plan(self, plan: Resizing) -> Resizing:
-        """Returns the plan with all that was found."""
-        return replace(plan, attributes=items(self.values), classes=tuple(self.classes.items()))
+        return found | wanted(module, path, self.found, self.overrides)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The matching Linen module at the kept widths."""
 
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 
@@ -33,10 +34,9 @@ def resize(
 
     The module is traced with the call of the graph and compared with it equation by equation, at
     the kept widths and, unless it is built like the traced one, as it is, so that the result is the
-    same network or an error. Constants
-    that follow a width (the mean over channels, the root of the head size) may differ;
-    `result.follows` lists them. So may random numbers over pruned channels (dropout), of which it
-    draws fewer; `result.draws` lists them.
+    same network or an error. Constants that follow a width (the mean over channels, the root of the
+    head size) may differ; `result.follows` lists them. So may random numbers over pruned channels
+    (dropout), of which it draws fewer; `result.draws` lists them.
 
     Sizes that the module keeps in its fields, or in configurations there (the number of heads, an
     inner width), are found by trying, so far as the equations tell them; `result.overrides` lists
@@ -93,60 +93,62 @@ def _planned(
 ) -> tuple[Resizing, Compared]:
     """Returns how a module changes, and in what it then differs from the masked one."""
     at, name = as_traced(graph, module), type(module).__name__
+    modules = functools.cache(lambda: called_modules(graph, at()))
     if overrides:
-        _check_overrides(overrides, called_modules(graph, at()))
-    view = View(graph, kept)
-    plan = Resizing(
-        shapes=tuple(_shapes(graph, kept)),
-        attributes=(),
-        selections=tuple(_selections(graph, kept).items()),
-    )
-    latest: list[tuple[Overrides, Attributes]] = []
-    tried = _Tried(graph, kept, at, plan, lambda found: Attributes(view, overrides, found))
-
-    def attempt(found: Overrides) -> Attempt:
-        attempt, attributes = tried.run(found)
-        if not attributes.classes:
-            raise ResizeError(HIDDEN)
-        latest[:] = [(found, attributes)]
-        return attempt
-
-    def planned(found: Overrides) -> Resizing:
-        if latest[0][0] != found:
-            attempt(found)
-        return replace(latest[0][1].plan(plan), overrides=items(found))
-
+        _check_overrides(overrides, modules())
+    tried = _Tried(graph, kept, at, overrides)
     found, compared = solved(
         graph,
         kept,
-        attempt,
-        lambda found: same_program.check(graph, kept, at(planned(found)), name),
-        lambda: holders(called_modules(graph, at())),
+        tried.attempt,
+        lambda found: same_program.check(graph, kept, at(tried.plan(found)), name),
+        lambda: holders(modules()),
         path_of,
         search=search,
     )
-    return planned(found), compared
+    return tried.plan(found), compared
 
 
-class _Tried(NamedTuple):
-    """The network at the kept widths, which runs with these or those attributes."""
+class _Tried:
+    """The network at the kept widths; the latest run tells its attributes."""
 
-    graph: ChannelGraph
-    kept: Kept
-    at: At
-    plan: Resizing
-    attributes: Callable[[Overrides], Attributes]
+    def __init__(self, graph: ChannelGraph, kept: Kept, at: At, overrides: Overrides):
+        self.graph = graph
+        self.kept = kept
+        self.at = at
+        self.overrides = overrides
+        self.view = View(graph, kept)
+        self.shapes = tuple(_shapes(graph, kept))
+        self.selections = tuple(_selections(graph, kept).items())
+        self.latest = Attributes(self.view, overrides, {})
 
-    def run(self, overrides: Overrides) -> tuple[Attempt, Attributes]:
-        """Returns how far it is the traced one, and the attributes that were found on the way."""
-        attributes = self.attributes(overrides)
-        draft = Draft(self.plan.shapes, (), self.plan.selections, found=attributes)
-        attributes.begin()
-        attempt = same_program.attempt(self.graph, self.kept, self.at(draft))
-        while attributes.late:
-            attributes.begin()
-            attempt = same_program.attempt(self.graph, self.kept, self.at(draft))
-        return attempt, attributes
+    def attempt(self, found: Overrides) -> Attempt:
+        """Returns how far the network is the traced one, with what was found.
+
+        Raises:
+          ResizeError: it calls no module.
+        """
+        self.latest = Attributes(self.view, self.overrides, found)
+        fn = self.at(Draft(self.shapes, (), self.selections, found=self.latest))
+        while True:
+            self.latest.begin()
+            attempt = same_program.attempt(self.graph, self.kept, fn)
+            if not self.latest.classes:
+                raise ResizeError(HIDDEN)
+            if not self.latest.late:
+                return attempt
+
+    def plan(self, found: Overrides) -> Resizing:
+        """Returns how the module changes, with what was found."""
+        if self.latest.found != found:
+            self.attempt(found)
+        return Resizing(
+            shapes=self.shapes,
+            attributes=items(self.latest.values),
+            selections=self.selections,
+            classes=tuple(self.latest.classes.items()),
+            overrides=items(found),
+        )
 
 
 def _shapes(graph: ChannelGraph, kept: Kept) -> Iterator[tuple[str, tuple[Shape, Shape]]]:
@@ -166,9 +168,7 @@ def _selections(graph: ChannelGraph, kept: Kept) -> dict[str, tuple[int, ...] | 
     return found
 
 
-def _check_overrides(
-    overrides: Mapping[str, Mapping[str, Any]], modules: Mapping[str, list[nn.Module]]
-) -> None:
+def _check_overrides(overrides: Overrides, modules: Mapping[str, list[nn.Module]]) -> None:
     paths.require(overrides, modules, what="override for modules")
     for path, here in modules.items():
         for pattern, values in overrides.items():

@@ -179,9 +179,8 @@ def _changes(graph: ChannelGraph, kept: Kept, overrides: Changes | None) -> Chan
     check_overrides(overrides)
     model = _function_of(graph).model()
     changes = dict(attributes(graph, kept, modules(model), _places(model)))
-    ours = modules(model)
     for path, values in _overridden(model, overrides or {}):
-        changes[path] = {**changes.get(path, {}), **integers.resolved(ours[path], values)}
+        changes[path] = {**changes.get(path, {}), **values}
     return changes
 
 
@@ -281,7 +280,7 @@ def _overridden(model: nnx.Module, overrides: Changes) -> Iterator[tuple[str, Ma
         for pattern, values in overrides.items():
             if paths.matches(pattern, path):
                 _check_override(path, module, values)
-                yield path, values
+                yield path, integers.resolved(module, values)
 
 
 def _check_override(path: str, module: nnx.Module, values: Mapping[str, Any]) -> None:

@@ -131,10 +131,8 @@ def compared(
         return linen.compared_at(graph, kept.keep, search=search)
     if resized is None and isinstance(graph.fn, Function):
         return nnx.compared_at(graph, kept.keep, search=search)
-    small = [v.struct(kept.shape(v)) for v in graph.variables.values()]
-    abstract = jax.tree.unflatten(graph.treedef, small)
     try:
-        program, _ = jaxpr.trace(resized or graph.fn, abstract, *graph.inputs)
+        program, _ = jaxpr.trace(resized or graph.fn, kept.abstract(graph), *graph.inputs)
     except ResizeError:
         raise
     except Exception as error:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from jaxprune.arguments import integers
+from jaxprune.arguments import integers, paths
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep.kept import Kept
@@ -93,6 +93,18 @@ def solved(
     except ResizeError as error:
         text, _, way_out = str(error).rpartition("\nFix: ")
         raise ResizeError(f"{text}\n{nearest(found)}Fix: {way_out}") from error.__cause__
+
+
+def wanted(module: Any, path: str, found: Overrides, given: Overrides) -> dict[str, Any]:
+    """Returns {attribute: value} of a module: what was found for its path, then what is given.
+
+    `found` goes by paths, `given` by patterns of paths.
+    """
+    values = integers.resolved(module, found.get(path, {}))
+    for pattern, overrides in given.items():
+        if paths.matches(pattern, path):
+            values |= integers.resolved(module, overrides)
+    return values
 
 
 def nearest(found: Found) -> str:

@@ -106,9 +106,8 @@ def check(
       ResizeError: `fn`, which goes by `name`, does not run at the kept widths, or is another
         network there; begins with the `failure` and ends with the `way_out`.
     """
-    small = [v.struct(kept.shape(v)) for v in graph.variables.values()]
     try:
-        program, _ = jaxpr.trace(fn, jax.tree.unflatten(graph.treedef, small), *graph.inputs)
+        program, _ = jaxpr.trace(fn, kept.abstract(graph), *graph.inputs)
     except ResizeError:
         raise
     except Exception as error:
@@ -158,8 +157,7 @@ def attempt(graph: ChannelGraph, kept: Kept, fn: Callable[..., Any]) -> Attempt:
             inside.extend(f.f_locals["self"] for f in reversed(frames) if "self" in f.f_locals)
             return ()
 
-    small = [v.struct(kept.shape(v)) for v in graph.variables.values()]
-    program, _ = jaxpr.trace(guarded, jax.tree.unflatten(graph.treedef, small), *graph.inputs)
+    program, _ = jaxpr.trace(guarded, kept.abstract(graph), *graph.inputs)
     found = _Lockstep(graph, kept, partial=bool(raised))
     difference = found.difference(program)
     if difference is None and not raised:
