@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from orbax.checkpoint import v1 as ocp
 
 import jaxprune.checkpoint.directory as directory
 import jaxprune.checkpoint.trees as trees
@@ -116,6 +115,8 @@ def _claim(path: Path, overwrite: bool) -> Claim:
 def _write(begun: Claim, arrays: Mapping[str, Any]) -> None:
     if not arrays:
         return
+    from orbax.checkpoint import v1 as ocp  # when used: importing it is slow
+
     try:
         ocp.save_checkpointables(str(begun.data), dict(arrays))
     except OSError:

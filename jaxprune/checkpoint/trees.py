@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
 from jaxprune.arguments import paths
 from jaxprune.checkpoint.values import DEEPEST, raise_if
@@ -128,6 +127,8 @@ def load(checkpoint: Path, name: str, plan: Plan) -> Any:
     Raises:
       CheckpointError: Orbax cannot read the arrays.
     """
+    from orbax.checkpoint import v1 as ocp  # when used: importing it is slow
+
     both = list(zip(plan.numbers, plan.targets, strict=True))
     stored = {str(number): target for number, target in both if math.prod(target.shape)}
     try:

@@ -17,8 +17,7 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import sparse
-from scipy.optimize import linprog
+import scipy
 
 from jaxprune.arguments import paths
 from jaxprune.arguments.dtypes import wide_dtype
@@ -269,7 +268,7 @@ class _Scales(Domain[Scale]):
         logs = {item: math.log(item.after / item.before) for item in changed}
         unknowns = [key for key in unknowns if not isinstance(key, Changed)]
         column = {key: i for i, key in enumerate(unknowns)}
-        matrix = sparse.lil_array((len(self.rows), len(unknowns)))
+        matrix = scipy.sparse.lil_array((len(self.rows), len(unknowns)))
         wanted = np.zeros(len(self.rows))
         for i, row in enumerate(self.rows):
             for key, value in row:
@@ -278,8 +277,10 @@ class _Scales(Domain[Scale]):
                 else:
                     matrix[i, column[key]] = value
         price = [self.price(key) for key in unknowns]
-        both = sparse.hstack([matrix, -matrix], format="csr")  # logarithms above and below zero
-        found = linprog([*price, *price], A_eq=both, b_eq=wanted)
+        both = scipy.sparse.hstack(
+            [matrix, -matrix], format="csr"
+        )  # logarithms above and below zero
+        found = scipy.optimize.linprog([*price, *price], A_eq=both, b_eq=wanted)
         if found.x is None:
             return None
         up, down = np.split(found.x, 2)
