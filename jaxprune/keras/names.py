@@ -4,10 +4,14 @@ A path is that of the layers' names from the model down, without the name of the
 names the scopes of operations. What is shared has its first path.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from jaxprune.keras.library import children
+
+_NUMBERED = re.compile(r"variable_\d+")
+"""The name of a variable that was given none; the number counts those of the whole process."""
 
 
 def layers(model: Any) -> dict[str, Any]:
@@ -24,7 +28,8 @@ def variables(model: Any) -> dict[str, Any]:
         for variable in own(layer):
             if id(variable) not in seen:
                 seen.add(id(variable))
-                found[_free(_joined(path, variable.name), found, named)] = variable
+                name = _NUMBERED.sub("variable", variable.name)
+                found[_free(_joined(path, name), found, named)] = variable
     return found
 
 

@@ -53,7 +53,7 @@ def resize_optimizer(optimizer: Any, small: Any, graph: ChannelGraph, keep: Keep
 
 
 def _built(new: Any, small: Any) -> dict[int, str]:
-    """Builds an optimizer; returns {id of a variable of it: path of the model's that it follows}."""
+    """Builds an optimizer; returns {id of a variable of it: path of that of the model}."""
     places = {id(variable): path for path, variable in names.variables(small).items()}
     owners: dict[int, str] = {}
     make = new.add_variable_from_reference

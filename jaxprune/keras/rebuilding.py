@@ -8,9 +8,12 @@ model loads, and else by their attributes.
 """
 
 import copy
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
+
+import jax
 
 from jaxprune.arguments import integers
 from jaxprune.errors import ResizeError
@@ -77,7 +80,10 @@ class Rebuilding:
                     break
             else:
                 return None
-        return variables.get(self.variables[id(self.owners[id(variable)])])
+        path = self.variables[id(self.owners[id(variable)])]
+        if (value := variables.get(path)) is not None and value.shape != tuple(variable.shape):
+            raise ValueError(f"{path} is made as {variable.shape}, it must be {value.shape}")
+        return value
 
     def path_of(self, holder: Any) -> str | None:
         """Returns the path of a new layer, or of the model of an operation; None for others."""
@@ -101,8 +107,14 @@ class Rebuilding:
         """Returns the outputs of a graph of layers, without a model around them."""
 
         def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
-            if training is not None and isinstance(operation, keras().Layer):
+            if not isinstance(operation, keras().Layer):
+                return self.call(operation, args, kwargs)
+            if training is not None:
                 kwargs["training"] = training
+            if not is_graph(operation) and not self.layer(operation).built:
+                symbols = keras().tree.map_structure(_symbol, (args, kwargs))
+                with jax.ensure_compile_time_eval():  # what it makes then is not in the program
+                    self.layer(operation)(*symbols[0], **symbols[1])
             return self.call(operation, args, kwargs)
 
         if (graph := graph_of(old)) is None:
@@ -173,6 +185,7 @@ class Rebuilding:
         misfits = [*self.misfits(old, new)]
         while misfits and (better := self.explained(old, config, misfits)):
             config, new, misfits = better
+        _like(old, new)
         for inner, values in misfits:
             _set(inner, _from_config(inner, _resolved(inner.get_config(), values)))
         return new
@@ -181,13 +194,15 @@ class Rebuilding:
         """Yields the layers that a new one holds, and what is not yet as it must be in them."""
         names.name_alike(old, new)
         for inner, twin in [*names.pairs(old, new)][1:]:
-            changes = self.changes.get(self.paths[id(inner)], {})
-            if not changes or type(inner) is not type(twin):
+            if type(inner) is not type(twin):
                 continue
-            config = twin.get_config()
-            changed = _resolved(config, changes)
-            if any(_plain(changed[key]) != _plain(config.get(key)) for key in changed):
-                yield twin, dict(changes)
+            try:
+                config, found = inner.get_config(), dict(integers.below(twin.get_config()))
+            except NotImplementedError:
+                continue
+            wanted = integers.below(_resolved(config, self.changes.get(self.paths[id(inner)], {})))
+            if values := {way: n for way, n in wanted if found.get(way, n) != n}:
+                yield twin, values
 
     def explained(self, old: Any, config: dict[str, Any], misfits: Any) -> Any:
         """Returns a configuration of `old` by which fewer layers inside are misfits, if any."""
@@ -243,6 +258,8 @@ def _input(symbol: Any, shape: Any) -> Any:
 
 
 def _symbol(array: Any) -> Any:
+    if not isinstance(array, jax.Array | jax.ShapeDtypeStruct):
+        return array
     return keras().KerasTensor(array.shape, dtype=array.dtype.name)
 
 
@@ -252,12 +269,44 @@ def _resolved(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
 
 def _from_config(old: Any, config: Mapping[str, Any]) -> Any:
     """A layer of the class of `old`; a function that it calls is the same one."""
-    config = copy.deepcopy(dict(config))  # some classes change what they are given
+    config = _unbuilt(config)
     if not isinstance(old, keras().layers.Lambda):
-        return type(old).from_config(config)
+        return type(old).from_config(_taken(old, config))
     new = type(old).from_config(config, safe_mode=False)
     new.function = old.function
     return new
+
+
+def _unbuilt(config: Any) -> Any:
+    """A copy of a configuration whose layers inside are not built at the sizes that they had."""
+    if isinstance(config, Mapping):
+        names = {"build_config", "compile_config"} if "class_name" in config else set[str]()
+        return {key: _unbuilt(value) for key, value in config.items() if key not in names}
+    if isinstance(config, list | tuple) and not hasattr(config, "_fields"):
+        return type(config)(map(_unbuilt, config))
+    return copy.copy(config)
+
+
+def _taken(old: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """What of a configuration a class without a `from_config` of its own takes.
+
+    Keras writes into it what many constructors of subclassed models do not take.
+    """
+    takes = inspect.signature(type(old).__init__).parameters
+    anything = any(item.kind is inspect.Parameter.VAR_KEYWORD for item in takes.values())
+    if anything or type(old).__module__.startswith("keras."):
+        return config
+    general = ("name", "trainable", "dtype")
+    return {key: value for key, value in config.items() if key in takes or key not in general}
+
+
+def _like(old: Any, new: Any) -> None:
+    """Gives new layers the choices of the old ones that configurations leave out (`use_cudnn`)."""
+    for a, b in names.pairs(old, new):
+        for name, value in vars(a).items():
+            public = not name.startswith("_") and name not in ("built", "name", "trainable")
+            if public and isinstance(value, bool | str) and vars(b).get(name, value) != value:
+                setattr(b, name, value)
 
 
 def _numbers(config: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[tuple[int, int]]:

@@ -197,7 +197,11 @@ class _Plan:
             values = paths.flatten(given)[0]
             inside = scope(lambda variable: rebuilding.value(values, variable))
             with without_values(), inside:
-                outputs = rebuilding.run(inputs, self.fn.arguments)
+                try:
+                    outputs = rebuilding.run(inputs, self.fn.arguments)
+                except Exception as error:
+                    error.args = (_short(error),)
+                    raise
                 new = {
                     rebuilding.variables[id(old)]: inside.state_mapping.get(number)
                     for number, old in rebuilding.owners.items()
@@ -222,7 +226,8 @@ class _Plan:
             raise
         except Exception as error:
             raise ResizeError(
-                f"the model {self.model.name!r} cannot be made at the kept widths: {_short(error)}"
+                f"the model {self.model.name!r} cannot be made at the kept widths: "
+                f"{type(error).__name__}: {_short(error)}"
                 f"\n{WAY_OUT}"
             ) from error
         own = {path: tuple(v.shape) for path, v in names.variables(small).items()}
@@ -243,7 +248,7 @@ class _Plan:
             except Exception as error:
                 raise ResizeError(
                     f"the model {model.name!r} does not run at the {same_program.widths(kept)} "
-                    f"widths: {_short(error)}\n{fix}"
+                    f"widths: {type(error).__name__}: {_short(error)}\n{fix}"
                 ) from error
 
         return same_program.check(self.graph, kept, short, "the model", fix, failure)
@@ -299,4 +304,4 @@ def _short(error: Exception) -> str:
     text = str(error).split("encountered: ")[-1].split("Error encountered:\n\n")[-1]
     text = " ".join(text.split())
     more = "..." if len(text) > LONGEST else ""
-    return f"{type(error).__name__}: {text[:LONGEST]}{more}"
+    return f"{text[:LONGEST]}{more}"
