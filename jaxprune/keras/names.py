@@ -14,18 +14,18 @@ _NUMBERED = re.compile(r"variable_\d+")
 """The name of a variable that was given none; the number counts those of the whole process."""
 
 
-def layers(model: Any) -> dict[str, Any]:
+def layers_of(model: Any) -> dict[str, Any]:
     """Returns the layers of a model by their path; the model itself has the path ''."""
     return dict(_walk(model, "", {}))
 
 
-def variables(model: Any) -> dict[str, Any]:
+def variables_of(model: Any) -> dict[str, Any]:
     """Returns the `keras.Variable`s of a model by their path: all but those of metrics."""
-    named = layers(model)
+    named = layers_of(model)
     found: dict[str, Any] = {}
     seen: set[int] = set()
     for path, layer in named.items():
-        for variable in own(layer):
+        for variable in own_variables(layer):
             if id(variable) not in seen:
                 seen.add(id(variable))
                 name = _NUMBERED.sub("variable", variable.name)
@@ -33,7 +33,7 @@ def variables(model: Any) -> dict[str, Any]:
     return found
 
 
-def own(layer: Any) -> list[Any]:
+def own_variables(layer: Any) -> list[Any]:
     """Returns the variables of a layer that none of the layers inside has."""
     inner = {id(variable) for child in children(layer) for variable in child.variables}
     return [variable for variable in layer.variables if id(variable) not in inner]

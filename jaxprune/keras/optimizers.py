@@ -9,8 +9,8 @@ from jaxprune.cutting.transforms import sliced
 from jaxprune.errors import TraceError, TreeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep.check import Keep, check_keep
-from jaxprune.keras import names
 from jaxprune.keras.library import check_model, keras
+from jaxprune.keras.names import variables_of
 
 
 def resize_optimizer(optimizer: Any, small: Any, graph: ChannelGraph, keep: Keep) -> Any:
@@ -54,7 +54,7 @@ def resize_optimizer(optimizer: Any, small: Any, graph: ChannelGraph, keep: Keep
 
 def _built(new: Any, small: Any) -> dict[int, str]:
     """Builds an optimizer; returns {id of a variable of it: path of that of the model}."""
-    places = {id(variable): path for path, variable in names.variables(small).items()}
+    places = {id(variable): path for path, variable in variables_of(small).items()}
     owners: dict[int, str] = {}
     make = new.add_variable_from_reference
 

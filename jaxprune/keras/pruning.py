@@ -60,8 +60,9 @@ def prune(
       >>> import os
       >>> os.environ["KERAS_BACKEND"] = "jax"  # before Keras is imported
       >>> import keras, numpy as np, jaxprune as jp
-      >>> layers = [keras.Input((3,)), keras.layers.Dense(8, name="first")]
-      >>> model = keras.Sequential([*layers, keras.layers.Dense(2, name="last")])
+      >>> first = keras.layers.Dense(8, use_bias=False, name="first")
+      >>> last = keras.layers.Dense(2, use_bias=False)
+      >>> model = keras.Sequential([keras.Input((3,)), first, last])
       >>> pruned = jp.keras.prune(model, np.ones((1, 3), np.float32), keep_macs=0.5)
       >>> pruned.model.get_layer("first").units, pruned.model(np.ones((1, 3))).shape
       (4, (1, 2))

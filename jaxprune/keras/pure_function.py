@@ -11,8 +11,8 @@ from jaxprune.arguments import paths
 from jaxprune.arguments.functions import check_keywords
 from jaxprune.arguments.stable_words import shown
 from jaxprune.errors import TreeError
-from jaxprune.keras import names
 from jaxprune.keras.library import check_model, keras
+from jaxprune.keras.names import variables_of
 
 
 def variables(model: Any) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def variables(model: Any) -> dict[str, Any]:
       JaxpruneError: Keras is not installed, or has another backend than JAX.
     """
     check_model(model)
-    return nest({path: jnp.array(v.value) for path, v in names.variables(model).items()})
+    return nest({path: jnp.array(v.value) for path, v in variables_of(model).items()})
 
 
 def assign(model: Any, variables: Any) -> None:
@@ -45,7 +45,7 @@ def assign(model: Any, variables: Any) -> None:
       TreeError: the model has no such variable, or has it with another shape.
     """
     check_model(model)
-    own = names.variables(model)
+    own = variables_of(model)
     given = paths.flatten(variables)[0]
     bad = [
         f"{path!r} has shape {jnp.shape(value)}, the model has {own[path].shape}"
@@ -85,7 +85,7 @@ class Function:
 
     def __call__(self, variables: Any, *inputs: Any) -> tuple[Any, dict[str, Any]]:
         """Returns the outputs, and the variables that the call wrote."""
-        own = names.variables(self.model)
+        own = variables_of(self.model)
         given = paths.flatten(variables)[0]
         if differing := sorted(own.keys() ^ given.keys()):
             raise TreeError(
@@ -134,5 +134,5 @@ def check_call(model: Any, arguments: Mapping[str, Any], others: Sequence[str] =
 
 def shapes(model: Any) -> dict[str, Any]:
     """Returns the variables of a model as a nest of shapes."""
-    found = names.variables(model).items()
+    found = variables_of(model).items()
     return nest({path: jax.ShapeDtypeStruct(v.shape, v.value.dtype) for path, v in found})

@@ -17,7 +17,6 @@ import jax
 
 from jaxprune.arguments import integers
 from jaxprune.errors import ResizeError
-from jaxprune.keras import names
 from jaxprune.keras.library import (
     children,
     graph_of,
@@ -28,6 +27,7 @@ from jaxprune.keras.library import (
     standardized,
     through,
 )
+from jaxprune.keras.names import layers_of, name_alike, own_variables, pairs, variables_of
 
 Changes = Mapping[str, Mapping[str, Any]]
 """{path of a layer: {key of its configuration, or a way into it: value}}."""
@@ -39,13 +39,14 @@ class Rebuilding:
     def __init__(self, model: Any, changes: Changes):
         self.model = model
         self.changes = changes
-        self.layers = names.layers(model)
+        self.layers = layers_of(model)
         self.paths = dict(_paths(self.layers))
+        self.at = ""  # the layer that is made or called
         self.made: dict[int, Any] = {}
         self.olds: dict[int, Any] = {}
         self.pairs: list[tuple[Any, Any]] = []
         self.owners: dict[int, Any] = {}  # id of a variable of a new layer: the one in its place
-        self.variables = {id(v): path for path, v in names.variables(model).items()}
+        self.variables = {id(v): path for path, v in variables_of(model).items()}
         self.objects = _objects(self.layers.values())
 
     def model_of(self, inputs: Any, arguments: Mapping[str, Any]) -> Any:
@@ -58,10 +59,10 @@ class Rebuilding:
                 _build_as(self.model, new)
                 symbols = keras().tree.map_structure(_symbol, list(inputs))
                 new(*symbols, **arguments)
-        for old, layer in names.pairs(self.model, new):
+        for old, layer in pairs(self.model, new):
             if old.built and not layer.built:
                 layer.build_from_config(old.get_build_config())
-        names.name_alike(self.model, new)
+        name_alike(self.model, new)
         _train_as(self.model, new)
         return new
 
@@ -95,6 +96,7 @@ class Rebuilding:
     def call(self, old: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Returns what the new layer or operation in the place of `old` makes of its arguments."""
         if not is_graph(old):
+            self.at = self.paths[id(old)]
             return self.layer(old)(*args, **kwargs)
         if any(isinstance(x, keras().KerasTensor) for x in keras().tree.flatten(args)):
             if id(old) not in self.made:
@@ -192,8 +194,8 @@ class Rebuilding:
 
     def misfits(self, old: Any, new: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
         """Yields the layers that a new one holds, and what is not yet as it must be in them."""
-        names.name_alike(old, new)
-        for inner, twin in [*names.pairs(old, new)][1:]:
+        name_alike(old, new)
+        for inner, twin in [*pairs(old, new)][1:]:
             if type(inner) is not type(twin):
                 continue
             try:
@@ -287,7 +289,7 @@ def _unbuilt(config: Any) -> Any:
     return copy.copy(config)
 
 
-def _taken(old: Any, config: dict[str, Any]) -> dict[str, Any]:
+def _taken(old: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     """What of a configuration a class without a `from_config` of its own takes.
 
     Keras writes into it what many constructors of subclassed models do not take.
@@ -295,14 +297,14 @@ def _taken(old: Any, config: dict[str, Any]) -> dict[str, Any]:
     takes = inspect.signature(type(old).__init__).parameters
     anything = any(item.kind is inspect.Parameter.VAR_KEYWORD for item in takes.values())
     if anything or type(old).__module__.startswith("keras."):
-        return config
+        return dict(config)
     general = ("name", "trainable", "dtype")
     return {key: value for key, value in config.items() if key in takes or key not in general}
 
 
 def _like(old: Any, new: Any) -> None:
     """Gives new layers the choices of the old ones that configurations leave out (`use_cudnn`)."""
-    for a, b in names.pairs(old, new):
+    for a, b in pairs(old, new):
         for name, value in vars(a).items():
             public = not name.startswith("_") and name not in ("built", "name", "trainable")
             if public and isinstance(value, bool | str) and vars(b).get(name, value) != value:
@@ -342,8 +344,8 @@ def _plain(value: Any) -> Any:
 
 def _alike(old: Any, new: Any) -> Iterator[tuple[int, Any]]:
     """Yields the variables of two layers made alike: the id of the new one, the old one."""
-    for a, b in names.pairs(old, new):
-        for ours, theirs in zip(names.own(a), names.own(b), strict=False):
+    for a, b in pairs(old, new):
+        for ours, theirs in zip(own_variables(a), own_variables(b), strict=False):
             yield id(theirs), ours
 
 
@@ -355,11 +357,11 @@ def _build_as(old: Any, new: Any) -> None:
 
 def _train_as(old: Any, new: Any) -> None:
     """What of the old model is trained is trained in the new one."""
-    found = [*names.pairs(old, new)]
+    found = [*pairs(old, new)]
     for a, b in found:
         if a.trainable != b.trainable:
             b.trainable = a.trainable
     for a, b in found:
-        for ours, theirs in zip(names.own(a), names.own(b), strict=False):
+        for ours, theirs in zip(own_variables(a), own_variables(b), strict=False):
             if ours.trainable != theirs.trainable:
                 theirs.trainable = ours.trainable

@@ -11,7 +11,6 @@ from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.inspecting import unread_variables
 from jaxprune.keep.check import Keep, check_keep
 from jaxprune.keep.kept import Kept
-from jaxprune.keras import names
 from jaxprune.keras.attributes import attributes
 from jaxprune.keras.library import (
     check_model,
@@ -21,6 +20,7 @@ from jaxprune.keras.library import (
     unfiltered,
     without_values,
 )
+from jaxprune.keras.names import layers_of, variables_of
 from jaxprune.keras.pure_function import Function, assign, nest, variables
 from jaxprune.keras.rebuilding import Changes, Rebuilding
 from jaxprune.running import same_program
@@ -128,7 +128,7 @@ class _Plan:
         self.kept = Kept(check_keep(graph, keep))
         check_overrides(overrides)
         self._check_model()
-        self.layers = names.layers(self.model)
+        self.layers = layers_of(self.model)
         self.known = {path: dict(values) for path, values in self._known(overrides or {})}
         self.rebuilding: Rebuilding | None = None
         self.small: tuple[Overrides, Any] | None = None
@@ -145,7 +145,7 @@ class _Plan:
 
     def _check_model(self) -> None:
         """Raises unless the model makes the program of the graph."""
-        leaves = paths.flatten(nest(names.variables(self.model)))[0]
+        leaves = paths.flatten(nest(variables_of(self.model)))[0]
         found = {path: variable.value for path, variable in leaves.items()}
         check_tree(self.graph, found, {})
         if missing := [path for path in self.graph.variables if path not in leaves]:
@@ -213,7 +213,7 @@ class _Plan:
     def made(self, found: Overrides) -> Any:
         """Returns the model at the kept widths, of which the variables have no values yet."""
         if self.small is None or self.small[0] != found:
-            rebuilding = Rebuilding(self.model, self.changes(found))
+            self.rebuilding = rebuilding = Rebuilding(self.model, self.changes(found))
             with without_values():
                 self.small = found, rebuilding.model_of(self.graph.inputs, self.fn.arguments)
         return self.small[1]
@@ -226,11 +226,12 @@ class _Plan:
             raise
         except Exception as error:
             raise ResizeError(
-                f"the model {self.model.name!r} cannot be made at the kept widths: "
+                f"the model {self.model.name!r} cannot be made at the kept widths"
+                f"{self._at()}: "
                 f"{type(error).__name__}: {_short(error)}"
                 f"\n{WAY_OUT}"
             ) from error
-        own = {path: tuple(v.shape) for path, v in names.variables(small).items()}
+        own = {path: tuple(v.shape) for path, v in variables_of(small).items()}
         for path, variable in self.graph.variables.items():
             if own.get(path) != self.kept.shape(variable):
                 raise ResizeError(
@@ -238,6 +239,11 @@ class _Plan:
                     f"model at the kept widths has {own.get(path)}.\n{WAY_OUT}"
                 )
         return self._compared(small, self.kept, WAY_OUT, same_program.FAILURE)
+
+    def _at(self) -> str:
+        """Where the model that was made last failed."""
+        at = self.rebuilding.at if self.rebuilding else ""
+        return f", at the layer {at!r}" if at else ""
 
     def _compared(self, model: Any, kept: Kept, fix: str, failure: str) -> same_program.Compared:
         fn = Function(model=model, arguments=self.fn.arguments)

@@ -42,8 +42,9 @@ def trace(
       >>> import os
       >>> os.environ["KERAS_BACKEND"] = "jax"  # before Keras is imported
       >>> import keras, numpy as np, jaxprune as jp
-      >>> layers = [keras.Input((3,)), keras.layers.Dense(8, "relu", name="first")]
-      >>> model = keras.Sequential([*layers, keras.layers.Dense(2, name="last")])
+      >>> first = keras.layers.Dense(8, "relu", use_bias=False, name="first")
+      >>> last = keras.layers.Dense(2, use_bias=False)
+      >>> model = keras.Sequential([keras.Input((3,)), first, last])
       >>> graph = jp.keras.trace(model, np.ones((1, 3), np.float32))
       >>> small = jp.keras.resize(model, graph, {"first/kernel": np.arange(8) < 5})
       >>> small.get_layer("first").units, small(np.ones((1, 3))).shape
