@@ -62,6 +62,11 @@ def is_graph(layer: Any) -> bool:
     return isinstance(layer, keras().Function | keras().Sequential)
 
 
+def context_arguments(layer: Any) -> set[str]:
+    """Returns the keywords that every call of a layer takes and hands on, `training` among them."""
+    return {"training", *getattr(layer, "_call_context_args", ())}
+
+
 def graph_of(model: Any) -> Any:
     """Returns the functional model that a sequential one runs, None where it runs none."""
     return model._functional if isinstance(model, keras().Sequential) else model

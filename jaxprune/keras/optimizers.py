@@ -9,7 +9,7 @@ from jaxprune.cutting.transforms import sliced
 from jaxprune.errors import TraceError, TreeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep.check import Keep, check_keep
-from jaxprune.keras.library import check_model, keras
+from jaxprune.keras.library import check_model, keras, unfiltered
 from jaxprune.keras.names import variables_of
 
 
@@ -38,7 +38,8 @@ def resize_optimizer(optimizer: Any, small: Any, graph: ChannelGraph, keep: Keep
             f"expected a Keras optimizer, got {kind_of(optimizer)}.\nFix: model.optimizer of a "
             "model that is compiled."
         )
-    new = type(optimizer).from_config(optimizer.get_config())
+    with unfiltered():
+        new = type(optimizer).from_config(optimizer.get_config())
     if not optimizer.built:
         return new
     owners = _built(new, small)

@@ -11,7 +11,7 @@ from jaxprune.arguments import paths
 from jaxprune.arguments.functions import check_keywords
 from jaxprune.arguments.stable_words import shown
 from jaxprune.errors import TreeError
-from jaxprune.keras.library import check_model, keras
+from jaxprune.keras.library import check_model, context_arguments, is_graph, keras
 from jaxprune.keras.names import variables_of
 
 
@@ -128,8 +128,14 @@ def function(model: Any, **arguments: Any) -> Function:
 def check_call(model: Any, arguments: Mapping[str, Any], others: Sequence[str] = ()) -> None:
     """Raises TraceError unless it is a model that is built, whose call takes the arguments."""
     check_model(model)
-    given = [name for name in arguments if name != "training"]
-    check_keywords(model.call, type(model).__name__, given, ["training", *others])
+    context = context_arguments(model)
+    given = [name for name in arguments if name not in context]
+    call = _of_graph if is_graph(model) else model.call
+    check_keywords(call, type(model).__name__, given, [*context, *others])
+
+
+def _of_graph(inputs: Any, mask: Any = None) -> None:
+    """What a graph of layers takes; its own `call` takes any keyword, and drops it."""
 
 
 def shapes(model: Any) -> dict[str, Any]:

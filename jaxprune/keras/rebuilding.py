@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxprune.arguments import integers
 from jaxprune.errors import ResizeError
@@ -226,6 +227,16 @@ class Rebuilding:
                 if len(left) < len(misfits):
                     return other, new, left
         return None
+
+
+def adapt_as(model: Any, new: Any) -> None:
+    """Gives new layers what the old ones were adapted to by data: constants of the program."""
+    for old, layer in pairs(model, new):
+        found = [*zip(own_variables(old), own_variables(layer), strict=False)]
+        if found and hasattr(layer, "finalize_state") and all(a.shape == b.shape for a, b in found):
+            for ours, theirs in found:
+                theirs.assign(jnp.array(ours.value))
+            layer.finalize_state()
 
 
 def _paths(layers: Mapping[str, Any]) -> Iterator[tuple[int, str]]:

@@ -22,7 +22,7 @@ from jaxprune.keras.library import (
 )
 from jaxprune.keras.names import layers_of, variables_of
 from jaxprune.keras.pure_function import Function, assign, nest, variables
-from jaxprune.keras.rebuilding import Changes, Rebuilding
+from jaxprune.keras.rebuilding import Changes, Rebuilding, adapt_as
 from jaxprune.running import same_program
 from jaxprune.running.attribute_search import Holder, Overrides, solved
 
@@ -136,6 +136,7 @@ class _Plan:
             self.found, self.compared = solved(
                 graph, self.kept, self.attempt, self.check, self.holders, self.path_of
             )
+            self.made(self.found)
 
     def resized(self) -> Any:
         """Returns the model at the kept widths, with its arrays."""
@@ -215,8 +216,26 @@ class _Plan:
         if self.small is None or self.small[0] != found:
             self.rebuilding = rebuilding = Rebuilding(self.model, self.changes(found))
             with without_values():
-                self.small = found, rebuilding.model_of(self.graph.inputs, self.fn.arguments)
+                small = rebuilding.model_of(self.graph.inputs, self.fn.arguments)
+            self._check_shapes(small)
+            adapt_as(self.model, small)
+            self.small = found, small
         return self.small[1]
+
+    def _check_shapes(self, small: Any) -> None:
+        own = {path: tuple(v.shape) for path, v in variables_of(small).items()}
+        for path, variable in self.graph.variables.items():
+            if own.get(path) == self.kept.shape(variable):
+                continue
+            unread = (
+                "The traced call does not read it: trace the call that does, mostly with "
+                "training=True.\n"
+            )
+            raise ResizeError(
+                f"the variable {path!r} has the kept shape {self.kept.shape(variable)}, the model "
+                f"at the kept widths has {own.get(path)}.\n"
+                f"{unread if path in self.graph.unread else ''}{WAY_OUT}"
+            )
 
     def check(self, found: Overrides) -> same_program.Compared:
         """Returns in what the model at the kept widths differs, if it is the traced network."""
@@ -231,13 +250,6 @@ class _Plan:
                 f"{type(error).__name__}: {_short(error)}"
                 f"\n{WAY_OUT}"
             ) from error
-        own = {path: tuple(v.shape) for path, v in variables_of(small).items()}
-        for path, variable in self.graph.variables.items():
-            if own.get(path) != self.kept.shape(variable):
-                raise ResizeError(
-                    f"the variable {path!r} has the kept shape {self.kept.shape(variable)}, the "
-                    f"model at the kept widths has {own.get(path)}.\n{WAY_OUT}"
-                )
         return self._compared(small, self.kept, WAY_OUT, same_program.FAILURE)
 
     def _at(self) -> str:
