@@ -80,6 +80,30 @@ def test_a_dropout_keeps_its_seed_and_draws_anew():
     assert [*updates] == ["drop"]
 
 
+def test_what_a_layer_was_adapted_to_and_what_is_not_trained_stay():
+    scaled = L.Normalization()
+    scaled.adapt(np.arange(24.0).reshape(4, 6))
+    model = keras.Sequential([keras.Input((6,)), scaled, L.Dense(8, name="first"), L.Dense(2)])
+    model.get_layer("first").trainable = False
+    x = np.ones((1, 6), np.float32)
+    graph = jp.keras.trace(model, x)
+    small = jp.keras.resize(model, graph, half(graph))
+    narrow = jp.narrow(graph.fn, graph, half(graph))(jp.keras.variables(small), x)[0]
+    close(small(x), narrow)
+    assert len(small.trainable_variables) == len(model.trainable_variables) == 2
+
+
+def test_a_variable_that_only_training_reads_needs_the_training_call():
+    layer = L.SpectralNormalization(L.Dense(8), name="spectral")
+    model = keras.Sequential([keras.Input((6,)), layer, L.ReLU(), L.Dense(2)])
+    x = np.ones((1, 6), np.float32)
+    graph = jp.keras.trace(model, x)
+    with pytest.raises(jp.errors.ResizeError, match=r"'spectral/vector_u'[\s\S]*training=True"):
+        jp.keras.resize(model, graph, half(graph))
+    graph = jp.keras.trace(model, x, training=True)
+    assert jp.keras.resize(model, graph, half(graph)).count_params() < model.count_params()
+
+
 def test_what_follows_a_width_is_listed():
     model, x = made("attention")
     graph = jp.keras.trace(model, x)
@@ -191,8 +215,10 @@ def test_the_optimizer_goes_on(make):
     theirs = [v for v in optimizer.variables if v.path.endswith("conv_kernel_momentum")]
     np.testing.assert_array_equal(theirs[0].numpy(), ours[0].numpy()[..., ::2])
     small.compile(optimizer, "mse")
+    given = jp.keras.variables(small)
+    jp.keras.assign(small, given)
     small.fit(x, y, verbose=0)
-    values(model)  # `fit` deletes the arrays of its own model alone
+    jax.tree.map(np.asarray, (given, values(model)))  # `fit` deletes the arrays of its own model
     assert int(model.optimizer.iterations.value) == 2
     with pytest.raises(jp.errors.TraceError, match="expected a Keras optimizer"):
         jp.keras.resize_optimizer("adam", small, graph, half(graph))
