@@ -42,7 +42,7 @@ Written by `python -m benchmarks.foreign_models`: complete models, unmodified, w
 the parameters that goes where every group keeps one channel; *make_jaxpr* and the *analysis* beyond
 it, which `jp.trace` both does, are CPU milliseconds, least of three, on a busy machine. *Resizes*
 says for how many groups the package's own code is the same network at the kept widths, by
-`jp.resize`, `jp.haiku.resize` or `jp.linen.resize`; `jp.narrow` runs them all.
+`jp.resize`, `jp.haiku.resize`, `jp.keras.resize` or `jp.linen.resize`; `jp.narrow` runs them all.
 The last three columns are largest differences relative to the largest output, in single
 precision: of the pruned network to the dense one, so that the others mean something; of masked and
 narrowed network, all exact groups pruned; of resized and narrowed, the exact groups that resize,
@@ -102,19 +102,22 @@ def of_haiku(make: Callable[[], Any], size: int) -> Model:
 
 
 def of_keras(name: str, size: int) -> Model:
-    """Returns a model of `keras.applications`; its variables go by their paths."""
+    """Returns a model of `keras.applications` in eval mode."""
     model = getattr(keras.applications, name)(
         weights=None, classifier_activation=None, input_shape=(size, size, 3)
     )
-    trained, fixed = (
-        [w.path for w in weights]
-        for weights in (model.trainable_variables, model.non_trainable_variables)
+    graph, x = jp.keras.trace(model, image(size)), image(size)
+
+    def outputs(model: Any) -> Function:
+        run = jp.keras.function(model)
+        return lambda v, x: run(v, x)[0]
+
+    return Model(
+        outputs(model),
+        jp.keras.variables(model),
+        (x,),
+        lambda _, keep: outputs(jp.keras.resize(model, graph, keep)),
     )
-
-    def fn(v: Any, x: Any) -> Any:
-        return model.stateless_call([v[p] for p in trained], [v[p] for p in fixed], x)[0]
-
-    return plain(fn, {w.path: w.value for w in model.variables}, image(size))
 
 
 def of_equimo(name: str, size: int, **options: Any) -> Model:

@@ -31,15 +31,6 @@ hold sizes. The arrays of a model are the variables:
 `model2` is a pytree like every Equinox model. Where `resize` passes, the smaller model itself is
 `eqx.combine(small, static)`. Where a static size is in the way, `resize` also takes a function of
 a model that has the kept sizes, into which it puts the leaves of the variables.
-
-Keras, with the JAX backend, whose variables go by their paths:
-
-    trained, fixed = ([w.path for w in weights] for weights in (
-        model.trainable_variables, model.non_trainable_variables))
-    variables = {w.path: w.value for w in model.variables}
-
-    def fn(v, x):
-        return model.stateless_call([v[p] for p in trained], [v[p] for p in fixed], x)[0]
 """
 
 from collections.abc import Callable, Mapping
