@@ -168,7 +168,8 @@ class ChannelGraph:
       readings: the layers that keep their own channels of a stream; see `jp.select_inputs`.
       unread: the variables that the traced call neither reads nor writes: they stay whole.
       calls: the calls of top-level Linen modules.
-      inputs: the inputs of the traced call by position; `keywords` those by keyword.
+      inputs: the inputs of the traced call by position; `keywords` those by keyword, and
+        `constants` the keywords that are no inputs.
       state: {name: State} of the inputs that are pruned too.
       symbols: the names in symbolic sizes of the inputs, traced as 1, each with whether it is only
         a batch.
@@ -185,6 +186,7 @@ class ChannelGraph:
     fn: Callable[..., Any] = field(repr=False)
     inputs: tuple[Any, ...] = field(repr=False)
     keywords: Mapping[str, Any] = field(repr=False)
+    constants: Mapping[str, Any] = field(repr=False)
     state: Mapping[str, State] = field(repr=False)
     treedef: Any = field(repr=False)
     rules: Mapping[str, Rule] = field(repr=False)

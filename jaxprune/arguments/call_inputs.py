@@ -25,8 +25,19 @@ def split(given: Keywords, constants: Sequence[str] = ()) -> tuple[dict[str, Any
 
 
 def bound(fn: Callable[..., Any], constants: Keywords) -> Callable[..., Any]:
-    """Returns the function with the constants of its call."""
+    """Returns the function with those constants of a call that it takes."""
+    if constants:
+        constants = {name: value for name, value in constants.items() if _takes(fn, name)}
     return partial(fn, **constants) if constants else fn
+
+
+def _takes(fn: Callable[..., Any], keyword: str) -> bool:
+    try:
+        taken = inspect.signature(fn).parameters
+    except (TypeError, ValueError):
+        return True
+    some = any(item.kind is inspect.Parameter.VAR_KEYWORD for item in taken.values())
+    return some or keyword in taken
 
 
 def named(inputs: Sequence[Any], keywords: Keywords) -> list[tuple[str, Any]]:

@@ -19,7 +19,6 @@ from jaxprune.keep.kept import Kept, touched
 from jaxprune.program import spaces as ax
 from jaxprune.program import stacked_layers
 
-
 Arrays = Mapping[str, Variable]
 """{path: what the graph says of the array}."""
 
@@ -49,12 +48,15 @@ def mask(graph: ChannelGraph, variables: Any, keep: Keep, *, state: str | int | 
     def apply(leaf: Any, variable: Variable) -> Any:
         own = state is None
         zeroed = {n: v for n, v in keep.items() if not own or (variable.path, n) not in spared}
-        masks = [
-            ax.select(space, zeroed) if touched(space, zeroed) else None for space in variable.axes
-        ]
-        return _where(masks, leaf, variable)
+        return masked_leaf(zeroed, leaf, variable)
 
     return _map(known, variables, {}, apply, state)
+
+
+def masked_leaf(keep: Keep, leaf: Any, variable: Variable) -> Any:
+    """Returns an array with the pruned entries zero."""
+    masks = [ax.select(space, keep) if touched(space, keep) else None for space in variable.axes]
+    return _where(masks, leaf, variable)
 
 
 def sliced(
@@ -76,8 +78,7 @@ def arrays_of(graph: ChannelGraph, state: str | int | None) -> Arrays:
         return graph.variables
     if str(state) not in graph.state:
         raise TreeError(
-            f"the graph has no state {state!r}; it has {list(graph.state)}.
-"
+            f"the graph has no state {state!r}; it has {list(graph.state)}.\n"
             f"Fix: trace(..., state={state!r}), where the call gives that input back."
         )
     return graph.state[str(state)].variables
@@ -208,9 +209,9 @@ def _check_arrays(
 
 
 def at_call(state: Variable, shape: Sequence[int], sizes: Sequence[int]) -> tuple[int, ...]:
-    """Returns the shape of state in a call: `sizes` where it has groups, else that of the call."""
+    """Returns the shape of state in a call: `sizes` where it is pruned, else that of the call."""
     pairs = zip(state.axes, sizes, shape, strict=True)
     return tuple(
-        size if any(atom.name is not None for atom in ax.atoms(space)) else here
+        size if stacked_layers.stack(space) or any(a.name for a in ax.atoms(space)) else here
         for space, size, here in pairs
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from jaxprune.arguments import paths
+from jaxprune.arguments import call_inputs, paths
 from jaxprune.arguments.checks import check_overrides
 from jaxprune.arguments.functions import check_function
 from jaxprune.errors import JaxpruneError
@@ -63,7 +63,7 @@ def resize(
     check_function(fn)
     check_overrides(overrides)
     kept = Kept(check_keep(graph, keep))
-    view, given = View(graph, kept), overrides or {}
+    view, given, fn = View(graph, kept), overrides or {}, call_inputs.bound(fn, graph.constants)
 
     def at(found: Overrides) -> Function:
         return _applied(fn, _Sizes(view, given, found))
@@ -71,7 +71,7 @@ def resize(
     @functools.cache
     def holders() -> Mapping[str, Holder]:
         seen = _Sizes(None, {}, {})
-        jax.eval_shape(_applied(fn, seen), graph.abstract, *graph.inputs)
+        jax.eval_shape(_applied(fn, seen), graph.abstract, *graph.inputs, **graph.keywords)
         return seen.holders
 
     if given:
@@ -135,9 +135,9 @@ def _of_kernel(view: View, module: Any, path: str) -> Iterator[tuple[str, int]]:
 def _applied(fn: Function, sizes: _Sizes) -> Function:
     """The function, whose modules get these sizes."""
 
-    def run(*args: Any) -> Any:
+    def run(*args: Any, **keywords: Any) -> Any:
         with _set_before_use(sizes):
-            return fn(*args)
+            return fn(*args, **keywords)
 
     return run
 

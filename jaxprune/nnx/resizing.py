@@ -236,7 +236,8 @@ def _compared(
     """
     small = replace(fn.resized(graph, kept, changes), around=named)
     try:
-        program, _ = jaxpr.trace(small, nnx.to_pure_dict(small.state), *graph.inputs)
+        (_, *inputs), keywords = kept.call(graph)
+        program, _ = jaxpr.trace(small, nnx.to_pure_dict(small.state), *inputs, **keywords)
     except Exception as error:
         raise ResizeError(
             f"{type(small.model()).__name__} does not run at the {same_program.widths(kept)} "

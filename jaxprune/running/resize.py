@@ -46,6 +46,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from jaxprune.arguments import call_inputs
 from jaxprune.arguments.functions import check_function, check_inputs
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
@@ -82,15 +83,16 @@ class Resized:
     kept: Kept = field(repr=False)
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    def __call__(self, variables: Any, *inputs: Any) -> Any:
-        """Returns `fn(variables, *inputs)`.
+    def __call__(self, variables: Any, *inputs: Any, **keywords: Any) -> Any:
+        """Returns `fn(variables, *inputs, **keywords)`.
 
         Raises:
-          TreeError: the variables are not those that `jp.slice` gives.
+          TreeError: the variables, or the state among the inputs, are not what `jp.slice` gives.
         """
         evaluator.full(self.graph, variables, self.kept.counts)
-        check_inputs(inputs)
-        return self.fn(variables, *inputs)
+        check_inputs(inputs, call_inputs.split(keywords)[0])
+        evaluator.full_state(self.graph, inputs, keywords, self.kept.counts)
+        return self.fn(variables, *inputs, **keywords)
 
 
 def resize(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Resized:
@@ -122,6 +124,7 @@ def resize(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Resized:
     """
     kept = Kept(check_keep(graph, keep))
     check_function(fn)
+    fn = graph.fn if fn is graph.fn else call_inputs.bound(fn, graph.constants)
     try:
         found = same_program.check(graph, kept, fn, "the function", WAY_OUT)
     except ResizeError as error:

@@ -61,7 +61,7 @@ class Inputs:
                 found.inputs,
                 found.output,
                 {
-                    path: variable(path or name, self.leaves[place][1], spaces[place])
+                    path: variable_of(path, self.leaves[place][1], spaces[place])
                     for path, place in found.leaves.items()
                 },
             )
@@ -69,7 +69,7 @@ class Inputs:
         }
 
 
-def variable(path: str, leaf: Any, spaces: Sequence[Space]) -> Variable:
+def variable_of(path: str, leaf: Any, spaces: Sequence[Space]) -> Variable:
     """Returns what a graph says of an array."""
     return Variable(
         path=path,

@@ -32,7 +32,7 @@ from jaxprune.program.relate import Recorded, Tracer, Walk, fix
 from jaxprune.program.rules import RULES, Rule
 from jaxprune.program.spaces import Atom, Space
 from jaxprune.tracing import exactness, naming, unread
-from jaxprune.tracing.state_inputs import Inputs, variable
+from jaxprune.tracing.state_inputs import Inputs, variable_of
 
 
 def trace(
@@ -115,7 +115,7 @@ def trace(
     stream_readers.tie_immovable(walk, axes)
     unread.freeze_unread(walk, axes)
     fix(walk)
-    found = dict(zip(leaves, map(variable, leaves, leaves.values(), walk.ins), strict=True))
+    found = dict(zip(leaves, map(variable_of, leaves, leaves.values(), walk.ins), strict=True))
     names = list(leaves)
     return ChannelGraph(
         groups=MappingProxyType(_groups(found, walk, tracer, given.masked())),
@@ -128,6 +128,7 @@ def trace(
         fn=called,
         inputs=inputs,
         keywords=MappingProxyType(keywords),
+        constants=MappingProxyType(constants),
         state=MappingProxyType(given.in_graph(walk.ins[len(axes) :])),
         treedef=treedef,
         rules=table,
