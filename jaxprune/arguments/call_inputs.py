@@ -71,6 +71,11 @@ _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_
 def _is_input(value: Any) -> bool:
     """True for a tree that holds an array or a shape, and nothing that NNX keeps by reference."""
     leaves = jax.tree.leaves(value, is_leaf=lambda item: isinstance(item, nnx.Object))
-    arrays = (jax.Array, np.ndarray, jax.ShapeDtypeStruct)
     held = any(isinstance(leaf, nnx.Object) for leaf in leaves)
-    return not held and any(isinstance(leaf, arrays) for leaf in leaves)
+    return not held and any(map(_is_array, leaves))
+
+
+def _is_array(leaf: Any) -> bool:
+    """True for an array or a shape; a number of NumPy is a constant, as one of Python."""
+    described = hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+    return described and not isinstance(leaf, np.generic | type)

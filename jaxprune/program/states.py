@@ -29,6 +29,10 @@ class Found(NamedTuple):
     twins: Mapping[int, int]
 
 
+class IfReturned(str):
+    """The path of an output that a variant of the traced function may lack."""
+
+
 class _Somewhere:
     """In the place of the path of an output: it is found by its structure."""
 
@@ -49,8 +53,7 @@ def asked(state: Any) -> dict[str, Any]:
         one = isinstance(state, str) or not isinstance(state, Iterable)
         given = dict.fromkeys([state] if one else state, _FOUND)
     words = {_word(key): value for key, value in given.items()}
-    bad = [key for key, value in words.items() if key is None or value is False]
-    if bad or len(words) < len(given):
+    if False in words or False in words.values() or len(words) < len(given):
         raise TraceError(f"state must be inputs, got {kind_of(state)}.\n{_FIX}")
     return words
 
@@ -101,6 +104,8 @@ def find(
             )
         if output is _FOUND:
             output = _place(name, ways, {p: inputs[i][1] for p, i in leaves.items()}, outputs)
+        if isinstance(output, IfReturned) and not below(output, outputs):
+            output = None
         twins = {} if output is None else _twins(name, output, leaves, inputs, outputs)
         found[name] = Found(ways, output, leaves, twins)
     _check_apart(found)

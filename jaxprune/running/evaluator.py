@@ -130,11 +130,10 @@ def retracer(fn: Callable[..., Any], graph: ChannelGraph) -> Retraced:
     @lru_cache(maxsize=GRAPHS)
     def traced(treedef: Any, _context: Any, constants: Any, *leaves: Any) -> ChannelGraph:
         variables, inputs, keywords = jax.tree.unflatten(treedef, leaves)
-        state = {}
-        for name, item in graph.state.items():
-            known = call_inputs.named(inputs, keywords)
-            if any(states.below(path, known) for path in item.inputs):
-                state[name] = item.output
+        known = call_inputs.named(inputs, keywords)
+        there = ((item, path) for item in graph.state.values() for path in item.inputs)
+        outputs = {path: item.output and states.IfReturned(item.output) for item, path in there}
+        state = {path: output for path, output in outputs.items() if states.below(path, known)}
         keywords = {**keywords, **dict(constants)}
         return trace(called, variables, *inputs, **options | {"state": state}, **keywords)
 
