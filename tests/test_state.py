@@ -100,7 +100,9 @@ def test_masked_steps_are_the_narrow_ones(linen):
 
 def test_a_cache_by_keyword_is_the_same_and_may_be_left_out(linen):
     model, variables, positional = linen
-    graph = jp.linen.trace(model, variables, TOKENS, positions=POSITIONS, cache=CACHE, state="cache")
+    graph = jp.linen.trace(
+        model, variables, TOKENS, positions=POSITIONS, cache=CACHE, state="cache"
+    )
     assert list(graph.groups) == list(positional.groups)
     keep = half(graph)
     small = jp.slice(graph, variables, keep)
@@ -111,7 +113,10 @@ def test_a_cache_by_keyword_is_the_same_and_may_be_left_out(linen):
     np.testing.assert_allclose(run(small, TOKENS, POSITIONS, cache=cache)[0], wanted, rtol=1e-6)
     by_name = {"positions": POSITIONS, "cache": CACHE}
     assert jp.verify(graph, graph.fn, keep, variables, TOKENS, resized=model2.apply, **by_name).ok
-    loss = lambda v, x, cache: jnp.sum(model.apply(v, x, POSITIONS, cache)[0])
+
+    def loss(v, x, cache):
+        return jnp.sum(model.apply(v, x, POSITIONS, cache)[0])
+
     masked = loss(jp.mask(graph, variables, keep), TOKENS, CACHE)
     np.testing.assert_allclose(jp.narrow(loss, graph, keep)(small, TOKENS, cache=cache), masked)
 
@@ -225,7 +230,10 @@ def test_a_stack_of_layers_under_scan_has_its_own_channels_in_the_cache():
         return x @ v["head"], cache
 
     rng = np.random.default_rng(0)
-    make = lambda *shape: np.float32(rng.normal(size=shape))
+
+    def make(*shape):
+        return np.float32(rng.normal(size=shape))
+
     v = {"blocks": {"in": make(3, 5, 4), "out": make(3, 4, 5)}, "head": make(5, 2)}
     x, cache = make(2, 5), np.zeros((3, 2, 7, 4), np.float32)
     graph = jp.trace(fn, v, x, cache, 0, state="cache")
@@ -244,9 +252,12 @@ def test_a_stack_of_layers_under_scan_has_its_own_channels_in_the_cache():
 def test_errors_name_the_state_and_the_way_out():
     module, variables, _ = cell()
     x, h = jnp.ones((2, 5)), jnp.zeros((2, 6))
-    trace = lambda **options: jp.linen.trace(module, variables, x, h, **options)
+
+    def trace(**options):
+        return jp.linen.trace(module, variables, x, h, **options)
+
     for state, text in (
-        ("c", "state names 'c'.*inputs are .'0 or x', '1 or h'"),
+        ("c", "state names 'c'.*inputs are .'0 = x', '1 = h'"),
         ({"h": "new"}, r"state 'h' is an array \[2, 6\], but output 'new' is nothing; near"),
         (None, "state must be inputs, got None"),
         (True, "state must be inputs, got True"),
@@ -254,11 +265,14 @@ def test_errors_name_the_state_and_the_way_out():
     ):
         with pytest.raises(jp.errors.TraceError, match=text):
             trace(state=state)
-    fn = lambda v, a, b: (a * v["w"][None], b * v["w"][None])
+
+    def fn(v, a, b):
+        return (a * v["w"][None], b * v["w"][None])
+
     with pytest.raises(jp.errors.TraceError, match=r"several outputs.*\['0', '1'\].*\nFix: state="):
         jp.trace(fn, {"w": np.ones(3)}, np.ones((2, 3)), np.ones((2, 3)), state="a")
     with pytest.raises(jp.errors.TraceError, match="no output has the structure of state 'x'"):
-        trace(state="x")
+        jp.trace(lambda v, x: x[:, :2] @ v["w"], {"w": np.ones((2, 3))}, np.ones((2, 5)), state="x")
     graph = trace(state="h")
     with pytest.raises(jp.errors.TreeError, match=r"no state 'c'; it has \['h'\]"):
         jp.slice(graph, h, {}, state="c")
@@ -268,7 +282,7 @@ def test_errors_name_the_state_and_the_way_out():
         jp.slice(graph, {"a": h}, {}, state="h")
     with pytest.raises(jp.errors.JaxpruneError, match="rescale is of variables"):
         jp.slice(graph, h, {}, state="h", rescale=True)
-    keep = {"i/kernel": np.arange(6) < 2}
+    keep = {"h/kernel": np.arange(6) < 2}
     small = jp.slice(graph, variables, keep)
     with pytest.raises(jp.errors.TreeError, match=r"has shape \(2, 6\), not \(2, 2\)"):
         jp.narrow(module.apply, graph, keep)(small, x, h)

@@ -70,8 +70,8 @@ _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_
 
 def _is_input(value: Any) -> bool:
     """True for a tree that holds an array or a shape, and nothing that NNX keeps by reference."""
-    leaves = jax.tree.leaves(value, is_leaf=lambda item: isinstance(item, nnx.Object))
-    held = any(isinstance(leaf, nnx.Object) for leaf in leaves)
+    leaves = jax.tree.leaves(value, is_leaf=lambda item: isinstance(item, nnx.Pytree))
+    held = any(isinstance(leaf, nnx.Pytree) for leaf in leaves)
     return not held and any(map(_is_array, leaves))
 
 

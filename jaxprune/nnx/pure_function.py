@@ -121,8 +121,8 @@ def function(model: nnx.Module, *, method: Method = "__call__", **arguments: Any
     shapes = [name for name, value in arguments.items() if _holds_shapes(value)]
     if shapes:
         raise TraceError(
-            f"keyword arguments {shapes} hold shapes, but keyword arguments are constants.\nFix: "
-            "make them inputs: method=lambda model, x, mask: model(x, mask=mask)."
+            f"keyword arguments {shapes} hold shapes, but here they are constants.\nFix: give them "
+            "to the function that this returns: fn(variables, x, mask=mask)."
         )
     plain = [path for path, leaf in nnx.iter_graph(model) if isinstance(leaf, jax.ShapeDtypeStruct)]
     if plain:

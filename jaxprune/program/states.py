@@ -100,7 +100,7 @@ def find(
             heads = list(dict.fromkeys(path.partition("/")[0] for path, _ in inputs))
             raise TraceError(
                 f"state names {name!r}, but no input of the call has arrays there; the inputs are "
-                f"{[' or '.join(aliases(head, names)) for head in heads]}.\n{_FIX}"
+                f"{[' = '.join(aliases(head, names)) for head in heads]}.\n{_FIX}"
             )
         if output is _FOUND:
             output = _place(name, ways, {p: inputs[i][1] for p, i in leaves.items()}, outputs)
@@ -128,18 +128,19 @@ def _check_apart(found: Mapping[str, Found]) -> None:
 def _place(name: str, ways: Sequence[str], state: Mapping[str, Any], outputs: Leaves) -> str:
     """The only output of the structure of a state, or of these the one of its name.
 
-    A state that grows, such as keys to which new ones are appended, has other sizes there.
+    A state that grows, such as keys to which new ones are appended, has one larger axis there.
     """
     starts = dict.fromkeys(
         "/".join(path.split("/")[:end]) for path, _ in outputs for end in range(_length(path) + 1)
     )
-    for alike in (_same, _same_rank):
+    words = {way.split("/")[-1] for way in ways if not way.isdigit()}
+    for alike in (_same, _grown):
         fits = [
             start
             for start in starts
             if _is_like(state, {p: outputs[i][1] for p, i in below(start, outputs).items()}, alike)
         ]
-        last = [start for start in fits if start.split("/")[-1] in {w.split("/")[-1] for w in ways}]
+        last = [start for start in fits if start.split("/")[-1] in words]
         if len(fits) == 1 or len(last) == 1:
             return (fits if len(fits) == 1 else last)[0]
         if fits:
@@ -168,8 +169,11 @@ def _same(leaf: Any, other: Any) -> bool:
     return leaf.shape == other.shape and leaf.dtype == other.dtype
 
 
-def _same_rank(leaf: Any, other: Any) -> bool:
-    return len(leaf.shape) == len(other.shape) and leaf.dtype == other.dtype
+def _grown(leaf: Any, other: Any) -> bool:
+    if len(leaf.shape) != len(other.shape) or leaf.dtype != other.dtype:
+        return False
+    more = [b - a for a, b in zip(leaf.shape, other.shape, strict=True) if a != b]
+    return not more or (len(more) == 1 and more[0] > 0)
 
 
 def _twins(

@@ -28,6 +28,7 @@ from jaxprune.program import (
     symbolic,
 )
 from jaxprune.program import spaces as ax
+from jaxprune.program.jaxpr import Program
 from jaxprune.program.relate import Recorded, Tracer, Walk, fix
 from jaxprune.program.rules import RULES, Rule
 from jaxprune.program.spaces import Atom, Space
@@ -86,10 +87,6 @@ def trace(
     keywords, constants = call_inputs.split(keywords)
     check_inputs(inputs, keywords)
     wanted = states.asked(state)
-    table = {
-        getattr(key, "name", key): rule if isinstance(rule, Rule) else Rule(rule)
-        for key, rule in rules.items()
-    }
     leaves, treedef = paths.flatten(variables)
     _check_leaves(leaves)
     symbols = symbolic.names((inputs, keywords))
@@ -97,24 +94,11 @@ def trace(
     called = call_inputs.bound(fn, constants)
     with linen_calls.noted(called) as (watched, calls):
         program, output = jaxpr.trace(watched, variables, *inputs, **keywords)
-    axes: list[list[Space]] = [
-        [Atom(size, owner=(i, axis)) for axis, size in enumerate(leaf.shape)]
-        for i, leaf in enumerate(leaves.values())
-    ]
-    given = Inputs(program, len(axes), inputs, keywords)
+    given = Inputs(program, len(leaves), inputs, keywords)
     given.find(wanted, call_inputs.parameters(fn), output)
-    twins = outputs.twins(output, leaves, given.twins)
-    unused = unread.freeze_unused(program, axes, twins)
-    _give_layers(dict(zip(leaves, axes, strict=True)), layers)
-    outside = given.axes()
-    sources = [frozenset({i}) for i in range(len(axes))] + [None] * len(outside)
-    tracer = Tracer(table, strict=strict, free_constants=free_constants)
-    walk = tracer.walk(program, axes + outside, sources)
-    stream_readers.tie(walk)
-    outputs.tie(output, walk, axes + outside, twins, free_outputs)
-    stream_readers.tie_immovable(walk, axes)
-    unread.freeze_unread(walk, axes)
-    fix(walk)
+    options = TraceOptions(layers, free_outputs, free_constants, state)
+    tracer = Tracer(_table(rules), strict=strict, free_constants=free_constants)
+    walk, unused = _related(tracer, program, output, leaves, given, options)
     found = dict(zip(leaves, map(variable_of, leaves, leaves.values(), walk.ins), strict=True))
     names = list(leaves)
     return ChannelGraph(
@@ -129,15 +113,49 @@ def trace(
         inputs=inputs,
         keywords=MappingProxyType(keywords),
         constants=MappingProxyType(constants),
-        state=MappingProxyType(given.in_graph(walk.ins[len(axes) :])),
+        state=MappingProxyType(given.in_graph(walk.ins[len(leaves) :])),
         treedef=treedef,
-        rules=table,
-        options=TraceOptions(layers, free_outputs, free_constants, state),
+        rules=tracer.rules,
+        options=options,
         walk=walk,
         output=output,
         symbols=MappingProxyType(symbols),
         table=graph_table,
     )
+
+
+def _table(rules: Mapping[Any, Rule | Callable[..., Any]]) -> dict[str, Rule]:
+    return {
+        getattr(key, "name", key): rule if isinstance(rule, Rule) else Rule(rule)
+        for key, rule in rules.items()
+    }
+
+
+def _related(
+    tracer: Tracer,
+    program: Program,
+    output: Any,
+    leaves: Mapping[str, Any],
+    given: Inputs,
+    options: TraceOptions,
+) -> tuple[Walk, list[int]]:
+    """Returns the walk of a program, its spaces final, and the variables that it does not use."""
+    axes: list[list[Space]] = [
+        [Atom(size, owner=(i, axis)) for axis, size in enumerate(leaf.shape)]
+        for i, leaf in enumerate(leaves.values())
+    ]
+    twins = outputs.twins(output, leaves, given.twins)
+    unused = unread.freeze_unused(program, axes, twins)
+    _give_layers(dict(zip(leaves, axes, strict=True)), options.layers)
+    outside = given.axes()
+    sources = [frozenset({i}) for i in range(len(axes))] + [None] * len(outside)
+    walk = tracer.walk(program, axes + outside, sources)
+    stream_readers.tie(walk)
+    outputs.tie(output, walk, axes + outside, twins, options.free_outputs)
+    stream_readers.tie_immovable(walk, axes)
+    unread.freeze_unread(walk, axes)
+    fix(walk)
+    return walk, unused
 
 
 def _check_leaves(leaves: Mapping[str, Any]) -> None:
