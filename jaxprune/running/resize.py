@@ -53,7 +53,7 @@ from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting import unread_variables
 from jaxprune.keep.check import Keep, check_keep
 from jaxprune.keep.kept import Kept
-from jaxprune.running import evaluator, same_program
+from jaxprune.running import evaluator, head_sizes, same_program
 
 WAY_OUT = (
     "Fix: make the function read that size from the shape of an array, keep that group whole "
@@ -126,7 +126,9 @@ def resize(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Resized:
     check_function(fn)
     fn = graph.fn if fn is graph.fn else call_inputs.bound(fn, graph.constants)
     try:
-        found = same_program.check(graph, kept, fn, "the function", WAY_OUT)
+        found = head_sizes.or_why(
+            graph, kept, lambda kept: same_program.check(graph, kept, fn, "the function", WAY_OUT)
+        )
     except ResizeError as error:
         if _is_traced(fn, graph):
             raise
