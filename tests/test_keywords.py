@@ -75,6 +75,7 @@ def test_prune_takes_them_and_finds_a_misspelled_option():
 
 
 def test_an_exported_file_takes_them(tmp_path: pathlib.Path):
+    pytest.importorskip("flatbuffers")
     path = tmp_path / "small.jax"
     run = jp.resize(masked, GRAPH, KEEP)
     jp.export(path, run, SMALL, X, mask=MASK, train=False, platforms=("cpu",))

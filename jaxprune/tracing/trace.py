@@ -81,6 +81,19 @@ def trace(
       TraceError: `strict` and a primitive has no rule, a variable is not an array, or has no axis
         `layers`; `fn` takes no such keyword; `state` is no input, or no single output its twin.
       PatternError: a pattern of `layers` or `free_outputs` matches nothing.
+
+    Example:
+      >>> import numpy as np, jaxprune as jp
+      >>> v = {"in": np.ones((2, 4)), "out": np.ones((4, 3))}
+      >>> def step(v, x, cache):
+      ...     cache = cache + x @ v["in"]
+      ...     return cache @ v["out"], cache
+      >>> cache = np.zeros((1, 4))
+      >>> graph = jp.trace(step, v, np.ones((1, 2)), cache, state="cache")
+      >>> keep = {"in": np.arange(4) < 3}
+      >>> small = jp.slice(graph, cache, keep, state="cache")
+      >>> jp.resize(step, graph, keep)(jp.slice(graph, v, keep), np.ones((1, 2)), small)[1].shape
+      (1, 3)
     """
     check_tracing(fn, rules, layers, (strict, free_constants))
     check_keywords(fn, getattr(fn, "__name__", type(fn).__name__), keywords, ())
