@@ -130,12 +130,27 @@ class Branches:
     alternatives: tuple[tuple["Contraction | Branches", ...], ...]
 
 
+class State(NamedTuple):
+    """State among the inputs of the call, such as a KV cache; see `state` of `jaxprune.trace`.
+
+    Attributes:
+      inputs: the paths that it may have among the inputs: by position, by keyword.
+      output: its path among the outputs, None if it is not returned.
+      variables: {path in the state: Variable}.
+    """
+
+    inputs: tuple[str, ...]
+    output: str | None
+    variables: Mapping[str, Variable]
+
+
 class TraceOptions(NamedTuple):
     """What a trace was asked for beside its rules; see `jaxprune.trace`."""
 
     layers: Mapping[str, int]
     free_outputs: Sequence[str]
     free_constants: bool
+    state: Any
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -153,6 +168,9 @@ class ChannelGraph:
       readings: the layers that keep their own channels of a stream; see `jp.select_inputs`.
       unread: the variables that the traced call neither reads nor writes: they stay whole.
       calls: the calls of top-level Linen modules.
+      inputs: the inputs of the traced call by position; `keywords` those by keyword, and
+        `constants` the keywords that are no inputs.
+      state: {name: State} of the inputs that are pruned too.
       symbols: the names in symbolic sizes of the inputs, traced as 1, each with whether it is only
         a batch.
       table: what `print(graph)` shows.
@@ -167,6 +185,9 @@ class ChannelGraph:
     calls: tuple[Call, ...] = field(repr=False)
     fn: Callable[..., Any] = field(repr=False)
     inputs: tuple[Any, ...] = field(repr=False)
+    keywords: Mapping[str, Any] = field(repr=False)
+    constants: Mapping[str, Any] = field(repr=False)
+    state: Mapping[str, State] = field(repr=False)
     treedef: Any = field(repr=False)
     rules: Mapping[str, Rule] = field(repr=False)
     options: TraceOptions = field(repr=False)

@@ -330,10 +330,6 @@ WRONG: list[Any] = [Net, Net().apply, KEEP]
         ),
         (lambda: jp.linen.trace(WRONG[1], VARIABLES, X), "Module, got method"),
         (lambda: jp.linen.resize(WRONG[2], GRAPHS["trace"], KEEP), "got dict"),
-        (
-            lambda: jp.linen.trace(Net(), VARIABLES, x=jax.ShapeDtypeStruct((1, 8, 8, 3), float)),
-            r"\['x'\] hold shapes",
-        ),
     ],
 )
 def test_what_is_no_module_or_argument(call: Any, text: str):

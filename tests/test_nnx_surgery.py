@@ -309,7 +309,7 @@ def test_shapes_that_cannot_be_followed_are_refused():
     model = networks.model_of(networks.Shared)
     shape = jax.ShapeDtypeStruct((2, 5, 3), jnp.float32)
     with pytest.raises(jp.errors.TraceError, match=r"arguments \['x'\] hold shapes(.|\n)*Fix:"):
-        jp.nnx.trace(model, x=shape)
+        jp.nnx.function(model, x=shape)
     model.plain = shape
     with pytest.raises(
         jp.errors.TraceError, match=r"\['plain'\] of the model are shapes(.|\n)*Fix:"

@@ -239,7 +239,7 @@ def test_what_the_error_names_can_be_reached():
     assert str(caught.value) == (
         "prune_ratio=0.9 asks for 11 of 13 channels, but under the constraints at most 7 can go: "
         "the largest reachable ratio is 0.5384.\nFix: lower prune_ratio, or relax min_channels, "
-        "min_keep_ratio, max_prune_ratio, multiple_of, protect or only."
+        "min_keep_ratio, max_prune_ratio, multiple_of, equal, protect or only."
     )
     keep = select.global_ratio(graph, scores, prune_ratio=7 / 13, **floors)
     assert widths(keep) == [3, 3]
@@ -251,7 +251,7 @@ def test_what_the_error_names_can_be_reached():
         "keep_params=20 allows 20 of 90, but under the constraints the smallest reachable is 33: "
         "a share of 0.3667 stays, at most 0.6333 can go\n"
         "Fix: a looser bound, or relax min_channels, min_keep_ratio, max_prune_ratio, "
-        "multiple_of, protect or only."
+        "multiple_of, equal, protect or only."
     )
     assert widths(select.budget(graph, scores, keep_macs=24, **floors)) == [3, 3]
     with pytest.raises(BudgetError, match=r"prune_ratio=0.9 of macs allows .* at most 0.67\d+ can"):

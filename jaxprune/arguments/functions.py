@@ -3,19 +3,20 @@
 import inspect
 import sys
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
 import jax
 from flax import nnx
 
-from jaxprune.arguments import paths
+from jaxprune.arguments import call_inputs
 from jaxprune.arguments.checks import check_flag, is_array, kind_of
 from jaxprune.arguments.numbers import is_integer
 from jaxprune.arguments.paths import near
 from jaxprune.errors import PatternError, TraceError
 
-TRACE_OPTIONS = ("rules", "strict", "layers", "free_outputs", "free_constants")
+TRACE_OPTIONS = ("rules", "strict", "layers", "free_outputs", "free_constants", "state")
 """The keywords of every `trace`."""
 
 
@@ -36,9 +37,9 @@ def check_function(fn: Any, what: str = "fn") -> None:
         )
 
 
-def check_inputs(inputs: Any) -> None:
+def check_inputs(inputs: Any, keywords: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Raises TraceError unless inputs are trees of arrays, numbers or shapes."""
-    named = [(paths.name(key), leaf) for key, leaf in paths.keyed(list(inputs))[0]]
+    named = call_inputs.named(inputs, keywords)
     bad = [f"input {path!r} is {kind_of(leaf)}" for path, leaf in named if not is_array(leaf)]
     if bad:
         raise TraceError(
@@ -46,10 +47,9 @@ def check_inputs(inputs: Any) -> None:
         )
 
 
-def check_tracing(fn: Any, inputs: Any, rules: Any, layers: Any, flags: tuple[Any, Any]) -> None:
+def check_tracing(fn: Any, rules: Any, layers: Any, flags: tuple[Any, Any]) -> None:
     """Raises unless the arguments of a trace have the right types, `flags` its two bools."""
     check_function(fn)
-    check_inputs(inputs)
     check_flag(flags[0], "strict")
     check_flag(flags[1], "free_constants")
     fits = isinstance(rules, Mapping) and all(map(callable, _axes(rules)))
@@ -77,7 +77,10 @@ def check_keywords(method: Any, name: str, given: Any, others: Sequence[str]) ->
       given: the keywords that go to it.
       others: the keywords that go elsewhere, beside the options of a trace.
     """
-    taken = inspect.signature(method).parameters
+    try:
+        taken = inspect.signature(method).parameters
+    except (TypeError, ValueError):  # it does not say what it takes
+        return
     if any(item.kind is inspect.Parameter.VAR_KEYWORD for item in taken.values()):
         return
     known = [*taken, *others, *TRACE_OPTIONS]

@@ -19,8 +19,11 @@ from jaxprune.keep.kept import Kept, touched
 from jaxprune.program import spaces as ax
 from jaxprune.program import stacked_layers
 
+Arrays = Mapping[str, Variable]
+"""{path: what the graph says of the array}."""
 
-def mask(graph: ChannelGraph, variables: Any, keep: Keep) -> Any:
+
+def mask(graph: ChannelGraph, variables: Any, keep: Keep, *, state: str | int | None = None) -> Any:
     """Returns `variables` at full shape with the pruned entries zero.
 
     The masks of `keep` may be traced, so one compiled program serves every width.
@@ -31,28 +34,54 @@ def mask(graph: ChannelGraph, variables: Any, keep: Keep) -> Any:
         an average.
       keep: {group: bool[n]}, or bool[layers, n] where every layer of a stack has its own
         (`Group.layers`); groups that are absent stay whole.
+      state: the name of the state that is given in the place of variables; as in `jp.slice`.
 
     Raises:
       KeepError, TreeError: before anything is changed.
     """
     keep = check_keep(graph, keep, traced=True)
+    known = arrays_of(graph, state)
     spared = {
         (slot.path, name) for name in keep for slot in graph.groups[name].slots if not slot.masked
     }
 
     def apply(leaf: Any, variable: Variable) -> Any:
-        zeroed = {name: v for name, v in keep.items() if (variable.path, name) not in spared}
-        masks = [
-            ax.select(space, zeroed) if touched(space, zeroed) else None for space in variable.axes
-        ]
-        return _where(masks, leaf, variable)
+        own = state is None
+        zeroed = {n: v for n, v in keep.items() if not own or (variable.path, n) not in spared}
+        return masked_leaf(zeroed, leaf, variable)
 
-    return _map(graph, variables, {}, apply)
+    return _map(known, variables, {}, apply, state)
 
 
-def sliced(graph: ChannelGraph, variables: Any, keep: Keep) -> Any:
+def masked_leaf(keep: Keep, leaf: Any, variable: Variable) -> Any:
+    """Returns an array with the pruned entries zero."""
+    masks = [ax.select(space, keep) if touched(space, keep) else None for space in variable.axes]
+    return _where(masks, leaf, variable)
+
+
+def sliced(
+    graph: ChannelGraph, variables: Any, keep: Keep, *, state: str | int | None = None
+) -> Any:
     """Returns what `slice` does, without a word on variables that the traced call does not read."""
-    return _take(graph, variables, {}, Kept(check_keep(graph, keep)).indices)
+    kept = Kept(check_keep(graph, keep))
+    return _take(arrays_of(graph, state), variables, {}, kept.indices, state)
+
+
+def arrays_of(graph: ChannelGraph, state: str | int | None) -> Arrays:
+    """Returns {path: Variable} of the variables, or of the state of that name.
+
+    Raises:
+      TreeError: the graph has no such state.
+    """
+    check_graph(graph)
+    if state is None:
+        return graph.variables
+    if str(state) not in graph.state:
+        raise TreeError(
+            f"the graph has no state {state!r}; it has {list(graph.state)}.\n"
+            f"Fix: trace(..., state={state!r}), where the call gives that input back."
+        )
+    return graph.state[str(state)].variables
 
 
 def _where(masks: Sequence[Any], leaf: Any, variable: Variable, base: Any = None) -> Any:
@@ -74,18 +103,31 @@ def _where(masks: Sequence[Any], leaf: Any, variable: Variable, base: Any = None
     return xp.where(kept, leaf if leaf.dtype == base.dtype else leaf.astype(base.dtype), base)
 
 
-def _take(graph: ChannelGraph, tree: Any, counts: Widths, find: Callable[[ax.Space], Any]) -> Any:
+def _take(
+    known: Arrays,
+    tree: Any,
+    counts: Widths,
+    find: Callable[[ax.Space], Any],
+    state: str | int | None,
+) -> Any:
     """Returns the tree with the entries that `find(space)` chooses along every axis."""
     leaves, treedef = paths.flatten(tree)
-    check_tree(graph, leaves, counts)
-    found = {path: [find(space) for space in graph.variables[path].axes] for path in leaves}
+    _check_arrays(known, leaves, counts, state)
+    found = {path: [find(space) for space in known[path].axes] for path in leaves}
     touched = [path for path in found if any(index is not None for index in found[path])]
-    cuts = {path: entries.Cut.of(found[path], graph.variables[path].axes) for path in touched}
+    cuts = {path: entries.Cut.of(found[path], known[path].axes) for path in touched}
     cut = entries.take({path: leaves[path] for path in touched}, cuts)
     return jax.tree.unflatten(treedef, [cut.get(path, leaf) for path, leaf in leaves.items()])
 
 
-def unslice(graph: ChannelGraph, small: Any, keep: Keep, into: Any = None) -> Any:
+def unslice(
+    graph: ChannelGraph,
+    small: Any,
+    keep: Keep,
+    into: Any = None,
+    *,
+    state: str | int | None = None,
+) -> Any:
     """Returns the full tree with the entries of `small` in their places.
 
     Args:
@@ -93,50 +135,83 @@ def unslice(graph: ChannelGraph, small: Any, keep: Keep, into: Any = None) -> An
       small: what `slice` gave for `keep`, or a tree that mirrors it.
       keep: {group: bool[n]}, concrete.
       into: a full tree that supplies the pruned entries; zeros where it is None.
+      state: the name of the state that is given in the place of variables; as in `jp.slice`.
 
     Raises:
       KeepError, TreeError: before anything is changed.
     """
-    kept = Kept(check_keep(graph, keep))
+    kept, known = Kept(check_keep(graph, keep)), arrays_of(graph, state)
     full = None if into is None else paths.flatten(into)[0]
     if full is not None:
-        check_tree(graph, full, {})
+        _check_arrays(known, full, {}, state)
 
     def fill(leaf: Any, variable: Variable) -> Any:
         base = None if full is None else full[variable.path]
         return _where([kept.mask(space) for space in variable.axes], leaf, variable, base)
 
-    return _map(graph, _take(graph, small, kept.counts, kept.places), {}, fill)
+    return _map(known, _take(known, small, kept.counts, kept.places, state), {}, fill, state)
 
 
-def _map(graph: ChannelGraph, tree: Any, counts: Widths, fn: Callable[[Any, Variable], Any]) -> Any:
-    """Applies `fn(leaf, variable)` to every leaf that is a variable of the graph."""
+def _map(
+    known: Arrays,
+    tree: Any,
+    counts: Widths,
+    fn: Callable[[Any, Variable], Any],
+    state: str | int | None,
+) -> Any:
+    """Applies `fn(leaf, variable)` to every leaf of a tree of known arrays."""
     leaves, treedef = paths.flatten(tree)
-    check_tree(graph, leaves, counts)
-    return jax.tree.unflatten(
-        treedef, [fn(leaf, graph.variables[path]) for path, leaf in leaves.items()]
-    )
+    _check_arrays(known, leaves, counts, state)
+    return jax.tree.unflatten(treedef, [fn(leaf, known[path]) for path, leaf in leaves.items()])
 
 
 def check_tree(graph: ChannelGraph, leaves: Mapping[str, Any], counts: Widths) -> None:
     """Raises TreeError unless every leaf is a variable of the graph in its shape at `counts`."""
     check_graph(graph)
+    _check_arrays(graph.variables, leaves, counts)
+
+
+def _check_arrays(
+    known: Arrays, leaves: Mapping[str, Any], counts: Widths, state: str | int | None = None
+) -> None:
+    """Raises TreeError unless every leaf is one of the known arrays in its shape at `counts`.
+
+    State may have other sizes where nothing is pruned, such as its batch and its length.
+    """
     failures = []
     for path, leaf in leaves.items():
-        variable = graph.variables.get(path)
+        variable = known.get(path)
         if variable is None:
-            failures.append(f"{path!r} is not a variable of the graph")
+            what = "a variable of the graph" if state is None else f"of state {state!r}"
+            failures.append(f"{path!r} is not {what}")
             continue
         shape = tuple(ax.count(space, counts) for space in variable.axes)
+        if state is not None and is_array(leaf) and np.ndim(leaf) == len(shape):
+            shape = at_call(variable, np.shape(leaf), shape)
         if not is_array(leaf):
             failures.append(f"{path!r} is {kind_of(leaf)}, the graph has an array of shape {shape}")
         elif np.shape(leaf) != shape:
             failures.append(f"{path!r} has shape {np.shape(leaf)}, the graph has {shape}")
     if failures:
         more = f"\n... and {len(failures) - 8} more" if len(failures) > 8 else ""
+        which = "variables" if state is None else f"state {state!r}"
+        fix = "Fix: pass the state as the call takes it."
+        if state is None:
+            fix = (
+                "Fix: pass the variables that were traced, whole ({'params': ...}, not the params "
+                "alone), or trace again."
+            )
         raise TreeError(
-            "the tree does not mirror the variables of the graph:\n"
+            f"the tree does not mirror the {which} of the graph:\n"
             + "\n".join(failures[:8])
-            + f"{more}\nFix: pass the variables that were traced, whole ({{'params': ...}}, not "
-            "the params alone), or trace again."
+            + f"{more}\n{fix}"
         )
+
+
+def at_call(state: Variable, shape: Sequence[int], sizes: Sequence[int]) -> tuple[int, ...]:
+    """Returns the shape of state in a call: `sizes` where it is pruned, else that of the call."""
+    pairs = zip(state.axes, sizes, shape, strict=True)
+    return tuple(
+        size if stacked_layers.stack(space) or any(a.name for a in ax.atoms(space)) else here
+        for space, size, here in pairs
+    )

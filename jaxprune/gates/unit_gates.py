@@ -83,9 +83,9 @@ def gated(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., Any]:
     """
     retraced = evaluator.retracer(fn, graph)
 
-    def run(variables: Any, gates: Gates, *inputs: Any) -> Any:
+    def run(variables: Any, gates: Gates, *inputs: Any, **keywords: Any) -> Any:
         _check_gates(graph, gates)
-        here = retraced(evaluator.full(graph, variables, {}), inputs)
+        here = retraced(evaluator.full(graph, variables, {}), inputs, keywords)
         evaluator.check_groups(graph, here, gates.keys())
         places = list(find_sites(here.walk))
         _check(gates, refusals(here, places, CLOSED), "a gate")
@@ -94,7 +94,8 @@ def gated(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., Any]:
         def note(site: Site, x: Any, gates: Gates) -> tuple[Any, Noted]:
             return site.scaled(x, gates), {}
 
-        return _evaluate(here, marked, note, gates, variables, inputs)[0]
+        args = evaluator.operands(variables, inputs, keywords)
+        return _evaluate(here, marked, note, gates, args)[0]
 
     return run
 
@@ -173,8 +174,8 @@ def tap(
         groups = check_names(groups, "groups", GateError)
         _check(groups, _unknown(graph, groups), "a tap")
 
-    def run(variables: Any, *inputs: Any) -> Any:
-        here = retraced(evaluator.full(graph, variables, {}), inputs)
+    def run(variables: Any, *inputs: Any, **keywords: Any) -> Any:
+        here = retraced(evaluator.full(graph, variables, {}), inputs, keywords)
         places = list(find_sites(here.walk))
         without = refusals(here, places, UNTAPPED)
         everything = (name for name in graph.groups if name not in without)
@@ -190,7 +191,9 @@ def tap(
         def note(site: Site, x: Any, _gates: Gates) -> tuple[Any, Noted]:
             return x, {key: site.channels(x, key[0]) for key in keys[id(site)]}
 
-        outs, noted = _evaluate(here, marked, note, {}, variables, inputs)
+        outs, noted = _evaluate(
+            here, marked, note, {}, evaluator.operands(variables, inputs, keywords)
+        )
         in_order = sorted(noted)
         return outs, {n: tuple(noted[key] for key in in_order if key[0] == n) for n in wanted}
 
@@ -212,8 +215,7 @@ def _evaluate(
     marked: _Marked,
     note: Callable[[Site, Any, Gates], tuple[Any, Noted]],
     gates: Gates,
-    variables: Any,
-    inputs: Any,
+    args: Sequence[Any],
 ) -> tuple[Any, Noted]:
     """Returns the outputs, and what `note` notes as it replaces the operand of every site.
 
@@ -240,7 +242,6 @@ def _evaluate(
 
         return again
 
-    args = [*jax.tree.leaves(variables), *map(jnp.asarray, jax.tree.leaves(inputs))]
     outs, noted = runner(gates)(here.walk, args)
     return jax.tree.unflatten(jax.tree.structure(here.output), outs), noted
 

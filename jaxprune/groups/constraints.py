@@ -25,7 +25,10 @@ class Constraints(TypedDict, total=False):
     min_channels: int  # a group keeps at least so many, and never less than the default, 1
     min_keep_ratio: float  # a group keeps at least this share of its channels; default 0.0
     max_prune_ratio: float  # a group loses at most this share of its channels; default 1.0
-    multiple_of: int  # a kept count is a multiple of this, or the full size; default 1
+    multiple_of: int | Mapping[str | Kind, int]  # a kept count is a multiple of it, or the full
+    # size; {pattern or kind: int} says it by group, of which a later one wins; default 1
+    equal: Iterable[Groups]  # the groups that match one entry (a pattern, a kind, or a list of
+    # them) keep the same count and lose channels together, scored by their mean; default none
     protect: Groups  # names, patterns or kinds of groups that stay whole; default none
     only: Groups | None  # of the only groups that may lose channels, at least one; default all
     strict: bool  # True: a group without scores is an error; default False, it stays whole
@@ -38,7 +41,8 @@ class Limits(NamedTuple):
     min_channels: int = 1
     min_keep_ratio: float = 0.0
     max_prune_ratio: float = 1.0
-    multiple_of: int = 1
+    multiple_of: int | Mapping[str | Kind, int] = 1
+    equal: Iterable[Groups] = ()
     protect: Groups = ()
     only: Groups | None = None
     strict: bool = False
@@ -55,10 +59,15 @@ def check_constraints(graph: ChannelGraph, constraints: Constraints, where: str)
     """
     check_options(constraints, Constraints, where)
     limits = Limits(**{name: plain(value) for name, value in constraints.items()})
+    several = isinstance(limits.multiple_of, Mapping)
+    multiples = limits.multiple_of if isinstance(limits.multiple_of, Mapping) else {}
+    counts = {"min_channels": limits.min_channels}
+    counts |= {f"multiple_of of {key!r}": value for key, value in multiples.items()}
+    counts |= {} if several else {"multiple_of": limits.multiple_of}
     bad = [
         f"{name} must be an int, at least 1, got {value!r}"
-        for name in ("min_channels", "multiple_of")
-        if not is_count(value := getattr(limits, name))
+        for name, value in counts.items()
+        if not is_count(value)
     ]
     bad += [
         f"{name} must be in [0, 1], got {value!r}"
@@ -68,7 +77,23 @@ def check_constraints(graph: ChannelGraph, constraints: Constraints, where: str)
     if bad:
         raise BudgetError("\n".join([*bad, "Fix: leave a constraint out to have its default."]))
     check_flag(limits.strict, "strict")
+    if isinstance(limits.multiple_of, Mapping):
+        whole = {key: plain(value) for key, value in limits.multiple_of.items()}
+        for key in whole:
+            matching(graph, [key], graph.groups, what="multiple_of pattern")
+        limits = limits._replace(multiple_of=whole)
     return limits._replace(within=check_keep(graph, limits.within))
+
+
+def multiples(graph: ChannelGraph, limits: Limits) -> dict[str, int]:
+    """Returns {group: what its kept count is a multiple of}."""
+    if not isinstance(limits.multiple_of, Mapping):
+        return dict.fromkeys(graph.groups, limits.multiple_of)
+    found = dict.fromkeys(graph.groups, 1)
+    for key, multiple in limits.multiple_of.items():
+        names = matching(graph, [key], graph.groups, what="multiple_of pattern")
+        found |= dict.fromkeys(names, multiple)
+    return found
 
 
 def scope(

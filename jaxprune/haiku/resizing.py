@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from jaxprune.arguments import paths
+from jaxprune.arguments import call_inputs, paths
 from jaxprune.arguments.checks import check_overrides
 from jaxprune.arguments.functions import check_function
 from jaxprune.errors import JaxpruneError
@@ -17,7 +17,7 @@ from jaxprune.inspecting import unread_variables
 from jaxprune.keep.check import Keep, check_keep
 from jaxprune.keep.kept import Kept
 from jaxprune.linen.attributes import View
-from jaxprune.running import same_program
+from jaxprune.running import head_sizes, same_program
 from jaxprune.running.attribute_search import Holder, Overrides, solved, wanted
 from jaxprune.running.resize import Resized
 
@@ -63,30 +63,32 @@ def resize(
     check_function(fn)
     check_overrides(overrides)
     kept = Kept(check_keep(graph, keep))
-    view, given = View(graph, kept), overrides or {}
-
-    def at(found: Overrides) -> Function:
-        return _applied(fn, _Sizes(view, given, found))
+    given, fn = overrides or {}, call_inputs.bound(fn, graph.constants)
 
     @functools.cache
     def holders() -> Mapping[str, Holder]:
         seen = _Sizes(None, {}, {})
-        jax.eval_shape(_applied(fn, seen), graph.abstract, *graph.inputs)
+        jax.eval_shape(_applied(fn, seen), graph.abstract, *graph.inputs, **graph.keywords)
         return seen.holders
 
     if given:
         paths.require(given, holders(), what="override for modules")
-    found, compared = solved(
-        graph,
-        kept,
-        lambda found: same_program.attempt(graph, kept, at(found)),
-        lambda found: same_program.check(graph, kept, at(found), "the function"),
-        holders,
-        lambda holder: getattr(holder, "module_name", None),
-    )
+
+    def planned(kept: Kept) -> tuple[Overrides, same_program.Compared]:
+        at = functools.partial(_at, fn, View(graph, kept), given)
+        return solved(
+            graph,
+            kept,
+            lambda found: same_program.attempt(graph, kept, at(found)),
+            lambda found: same_program.check(graph, kept, at(found), "the function"),
+            holders,
+            lambda holder: getattr(holder, "module_name", None),
+        )
+
+    found, compared = head_sizes.or_why(graph, kept, planned)
     unread_variables.warn(graph, keep, "jp.haiku.resize")
     return Resized(
-        fn=at(found),
+        fn=_at(fn, View(graph, kept), given, found),
         follows=compared.follows,
         draws=compared.draws,
         graph=graph,
@@ -132,12 +134,17 @@ def _of_kernel(view: View, module: Any, path: str) -> Iterator[tuple[str, int]]:
         yield "output_channels", first
 
 
+def _at(fn: Function, view: View, given: Overrides, found: Overrides) -> Function:
+    """The function, whose modules get the sizes of a view, what was given and what was found."""
+    return _applied(fn, _Sizes(view, given, found))
+
+
 def _applied(fn: Function, sizes: _Sizes) -> Function:
     """The function, whose modules get these sizes."""
 
-    def run(*args: Any) -> Any:
+    def run(*args: Any, **keywords: Any) -> Any:
         with _set_before_use(sizes):
-            return fn(*args)
+            return fn(*args, **keywords)
 
     return run
 

@@ -80,9 +80,19 @@ def _slots(graph: ChannelGraph, group: Group, places: "_Places") -> list[str]:
         vector = slot.role == "vector" and len(graph.variables[slot.path].shape) == 1 and module
         what = f"{module}: " if vector else f"{slot.path} axis {slot.axis}"
         rows.setdefault((slot.role, what, places.text(slot)), []).extend([leaf] if vector else [])
+    rows |= {("state", what, ""): [] for what in _in_state(graph, group)}
     return table(
         [(f"    {role}", what + ", ".join(leaves), at) for (role, what, at), leaves in rows.items()]
     )
+
+
+def _in_state(graph: ChannelGraph, group: Group) -> Iterator[str]:
+    """Yields the axes of state that go with a group."""
+    for name, state in graph.state.items():
+        for path, variable in state.variables.items():
+            for axis, space in enumerate(variable.axes):
+                if any(atom.name == group.name for atom in ax.atoms(space)):
+                    yield f"{name}/{path} axis {axis}".replace("/ ", " ")
 
 
 class _Ties:

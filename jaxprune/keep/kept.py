@@ -1,14 +1,16 @@
 """What every axis keeps under one keep."""
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxprune.arguments import call_inputs
 from jaxprune.graph import ChannelGraph, Variable
 from jaxprune.keep.check import Keep, count
 from jaxprune.program import spaces as ax
-from jaxprune.program import stacked_layers
+from jaxprune.program import stacked_layers, states
 
 
 class Kept:
@@ -50,6 +52,39 @@ class Kept:
         """The variables of a graph at the kept widths, as a pytree of `jax.ShapeDtypeStruct`."""
         small = [v.struct(self.shape(v)) for v in graph.variables.values()]
         return jax.tree.unflatten(graph.treedef, small)
+
+    def call(self, graph: ChannelGraph) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of the traced call at the kept widths: `(variables, *inputs)`, keywords."""
+
+        def small(leaf: Any, variable: Variable) -> Any:
+            shape = self.shape(variable)
+            return leaf if np.shape(leaf) == shape else variable.struct(shape)
+
+        inputs, keywords = with_state(graph, graph.inputs, graph.keywords, small)
+        return (self.abstract(graph), *inputs), keywords
+
+
+def with_state(
+    graph: ChannelGraph,
+    inputs: Sequence[Any],
+    keywords: Mapping[str, Any],
+    change: Callable[[Any, Variable], Any],
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Returns the inputs of a call with `change(leaf, variable)` in the place of state.
+
+    State that the call does not have, such as the cache of a decoder without one, is left out.
+    """
+    if not graph.state:
+        return tuple(inputs), dict(keywords)
+    named = call_inputs.named(inputs, keywords)
+    leaves = [leaf for _, leaf in named]
+    for state in graph.state.values():
+        ways = (states.below(path, named) for path in state.inputs)
+        for path, place in next(filter(None, ways), {}).items():
+            if path in state.variables:
+                leaves[place] = change(leaves[place], state.variables[path])
+    treedef = jax.tree.structure((tuple(inputs), dict(keywords)))
+    return jax.tree.unflatten(treedef, leaves)
 
 
 def touched(space: ax.Space, keep: Keep) -> bool:

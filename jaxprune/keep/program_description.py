@@ -21,6 +21,7 @@ from jaxprune.graph import ChannelGraph
 from jaxprune.keep import plain_program
 from jaxprune.keep.plain_program import Operation
 from jaxprune.program import jaxpr
+from jaxprune.program import spaces as ax
 from jaxprune.program.spaces import Atom, Space, Sum
 
 
@@ -139,19 +140,26 @@ def _segments(graph: ChannelGraph) -> tuple[list[str], list[list[Operation]]]:
     """The inputs in words, and the operations up to every contraction and to the results."""
     variables = list(graph.variables)
     ours = plain_program.Reader().read(graph.walk.program, variables).segments
-    shapes = [_words(leaf) for leaf in jax.tree.leaves(graph.inputs)]
-    for inputs in _other_batches(graph.inputs):
+    given = graph.inputs, dict(graph.keywords)
+    shapes = [_words(leaf) for leaf in jax.tree.leaves(given)]
+    for other in _other_batches(given):
+        inputs, keywords = other
         try:
-            program, _ = jaxpr.trace(graph.fn, graph.abstract, *inputs)
+            program, _ = jaxpr.trace(graph.fn, graph.abstract, *inputs, **keywords)
             theirs = plain_program.Reader().read(program, variables).segments
         except Exception:  # the function takes no other batch
             continue
         if _names(ours) == _names(theirs):
-            others = [_words(leaf) for leaf in jax.tree.leaves(inputs)]
+            others = [_words(leaf) for leaf in jax.tree.leaves(other)]
             pairs = zip(ours, theirs, strict=True)
             found = [[*map(_apart, *pair)] for pair in pairs]
             return [*map(_input, shapes, others)], found
     return [*map(_input, shapes, shapes)], ours
+
+
+def _state_path(name: str, path: str) -> str:
+    """How the description names an array of the state of the call."""
+    return f"state {name}/{path}" if path else f"state {name}"
 
 
 def _names(segments: Sequence[Sequence[Operation]]) -> list[list[str]]:
@@ -243,7 +251,17 @@ def _variables(graph: ChannelGraph) -> dict[str, list[str]]:
             return text
         return plain_program.digest(words(space, here, dict(zip(numbers, numbers, strict=True))))
 
+    def state(space: Space, _here: tuple[str, int]) -> str:
+        names = dict.fromkeys(atom.name for atom in ax.atoms(space) if atom.name is not None)
+        return " ".join(f"{numbers[name]}:state" for name in names) or "any"
+
+    arrays = [(path, variable, short) for path, variable in graph.variables.items()]
+    arrays += [
+        (_state_path(name, path), variable, state)
+        for name, item in graph.state.items()
+        for path, variable in item.variables.items()
+    ]
     return {
-        path: [short(space, (path, axis)) for axis, space in enumerate(variable.axes)]
-        for path, variable in graph.variables.items()
+        path: [words_of(space, (path, axis)) for axis, space in enumerate(variable.axes)]
+        for path, variable, words_of in arrays
     }

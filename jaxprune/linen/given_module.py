@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
+from jaxprune.arguments import call_inputs
 from jaxprune.errors import ResizeError, TraceError
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep.kept import Kept
@@ -41,9 +42,17 @@ class Function:
     module: nn.Module
     call: Any
 
-    def __call__(self, variables: Any, *inputs: Any) -> Any:
-        """Returns `module.apply(variables, *inputs, **call)`."""
-        return self.module.apply(variables, *inputs, **self.call)
+    def __call__(self, variables: Any, *inputs: Any, **keywords: Any) -> Any:
+        """Returns `module.apply(variables, *inputs, **call)`, with keywords of now."""
+        return self.module.apply(variables, *inputs, **{**self.call, **keywords})
+
+    @property
+    def input_names(self) -> list[str]:
+        """The names of the inputs by position."""
+        method = self.call.get("method")
+        if callable(method):
+            return call_inputs.positional(method)[1:]
+        return call_inputs.positional(getattr(self.module, method or "__call__"))
 
 
 class _Top(NamedTuple):
@@ -139,13 +148,13 @@ def _with(
         with applied(earlier):
             return call(original.clone(parent=bound.scope.rewound()), method, args, kwargs)
 
-    def run(*args: Any) -> Any:
+    def run(*args: Any, **keywords: Any) -> Any:
         if module is None:
             with applied(plans):
-                return graph.fn(*args)
+                return graph.fn(*args, **keywords)
         to_module = linen_calls.redirected(numbers, redirect)
         with applied(plans), to_module, linen_calls.noted(graph.fn) as (fn, calls):
-            results = fn(*args)
+            results = fn(*args, **keywords)
         if [noted.number for noted in calls] != [noted.number for noted in graph.calls]:
             raise ResizeError(HIDDEN)
         return results
@@ -156,7 +165,7 @@ def _with(
 def called_modules(graph: ChannelGraph, fn: Callable[..., Any]) -> Modules:
     """Returns {path: the modules that the function calls}; a wrapper has the path of its module."""
     modules: Modules = {}
-    jax.eval_shape(_recording(fn, modules), graph.abstract, *graph.inputs)
+    jax.eval_shape(_recording(fn, modules), graph.abstract, *graph.inputs, **graph.keywords)
     return modules
 
 
@@ -171,9 +180,9 @@ def _recording(fn: Callable[..., Any], modules: Modules) -> Callable[..., Any]:
                 here.append(context.module)
         return call(*args, **kwargs)
 
-    def recorded(*args: Any) -> Any:
+    def recorded(*args: Any, **keywords: Any) -> Any:
         with nn.intercept_methods(record):
-            return fn(*args)
+            return fn(*args, **keywords)
 
     return recorded
 

@@ -55,8 +55,8 @@ def prune(
         layers of small filters may lose nearly all channels.
       overrides: as in `jp.linen.resize`.
       **options: the constraints of `jp.select` but `strict` (`min_keep_ratio`, which is 0.1 here,
-        `min_channels`, `max_prune_ratio`, `multiple_of`, `protect`, `only`, `within`); the options
-        of `jp.linen.trace`; and the keywords of the call, such as `train=False`.
+        `min_channels`, `max_prune_ratio`, `multiple_of`, `equal`, `protect`, `only`, `within`); the
+        options of `jp.linen.trace`; and the keywords of the call, such as `train=False`.
 
     Returns:
       `Pruned`: `model`, `variables`, `graph`, `keep`; `print` it for before and after.

@@ -18,7 +18,7 @@ from jaxprune.linen.attributes import Shape, View
 from jaxprune.linen.found_attributes import Attributes, Draft, holders, items, path_of
 from jaxprune.linen.given_module import HIDDEN, At, as_traced, called_modules, check_module
 from jaxprune.linen.plan import Resized, Resizing, resized
-from jaxprune.running import same_program
+from jaxprune.running import head_sizes, same_program
 from jaxprune.running.attribute_search import Overrides, solved
 from jaxprune.running.same_program import Attempt, Compared
 
@@ -71,7 +71,11 @@ def at_widths(
     """Returns what `resize` does, without a word on what the traced call does not read."""
     check_module(module)
     check_overrides(overrides)
-    plan, found = _planned(module, graph, Kept(check_keep(graph, keep)), overrides or {})
+    plan, found = head_sizes.or_why(
+        graph,
+        Kept(check_keep(graph, keep)),
+        lambda kept: _planned(module, graph, kept, overrides or {}),
+    )
     return resized(module, replace(plan, follows=found.follows, draws=found.draws))
 
 

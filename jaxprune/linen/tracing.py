@@ -6,8 +6,8 @@ from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
-import jax
 
+from jaxprune.arguments import call_inputs
 from jaxprune.arguments.functions import check_function, check_keywords
 from jaxprune.errors import TraceError
 from jaxprune.graph import ChannelGraph
@@ -75,6 +75,7 @@ def trace(
     layers: Mapping[str, int] = MappingProxyType({}),
     free_outputs: Sequence[str] = (),
     free_constants: bool = False,
+    state: Any = (),
     **call: Any,
 ) -> ChannelGraph:
     """Returns the channel graph of `module.apply(variables, *inputs, **call)`, without running it.
@@ -90,12 +91,14 @@ def trace(
       layers: as in `jp.trace`.
       free_outputs: as in `jp.trace`.
       free_constants: as in `jp.trace`.
+      state: as in `jp.trace`; a cache in a collection of the variables needs none.
       **call: the keywords of `apply`: `method`, `rngs`, `mutable`, `capture_intermediates`, and
-        constant arguments of the method, such as `train=True`. An argument with the name of an
-        option above is given by `method=lambda module, x: module(x, layers=2)`.
+        arguments of the method: arrays and shapes are inputs, such as `mask=mask`, others
+        constants, such as `train=True`. An argument with the name of an option above is given by
+        `method=lambda module, x: module(x, layers=2)`.
 
     Raises:
-      TraceError: `module` is not an `nn.Module`, a keyword holds a shape, or as in `jp.trace`.
+      TraceError: `module` is not an `nn.Module`, or as in `jp.trace`.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np, jaxprune as jp
@@ -108,24 +111,16 @@ def trace(
       (1, 2)
     """
     check_module(module)
-    shapes = [
-        name
-        for name, value in call.items()
-        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(value))
-    ]
-    if shapes:
-        raise TraceError(
-            f"keyword arguments {shapes} hold shapes, but keyword arguments are constants.\nFix: "
-            "make them inputs: method=lambda module, x, mask: module(x, mask=mask)."
-        )
     check_call(module, call)
+    keywords, constants = call_inputs.split(call, OF_APPLY)
     options: Any = {
         "layers": layers,
         "free_outputs": free_outputs,
         "free_constants": free_constants,
+        "state": state,
     }
-    fn = Function(module, MappingProxyType(call))
-    return tracing.trace(fn, variables, *inputs, rules=rules, strict=strict, **options)
+    fn = Function(module, MappingProxyType(constants))
+    return tracing.trace(fn, variables, *inputs, rules=rules, strict=strict, **options, **keywords)
 
 
 def check_call(module: nn.Module, call: Mapping[str, Any], others: Sequence[str] = ()) -> None:
@@ -141,6 +136,9 @@ def check_call(module: nn.Module, call: Mapping[str, Any], others: Sequence[str]
             f"module, got {method!r}.\nFix: leave it out for __call__."
         )
     bound = partial(method, module) if callable(method) else getattr(module, method or "__call__")
-    own = ("method", "rngs", "mutable", "capture_intermediates")
-    rest = [name for name in call if name not in own]
-    check_keywords(bound, type(module).__name__, rest, [*own, *others])
+    rest = [name for name in call if name not in OF_APPLY]
+    check_keywords(bound, type(module).__name__, rest, [*OF_APPLY, *others])
+
+
+OF_APPLY = ("method", "rngs", "mutable", "capture_intermediates")
+"""The keywords of `apply` that do not go to the method."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxprune.arguments import paths
+from jaxprune.arguments import call_inputs, paths
 from jaxprune.arguments.functions import check_keywords
 from jaxprune.arguments.stable_words import shown
 from jaxprune.errors import TraceError, TreeError
@@ -55,14 +55,21 @@ class Function:
     arguments: Mapping[str, Any]
     around: Callable[[nnx.Module], AbstractContextManager[None]] = _anonymous
 
-    def __call__(self, variables: Any, *inputs: Any) -> tuple[Any, dict[Any, Any]]:
-        """Returns the outputs, and the variables that the call wrote."""
+    def __call__(self, variables: Any, *inputs: Any, **keywords: Any) -> tuple[Any, dict[Any, Any]]:
+        """Returns the outputs, and the variables that the call wrote; keywords of now win."""
         model = self.model(like(self.state, variables))
         before = nnx.to_pure_dict(nnx.state(model, _NOT_RANDOM))
         arguments = jax.tree.map(lambda leaf: leaf, self.arguments)  # the rngs among them count
         with self.around(model):
-            outputs = _bound(model, self.method)(*inputs, **arguments)
+            outputs = _bound(model, self.method)(*inputs, **{**arguments, **keywords})
         return outputs, _written(before, nnx.to_pure_dict(nnx.state(model, _NOT_RANDOM)))
+
+    @property
+    def input_names(self) -> list[str]:
+        """The names of the inputs by position."""
+        if callable(self.method):
+            return call_inputs.positional(self.method)[1:]
+        return call_inputs.positional(_bound(self.model(), self.method))
 
     @property
     def called(self) -> str:
@@ -114,8 +121,8 @@ def function(model: nnx.Module, *, method: Method = "__call__", **arguments: Any
     shapes = [name for name, value in arguments.items() if _holds_shapes(value)]
     if shapes:
         raise TraceError(
-            f"keyword arguments {shapes} hold shapes, but keyword arguments are constants.\nFix: "
-            "make them inputs: method=lambda model, x, mask: model(x, mask=mask)."
+            f"keyword arguments {shapes} hold shapes, but here they are constants.\nFix: give them "
+            "to the function that this returns: fn(variables, x, mask=mask)."
         )
     plain = [path for path, leaf in nnx.iter_graph(model) if isinstance(leaf, jax.ShapeDtypeStruct)]
     if plain:

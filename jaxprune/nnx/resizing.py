@@ -29,7 +29,7 @@ from jaxprune.nnx.pure_function import (
     variables,
 )
 from jaxprune.program import jaxpr
-from jaxprune.running import same_program
+from jaxprune.running import head_sizes, same_program
 from jaxprune.running.attribute_search import Holder, solved
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -80,10 +80,14 @@ def resized(
     _function_of(graph)
     check_keep(graph, keep)
     _check_variables(graph, model)
-    changes = _changes(graph, Kept(keep), overrides)
-    _check_attributes(_function_of(graph).model(), model, changes)
+    _check_attributes(_function_of(graph).model(), model, _changes(graph, Kept(keep), overrides))
     fn = _as_traced(graph, model)
-    changes, _, found = _planned(graph, Kept(keep), fn, changes)
+
+    def planned(kept: Kept) -> tuple[Changes, same_program.Compared]:
+        changes, _, compared = _planned(graph, kept, fn, _changes(graph, kept, overrides))
+        return changes, compared
+
+    changes, found = head_sizes.or_why(graph, Kept(keep), planned)
     graphdef, rngs, state = nnx.split(model, nnx.RngState, ...)
     cut = like(state, sliced(graph, nnx.to_pure_dict(state), keep))
     small = nnx.merge(graphdef, cut, rngs, copy=True)
@@ -236,7 +240,8 @@ def _compared(
     """
     small = replace(fn.resized(graph, kept, changes), around=named)
     try:
-        program, _ = jaxpr.trace(small, nnx.to_pure_dict(small.state), *graph.inputs)
+        (_, *inputs), keywords = kept.call(graph)
+        program, _ = jaxpr.trace(small, nnx.to_pure_dict(small.state), *inputs, **keywords)
     except Exception as error:
         raise ResizeError(
             f"{type(small.model()).__name__} does not run at the {same_program.widths(kept)} "

@@ -7,9 +7,10 @@ from typing import Any
 
 from flax import nnx
 
+from jaxprune.arguments import call_inputs
 from jaxprune.graph import ChannelGraph
 from jaxprune.nnx.names import named
-from jaxprune.nnx.pure_function import Method, function
+from jaxprune.nnx.pure_function import Method, check_call, function
 from jaxprune.program.rules import RULES
 from jaxprune.tracing import trace as tracing
 
@@ -23,6 +24,7 @@ def trace(
     layers: Mapping[str, int] = MappingProxyType({}),
     free_outputs: Sequence[str] = (),
     free_constants: bool = False,
+    state: Any = (),
     **arguments: Any,
 ) -> ChannelGraph:
     """Returns the channel graph of `model(*inputs, **arguments)`, found without running it.
@@ -39,10 +41,12 @@ def trace(
       layers: as in `jp.trace`.
       free_outputs: as in `jp.trace`; the outputs of the model are `0` or under `0/`.
       free_constants: as in `jp.trace`.
-      **arguments: constant keyword arguments of the method.
+      state: as in `jp.trace`; a cache among the variables of the model needs none.
+      **arguments: keyword arguments of the method: arrays and shapes are inputs, such as
+        `mask=mask`, others constants, such as `train=True`.
 
     Raises:
-      TraceError: `model` is not an `nnx.Module`, an argument is a shape, or as in `jp.trace`.
+      TraceError: `model` is not an `nnx.Module`, or as in `jp.trace`.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np, jaxprune as jp
@@ -58,13 +62,17 @@ def trace(
       >>> small.first.out_features, small(jnp.ones((1, 3))).shape
       (5, (1, 2))
     """
-    fn = function(model, method=method, **arguments)
+    keywords, constants = call_inputs.split(arguments)
+    check_call(model, method, arguments)
+    fn = function(model, method=method, **constants)
     abstract = nnx.to_pure_dict(fn.state)
     seen = replace(fn, around=named)
     options: Any = {
         "layers": layers,
         "free_outputs": free_outputs,
         "free_constants": free_constants,
+        "state": state,
     }
-    graph = tracing.trace(seen, abstract, *inputs, rules=rules, strict=strict, **options)
+    options |= {"rules": rules, "strict": strict}
+    graph = tracing.trace(seen, abstract, *inputs, **options, **keywords)
     return replace(graph, fn=fn)

@@ -48,11 +48,12 @@ _CALLS = {
 _CALL_KEYS = ("policy", "prevent_cse", "mesh", "in_specs", "out_specs", "check_vma", "manual_axes")
 
 
-def trace(fn: Callable[..., Any], *args: Any) -> tuple[Program, Any]:
-    """Returns the program of `fn` at `args`, arrays or shapes, and the tree of output shapes."""
-    args = jax.tree.map(_in_use, args)
+def trace(fn: Callable[..., Any], *args: Any, **keywords: Any) -> tuple[Program, Any]:
+    """Returns the program of `fn` at arrays or shapes, and the tree of output shapes."""
+    args, keywords = jax.tree.map(_in_use, (args, keywords))
     # A new function each time: JAX would return a cached program, and skip method interceptors.
-    closed, shapes = jax.make_jaxpr(lambda *xs: fn(*xs), return_shape=True)(*args)
+    make = jax.make_jaxpr(lambda *xs, **named: fn(*xs, **named), return_shape=True)
+    closed, shapes = make(*args, **keywords)
     return program(closed), shapes
 
 

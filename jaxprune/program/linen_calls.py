@@ -94,9 +94,9 @@ def noted(fn: Function) -> Generator[tuple[Function, list[Call]], None, None]:
     found: list[Call] = []
     began: list[Any] = []
 
-    def begun(*args: Any) -> Any:
+    def begun(*args: Any, **keywords: Any) -> Any:
         began.append(jaxpr.current_trace())
-        return fn(*args)
+        return fn(*args, **keywords)
 
     def note(number: int, run: Callable[[], Any], call: _Outer) -> Any:
         if call.method != "setup":

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from jaxprune.arguments import paths
@@ -12,7 +13,7 @@ from jaxprune.program.relate import Walk
 from jaxprune.program.spaces import Space
 
 Twins = Sequence[int | None]
-"""For every output the place of the variable that it mirrors, None for other outputs."""
+"""For every output the place of the input that it mirrors, None for other outputs."""
 
 
 def tie(
@@ -22,7 +23,10 @@ def tie(
     twins: Twins,
     free: Sequence[str],
 ) -> None:
-    """An output that mirrors a variable shares its axes; every other one is frozen or `free`."""
+    """An output that mirrors a variable or a state shares its axes; others are frozen or `free`.
+
+    A state that grows keeps the axis along which it does.
+    """
     names = [paths.name(key) for key, _ in paths.keyed(output)[0]]
     released = paths.require(free, names, what="free_outputs pattern")
     for path, axes, twin in zip(names, walk.outs, twins, strict=True):
@@ -30,12 +34,17 @@ def tie(
         for i, space in enumerate(axes):
             if twin is None and path not in released:
                 ax.freeze(space, reason)
-            elif twin is not None:
+            elif twin is not None and space.size == variables[twin][i].size:
                 ax.unify(space, variables[twin][i])
+            elif twin is not None:
+                ax.freeze(space, reason)
+                ax.freeze(variables[twin][i], reason)
 
 
-def twins(output: Any, variables: Mapping[str, Any]) -> Twins:
-    """For every output the place of the variable that it mirrors."""
+def twins(
+    output: Any, variables: Mapping[str, Any], states: Mapping[int, int] = MappingProxyType({})
+) -> Twins:
+    """For every output the place of the variable that it mirrors, or that `states` tells."""
     places = {path: i for i, path in enumerate(variables)}
     ending: dict[str, list[str]] = {}
     for name in variables:
@@ -43,7 +52,8 @@ def twins(output: Any, variables: Mapping[str, Any]) -> Twins:
             ending.setdefault(end, []).append(name)
     found = paths.keyed(output)[0]
     names = (_mirrored(paths.name(key), leaf.shape, variables, ending) for key, leaf in found)
-    return [None if name is None else places[name] for name in names]
+    mirrored = [None if name is None else places[name] for name in names]
+    return [states.get(i, place) for i, place in enumerate(mirrored)]
 
 
 def _mirrored(

@@ -8,6 +8,7 @@ from flax import nnx
 
 from jaxprune.arguments.bounds import Bound
 from jaxprune.arguments.checks import kind_of
+from jaxprune.arguments.functions import check_function, check_keywords
 from jaxprune.cutting.pruned import Pruned
 from jaxprune.cutting.transforms import sliced
 from jaxprune.errors import ResizeError, TraceError
@@ -53,8 +54,8 @@ def prune(
       scores: a score, `(graph, variables) -> {group: f32[n]}`, or scores for the graph of the same
         call of `jp.trace`; as in `jp.linen.prune`.
       normalize: as in `jp.linen.prune`.
-      **options: the constraints of `jp.select` but `strict` (`min_keep_ratio` is 0.1 here), and the
-        options of `jp.trace`.
+      **options: the constraints of `jp.select` but `strict` (`min_keep_ratio` is 0.1 here), the
+        options of `jp.trace`, and keyword arguments of `fn`, as there.
 
     Returns:
       `Pruned`: `model`, `variables`, `graph`, `keep`; `print` it for before and after.
@@ -81,7 +82,9 @@ def prune(
                 f"Fix: jp.{name}.prune, which takes the module."
             )
     constraints, traced = one_call.split(options)
-    one_call.check_no_call(traced, "prune")
+    name = getattr(fn, "__name__", type(fn).__name__)
+    check_function(fn)
+    check_keywords(fn, name, one_call.of_call(traced), one_call.OWN)
     graph = trace(fn, variables, *inputs, **traced)
     keep = one_call.choose(
         graph,

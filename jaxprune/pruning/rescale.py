@@ -131,7 +131,8 @@ def compared(
     if resized is None and isinstance(graph.fn, Function):
         return nnx.compared_at(graph, kept.keep, search=search)
     try:
-        program, _ = jaxpr.trace(resized or graph.fn, kept.abstract(graph), *graph.inputs)
+        args, keywords = kept.call(graph)
+        program, _ = jaxpr.trace(resized or graph.fn, *args, **keywords)
     except ResizeError:
         raise
     except Exception as error:

@@ -19,6 +19,7 @@ def slice(
     keep: Keep,
     *,
     rescale: bool | Callable[..., Any] = False,
+    state: str | int | None = None,
 ) -> Any:
     """Returns `variables` without the pruned entries: a smaller tree of the same structure.
 
@@ -34,6 +35,9 @@ def slice(
         divides by a width (the root of the head size, a mean over channels). Give the resized
         network `lambda v, x: model2.apply(v, x)` where True does not find it. Not for `narrow`,
         which keeps such constants whole; see `jaxprune.pruning.rescale.factors`.
+      state: the name of the state that is given in the place of variables, as `state` of the trace
+        has it: `jp.slice(graph, cache, keep, state="cache")`. Its batch and its length may be
+        others than the traced ones.
 
     Raises:
       KeepError: a mask does not fit its group.
@@ -49,8 +53,10 @@ def slice(
             f"rescale must be True, False or the resized network, got {kind_of(rescale)}.\n"
             "Fix: rescale=lambda v, x: model2.apply(v, x)."
         )
-    small = sliced(graph, variables, keep)
-    if graph.unread:
+    if state is not None and rescale is not False:
+        raise JaxpruneError("rescale is of variables, not of state.\nFix: leave rescale out.")
+    small = sliced(graph, variables, keep, state=state)
+    if graph.unread and state is None:
         unread_variables.warn(graph, keep, "jp.slice", paths.flatten(variables)[0])
     if rescale is False:
         return small

@@ -1,19 +1,22 @@
 """Evaluates a traced program anew, equation by equation: what `narrow`, gates and taps share."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from jaxprune.arguments import paths
+from jaxprune.arguments import call_inputs, paths
 from jaxprune.arguments.functions import check_function, check_inputs
-from jaxprune.cutting.transforms import check_tree
-from jaxprune.errors import ResizeError, TreeError
-from jaxprune.graph import ChannelGraph, check_graph
-from jaxprune.program import jaxpr
+from jaxprune.cutting.transforms import at_call, check_tree
+from jaxprune.errors import ResizeError, TraceError, TreeError
+from jaxprune.graph import ChannelGraph, Variable, check_graph
+from jaxprune.keep.kept import with_state
+from jaxprune.program import jaxpr, states
+from jaxprune.program import spaces as ax
 from jaxprune.program.interpret import Domain, steps
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.relate import Walk
@@ -91,24 +94,79 @@ def full(graph: ChannelGraph, variables: Any, counts: Mapping[str, int]) -> Any:
     return jax.tree.unflatten(treedef, shapes)
 
 
-def retracer(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., ChannelGraph]:
-    """Returns `(variables, inputs) -> the graph of fn at their shapes`; the last ones are kept."""
+def full_state(
+    graph: ChannelGraph, inputs: Any, keywords: Mapping[str, Any], counts: Mapping[str, int]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Returns the inputs of a call with shapes in the place of state, at its full sizes.
+
+    Raises:
+      TreeError: state has not the sizes at `counts` where it is pruned.
+    """
+
+    def at_full(leaf: Any, variable: Variable) -> Any:
+        given, sizes = np.shape(leaf), [ax.count(space, counts) for space in variable.axes]
+        wanted = at_call(variable, given, sizes) if len(given) == len(sizes) else tuple(sizes)
+        if given != wanted:
+            raise TreeError(
+                f"state {variable.path!r} has shape {given}, not {wanted}.\nFix: jp.slice(graph, "
+                "state, keep, state=its name) gives what this network takes."
+            )
+        return jax.typeof(leaf).update(shape=at_call(variable, given, variable.shape))
+
+    return with_state(graph, inputs, keywords, at_full)
+
+
+Retraced = Callable[[Any, Sequence[Any], Mapping[str, Any]], ChannelGraph]
+"""`(variables, inputs, keywords) -> graph` of a function at full shapes."""
+
+
+def retracer(fn: Callable[..., Any], graph: ChannelGraph) -> Retraced:
+    """Returns what traces `fn` at the shapes of a call; the last graphs are kept."""
     check_function(fn)
     check_graph(graph)
+    options = graph.options._asdict() | {"rules": graph.rules}
+    called = call_inputs.bound(fn, graph.constants)
 
     @lru_cache(maxsize=GRAPHS)
-    def traced(treedef: Any, _context: Any, *leaves: Any) -> ChannelGraph:
-        variables, inputs = jax.tree.unflatten(treedef, leaves)
-        return trace(fn, variables, *inputs, rules=graph.rules, **graph.options._asdict())
+    def traced(treedef: Any, _context: Any, constants: Any, *leaves: Any) -> ChannelGraph:
+        variables, inputs, keywords = jax.tree.unflatten(treedef, leaves)
+        known = call_inputs.named(inputs, keywords)
+        there = ((item, path) for item in graph.state.values() for path in item.inputs)
+        outputs = {path: item.output and states.IfReturned(item.output) for item, path in there}
+        state = {path: output for path, output in outputs.items() if states.below(path, known)}
+        keywords = {**keywords, **dict(constants)}
+        return trace(called, variables, *inputs, **options | {"state": state}, **keywords)
 
-    def at(variables: Any, inputs: Any) -> ChannelGraph:
-        check_inputs(inputs)
-        shapes = jax.eval_shape(lambda *xs: xs, *inputs)  # a graph must not hold on to tracers
-        leaves, treedef = jax.tree.flatten((variables, shapes))
+    def at(variables: Any, inputs: Sequence[Any], keywords: Mapping[str, Any]) -> ChannelGraph:
+        given, constants = call_inputs.split(keywords)
+        check_inputs(inputs, given)
+        shapes = jax.eval_shape(lambda *xs: xs, *inputs, given)  # a graph holds no tracers
+        leaves, treedef = jax.tree.flatten((variables, shapes[:-1], shapes[-1]))
         context = jax.sharding.get_abstract_mesh(), jax.dtypes.canonicalize_dtype(float)
-        return traced(treedef, context, *leaves)
+        return traced(treedef, context, _hashable(constants), *leaves)
 
     return at
+
+
+def operands(variables: Any, inputs: Sequence[Any], keywords: Mapping[str, Any]) -> list[Any]:
+    """Returns the arrays that a traced program takes for a call."""
+    given = jax.tree.leaves((tuple(inputs), call_inputs.split(keywords)[0]))
+    return [*jax.tree.leaves(variables), *map(jnp.asarray, given)]
+
+
+def _hashable(constants: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """The constants of a call as the key of a cache.
+
+    Raises:
+      TraceError: one has no hash.
+    """
+    items = tuple(sorted(constants.items()))
+    if bad := [name for name, value in items if not isinstance(value, Hashable)]:
+        raise TraceError(
+            f"keyword arguments {bad} are neither inputs nor have a hash.\nFix: close over them, "
+            "lambda v, x: fn(v, x, option=[1, 2])."
+        )
+    return items
 
 
 def check_groups(graph: ChannelGraph, here: ChannelGraph, names: Collection[str]) -> None:

@@ -14,13 +14,15 @@ logits = served.call(x)  # x: the inputs alone, any batch size
 import importlib.util
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
 from jax import export as jax_export
 
+from jaxprune.arguments import call_inputs
 from jaxprune.arguments.checks import check_path
 from jaxprune.arguments.functions import check_function, check_inputs
 from jaxprune.errors import JaxpruneError
@@ -35,6 +37,7 @@ def export(
     *inputs: Any,
     shapes: Any = "batch, ...",
     platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
+    **keywords: Any,
 ) -> None:
     """Writes `x -> fn(small, x)` as one file; the variables and the program are inside.
 
@@ -48,8 +51,11 @@ def export(
       *inputs: arrays, `jax.ShapeDtypeStruct`s or pytrees of them: shapes and dtypes of the inputs.
       shapes: which sizes stay open, as in `jax.export.symbolic_args_specs`. By default the leading
         axis of every input is a batch of any size; `("batch, h, w, 3", None)` says it per input;
-        None fixes every shape to that of `inputs`.
+        None fixes every shape to that of `inputs`. With keyword inputs it is one for all, or
+        `(those by position, {keyword: shape})`.
       platforms: where the file can run.
+      **keywords: keyword arguments of `fn`: arrays and shapes are inputs of the file by keyword,
+        others constants.
 
     Raises:
       JaxpruneError: `fn` cannot be exported at these shapes or for these platforms, or flatbuffers
@@ -58,7 +64,9 @@ def export(
     """
     check_path(path, JaxpruneError)
     check_function(fn)
-    check_inputs(inputs)
+    given, constants = call_inputs.split(keywords)
+    check_inputs(inputs, given)
+    fn = call_inputs.bound(fn, constants)
     what = f"cannot export to {os.fspath(path)!r}"
     if not isinstance(platforms, Sequence) or not set(map(str, platforms)) <= _PLATFORMS:
         raise JaxpruneError(
@@ -71,7 +79,7 @@ def export(
             "Fix: pip install flatbuffers."
         )
     try:
-        content = exported(fn, small, inputs, shapes, platforms).serialize()
+        content = exported(fn, small, inputs, shapes, platforms, given).serialize()
     except Exception as error:
         raise JaxpruneError(
             f"{what} with inputs of shapes {shapes!r} for {', '.join(platforms)}: {error}\n"
@@ -83,13 +91,21 @@ def export(
 
 
 def exported(
-    fn: Callable[..., Any], small: Any, inputs: Any, shapes: Any, platforms: Sequence[str]
+    fn: Callable[..., Any],
+    small: Any,
+    inputs: Any,
+    shapes: Any,
+    platforms: Sequence[str],
+    keywords: Mapping[str, Any] = MappingProxyType({}),
 ) -> jax_export.Exported:
     """Returns what `export` writes, as an object of `jax.export`."""
     constants = jax.device_get(small)
-    specs = jax_export.symbolic_args_specs(inputs, shapes)
-    served = jax.jit(lambda *xs: fn(constants, *xs))
-    return jax_export.export(served, platforms=tuple(platforms))(*specs)
+    served = jax.jit(lambda *xs, **named: fn(constants, *xs, **named))
+    export = jax_export.export(served, platforms=tuple(platforms))
+    if not keywords:
+        return export(*jax_export.symbolic_args_specs(inputs, shapes))
+    specs, named = jax_export.symbolic_args_specs((inputs, dict(keywords)), shapes)
+    return export(*specs, **named)
 
 
 def _write(path: Path, content: bytes | bytearray) -> None:

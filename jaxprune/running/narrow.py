@@ -41,11 +41,12 @@ Constants = Mapping[tuple[Op, int], float]
 
 
 def narrow(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Callable[..., Any]:
-    """Returns `fn` for sliced variables: `narrow(fn, graph, keep)(small, *inputs)`.
+    """Returns `fn` for sliced variables: `narrow(fn, graph, keep)(small, *inputs, **keywords)`.
 
     The result can be jitted, differentiated and called at other batch sizes than the traced one;
     every new set of input shapes is traced once. Custom derivatives are those of `fn`. Random
-    numbers (dropout, noise, keys split by a width) are those that the masked network draws.
+    numbers (dropout, noise, keys split by a width) are those that the masked network draws. State
+    among the inputs is sliced too: `jp.slice(graph, cache, keep, state="cache")`.
 
     Args:
       fn: the function that was traced, for example
@@ -61,12 +62,13 @@ def narrow(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Callable[
     check_keep(graph, keep)
     retraced = evaluator.retracer(fn, graph)
 
-    def run(variables: Any, *inputs: Any) -> Any:
+    def run(variables: Any, *inputs: Any, **keywords: Any) -> Any:
         kept = Kept(keep)
-        here = retraced(evaluator.full(graph, variables, kept.counts), inputs)
+        full = evaluator.full(graph, variables, kept.counts)
+        here = retraced(full, *evaluator.full_state(graph, inputs, keywords, kept.counts))
         evaluator.check_groups(graph, here, keep)
         _check_layers(here, kept)
-        return evaluate(here, kept, variables, inputs)
+        return evaluate(here, kept, variables, inputs, keywords)
 
     return run
 
@@ -76,13 +78,14 @@ def evaluate(
     kept: Kept,
     variables: Any,
     inputs: Sequence[Any],
+    keywords: Mapping[str, Any],
     constants: Constants = MappingProxyType({}),
 ) -> Any:
-    """Returns the outputs of a graph traced at `inputs`, for sliced variables.
+    """Returns the outputs of a graph traced at these inputs, for sliced variables.
 
     `constants` are other values for some of those that the program reads.
     """
-    args = [*jax.tree.leaves(variables), *map(jnp.asarray, jax.tree.leaves(inputs))]
+    args = evaluator.operands(variables, inputs, keywords)
     outs = Evaluator(here, kept, constants=constants).run(here.walk, args)
     return jax.tree.unflatten(jax.tree.structure(here.output), outs)
 

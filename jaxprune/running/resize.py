@@ -37,13 +37,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from jaxprune.arguments import call_inputs
 from jaxprune.arguments.functions import check_function, check_inputs
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting import unread_variables
 from jaxprune.keep.check import Keep, check_keep
 from jaxprune.keep.kept import Kept
-from jaxprune.running import evaluator, same_program
+from jaxprune.running import evaluator, head_sizes, same_program
 
 WAY_OUT = (
     "Fix: make the function read that size from the shape of an array, keep that group whole "
@@ -73,15 +74,16 @@ class Resized:
     kept: Kept = field(repr=False)
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    def __call__(self, variables: Any, *inputs: Any) -> Any:
-        """Returns `fn(variables, *inputs)`.
+    def __call__(self, variables: Any, *inputs: Any, **keywords: Any) -> Any:
+        """Returns `fn(variables, *inputs, **keywords)`.
 
         Raises:
-          TreeError: the variables are not those that `jp.slice` gives.
+          TreeError: the variables, or the state among the inputs, are not what `jp.slice` gives.
         """
         evaluator.full(self.graph, variables, self.kept.counts)
-        check_inputs(inputs)
-        return self.fn(variables, *inputs)
+        check_inputs(inputs, call_inputs.split(keywords)[0])
+        evaluator.full_state(self.graph, inputs, keywords, self.kept.counts)
+        return self.fn(variables, *inputs, **keywords)
 
 
 def resize(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Resized:
@@ -113,8 +115,11 @@ def resize(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Resized:
     """
     kept = Kept(check_keep(graph, keep))
     check_function(fn)
+    fn = graph.fn if fn is graph.fn else call_inputs.bound(fn, graph.constants)
     try:
-        found = same_program.check(graph, kept, fn, "the function", WAY_OUT)
+        found = head_sizes.or_why(
+            graph, kept, lambda kept: same_program.check(graph, kept, fn, "the function", WAY_OUT)
+        )
     except ResizeError as error:
         if _is_traced(fn, graph):
             raise

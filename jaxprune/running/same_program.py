@@ -107,7 +107,8 @@ def check(
         network there; begins with the `failure` and ends with the `way_out`.
     """
     try:
-        program, _ = jaxpr.trace(fn, kept.abstract(graph), *graph.inputs)
+        args, keywords = kept.call(graph)
+        program, _ = jaxpr.trace(fn, *args, **keywords)
     except ResizeError:
         raise
     except Exception as error:
@@ -146,9 +147,9 @@ def attempt(graph: ChannelGraph, kept: Kept, fn: Callable[..., Any]) -> Attempt:
     raised: list[str] = []
     inside: list[Any] = []
 
-    def guarded(*args: Any) -> Any:
+    def guarded(*args: Any, **keywords: Any) -> Any:
         try:
-            return fn(*args)
+            return fn(*args, **keywords)
         except ResizeError:
             raise
         except Exception as error:
@@ -157,7 +158,8 @@ def attempt(graph: ChannelGraph, kept: Kept, fn: Callable[..., Any]) -> Attempt:
             inside.extend(f.f_locals["self"] for f in reversed(frames) if "self" in f.f_locals)
             return ()
 
-    program, _ = jaxpr.trace(guarded, kept.abstract(graph), *graph.inputs)
+    args, keywords = kept.call(graph)
+    program, _ = jaxpr.trace(guarded, *args, **keywords)
     found = _Lockstep(graph, kept, partial=bool(raised))
     difference = found.difference(program)
     if difference is None and not raised:
@@ -172,7 +174,7 @@ def other_constants(graph: ChannelGraph, fn: Callable[..., Any]) -> list[Changed
     Those behind the first equation that differs are not found.
     """
     try:
-        program, _ = jaxpr.trace(fn, graph.abstract, *graph.inputs)
+        program, _ = jaxpr.trace(fn, graph.abstract, *graph.inputs, **graph.keywords)
     except Exception:  # a function that holds kept sizes runs at these only
         return []
     found = _Lockstep(graph, Kept({}))

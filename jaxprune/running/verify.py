@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.arguments import paths
+from jaxprune.arguments import call_inputs, paths
 from jaxprune.arguments.functions import check_function, check_inputs
 from jaxprune.arguments.numbers import check_positive
 from jaxprune.cutting import entries
-from jaxprune.cutting.transforms import check_tree, mask, sliced
+from jaxprune.cutting.transforms import check_tree, mask, masked_leaf, sliced
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep.check import Keep, check_keep
-from jaxprune.keep.kept import Kept
+from jaxprune.keep.kept import Kept, with_state
 from jaxprune.program import stacked_layers
 from jaxprune.running import evaluator, same_program
 from jaxprune.running.narrow import Constants, evaluate, narrow
@@ -74,6 +74,7 @@ def verify(
     *inputs: Any,
     resized: Apply | None = None,
     rtol: float = 1e-4,
+    **keywords: Any,
 ) -> Verification:
     """Returns whether masked, sliced and resized network agree, group by group.
 
@@ -86,13 +87,15 @@ def verify(
       fn: the function that was traced.
       keep: {group: bool[n]}, concrete.
       variables: concrete variables.
-      *inputs: a batch of real data; differences that need other data stay unseen.
+      *inputs: a batch of real data; differences that need other data stay unseen. State among them
+        is whole: it is masked and sliced here.
       resized: `(small, *inputs) -> outputs` at the kept widths, such as
         `lambda v, x: model2.apply(v, x)`; compared with `narrow` on the whole keep. Constants that
         follow a width are listed, and `narrow` is given their values; where it draws random numbers
         over pruned channels, which are its own, the equations alone are compared.
       rtol: what counts as agreement, relative to the largest entry of each output; ten times that
         for gradients.
+      **keywords: those of the call.
 
     Raises:
       KeepError, TreeError: before anything is run.
@@ -112,21 +115,27 @@ def verify(
     check_function(fn)
     if resized is not None:
         check_function(resized, "resized")
-    check_inputs(inputs)
+    given, constants = call_inputs.split(keywords)
+    check_inputs(inputs, given)
     rtol = check_positive(rtol, "rtol", "rtol=1e-4.")
     check_tree(graph, paths.flatten(variables)[0], {})
     exact = {name: kept for name, kept in keep.items() if graph.groups[name].inexact is None}
-    probe = _Probe(graph, fn, variables, inputs)
+    fn = call_inputs.bound(fn, {**graph.constants, **constants})
+    if resized is not None:
+        resized = call_inputs.bound(resized, constants)
+    probe = _Probe(graph, fn, variables, inputs, given)
     masked = jax.jit(
-        lambda v, keep, weights, *xs: probe.of(_masked(graph, fn, keep))(v, weights, *xs)
+        lambda v, keep, weights, xs, named: probe.of(_masked(graph, fn, keep))(
+            v, weights, xs, named
+        )
     )
 
     def gap(part: Keep) -> _Gap:
         whole = {name: np.ones_like(kept) for name, kept in keep.items()}
         weights, few = probe.weights(part)
-        outputs, gradients = masked(variables, {**whole, **part}, weights, *inputs)
+        outputs, gradients = masked(variables, {**whole, **part}, weights, inputs, given)
         cut = jax.jit(probe.of(narrow(fn, graph, part)))
-        found = cut(sliced(graph, variables, part), few, *inputs)
+        found = cut(sliced(graph, variables, part), few, *probe.inputs_at(part))
         small = probe.small(outputs, part), probe.cut(gradients, part)
         return _Gap(_difference(small[0], found[0]), _difference(small[1], found[1], together=True))
 
@@ -172,7 +181,13 @@ def _verdict(graph: ChannelGraph, name: str) -> str:
 
 
 def _masked(graph: ChannelGraph, fn: Apply, keep: Keep) -> Apply:
-    return lambda v, *xs: fn(mask(graph, v, keep), *xs)
+    def run(variables: Any, *inputs: Any, **keywords: Any) -> Any:
+        inputs, keywords = with_state(
+            graph, inputs, keywords, lambda leaf, variable: masked_leaf(keep, leaf, variable)
+        )
+        return fn(mask(graph, variables, keep), *inputs, **keywords)
+
+    return run
 
 
 def _resized(
@@ -182,7 +197,7 @@ def _resized(
     graph, kept = probe.graph, Kept(keep)
     small = sliced(graph, probe.variables, keep)
     shapes = evaluator.full(graph, small, kept.counts)
-    here = evaluator.retracer(probe.fn, graph)(shapes, probe.inputs)
+    here = evaluator.retracer(probe.fn, graph)(shapes, probe.inputs, probe.keywords)
     compared, why = same_program.Compared([], ()), ""
     try:
         compared = same_program.check(here, kept, resized, "the resized network")
@@ -191,13 +206,12 @@ def _resized(
     if compared.draws:
         return "exact, but for random numbers of its own", compared
 
-    def narrowed(v: Any, *xs: Any) -> Any:
-        return evaluate(here, kept, v, xs, _constants(compared))
+    def narrowed(v: Any, *xs: Any, **named: Any) -> Any:
+        return evaluate(here, kept, v, xs, named, _constants(compared))
 
     _, few = probe.weights(keep)
-    ours, theirs = (
-        jax.jit(probe.of(run))(small, few, *probe.inputs) for run in (narrowed, resized)
-    )
+    given = probe.inputs_at(keep)
+    ours, theirs = (jax.jit(probe.of(run))(small, few, *given) for run in (narrowed, resized))
     gap = _Gap(_difference(ours[0], theirs[0]), _difference(ours[1], theirs[1], together=True))
     if not gap.within(rtol):
         return f"broken: {gap}{why}", compared
@@ -222,10 +236,11 @@ def following(fn: Apply, graph: ChannelGraph, keep: Keep, resized: Apply) -> App
     """
     retraced, kept = evaluator.retracer(fn, graph), Kept(keep)
 
-    def run(variables: Any, *inputs: Any) -> Any:
-        here = retraced(evaluator.full(graph, variables, kept.counts), inputs)
+    def run(variables: Any, *inputs: Any, **keywords: Any) -> Any:
+        full = evaluator.full(graph, variables, kept.counts)
+        here = retraced(full, *evaluator.full_state(graph, inputs, keywords, kept.counts))
         compared = same_program.check(here, kept, resized, "the resized network")
-        return evaluate(here, kept, variables, inputs, _constants(compared))
+        return evaluate(here, kept, variables, inputs, keywords, _constants(compared))
 
     return run
 
@@ -233,30 +248,39 @@ def following(fn: Apply, graph: ChannelGraph, keep: Keep, resized: Apply) -> App
 class _Probe:
     """Outputs, and gradients of a weighted sum of them by all variables that have one."""
 
-    def __init__(self, graph: ChannelGraph, fn: Apply, variables: Any, inputs: Sequence[Any]):
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        fn: Apply,
+        variables: Any,
+        inputs: Sequence[Any],
+        keywords: Mapping[str, Any],
+    ):
         self.graph = graph
         self.fn = fn
         self.variables = variables
         self.inputs = inputs
-        outputs = jax.eval_shape(fn, variables, *inputs)
+        self.keywords = keywords
+        outputs = jax.eval_shape(fn, variables, *inputs, **keywords)
         self.shapes = [leaf.shape for leaf in jax.tree.leaves(outputs)]
         self.moves = True
         try:
-            jax.eval_shape(self.of(fn), variables, self.weights({})[0], *inputs)
+            jax.eval_shape(self.of(fn), variables, self.weights({})[0], inputs, keywords)
         except (TypeError, ValueError, NotImplementedError):  # such as a while loop
             self.moves = False
 
     def of(self, run: Apply) -> Apply:
-        """Returns `(variables, weights, *inputs) -> (outputs, {path: gradient})` of a network."""
+        """Returns `(variables, weights, inputs, keywords) -> (outputs, {path: gradient})`."""
 
-        def measured(variables: Any, weights: Sequence[Any], *inputs: Any) -> Any:
+        def measured(variables: Any, weights: Sequence[Any], inputs: Any, keywords: Any) -> Any:
             if not self.moves:
-                return run(variables, *inputs), {}
+                return run(variables, *inputs, **keywords), {}
             leaves, treedef = paths.flatten(variables)
             moving = {path: leaf for path, leaf in leaves.items() if _is_inexact(leaf)}
 
             def total(moving: dict[str, Any]) -> tuple[Any, Any]:
-                outputs = run(jax.tree.unflatten(treedef, [*(leaves | moving).values()]), *inputs)
+                whole = jax.tree.unflatten(treedef, [*(leaves | moving).values()])
+                outputs = run(whole, *inputs, **keywords)
                 pairs = zip(weights, jax.tree.leaves(outputs), strict=True)
                 terms = [jnp.vdot(w, y).real for w, y in pairs if _is_inexact(y)]
                 return sum(terms, jnp.zeros(())), outputs
@@ -277,6 +301,15 @@ class _Probe:
                     weight = weight * stacked_layers.aligned(chosen, axes, axis)
             whole.append(weight)
         return whole, few
+
+    def inputs_at(self, keep: Keep) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The inputs by position and by keyword, with the state at the kept sizes."""
+        return with_state(
+            self.graph,
+            self.inputs,
+            self.keywords,
+            lambda leaf, variable: _taken(leaf, variable.axes, Kept(keep)),
+        )
 
     def small(self, outputs: Any, keep: Keep) -> Any:
         """Outputs at the kept sizes: updated statistics have pruned axes too."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from jaxprune.arguments.bounds import Bound
-from jaxprune.arguments.checks import check_callable, check_options, kind_of
+from jaxprune.arguments.checks import check_callable, kind_of
 from jaxprune.arguments.functions import TRACE_OPTIONS
 from jaxprune.errors import ScoreError
 from jaxprune.graph import ChannelGraph
@@ -52,11 +52,6 @@ def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 def of_call(options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the options that no `trace` has: the arguments of the call."""
     return {name: value for name, value in options.items() if name not in TRACE_OPTIONS}
-
-
-def check_no_call(options: Mapping[str, Any], where: str) -> None:
-    """Raises JaxpruneError for an option that is neither ours nor one of `trace`."""
-    check_options(options, (*OWN, *TRACE_OPTIONS), where)
 
 
 def choose(

@@ -82,7 +82,10 @@ def of_remaining(
             "all scores are 0, so they tell no channel from another.\n"
             "Fix: pass the gradients of the loss by the variables that it reads."
         )
-    weight = {n: k * counts.get(n, 1) for n, k in order.layers.items()}
+    weight = {
+        first: sum(layers * counts.get(name, 1) for name, layers in each.items())
+        for first, each in order.layers.items()
+    }
     widths = widths_after(order, start)
     left = sum(weight[name] * widths[name] for name in order.counts)
     highest = order.highest[start:]
@@ -93,7 +96,7 @@ def of_remaining(
         raise BudgetError(
             f"no channel can go any more: the constraints hold all of {left} that are left.\n"
             "Fix: stop here, or relax min_channels, min_keep_ratio, max_prune_ratio, multiple_of, "
-            "protect or only."
+            "equal, protect or only."
         )
     if ties is not None and wanted < quota.sum():
         wanted = removed(ties, np.repeat(highest, quota), wanted)
@@ -182,11 +185,18 @@ def taken(order: Order, within: Mapping[str, Any]) -> int:
       BudgetError: it is at no point of the order.
     """
     steps, failures = 0, []
-    for name, width in _widths(within).items():
-        size, counts = np.shape(within[name])[-1], order.counts.get(name, np.zeros(0))
+    firsts = {name: first for first, unit in order.units.items() for name in unit}
+    widths = {name: np.shape(order.scores[name])[-1] for name in firsts} | _widths(within)
+    for name, width in widths.items():
+        size = np.shape(within[name])[-1] if name in within else width
+        first = firsts.get(name, name)
+        counts = order.counts.get(first, np.zeros(0))
         if width < size and width not in counts:
             failures.append(f"group {name!r} has {width} of {size} channels left")
-        elif width < size:
+        elif width != widths[first]:
+            left = f"{width} and {widths[first]} channels left"
+            failures.append(f"groups {name!r} and {first!r} should be equal, and have {left}")
+        elif width < size and name == first:
             steps += int(np.flatnonzero(counts == width)[0])
     if failures:
         fix = "Fix: the same constraints in every round, from the first."

@@ -7,7 +7,8 @@ group order): the order of a threshold that rises, where a block of channels goe
 passed.
 
 In a group of stacked layers every layer loses one channel at a time, its lowest; what they lose
-together is scored by the mean over the layers (`threshold`: the highest).
+together is scored by the mean over the layers (`threshold`: the highest). Groups that `equal`
+ties are one unit, as if each were such a layer: they have one count, and lose channels together.
 
 So floors, rounding and budgets never fight: at every point of the order the constraints hold, and
 every cost falls along it. A channel under a floor is in no step, which is how a quota goes on to
@@ -15,13 +16,22 @@ the next lowest channel elsewhere.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from jaxprune.errors import BudgetError
 from jaxprune.graph import ChannelGraph, check_graph
-from jaxprune.groups.constraints import Constraints, Limits, check_constraints, scope
+from jaxprune.groups import equal
+from jaxprune.groups.constraints import (
+    Constraints,
+    Limits,
+    check_constraints,
+    multiples,
+    scope,
+)
+from jaxprune.groups.equal import Unit
 from jaxprune.groups.scored import Scores, check_scores
 from jaxprune.program import stacked_layers
 
@@ -34,13 +44,12 @@ class Order(NamedTuple):
     limits: Limits
     scores: dict[str, np.ndarray]  # every scored group, in graph order: float64[*layers, n]
     present: dict[str, np.ndarray]  # which channels are there: bool[*layers, n]
-    ranked: dict[
-        str, np.ndarray
-    ]  # groups in scope: their channels, lowest score first: [*layers, m]
-    joint: dict[str, np.ndarray]  # groups in scope: float64[m], ascending, what goes together
-    layers: dict[str, int]  # groups in scope: how many layers lose channels together
-    counts: dict[str, np.ndarray]  # groups in scope: reachable kept counts, from the full size down
-    owner: np.ndarray  # int[steps]: index of the group in scope that a step narrows
+    ranked: dict[str, np.ndarray]  # groups in scope: channels, lowest score first: [*layers, m]
+    units: dict[str, Unit]  # the groups in scope that keep one count, by the first of them
+    joint: dict[str, np.ndarray]  # units: float64[m], ascending, what goes together
+    layers: dict[str, dict[str, int]]  # units: {group: how many of its layers lose channels}
+    counts: dict[str, np.ndarray]  # units: reachable kept counts, from the full size down
+    owner: np.ndarray  # int[steps]: index of the unit that a step narrows
     removed: np.ndarray  # int[steps]: how many channels leave every layer
     highest: np.ndarray  # float64[steps], ascending: the highest score that leaves
 
@@ -59,7 +68,8 @@ def removal_order(
       JaxpruneError: an unknown constraint.
       BudgetError: a constraint makes no sense.
       ScoreError: NaN, a wrong length, an unknown group, no group at all.
-      PatternError: a pattern matches nothing, or nothing is left in scope.
+      PatternError: a pattern matches nothing, nothing is left in scope, or `equal` ties what may
+        lose channels to what may not.
     """
     check_graph(graph)
     limits = check_constraints(graph, constraints, "select")
@@ -71,10 +81,19 @@ def removal_order(
         for name, kept in limits.within.items()
     }
     ranked = {name: _ranked(checked[name], present[name]) for name in names}
-    joint = {name: _joint(checked[name], ranked[name], across) for name in names}
-    counts = {name: _reachable(joint[name].size, limits) for name in names}
+    units = {unit[0]: unit for unit in equal.units(graph, names, limits.equal)}
+    _check_present(units, ranked)
+    joint = {
+        first: _joint([(checked[name], ranked[name]) for name in unit], across)
+        for first, unit in units.items()
+    }
+    multiple = multiples(graph, limits)
+    counts = {
+        first: _reachable(joint[first].size, limits, math.lcm(*(multiple[name] for name in unit)))
+        for first, unit in units.items()
+    }
     highest = [joint[name][c[0] - c[1:] - 1] for name, c in counts.items()]
-    owner = np.repeat(np.arange(len(names)), [len(steps) for steps in highest])
+    owner = np.repeat(np.arange(len(units)), [len(steps) for steps in highest])
     removed = np.concatenate([-np.diff(c) for c in counts.values()])
     by_score = np.argsort(np.concatenate(highest), kind="stable")
     return Order(
@@ -82,8 +101,12 @@ def removal_order(
         scores=checked,
         present=present,
         ranked=ranked,
+        units=units,
         joint=joint,
-        layers={name: graph.groups[name].layers or 1 for name in names},
+        layers={
+            first: {name: graph.groups[name].layers or 1 for name in unit}
+            for first, unit in units.items()
+        },
         counts=counts,
         owner=owner[by_score],
         removed=removed[by_score],
@@ -98,7 +121,8 @@ def widths_after(order: Order, steps: int) -> dict[str, int]:
     present = {name: int(kept.sum(axis=-1).flat[0]) for name, kept in order.present.items()}
     return present | {
         name: int(counts[0] - n)
-        for (name, counts), n in zip(order.counts.items(), gone, strict=True)
+        for (first, counts), n in zip(order.counts.items(), gone, strict=True)
+        for name in order.units[first]
     }
 
 
@@ -118,15 +142,34 @@ def _ranked(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
     return np.take_along_axis(channels, by_score, axis=-1)
 
 
-def _joint(scores: np.ndarray, ranked: np.ndarray, across: Callable[..., np.ndarray]) -> np.ndarray:
-    """Returns the scores of the channels that are present, of all layers together."""
-    ascending = np.take_along_axis(scores, ranked, axis=-1)
-    return ascending if ascending.ndim == 1 else across(ascending, axis=0)
+def _joint(
+    groups: Sequence[tuple[np.ndarray, np.ndarray]], across: Callable[..., np.ndarray]
+) -> np.ndarray:
+    """Returns the scores of the channels that are present, of all layers and groups together.
+
+    `groups` are the scores and the ranks of each.
+    """
+    ascending = [np.take_along_axis(scores, ranked, axis=-1) for scores, ranked in groups]
+    if len(ascending) == 1 and ascending[0].ndim == 1:
+        return ascending[0]
+    return across(np.concatenate([np.atleast_2d(rows) for rows in ascending]), axis=0)
 
 
-def _reachable(size: int, limits: Limits) -> np.ndarray:
+def _check_present(units: Mapping[str, Unit], ranked: Mapping[str, np.ndarray]) -> None:
+    """Raises BudgetError where an earlier pruning left groups that are equal other counts."""
+    failures = [
+        f"groups {unit[0]!r} and {name!r} should keep the same count, but within leaves "
+        f"{ranked[unit[0]].shape[-1]} and {ranked[name].shape[-1]} channels"
+        for unit in units.values()
+        for name in unit
+        if ranked[name].shape[-1] != ranked[unit[0]].shape[-1]
+    ]
+    if failures:
+        raise BudgetError("\n".join([*failures, "Fix: the same equal= from the first round on."]))
+
+
+def _reachable(size: int, limits: Limits, multiple: int) -> np.ndarray:
     """Returns the counts that a group may keep, descending from its size."""
-    multiple = limits.multiple_of
     lower = np.arange((size - 1) // multiple * multiple, floor(size, limits) - 1, -multiple)
     return np.concatenate([[size], lower])
 

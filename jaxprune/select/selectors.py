@@ -36,7 +36,7 @@ from jaxprune.select.removal import (
 )
 from jaxprune.select.ties import Ties, check_ties, exact_count, removed
 
-_RELAX = "relax min_channels, min_keep_ratio, max_prune_ratio, multiple_of, protect or only"
+_RELAX = "relax min_channels, min_keep_ratio, max_prune_ratio, multiple_of, equal, protect or only"
 
 
 class _Bound(NamedTuple):
@@ -96,9 +96,10 @@ def global_ratio(
             "Fix: quota=jp.cost.macs, or leave it out to count channels."
         )
     order = removal_order(graph, scores, constraints)
-    layers = np.array([*order.layers.values()])
-    gone = np.concatenate([[0], np.cumsum(order.removed * layers[order.owner])])
-    ascending = [np.repeat(joint, order.layers[name]) for name, joint in order.joint.items()]
+    layers = {name: sum(each.values()) for name, each in order.layers.items()}
+    at_once = np.array([*layers.values()])
+    gone = np.concatenate([[0], np.cumsum(order.removed * at_once[order.owner])])
+    ascending = [np.repeat(joint, layers[name]) for name, joint in order.joint.items()]
     ascending = np.sort(np.concatenate(ascending))
     if quota is None:
         wanted = share(ascending.size, prune_ratio)
@@ -155,10 +156,17 @@ def per_group(
     widths, failures = {}, []
     for name, counts in order.counts.items():
         size = int(counts[0])
-        matching = [ratio for pattern, ratio in ratios.items() if paths.matches(pattern, name)]
-        most = size - share(size, matching[-1]) if matching else size
-        widths[name] = next((int(n) for n in counts if n <= most), int(counts[-1]))
-        if widths[name] == size > max(most, floor(size, order.limits)):
+        unit = order.units[name]
+        asked = {member: _ratio(ratios, member) for member in unit}
+        if len(set(asked.values())) > 1:
+            raise BudgetError(
+                f"equal groups should lose unlike shares: {asked}.\n"
+                "Fix: one prune_ratio for all that an entry of equal matches."
+            )
+        most = size - share(size, asked[name])
+        width = next((int(n) for n in counts if n <= most), int(counts[-1]))
+        widths |= dict.fromkeys(unit, width)
+        if width == size > max(most, floor(size, order.limits)):
             failures.append(f"group {name!r}: at most {most} of {size} channels should stay")
     if failures:
         raise BudgetError(
@@ -167,6 +175,11 @@ def per_group(
             + "\nFix: a smaller multiple_of, or protect= for these groups."
         )
     return keep_of(order, widths)
+
+
+def _ratio(ratios: Mapping[str, float], name: str) -> float:
+    """The share that a group is to lose."""
+    return next((r for p, r in reversed([*ratios.items()]) if paths.matches(p, name)), 0.0)
 
 
 def budget(

@@ -8,7 +8,7 @@ operation at which a group fails. Which constants a resized module computes anew
 another question: `resize` sees both programs and lists them (`follows`).
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 from jaxprune.program import jaxpr, reasons, traced_spaces
@@ -188,47 +188,60 @@ class Verdict(NamedTuple):
     spared: frozenset[tuple[int, Atom]]
 
 
-def decide(walk: Walk, variables: int) -> Verdict:
-    """Returns the verdict on every group; the program's first inputs are the variables.
+Masked = Mapping[int, int | None]
+"""{input of the program that is zero at pruned channels: its result after the call, or None}."""
+
+
+def decide(walk: Walk, masked: Masked) -> Verdict:
+    """Returns the verdict on every group.
+
+    State, which the next call reads, is zero at pruned channels only if the call leaves it so.
 
     Where zeros of a variable meet a pole (the norm of a filter in weight normalization), the
     variable keeps its values in the mask if its group is exact then: others silence the channel.
     """
     derivatives: dict[Op, Derivative] = {}
-    first = _passes(walk, variables, frozenset(), derivatives)
+    first = _passes(walk, masked, frozenset(), derivatives)
     if not first.poles:
         return Verdict(first.found, frozenset())
-    second = _passes(walk, variables, frozenset(first.poles), derivatives)
+    second = _passes(walk, masked, frozenset(first.poles), derivatives)
     spared = frozenset((leaf, atom) for leaf, atom in first.poles if atom not in second.found)
-    return Verdict(_passes(walk, variables, spared, derivatives).found, spared)
+    return Verdict(_passes(walk, masked, spared, derivatives).found, spared)
 
 
 def _passes(
     walk: Walk,
-    variables: int,
+    masked: Masked,
     spared: frozenset[tuple[int, Atom]],
     derivatives: dict[Op, Derivative],
 ) -> Pass:
     """Runs the pass over what must be zero; poles are also where an array only may be zero."""
     every = frozenset(atom for axes in walk.ins for atom in traced_spaces.distinct(axes))
-    must = _run(Pass(derivatives, every), walk, variables, spared)
+    must = _run(Pass(derivatives, every), walk, masked, spared)
     if must.given - must.summed:
-        must = _run(Pass(derivatives, must.summed), walk, variables, spared)
-    may = _run(Pass(derivatives, must.summed, may=True), walk, variables, spared)
+        must = _run(Pass(derivatives, must.summed), walk, masked, spared)
+    may = _run(Pass(derivatives, must.summed, may=True), walk, masked, spared)
     must.found = may.found | must.found
     must.poles |= may.poles
     return must
 
 
-def _run(run: Pass, walk: Walk, variables: int, spared: frozenset[tuple[int, Atom]]) -> Pass:
-    """Runs a pass with every variable zero at pruned indices, but for what is spared."""
+def _run(run: Pass, walk: Walk, masked: Masked, spared: frozenset[tuple[int, Atom]]) -> Pass:
+    """Runs a pass with what is masked zero at pruned indices, but for what is spared."""
 
     def zeros(leaf: int, space: Space) -> frozenset[Atom]:
-        groups = run.groups(space) if leaf < variables else frozenset()
+        groups = run.groups(space) if leaf in masked else frozenset()
         return groups - {atom for other, atom in spared if other == leaf} if spared else groups
 
     known = [
         Known(tuple(zeros(leaf, space) for space in axes)) for leaf, axes in enumerate(walk.ins)
     ]
+    returned = {leaf: result for leaf, result in masked.items() if result is not None}
+    while returned and not run.may:
+        results, before = run.peek(walk, known), list(known)
+        for leaf, result in returned.items():
+            known[leaf] = Known(meet(known[leaf], results[result]).zeros)
+        if known == before:
+            break
     run.run(walk, known)
     return run

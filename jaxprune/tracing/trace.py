@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from jaxprune.arguments import paths
-from jaxprune.arguments.functions import check_tracing
+from jaxprune.arguments import call_inputs, paths
+from jaxprune.arguments.functions import check_inputs, check_keywords, check_tracing
 from jaxprune.errors import TraceError
 from jaxprune.graph import (
     Branches,
@@ -22,17 +22,18 @@ from jaxprune.program import (
     jaxpr,
     linen_calls,
     outputs,
-    reasons,
     stacked_layers,
+    states,
     stream_readers,
     symbolic,
 )
 from jaxprune.program import spaces as ax
-from jaxprune.program.reasons import Reason
+from jaxprune.program.jaxpr import Program
 from jaxprune.program.relate import Recorded, Tracer, Walk, fix
 from jaxprune.program.rules import RULES, Rule
 from jaxprune.program.spaces import Atom, Space
 from jaxprune.tracing import exactness, naming, unread
+from jaxprune.tracing.state_inputs import Inputs, variable_of
 
 
 def trace(
@@ -44,8 +45,10 @@ def trace(
     layers: Mapping[str, int] = MappingProxyType({}),
     free_outputs: Sequence[str] = (),
     free_constants: bool = False,
+    state: Any = (),
+    **keywords: Any,
 ) -> ChannelGraph:
-    """Returns the channel graph of `fn(variables, *inputs)`, found without running it.
+    """Returns the channel graph of `fn(variables, *inputs, **keywords)`, without running it.
 
     Args:
       fn: any JAX function of a pytree of variables and inputs, for example
@@ -66,57 +69,67 @@ def trace(
       free_constants: channels that meet a constant array of the function, or what `jnp.arange`
         counts (a table of sines, the frequencies of a rotation), may be pruned too. `jp.narrow`
         cuts the constants with them; a resized module would compute others, and is refused.
+      state: inputs that the call gives back, such as the KV cache of a decoder: a position, a name,
+        or a path (`"batch/cache"`), or several. Their channels are pruned with the layers that fill
+        and read them; `jp.slice(graph, cache, keep, state="cache")` cuts them. The output is found
+        by its structure; {input: path of the output} says which it is, and None that the input is
+        only read.
+      **keywords: those that hold arrays or shapes are inputs too. Others are constants, such as
+        `train=False`.
 
     Raises:
       TraceError: `strict` and a primitive has no rule, a variable is not an array, or has no axis
-        `layers`.
+        `layers`; `fn` takes no such keyword; `state` is no input, or no single output its twin.
       PatternError: a pattern of `layers` or `free_outputs` matches nothing.
+
+    Example:
+      >>> import numpy as np, jaxprune as jp
+      >>> v = {"in": np.ones((2, 4)), "out": np.ones((4, 3))}
+      >>> def step(v, x, cache):
+      ...     cache = cache + x @ v["in"]
+      ...     return cache @ v["out"], cache
+      >>> cache = np.zeros((1, 4))
+      >>> graph = jp.trace(step, v, np.ones((1, 2)), cache, state="cache")
+      >>> keep = {"in": np.arange(4) < 3}
+      >>> small = jp.slice(graph, cache, keep, state="cache")
+      >>> jp.resize(step, graph, keep)(jp.slice(graph, v, keep), np.ones((1, 2)), small)[1].shape
+      (1, 3)
     """
-    check_tracing(fn, inputs, rules, layers, (strict, free_constants))
-    table = {
-        getattr(key, "name", key): rule if isinstance(rule, Rule) else Rule(rule)
-        for key, rule in rules.items()
-    }
+    check_tracing(fn, rules, layers, (strict, free_constants))
+    check_keywords(fn, getattr(fn, "__name__", type(fn).__name__), keywords, ())
+    keywords, constants = call_inputs.split(keywords)
+    check_inputs(inputs, keywords)
+    wanted = states.asked(state)
     leaves, treedef = paths.flatten(variables)
     _check_leaves(leaves)
-    symbols, inputs = symbolic.names(inputs), symbolic.at_one(inputs)
-    with linen_calls.noted(fn) as (watched, calls):
-        program, output = jaxpr.trace(watched, variables, *inputs)
-    axes: list[list[Space]] = [
-        [Atom(size, owner=(i, axis)) for axis, size in enumerate(leaf.shape)]
-        for i, leaf in enumerate(leaves.values())
-    ]
-    twins = outputs.twins(output, leaves)
-    unused = unread.freeze_unused(program, axes, twins)
-    _give_layers(dict(zip(leaves, axes, strict=True)), layers)
-    shapes = map(jaxpr.shape, program.invars[len(axes) :])
-    outside = [[ax.frozen(size, Reason(reasons.INPUT)) for size in shape] for shape in shapes]
-    sources = [frozenset({i}) for i in range(len(axes))] + [None] * len(outside)
-    tracer = Tracer(table, strict=strict, free_constants=free_constants)
-    walk = tracer.walk(program, axes + outside, sources)
-    stream_readers.tie(walk)
-    outputs.tie(output, walk, axes, twins, free_outputs)
-    stream_readers.tie_immovable(walk, axes)
-    unread.freeze_unread(walk, axes)
-    fix(walk)
-    found = {
-        path: _variable(path, leaf, spaces)
-        for (path, leaf), spaces in zip(leaves.items(), walk.ins, strict=False)
-    }
+    symbols = symbolic.names((inputs, keywords))
+    inputs, keywords = symbolic.at_one((inputs, keywords))
+    called = call_inputs.bound(fn, constants)
+    with linen_calls.noted(called) as (watched, calls):
+        program, output = jaxpr.trace(watched, variables, *inputs, **keywords)
+    given = Inputs(program, len(leaves), inputs, keywords)
+    given.find(wanted, call_inputs.parameters(fn), output)
+    options = TraceOptions(layers, free_outputs, free_constants, state)
+    tracer = Tracer(_table(rules), strict=strict, free_constants=free_constants)
+    walk, unused = _related(tracer, program, output, leaves, given, options)
+    found = dict(zip(leaves, map(variable_of, leaves, leaves.values(), walk.ins), strict=True))
     names = list(leaves)
     return ChannelGraph(
-        groups=MappingProxyType(_groups(found, walk, tracer)),
+        groups=MappingProxyType(_groups(found, walk, tracer, given.masked())),
         frozen=tuple(_frozen(found)),
         variables=MappingProxyType(found),
         contractions=tuple(_contraction(item, names) for item in tracer.contractions),
         readings=tuple(stream_readers.own(walk)),
         unread=tuple(names[i] for i in unused),
         calls=tuple(calls),
-        fn=fn,
+        fn=called,
         inputs=inputs,
+        keywords=MappingProxyType(keywords),
+        constants=MappingProxyType(constants),
+        state=MappingProxyType(given.in_graph(walk.ins[len(leaves) :])),
         treedef=treedef,
-        rules=table,
-        options=TraceOptions(layers, free_outputs, free_constants),
+        rules=tracer.rules,
+        options=options,
         walk=walk,
         output=output,
         symbols=MappingProxyType(symbols),
@@ -124,14 +137,38 @@ def trace(
     )
 
 
-def _variable(path: str, leaf: Any, spaces: Sequence[Space]) -> Variable:
-    return Variable(
-        path=path,
-        shape=leaf.shape,
-        dtype=leaf.dtype,
-        axes=tuple(map(ax.resolve, spaces)),
-        weak_type=getattr(leaf, "weak_type", False),
-    )
+def _table(rules: Mapping[Any, Rule | Callable[..., Any]]) -> dict[str, Rule]:
+    return {
+        getattr(key, "name", key): rule if isinstance(rule, Rule) else Rule(rule)
+        for key, rule in rules.items()
+    }
+
+
+def _related(
+    tracer: Tracer,
+    program: Program,
+    output: Any,
+    leaves: Mapping[str, Any],
+    given: Inputs,
+    options: TraceOptions,
+) -> tuple[Walk, list[int]]:
+    """Returns the walk of a program, its spaces final, and the variables that it does not use."""
+    axes: list[list[Space]] = [
+        [Atom(size, owner=(i, axis)) for axis, size in enumerate(leaf.shape)]
+        for i, leaf in enumerate(leaves.values())
+    ]
+    twins = outputs.twins(output, leaves, given.twins)
+    unused = unread.freeze_unused(program, axes, twins)
+    _give_layers(dict(zip(leaves, axes, strict=True)), options.layers)
+    outside = given.axes()
+    sources = [frozenset({i}) for i in range(len(axes))] + [None] * len(outside)
+    walk = tracer.walk(program, axes + outside, sources)
+    stream_readers.tie(walk)
+    outputs.tie(output, walk, axes + outside, twins, options.free_outputs)
+    stream_readers.tie_immovable(walk, axes)
+    unread.freeze_unread(walk, axes)
+    fix(walk)
+    return walk, unused
 
 
 def _check_leaves(leaves: Mapping[str, Any]) -> None:
@@ -149,7 +186,12 @@ def _check_leaves(leaves: Mapping[str, Any]) -> None:
         )
 
 
-def _groups(variables: Mapping[str, Variable], walk: Walk, tracer: Tracer) -> dict[str, Group]:
+def _groups(
+    variables: Mapping[str, Variable],
+    walk: Walk,
+    tracer: Tracer,
+    masked: Mapping[int, int | None],
+) -> dict[str, Group]:
     """Names the free atoms that reach variables, and decides which groups are exact."""
     paths = list(variables)
     axes = {path: variable.axes for path, variable in variables.items()}
@@ -158,7 +200,7 @@ def _groups(variables: Mapping[str, Variable], walk: Walk, tracer: Tracer) -> di
     for atom, name in names.items():
         atom.name = name
     stacked_layers.mark(walk)
-    verdict = exactness.decide(walk, len(paths))
+    verdict = exactness.decide(walk, masked)
     spared = {(paths[leaf], atom) for leaf, atom in verdict.spared}
 
     def complete(place: naming.Place) -> Slot:

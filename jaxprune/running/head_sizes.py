@@ -1,0 +1,122 @@
+"""Attention whose code has one head size, for queries and keys as for values.
+
+`jax.nn.dot_product_attention` asks for it, and so does code with one `head_dim`. Keeps of other
+counts are then refused wherever the code happens to notice; here it is found out whether this is
+why, by trying the same with equal counts.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from jaxprune.errors import ResizeError
+from jaxprune.graph import ChannelGraph
+from jaxprune.keep.kept import Kept
+from jaxprune.program import spaces as ax
+from jaxprune.program.interpret import every_op
+from jaxprune.program.rules import contraction
+from jaxprune.program.spaces import Atom
+
+T = TypeVar("T")
+
+
+class _Sizes(NamedTuple):
+    """The sizes of an attention: that of queries and keys, and that of values."""
+
+    query: Atom
+    value: Atom
+
+
+def or_why(graph: ChannelGraph, kept: Kept, run: Callable[[Kept], T]) -> T:
+    """Returns `run(kept)`.
+
+    Raises:
+      ResizeError: that of `run`, which names the groups where unlike head sizes are the reason.
+    """
+    try:
+        return run(kept)
+    except ResizeError as error:
+        unlike = list(_unlike(graph, kept))
+        if not unlike or not _passes(run, _alike(kept, unlike)):
+            raise
+        raise ResizeError(f"{_text(kept, unlike)}\n{error}") from error
+
+
+def _passes(run: Callable[[Kept], Any], kept: Kept) -> bool:
+    try:
+        run(kept)
+    except ResizeError:
+        return False
+    return True
+
+
+def _unlike(graph: ChannelGraph, kept: Kept) -> Iterator[_Sizes]:
+    """Yields the sizes that are alike in the full network, and are not at the kept widths."""
+    found = dict.fromkeys(_attentions(graph))
+    for sizes in found:
+        query, value = sizes
+        if query.size == value.size and kept.size(query) != kept.size(value):
+            yield sizes
+
+
+def _attentions(graph: ChannelGraph) -> Iterator[_Sizes]:
+    """Yields the sizes of every product of activations that mixes values by an earlier one."""
+    earlier: list[tuple[Atom, set[Atom]]] = []
+    for op in every_op(graph.walk):
+        if not contraction.is_product(op) or any(source is not None for source in op.sources):
+            continue
+        summed, paired = contraction.pairs(op), contraction.batches(op)
+        over = [ax.find(op.ins[0][left]) for left, _ in summed]
+        mixed = {atom for space in over for atom in ax.atoms(space)}
+        used = [{pair[operand] for pair in (*summed, *paired)} for operand in (0, 1)]
+        free = [
+            ax.find(space)
+            for axes, taken in zip(op.ins, used, strict=True)
+            for axis, space in enumerate(axes)
+            if axis not in taken
+        ]
+        query = next((atom for atom, results in reversed(earlier) if results & mixed), None)
+        for space in free:
+            if query is not None and isinstance(space, Atom) and space.name is not None:
+                yield _Sizes(query, space)
+        if len(over) == 1 and isinstance(over[0], Atom):
+            results = {atom for space in op.outs[0] for atom in ax.atoms(space)}
+            earlier.append((over[0], results))
+
+
+def _alike(kept: Kept, unlike: list[_Sizes]) -> Kept:
+    """The keep with the smaller count of both, or all values where the others cannot be pruned."""
+    keep = dict(kept.keep)
+    for query, value in unlike:
+        count = min(kept.size(query), kept.size(value)) if query.name else value.size
+        for atom in (query, value):
+            if atom.name is None:
+                continue
+            whole = np.ones(np.shape(keep.get(atom.name, np.ones(atom.size, bool))), bool)
+            own = keep.get(atom.name, whole) if query.name else whole
+            keep[atom.name] = own & (np.cumsum(own, axis=-1) <= count)
+    return Kept(keep)
+
+
+def _text(kept: Kept, unlike: list[_Sizes]) -> str:
+    """Says which groups keep unlike counts, and how they can keep one."""
+    lines, ties, whole = [], [], []
+    for query, value in unlike:
+        values = f"group {value.name!r} keeps {kept.size(value)}"
+        if query.name is None:
+            whole.append(value.name)
+            lines.append(
+                f"of {value.size} channels {values}, its queries and keys cannot be pruned"
+            )
+        else:
+            ties.append([query.name, value.name])
+            keys = f"group {query.name!r} keeps {kept.size(query)}"
+            lines.append(f"of {value.size} channels {keys} for queries and keys, {values}")
+    ways = [f"equal={ties} in jp.select"] if ties else []
+    ways += [f"protect={whole} in jp.select"] if whole else []
+    return (
+        "the code has one head size, for queries and keys as for values:\n"
+        + "\n".join(lines)
+        + f"\nFix: {', and '.join(ways)}, or run jp.narrow(fn, graph, keep)."
+    )
