@@ -182,9 +182,15 @@ def test_a_state_that_fills_its_pruned_channels_is_not_exact():
     kept = jp.trace(lambda *xs: (fn(*xs)[0], jnp.tanh(fn(*xs)[1] - 0.5)), v, np.ones((2, 5)),
                     np.zeros((2, 6)), state=1)  # fmt: skip
     assert kept.groups["i"].inexact is not None
-    read = jp.trace(lambda *xs: fn(*xs)[0], v, np.ones((2, 5)), np.zeros((2, 6)), state={"1": None})
-    assert read.state["1"].output is None
-    assert read.groups["i"].inexact is None
+
+    def read(v, x, h):
+        return fn(v, x, h)[0]
+
+    x, h = np.ones((2, 5), np.float32), np.ones((2, 6), np.float32)
+    graph = jp.trace(read, v, x, h, state={"1": None})
+    assert graph.state["1"].output is None
+    assert graph.groups["g"].inexact is None
+    assert jp.verify(graph, read, {"g": np.arange(6) < 2}, jax.tree.map(np.float32, v), x, h).ok
 
 
 def growing(v, x, past):

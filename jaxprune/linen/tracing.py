@@ -33,7 +33,7 @@ def mark_readers(
         they are called with first.
 
     Example:
-      >>> import jax.numpy as jnp, jaxprune as jp
+      >>> import jax, jax.numpy as jnp, jaxprune as jp
       >>> class Block(nn.Module):
       ...     @nn.compact
       ...     def __call__(self, x):
@@ -101,7 +101,7 @@ def trace(
       TraceError: `module` is not an `nn.Module`, or as in `jp.trace`.
 
     Example:
-      >>> import jax.numpy as jnp, numpy as np, jaxprune as jp
+      >>> import jax, jax.numpy as jnp, numpy as np, jaxprune as jp
       >>> module, x = nn.Sequential([nn.Dense(8), nn.relu, nn.Dense(2)]), jnp.ones((1, 3))
       >>> variables = module.init(jax.random.key(0), x)
       >>> graph = jp.linen.trace(module, variables, x)
