@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxprune.arguments import paths
+from jaxprune.arguments import call_inputs, paths
 from jaxprune.arguments.functions import check_keywords
 from jaxprune.arguments.stable_words import shown
 from jaxprune.errors import TreeError
@@ -83,8 +83,8 @@ class Function:
     model: Any
     arguments: Mapping[str, Any]
 
-    def __call__(self, variables: Any, *inputs: Any) -> tuple[Any, dict[str, Any]]:
-        """Returns the outputs, and the variables that the call wrote."""
+    def __call__(self, variables: Any, *inputs: Any, **keywords: Any) -> tuple[Any, dict[str, Any]]:
+        """Returns the outputs, and the variables that the call wrote; keywords of now win."""
         own = variables_of(self.model)
         given = paths.flatten(variables)[0]
         if differing := sorted(own.keys() ^ given.keys()):
@@ -96,9 +96,14 @@ class Function:
         with keras().StatelessScope(initialize_variables=False) as scope:
             for path, value in before.items():
                 scope.add_update((own[path], value))
-            outputs = self.model(*inputs, **self.arguments)
+            outputs = self.model(*inputs, **{**self.arguments, **keywords})
             after = {path: scope.get_current_value(own[path]) for path in own}
         return outputs, nest({p: v for p, v in after.items() if v is not before[p]})
+
+    @property
+    def input_names(self) -> list[str]:
+        """The names of the inputs by position."""
+        return call_inputs.positional(_of_graph if is_graph(self.model) else self.model.call)
 
     @property
     def called(self) -> str:

@@ -58,8 +58,8 @@ class Rebuilding:
             else:
                 new = self.layer(self.model)
                 _build_as(self.model, new)
-                symbols = keras().tree.map_structure(_symbol, list(inputs))
-                new(*symbols, **arguments)
+                args, kwargs = keras().tree.map_structure(_symbol, (list(inputs), dict(arguments)))
+                new(*args, **kwargs)
         for old, layer in pairs(self.model, new):
             if old.built and not layer.built:
                 layer.build_from_config(old.get_build_config())

@@ -193,13 +193,13 @@ class _Plan:
     def traced(self, found: Overrides) -> Any:
         """Returns the function of new layers that are made while they are called."""
 
-        def run(given: Any, *inputs: Any) -> tuple[Any, Any]:
+        def run(given: Any, *inputs: Any, **keywords: Any) -> tuple[Any, Any]:
             rebuilding = self.rebuilding = Rebuilding(self.model, self.changes(found))
             values = paths.flatten(given)[0]
             inside = scope(lambda variable: rebuilding.value(values, variable))
             with without_values(), inside:
                 try:
-                    outputs = rebuilding.run(inputs, self.fn.arguments)
+                    outputs = rebuilding.run(inputs, {**self.fn.arguments, **keywords})
                 except Exception as error:
                     error.args = (_short(error),)
                     raise
@@ -216,7 +216,8 @@ class _Plan:
         if self.small is None or self.small[0] != found:
             self.rebuilding = rebuilding = Rebuilding(self.model, self.changes(found))
             with without_values():
-                small = rebuilding.model_of(self.graph.inputs, self.fn.arguments)
+                (_, *inputs), keywords = self.kept.call(self.graph)
+                small = rebuilding.model_of(inputs, {**self.fn.arguments, **keywords})
             self._check_shapes(small)
             adapt_as(self.model, small)
             self.small = found, small
@@ -260,9 +261,9 @@ class _Plan:
     def _compared(self, model: Any, kept: Kept, fix: str, failure: str) -> same_program.Compared:
         fn = Function(model=model, arguments=self.fn.arguments)
 
-        def short(*args: Any) -> Any:
+        def short(*args: Any, **keywords: Any) -> Any:
             try:
-                return fn(*args)
+                return fn(*args, **keywords)
             except Exception as error:
                 raise ResizeError(
                     f"the model {model.name!r} does not run at the {same_program.widths(kept)} "

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from jaxprune.arguments import call_inputs
 from jaxprune.graph import ChannelGraph
-from jaxprune.keras.pure_function import function, shapes
+from jaxprune.keras.pure_function import check_call, function, shapes
 from jaxprune.program.rules import RULES
 from jaxprune.tracing import trace as tracing
 
@@ -18,6 +19,7 @@ def trace(
     layers: Mapping[str, int] = MappingProxyType({}),
     free_outputs: Sequence[str] = (),
     free_constants: bool = False,
+    state: Any = (),
     **arguments: Any,
 ) -> ChannelGraph:
     """Returns the channel graph of `model(*inputs, **arguments)`, found without running it.
@@ -32,7 +34,9 @@ def trace(
       layers: as in `jp.trace`.
       free_outputs: as in `jp.trace`; the outputs of the model are `0` or under `0/`.
       free_constants: as in `jp.trace`.
-      **arguments: constant keyword arguments of the call, such as `training=True`.
+      state: as in `jp.trace`.
+      **arguments: keyword arguments of the call: arrays and shapes are inputs, others constants,
+        such as `training=True`.
 
     Raises:
       TraceError: `model` is not a Keras model that is built, or as in `jp.trace`.
@@ -50,10 +54,14 @@ def trace(
       >>> small.get_layer("first").units, small(np.ones((1, 3))).shape
       (5, (1, 2))
     """
-    fn = function(model, **arguments)
+    check_call(model, arguments)
+    keywords, constants = call_inputs.split(arguments)
+    fn = function(model, **constants)
     options: Any = {
         "layers": layers,
         "free_outputs": free_outputs,
         "free_constants": free_constants,
+        "state": state,
     }
-    return tracing.trace(fn, shapes(model), *inputs, rules=rules, strict=strict, **options)
+    options |= {"rules": rules, "strict": strict}
+    return tracing.trace(fn, shapes(model), *inputs, **options, **keywords)

@@ -40,6 +40,7 @@ from refused.values import (
 )
 
 KIND = jp.Kind.HIDDEN
+STATE = Arg(None, bad("nope", 3, 0.5, [], {}), "no state")
 FULL = TREES | {"full": VARIABLES}
 STORED: dict[str, Any] = {
     **bad(None, 3, "01", [], [-1, 0], [0, 0], [0, 4], [2, 1], [0.5], [True], ["0"]),
@@ -187,13 +188,14 @@ ROWS: dict[str, Row] = {
         {"graph": G, "wanted": Arg((KIND,), KINDS, "kind")},
     ),
     "keep_from_spec": Row(jp.keep_from_spec, {"spec": SPECS, "graph": OPTIONAL_GRAPH}),
-    "mask": Row(jp.mask, {"graph": G, "variables": V, "keep": K}),
+    "mask": Row(jp.mask, {"graph": G, "variables": V, "keep": K, "state": STATE}),
     "slice": Row(
         jp.slice,
         {
             "graph": G,
             "variables": V,
             "keep": K,
+            "state": STATE,
             "rescale": Arg(False, bad("yes", None, 3, [], {}), "rescale"),
         },
     ),
@@ -204,6 +206,7 @@ ROWS: dict[str, Row] = {
             "small": Arg(SMALL, FULL, "tree"),
             "keep": K,
             "into": Arg(None, TREES, "tree"),
+            "state": STATE,
         },
     ),
     "spec": Row(jp.spec, {"graph": G, "keep": K}),

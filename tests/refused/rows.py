@@ -125,4 +125,5 @@ TRACED = {
     "layers": Arg({}, AXES, "layers|axis|pattern"),
     "free_outputs": Arg((), NAMED, "free_outputs"),
     "free_constants": Arg(False, FLAGS, "free_constants"),
+    "state": Arg((), bad(None, 3, 0.5, True, "nope", {"nope": "0"}, {"0": 3.5}, [()]), "state"),
 }
