@@ -95,7 +95,7 @@ def test_every_argument_is_tried(name: str) -> None:
         assert {p for p in inspect.signature(functions[name]).parameters} - given <= FREE
 
 
-FREE = {"options", "constraints", "rounding", "arguments", "call", "columns", "args"}
+FREE = {"options", "constraints", "rounding", "arguments", "call", "columns", "args", "keywords"}
 """Keywords, which have rows of their own."""
 
 

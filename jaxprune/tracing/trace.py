@@ -108,7 +108,8 @@ def trace(
     with linen_calls.noted(called) as (watched, calls):
         program, output = jaxpr.trace(watched, variables, *inputs, **keywords)
     given = Inputs(program, len(leaves), inputs, keywords)
-    given.find(wanted, call_inputs.parameters(fn), output)
+    if wanted:
+        given.find(wanted, call_inputs.parameters(fn), output)
     options = TraceOptions(layers, free_outputs, free_constants, state)
     tracer = Tracer(_table(rules), strict=strict, free_constants=free_constants)
     walk, unused = _related(tracer, program, output, leaves, given, options)

@@ -68,6 +68,7 @@ UNNAMED = without(KEEPS, "an unknown group", "a number for a name", "None for a 
 KINDS = bad((), ("heads",), ("HIDDEN",), (3,), (None,), ([KIND],), (jp.Kind,), (KIND, "x"))
 TEMPLATES = bad(3, "tree", {"a": X}, [X], apply)
 NAMED_TREES = V._replace(bad=without(TREES, "strings", "objects", "other shapes"))
+STATE = Arg(None, bad(3, True, "nope", [], {}, 0.5, X), "no state")
 COSTED = Arg(KEEP, without(WIDTHS, "{a: None}"), "keep|width")
 
 
@@ -187,7 +188,7 @@ ROWS: dict[str, Row] = {
         {"graph": G, "wanted": Arg((KIND,), KINDS, "kind")},
     ),
     "keep_from_spec": Row(jp.keep_from_spec, {"spec": SPECS, "graph": OPTIONAL_GRAPH}),
-    "mask": Row(jp.mask, {"graph": G, "variables": V, "keep": K}),
+    "mask": Row(jp.mask, {"graph": G, "variables": V, "keep": K, "state": STATE}),
     "slice": Row(
         jp.slice,
         {
@@ -195,6 +196,7 @@ ROWS: dict[str, Row] = {
             "variables": V,
             "keep": K,
             "rescale": Arg(False, bad("yes", None, 3, [], {}), "rescale"),
+            "state": STATE,
         },
     ),
     "unslice": Row(
@@ -204,6 +206,7 @@ ROWS: dict[str, Row] = {
             "small": Arg(SMALL, FULL, "tree"),
             "keep": K,
             "into": Arg(None, TREES, "tree"),
+            "state": STATE,
         },
     ),
     "spec": Row(jp.spec, {"graph": G, "keep": K}),
