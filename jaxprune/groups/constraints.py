@@ -74,8 +74,7 @@ def check_constraints(graph: ChannelGraph, constraints: Constraints, where: str)
         for name in ("min_keep_ratio", "max_prune_ratio")
         if not (is_number(value := getattr(limits, name)) and 0 <= value <= 1)
     ]
-    if several and not multiples:
-        bad.append(f"multiple_of must name groups, got {limits.multiple_of!r}")
+    bad += ["multiple_of={} says nothing of any group"] if several and not multiples else []
     if bad:
         raise BudgetError("\n".join([*bad, "Fix: leave a constraint out to have its default."]))
     check_flag(limits.strict, "strict")

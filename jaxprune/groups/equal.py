@@ -54,6 +54,8 @@ def _matched(graph: ChannelGraph, entry: Any) -> set[str]:
     """
     patterns = paths.listed(entry, "equal") if isinstance(entry, Iterable) else [entry]
     matched = matching(graph, patterns, graph.groups, what="equal pattern")
+    if not matched:
+        raise PatternError(f"equal has an entry without groups: {entry!r}.\nFix: leave it out.")
     if set(patterns) == matched and len(matched) == 1:
         raise PatternError(
             f"equal {_shown(entry)} is one group, which is equal to nothing.\nFix: groups that "

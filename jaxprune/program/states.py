@@ -48,11 +48,11 @@ def asked(state: Any) -> dict[str, Any]:
       TraceError: this is neither.
     """
     if isinstance(state, Mapping):
-        given = {key: _word(value) if value is not None else None for key, value in state.items()}
+        given = [(key, None if value is None else _word(value)) for key, value in state.items()]
     else:
         one = isinstance(state, str) or not isinstance(state, Iterable)
-        given = dict.fromkeys([state] if one else state, _FOUND)
-    words = {_word(key): value for key, value in given.items()}
+        given = [(key, _FOUND) for key in ([state] if one else state)]
+    words = {_word(key): value for key, value in given}
     if False in words or False in words.values() or len(words) < len(given):
         raise TraceError(f"state must be inputs, got {kind_of(state)}.\n{_FIX}")
     return words

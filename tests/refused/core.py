@@ -40,7 +40,6 @@ from refused.values import (
 )
 
 KIND = jp.Kind.HIDDEN
-STATE = Arg(None, bad("nope", 3, 0.5, [], {}), "no state")
 FULL = TREES | {"full": VARIABLES}
 STORED: dict[str, Any] = {
     **bad(None, 3, "01", [], [-1, 0], [0, 0], [0, 4], [2, 1], [0.5], [True], ["0"]),
@@ -69,6 +68,7 @@ UNNAMED = without(KEEPS, "an unknown group", "a number for a name", "None for a 
 KINDS = bad((), ("heads",), ("HIDDEN",), (3,), (None,), ([KIND],), (jp.Kind,), (KIND, "x"))
 TEMPLATES = bad(3, "tree", {"a": X}, [X], apply)
 NAMED_TREES = V._replace(bad=without(TREES, "strings", "objects", "other shapes"))
+STATE = Arg(None, bad(3, True, "nope", [], {}, 0.5, X), "no state")
 COSTED = Arg(KEEP, without(WIDTHS, "{a: None}"), "keep|width")
 
 
@@ -195,8 +195,8 @@ ROWS: dict[str, Row] = {
             "graph": G,
             "variables": V,
             "keep": K,
-            "state": STATE,
             "rescale": Arg(False, bad("yes", None, 3, [], {}), "rescale"),
+            "state": STATE,
         },
     ),
     "unslice": Row(

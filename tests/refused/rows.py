@@ -86,7 +86,8 @@ CONSTRAINTS = {
     "min_channels": Arg(1, COUNTS, "min_channels"),
     "min_keep_ratio": Arg(0.1, OPEN, "min_keep_ratio"),
     "max_prune_ratio": Arg(0.9, OPEN, "max_prune_ratio"),
-    "multiple_of": Arg(1, COUNTS, "multiple_of"),
+    "multiple_of": Arg(1, COUNTS | bad({"nope": 2}, {A: 0}, {A: "2"}, {3: 2}), "multiple_of"),
+    "equal": Arg((), bad(None, 3, 0.5, ["nope"], [[3]], [[]], [None], [A]), "equal"),
     "protect": Arg((), PATTERNS, "protect|kind"),
     "only": ONLY,
     "strict": Arg(False, FLAGS, "strict"),
@@ -119,11 +120,12 @@ PRUNED = {
 }
 """Of `prune`, whose other options are those of `trace`."""
 AXES = bad(None, 3, "a", {"nope*": 0}, {"*": "0"}, {"*": 9}, {"*": 0.5}, {3: 0}, {"*": None})
+STATES = bad(None, True, 0.5, "nope", ["nope"], {"0": "nope"}, {"0": 0.5}, {3: None}, [X], b"0")
 TRACED = {
     "rules": Arg(jp.RULES, bad(None, 3, "rules", {"add": 3}, {"add": None}, [1]), "rule"),
     "strict": Arg(False, FLAGS, "strict"),
     "layers": Arg({}, AXES, "layers|axis|pattern"),
     "free_outputs": Arg((), NAMED, "free_outputs"),
     "free_constants": Arg(False, FLAGS, "free_constants"),
-    "state": Arg((), bad(None, 3, 0.5, True, "nope", {"nope": "0"}, {"0": 3.5}, [()]), "state"),
+    "state": Arg((), STATES, "state"),
 }
