@@ -109,14 +109,19 @@ class Silent:
     """The pass that decides exactness, deaf to reports."""
 
     def __init__(self, exact: Any):
-        self.groups, self.run, self.peek = exact.groups, exact.peek, exact.peek
+        self.exact = exact
+        self.run = exact.peek
         self.heard = False
+
+    def __getattr__(self, name: str) -> Any:
+        """All else is as in the pass."""
+        return getattr(self.exact, name)
 
     def inexact(self, groups: Any, *_: Any) -> None:
         """Hears, and does nothing."""
         self.heard |= bool(groups)
 
-    undefined = inexact
+    undefined = steep = inexact
 
 
 def no_report(rule: Rule) -> Rule:

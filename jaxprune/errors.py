@@ -42,7 +42,7 @@ class CheckpointError(JaxpruneError):
 
 
 class UncountedWarning(UserWarning):
-    """A budget is of a cost that leaves out operations without a rule."""
+    """A budget is of a cost that leaves out operations (`jp.cost.uncounted`)."""
 
 
 class SpecError(JaxpruneError):

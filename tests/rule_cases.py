@@ -9,6 +9,8 @@ import rule_cases_indexing
 import rule_cases_random
 import rule_cases_reduction
 import rule_cases_shape
+import rule_cases_sparse
+import rule_cases_transforms
 from rule_networks import Case
 
 CASES: dict[str, tuple[Case, ...]] = (
@@ -19,6 +21,8 @@ CASES: dict[str, tuple[Case, ...]] = (
     | rule_cases_indexing.CASES
     | rule_cases_random.CASES
     | rule_cases_control.CASES
+    | rule_cases_sparse.CASES
+    | rule_cases_transforms.CASES
 )
 
 WITHOUT_CASE = {

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from jax import lax
 
 from rule_networks import Case, F
@@ -84,7 +85,44 @@ PLANE_CASES = (
 )
 """Groups, depthwise multipliers, strides, dilations and uneven padding in several dimensions."""
 
+
+def _ragged(contract: Any, batch: Any, ragged: int, groups: tuple[int, ...], sizes: Any) -> Any:
+    """A ragged product; `sizes` are those of the groups."""
+    dims = lax.RaggedDotDimensionNumbers((contract, batch), (ragged,), groups)
+    return lambda a, b: lax.ragged_dot_general(a, b, np.array(sizes, np.int32), dims)
+
+
+RAGGED_CASES = (
+    Case(
+        _ragged(((1,), (1,)), ((), ()), 0, (0,), [1, 3]),
+        (F(4, 3), F(2, 3, 3)),
+        ". a, . a b, . -> . b ! a",
+    ),
+    Case(
+        _ragged(((2,), (0,)), ((0,), (2,)), 1, (1,), [[1, 3], [2, 2]]),
+        (F(2, 4, 3), F(3, 2, 2, 4)),
+        ". . a, a . . b, . . -> . . b ! a",
+    ),
+    Case(
+        _ragged(((2,), (0,)), ((0,), (2,)), 1, (1,), [1, 3]),
+        (F(3, 4, 3), F(3, 2, 3, 4)),
+        "a . b, b . a c, . -> a . c ! b",
+    ),
+    Case(
+        _ragged(((0,), (0,)), ((), ()), 0, (), [1, 3]),
+        (F(4, 3), F(4, 3)),
+        ". a, . b, . -> . a b",
+    ),
+    Case(
+        _ragged(((2,), (1,)), ((0,), (0,)), 0, (), [1, 2]),
+        (F(3, 3, 4), F(3, 4, 3)),
+        ". a b, . b c, . -> . a c ! b",
+    ),
+)
+"""Groups of rows, of contracted rows and of products."""
+
 CASES = {
+    "ragged_dot_general": RAGGED_CASES,
     "dot_general": (
         Case(_dot(((1,), (0,))), (F(3, 3), F(3, 3)), "a b, b c -> a c ! b"),
         Case(_dot(((0,), (1,))), (F(3, 4), F(5, 3)), "a b, c a -> b c ! a"),

@@ -128,6 +128,15 @@ ORDER = {
         ),
     ),
     "top_k": (Case(lambda a: lax.top_k(a, 2), (F(3, 4),), "a . -> a ., a .", forgets="*"),),
+    "approx_top_k": (
+        Case(lambda a: lax.approx_max_k(a, 2), (F(3, 4),), "a . -> a ., a .", forgets="*"),
+        Case(
+            lambda a: lax.approx_min_k(a, 2, reduction_dimension=0),
+            (F(4, 3),),
+            ". a -> . a, . a",
+            forgets="*",
+        ),
+    ),
 }
 
 CASES = REDUCE | WINDOW | RUNNING | ORDER

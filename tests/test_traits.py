@@ -230,6 +230,7 @@ ELSEWHERE = {
     Trait.BOUNDS: "that a mean stays one: test_normalization",
     Trait.SUMS: "which axes a statistic loses: test_normalization",
     Trait.CONTRACTS: "the axes that meet: the oracle of the rules",
+    Trait.UNCOUNTED: "that no cost has them: test_uncounted",
     Trait.RANDOM: "that no value of a key is in a result: test_draws",
     Trait.DRAWS: "that a draw at another size is another: test_draws",
     Trait.MARKS: "select_inputs alone: test_streams",

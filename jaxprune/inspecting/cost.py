@@ -28,6 +28,7 @@ from jaxprune.program import jaxpr
 from jaxprune.program import spaces as ax
 from jaxprune.program.interpret import every_op
 from jaxprune.program.spaces import Space
+from jaxprune.program.traits import Trait
 
 __all__ = [
     "Latency",
@@ -117,7 +118,7 @@ def channel_cost(
 
 
 class Uncounted(NamedTuple):
-    """An operation without a rule that reads numbers: its multiplications are in no cost."""
+    """An operation that reads numbers and whose multiplications are in no cost."""
 
     name: str
     place: str
@@ -127,9 +128,10 @@ class Uncounted(NamedTuple):
 def uncounted(graph: ChannelGraph) -> tuple[Uncounted, ...]:
     """Returns the operations of which nothing is counted, in the order of the program.
 
-    They are those without a rule (`print(graph)` names them among what is frozen too) that read an
-    array of floating or complex numbers, or an integer variable: a Fourier transform, a
-    factorization, a kernel written for a device. Whether they multiply is not known.
+    They read an array of floating or complex numbers, or an integer variable. Of those without a
+    rule (`print(graph)` names them among what is frozen too), such as a kernel written for a
+    device, it is not known whether they multiply; of a Fourier transform, a factorization or a
+    triangular solve, how often depends on the algorithm.
 
     >>> from jaxprune import trace
     >>> graph = trace(lambda v, x: jax.numpy.fft.fft(x) @ v, np.ones((2, 3)), np.ones((1, 2)))
@@ -139,7 +141,8 @@ def uncounted(graph: ChannelGraph) -> tuple[Uncounted, ...]:
     return tuple(
         Uncounted(op.name, op.place)
         for op in every_op(graph.walk)
-        if op.rule is None and any(map(_numbers, op.eqn.invars, op.sources))
+        if (op.rule is None or Trait.UNCOUNTED in op.traits)
+        and any(map(_numbers, op.eqn.invars, op.sources))
     )
 
 
@@ -154,8 +157,8 @@ def warn_uncounted(graph: ChannelGraph, costs: Iterable[Cost], *, stacklevel: in
     if short and (missing := uncounted(graph)):
         names = ", ".join(dict.fromkeys(item.name for item in missing))
         warnings.warn(
-            f"{' and '.join(short)} leave out {len(missing)} operations without a rule ({names}; "
-            f"the first at {missing[0].place}): the budget is that of the others.\n"
+            f"{' and '.join(short)} leave out {len(missing)} operations that are not counted "
+            f"({names}; the first at {missing[0].place}): the budget is that of the others.\n"
             "Fix: trace(..., rules=jp.RULES | {name: rule}) with a rule that records them, or "
             "keep_params.",
             UncountedWarning,

@@ -111,7 +111,13 @@ POINTED_INTO = Why(
     "pointed into by {0}", "{0} returns positions in it, which pruning would renumber"
 )
 SORTED = Why("sorted", _NO_CHANNEL_LEFT)
-ORDERED = Why("ordered by top_k", _NO_CHANNEL_LEFT)
+ORDERED = Why("ordered by {0}", _NO_CHANNEL_LEFT)
+TRANSFORMED = Why("transformed by {0}", "{0} makes every entry of all entries along it")
+SPARSE = Why("axis of a sparse array", "a sparse array says where its entries are along it")
+GROUPED = Why(
+    "groups of a ragged product",
+    "it counts the groups (experts) of a ragged product, or their rows",
+)
 REVERSED = Why("reversed", "its order is reversed")
 STRIDED = Why("slice with stride {0}", "every {0}th index of it is taken apart")
 TAKEN_APART = Why("every {0}th index is taken apart", "every {0}th index of it is taken apart")
@@ -143,6 +149,10 @@ SUMMED = Why("sums values that the mask does not make zero", way_out=_SUMMED)
 WRITTEN = Why("{0}: writes values that the mask does not make zero", way_out=_SUMMED)
 NOT_NEUTRAL = Why(
     "{0}: a zero is not neutral in it",
+    way_out="prune and fine-tune, or keep the group whole (protect=)",
+)
+SINGULAR = Why(
+    "{0}: its matrix may be singular or degenerate where the mask makes channels zero",
     way_out="prune and fine-tune, or keep the group whole (protect=)",
 )
 DIVIDED_BY = Why("divides by a value that the mask makes zero")

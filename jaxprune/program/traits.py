@@ -44,6 +44,8 @@ class Trait(Flag):
     """Its operands without values are where a slice starts, one for each axis of the first."""
     COUNTS = auto()
     """Positions along the axis `dimension`."""
+    UNCOUNTED = auto()
+    """It multiplies, and no cost counts how often."""
     RANDOM = auto()
     """Random keys, and what is drawn from them."""
     DRAWS = auto()

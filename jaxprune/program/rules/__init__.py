@@ -13,7 +13,9 @@ from jaxprune.program.rules import (
     random,
     reduction,
     shape,
+    sparse,
     stream,
+    transforms,
 )
 from jaxprune.program.rules.base import Known as Known
 from jaxprune.program.rules.base import Rule as Rule
@@ -38,5 +40,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         | random.RULES
         | control.RULES
         | stream.RULES
+        | sparse.RULES
+        | transforms.RULES
     )
 )

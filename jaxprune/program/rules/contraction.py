@@ -21,40 +21,87 @@ from jaxprune.program.rules.base import (
     frozen_axis,
     unify,
 )
-from jaxprune.program.spaces import Space
+from jaxprune.program.spaces import Atom, Space
 from jaxprune.program.traits import Trait
 
 
 def dot_general(op: Op) -> list[Axes]:
     """Contracted and batch axes are shared pairwise; the free axes follow."""
-    lhs, rhs = op.ins
-    (lc, rc), (lb, rb) = op.params["dimension_numbers"]
+    return [_product(op)]
+
+
+def _product(op: Op, groups: Sequence[int] = ()) -> Axes:
+    """The axes of a product; `groups` are those of the second operand that count groups."""
+    lhs, rhs = op.ins[:2]
+    (lc, rc), (lb, rb) = _numbers(op)
     unify(op, [lhs[i] for i in lc], [rhs[i] for i in rc])
     unify(op, [lhs[i] for i in lb], [rhs[i] for i in rb])
-    lfree = [lhs[i] for i in range(len(lhs)) if i not in lc and i not in lb]
-    rfree = [rhs[i] for i in range(len(rhs)) if i not in rc and i not in rb]
-    out = [lhs[i] for i in lb] + lfree + rfree
+    out = [lhs[i] for i in lb]
+    out += [lhs[i] for i in range(len(lhs)) if i not in (*lc, *lb)]
+    out += [rhs[i] for i in range(len(rhs)) if i not in (*rc, *rb, *groups)]
+    counted = frozen(op.out_shapes[0][: len(op.out_shapes[0]) - len(out)], reasons.GROUPED, op)
     op.record(
-        out=out,
+        out=[*counted, *out],
         spaces=[*out, *(lhs[i] for i in lc)],
         coefficient=1,
-        contracted=([lhs[i] for i in lc], [rhs[i] for i in rc]),
+        contracted=([lhs[i] for i in lc], [rhs[i] for i in (*rc, *groups)]),
     )
-    return [out]
+    return [*counted, *out]
 
 
 def dot_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """Contracted groups must be zero on one side; batch axes join, free axes stay."""
-    a, b = known
-    (lc, rc), (lb, rb) = op.params["dimension_numbers"]
+    return [_product_zeros(op, known, exact)]
+
+
+def _product_zeros(
+    op: Op, known: list[Known], exact: Exactness, groups: Sequence[int] = ()
+) -> Known:
+    a, b = known[:2]
+    (lc, rc), (lb, rb) = _numbers(op)
     for i, j in zip(lc, rc, strict=True):
         open_ = exact.groups(op.ins[0][i]) - a.zeros[i] - b.zeros[j]
         exact.inexact(open_, op, reasons.CONTRACTED)
         exact.sums(exact.groups(op.ins[0][i]) - (a.zeros[i] & b.zeros[j]))
-    batch = [a.zeros[i] | b.zeros[j] for i, j in zip(lb, rb, strict=True)]
-    lfree = [z for i, z in enumerate(a.zeros) if i not in lc and i not in lb]
-    rfree = [z for i, z in enumerate(b.zeros) if i not in rc and i not in rb]
-    return [Known((*batch, *lfree, *rfree))]
+    zeros = [a.zeros[i] | b.zeros[j] for i, j in zip(lb, rb, strict=True)]
+    zeros += [z for i, z in enumerate(a.zeros) if i not in (*lc, *lb)]
+    zeros += [z for i, z in enumerate(b.zeros) if i not in (*rc, *rb, *groups)]
+    counted = [frozenset[Atom]()] * (len(op.out_shapes[0]) - len(zeros))
+    return Known((*counted, *zeros))
+
+
+def ragged_dot_general(op: Op) -> list[Axes]:
+    """A product of which one axis is divided into groups; every row meets one of them."""
+    dims = op.params["ragged_dot_dimension_numbers"]
+    lhs, rhs, *rest = op.ins
+    frozen_rows = [lhs[i] for i in _rows_with_sizes(op)]
+    counted = [rhs[i] for i in dims.rhs_group_dimensions]
+    for spaces in (frozen_rows, counted, *rest):
+        freeze(spaces, reasons.GROUPED, op)
+    return [_product(op, dims.rhs_group_dimensions)]
+
+
+def _rows_with_sizes(op: Op) -> Sequence[int]:
+    """The ragged axis of the first operand, and those along which it may have other sizes."""
+    ragged = op.params["ragged_dot_dimension_numbers"].lhs_ragged_dimensions
+    if len(op.ins[2]) == 1:
+        return ragged
+    (contracted, _), (batch, _) = _numbers(op)
+    free = [i for i in range(len(op.ins[0])) if i not in (*contracted, *batch)]
+    alike = contracted if ragged[0] in contracted else free if ragged[0] in free else ()
+    return [*batch, *alike]
+
+
+def ragged_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
+    """As of a product."""
+    groups = op.params["ragged_dot_dimension_numbers"].rhs_group_dimensions
+    return [_product_zeros(op, known, exact, groups)]
+
+
+def _numbers(op: Op) -> Any:
+    """Which axes of both operands of a product are contracted, and which are shared."""
+    ragged = op.params.get("ragged_dot_dimension_numbers")
+    return op.params["dimension_numbers"] if ragged is None else ragged.dot_dimension_numbers
 
 
 def _grouped(op: Op) -> tuple[Any, int, Space, Space, Space]:
@@ -119,8 +166,10 @@ def conv_params(op: Op, size: Size) -> dict[str, Any]:
 
 def pairs(op: Op) -> list[tuple[int, int]]:
     """Returns the axes of both operands that are summed over together."""
+    if is_product(op):
+        return list(zip(*_numbers(op)[0], strict=True))
     dims = op.params["dimension_numbers"]
-    return list(zip(*dims[0], strict=True)) if is_product(op) else [(dims[0][1], dims[1][1])]
+    return [(dims.lhs_spec[1], dims.rhs_spec[1])]
 
 
 def is_product(op: Op) -> bool:
@@ -130,7 +179,7 @@ def is_product(op: Op) -> bool:
 
 def batches(op: Op) -> list[tuple[int, int]]:
     """Returns the axes that both operands of a matrix product share with the result."""
-    return list(zip(*op.params["dimension_numbers"][1], strict=True)) if is_product(op) else []
+    return list(zip(*_numbers(op)[1], strict=True)) if is_product(op) else []
 
 
 def padded(op: Op) -> bool:
@@ -140,7 +189,7 @@ def padded(op: Op) -> bool:
 
 def dot_summed(op: Op) -> tuple[int, Sequence[int]]:
     """The contracted axes of the first operand."""
-    return 0, op.params["dimension_numbers"][0][0]
+    return 0, _numbers(op)[0][0]
 
 
 def conv_summed(op: Op) -> tuple[int, Sequence[int]]:
@@ -154,7 +203,8 @@ RULES = described(
         "conv_general_dilated": Rule(
             conv_general_dilated, conv_zeros, conv_params, summed=conv_summed
         ),
+        "ragged_dot_general": Rule(ragged_dot_general, ragged_zeros, summed=dot_summed),
     },
-    {"dot_general": Trait.APART},
-    every=Trait.CONTRACTS | Trait.MULTIPLIES,
+    {"dot_general": Trait.APART, "dot_general conv_general_dilated": Trait.MULTIPLIES},
+    every=Trait.CONTRACTS,
 )

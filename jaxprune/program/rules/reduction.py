@@ -173,10 +173,10 @@ def sort_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
 def top_k(op: Op) -> list[Axes]:
     """The ordered axis is frozen, values and indices are frozen along it."""
     (x,) = op.ins
-    axis = op.params.get("axis", len(x) - 1) % len(x)
-    freeze([x[axis]], reasons.ORDERED, op)
+    axis = op.params.get("reduction_dimension", op.params.get("axis", -1)) % len(x)
+    freeze([x[axis]], reasons.ORDERED, op, op.name)
     made = [
-        frozen_axis(op.out_shapes[0][axis], reasons.ORDERED, op) if i == axis else space
+        frozen_axis(op.out_shapes[0][axis], reasons.ORDERED, op, op.name) if i == axis else space
         for i, space in enumerate(x)
     ]
     return [list(made) for _ in op.out_shapes]
@@ -226,6 +226,7 @@ RULES = described(
         "cumlogsumexp": Rule(cumulative, logsumexp_zeros),
         "sort": Rule(sort, sort_zeros),
         "top_k": Rule(top_k, top_k_zeros),
+        "approx_top_k": Rule(top_k, top_k_zeros),
     },
     TRAITS,
     FIELDS,
