@@ -134,7 +134,7 @@ def inputs_of(case: Case, seen: Mapping[Feed, Seen]) -> dict[str, dict[str, Any]
         here = found[feed_name(feed)] = {
             "zeros": operands_of(case, pair(graph, variables, choose(graph)).masked)
         }
-        if not case.local and feed in (frozenset(), every(case)):
+        if feed in (frozenset(), every(case)):
             exact, inexact = split_keep(graph)
             here["exact"] = pair(graph, variables, exact)
             if inexact:

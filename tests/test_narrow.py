@@ -260,17 +260,6 @@ def test_a_function_that_ties_other_channels_is_refused() -> None:
     )
 
 
-def test_shard_map_is_refused() -> None:
-    mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
-    mapped = jax.shard_map(jnp.tanh, mesh=mesh, in_specs=jax.P(), out_specs=jax.P())
-    fn = network(mapped)
-    graph = jp.trace(fn, V, X)
-    with pytest.raises(
-        jp.errors.ResizeError, match=r"shard_map at .* cannot be evaluated at other"
-    ):
-        jp.narrow(fn, graph, KEEP)(jp.slice(graph, V, KEEP), X)
-
-
 # Constants that are cut with the channels they meet.
 
 

@@ -45,7 +45,10 @@ _CALLS = {
     "remat_opt": ("closed_call", "fwd_jaxpr"),
     "shard_map": ("shard_map", "jaxpr"),
 }
-_CALL_KEYS = ("policy", "prevent_cse", "mesh", "in_specs", "out_specs", "check_vma", "manual_axes")
+# What is read of their other parameters: the name in one JAX or another -> our name.
+_CALL_KEYS = {
+    key: key for key in ("policy", "prevent_cse", "mesh", "in_specs", "out_specs", "check_vma")
+} | {"manual_axes": "manual_axes", "newly_manual_axes": "manual_axes"}
 
 
 def trace(fn: Callable[..., Any], *args: Any, **keywords: Any) -> tuple[Program, Any]:
@@ -128,7 +131,7 @@ def params(eqn: Any) -> dict[str, Any]:
     found = eqn.params
     if given in _CALLS:
         return {"program": program(found[_CALLS[given][1]])} | {
-            key: found[key] for key in _CALL_KEYS if key in found
+            ours: found[theirs] for theirs, ours in _CALL_KEYS.items() if theirs in found
         }
     if given == "scan":
         return _scan(found)

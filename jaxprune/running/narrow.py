@@ -56,8 +56,7 @@ def narrow(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Callable[
 
     Raises:
       KeepError: now. TreeError, ResizeError: when the result is called, if the variables are not
-        those that `slice` gives, `fn` ties pruned channels that the graph does not, or the
-        function contains what cannot be evaluated at other sizes (`shard_map`).
+        those that `slice` gives, or `fn` ties pruned channels that the graph does not.
     """
     check_keep(graph, keep)
     retraced = evaluator.retracer(fn, graph)
@@ -220,11 +219,18 @@ def _draw(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
     return [*outs[:-1], run.cut(outs[-1], op.outs[-1], keys)]
 
 
-def _refuse(_run: Evaluator, op: Op, _args: list[Any]) -> list[Any]:
-    raise ResizeError(
-        f"{op.name} at {op.place} cannot be evaluated at other sizes.\nFix: call narrow inside "
-        "of the shard_map, or resize the module."
+def _shard_map(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
+    """The program on every device of the mesh; axes that it divides are whole."""
+    found = op.params
+    mapped = jax.shard_map(
+        lambda steps, *xs: run.again(steps).run(op.inner[0], xs),
+        mesh=found["mesh"],
+        in_specs=([jax.P()] * len(run.steps), *found["in_specs"]),
+        out_specs=list(found["out_specs"]),
+        check_vma=found["check_vma"],
+        axis_names=found["manual_axes"],
     )
+    return mapped([*run.steps.values()], *map(jnp.asarray, args))
 
 
 def _zero_tangent(x: Any) -> np.ndarray:
@@ -276,7 +282,7 @@ _Special = Callable[[Evaluator, Op, list[Any]], list[Any]]
 _PROGRAMS: Mapping[Form, _Special] = {
     Form.CUSTOM_JVP: _custom_jvp,
     Form.CUSTOM_VJP: _custom_vjp,
-    Form.SHARD_MAP: _refuse,
+    Form.SHARD_MAP: _shard_map,
 }
 _SPECIAL: Mapping[Trait, _Special] = {
     Trait.COUNTS: _iota,
