@@ -11,6 +11,7 @@ from jaxprune.program.jaxpr import Op, Program
 from jaxprune.program.reasons import Reason
 from jaxprune.program.rules import Rule
 from jaxprune.program.spaces import Atom, Space
+from jaxprune.program.static import Static
 
 Axes = list[Space]
 Sources = frozenset[int] | None
@@ -84,11 +85,13 @@ class Tracer:
         env.update(zip(program.invars, zip(ins, sources, strict=True), strict=True))
         consts = [self.constant(var) for var in program.constvars]
         env.update((v, (c, frozenset())) for v, c in zip(program.constvars, consts, strict=True))
+        static = Static(program, self.rules, _given(program, caller))
         ops = []
         for eqn in program.eqns:
             operands = [_read(env, atom) for atom in eqn.invars]
             axes, given = [item[0] for item in operands], [item[1] for item in operands]
             op = Op(eqn, scope, axes, given, caller, self, self.rules)
+            op.static = static
             op.outs = self.apply(op)
             source = _union(op.sources)
             env.update(zip(eqn.outvars, ((axes, source) for axes in op.outs), strict=True))
@@ -166,6 +169,13 @@ class Tracer:
                 role = "in" if any(space is other for other in gone) else "out"
                 self.roles.extend((atom, role) for atom in _owned(space))
         self.contractions.append(Recorded(op, self.repeats, coefficient, spaces, out, kernels))
+
+
+def _given(program: Program, caller: Op | None) -> dict[Any, Any]:
+    """The inputs of a program whose integers its caller knows."""
+    if caller is None or caller.form is None or not caller.form.calls:
+        return {}
+    return {var: caller.value(i) for i, var in enumerate(program.invars)}
 
 
 def _read(env: Mapping[Any, tuple[Axes, Sources]], atom: Any) -> tuple[Axes, Sources]:

@@ -167,7 +167,7 @@ class Evaluator:
         for trait, special in _SPECIAL.items():
             if trait in op.traits:
                 return special(self, op, args), {}
-        return jaxpr.bind(op.eqn, args, self.params(op)), {}
+        return jaxpr.bind(op.eqn, self.operands(op, args), self.params(op)), {}
 
     def _other(self, op: Op, operand: int, value: Any) -> Any:
         found = self.constants.get((op, operand))
@@ -191,6 +191,14 @@ class Evaluator:
     def params(self, op: Op) -> dict[str, Any]:
         """The parameters of an operation at the kept sizes."""
         return op.eqn.params | (op.rule.params(op, self.kept.size) if op.rule else {})
+
+    def operands(self, op: Op, args: list[Any]) -> list[Any]:
+        """The operands, those that follow a size at the kept one."""
+        found = op.rule.operands(op, self.kept.size) if op.rule else {}
+        return [
+            jnp.asarray(found[i], x.aval.dtype) if i in found else args[i]
+            for i, x in enumerate(op.eqn.invars)
+        ]
 
 
 def _select_inputs(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
