@@ -1,6 +1,7 @@
 """Integers that a program makes of its constants alone, such as where a static window starts."""
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import jax
@@ -43,7 +44,9 @@ class Static:
         if self._made is None:
             self._made = {out: eqn for eqn in self.program.eqns for out in eqn.outvars}
         eqn = self._made.get(var)
-        rule = None if eqn is None else self.rules.get(jaxpr.name(eqn))
+        if eqn is None:
+            return None
+        rule = self.rules.get(jaxpr.name(eqn))
         if not (NOTHING if rule is None else rule.traits) & _EVALUATED:
             return None
         operands = [self.value(atom) for atom in eqn.invars]
@@ -56,4 +59,4 @@ class Static:
 
 def _few_integers(atom: Any) -> bool:
     dtype = getattr(atom.aval, "dtype", None)
-    return getattr(dtype, "kind", "") in "iub" and np.prod(jaxpr.shape(atom)) <= LIMIT
+    return getattr(dtype, "kind", "") in "iub" and prod(jaxpr.shape(atom)) <= LIMIT
