@@ -108,6 +108,12 @@ def reads_others(program: Program) -> bool:
     return any(isinstance(value, Tracer) for value in program.consts)
 
 
+def is_concrete(value: Any) -> bool:
+    """True of a JAX array of numbers that can be read here and now."""
+    numbers = isinstance(value, jax.Array) and not isinstance(value, Tracer)
+    return numbers and value.is_fully_addressable and isinstance(value.dtype, np.dtype)
+
+
 def draws_alone(keys: Any) -> bool:
     """True if every one of `keys` draws by itself: of a batch of other keys one draws for all."""
     return str(keys.aval.dtype) == "key<fry>"

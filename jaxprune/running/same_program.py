@@ -227,7 +227,7 @@ class _Lockstep:
         ours, outside, self.walk = walk.program, (self.walk, self.static), walk
         self.static = Static(other, self.graph.rules, {})
         self.twins.update(zip(ours.invars, other.invars, strict=False))
-        self.constants(ours, other, caller)
+        self.constants(walk, other, caller)
         self.readings.update(stream_readers.readings(walk))
         ops = self.that_compute(walk)
         for op, eqn in zip_longest(ops, self.equations_that_compute(other)):
@@ -276,14 +276,24 @@ class _Lockstep:
         rule = self.graph.rules.get(jaxpr.name(eqn))
         return NOTHING if rule is None else rule.traits
 
-    def constants(self, ours: Program, other: Program, caller: Op | None) -> None:
+    def constants(self, walk: Walk, other: Program, caller: Op | None) -> None:
+        ours = walk.program
         if len(ours.constvars) != len(other.constvars) and not self.partial:
             _refuse(caller, f"has {len(ours.consts)} constants, now {len(other.consts)}")
         self.twins.update(zip(ours.constvars, other.constvars, strict=not self.partial))
-        for a, b in zip(ours.consts, other.consts, strict=not self.partial):
-            if a is not b and not np.array_equal(values.host(a), values.host(b)):
+        axes = walk.consts
+        for a, b, spaces in zip(ours.consts, other.consts, axes, strict=not self.partial):
+            if a is not b and not np.array_equal(self.cut(a, spaces), values.host(b)):
                 text = f"has a constant of shape {np.shape(a)}, now {np.shape(b)} or other values"
                 _refuse(caller, text)
+
+    def cut(self, constant: Any, axes: list[Space]) -> np.ndarray:
+        """A constant at the kept sizes; whole where every layer keeps its own channels."""
+        found = values.host(constant)
+        for axis, indices in enumerate(map(self.kept.indices, axes)):
+            if indices is not None and indices.ndim == 1:
+                found = np.take(found, indices, axis)
+        return found
 
     def equation(self, op: Op, eqn: Any) -> None:
         for source in op.sources:
@@ -351,7 +361,8 @@ class _Lockstep:
 
     def parameters(self, op: Op, eqn: Any) -> None:
         counted = Trait.COUNTS in op.traits and op.outs[0][op.params["dimension"]]
-        if counted and self.kept.indices(counted) is not None:
+        anew = op.eqn.outvars[0] in op.tracer.diagonals.counted
+        if counted and not anew and self.kept.indices(counted) is not None:
             _refuse(op, "counts along channels that are pruned, of which it would count anew")
         expected = op.eqn.params | (op.rule.params(op, self.kept.size) if op.rule else {})
         for key, value in expected.items():
