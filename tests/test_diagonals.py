@@ -65,6 +65,34 @@ def test_an_identity_ties_its_axes(how: str) -> None:
         check_narrow(graph, V, chosen(graph), X)
 
 
+def nearly() -> np.ndarray:
+    found = np.eye(8)
+    found[0, 2] = 1.0
+    return found
+
+
+def cube(v: Any) -> Any:
+    """One program that compares positions along other axes the second time."""
+    same = jax.jit(lambda i, j: (i == j).astype(float))
+    i, j, k = (lax.broadcasted_iota(np.int32, (8, 8, 8), axis) for axis in range(3))
+    return jnp.einsum("ijk,kl->jl", same(i, j) * same(i, k), v["q"])
+
+
+def stepped(v: Any) -> Any:
+    """A loop hands its positions out."""
+
+    def step(w: Any, _: Any) -> Any:
+        rows, columns = positions(lambda i, j: (i, j))
+        return w + (rows == columns), rows
+
+    w, rows = lax.scan(step, v["q"], None, length=2)
+    return w * rows[0]
+
+
+def positions(fn: Callable[..., Any]) -> Any:
+    return fn(*(lax.broadcasted_iota(np.int32, (8, 8), axis) for axis in (0, 1)))
+
+
 NOT_TIED: dict[str, Callable[[Any], Any]] = {
     "beside the diagonal": lambda v: v["q"] + jnp.eye(8, k=1),
     "above the diagonal": lambda v: jnp.triu(v["q"]),
@@ -75,13 +103,12 @@ NOT_TIED: dict[str, Callable[[Any], Any]] = {
     "a number": lambda v: v["q"] * (jnp.arange(8) == 3)[None],
     "a permutation": lambda v: EYE[::-1] @ v["q"],
     "another diagonal": lambda v: v["q"] + np.diag(np.arange(8.0)),
+    "nearly a diagonal": lambda v: v["q"] + nearly(),
+    "a cube": cube,
+    "handed out of a loop": stepped,
     "a table": lambda v: v["q"] + np.ones((8, 8)),
     "small integers": lambda v: v["q"] * positions(lambda i, j: i.astype(np.int8) == j),
 }
-
-
-def positions(fn: Callable[..., Any]) -> Any:
-    return fn(*(lax.broadcasted_iota(np.int32, (8, 8), axis) for axis in (0, 1)))
 
 
 @pytest.mark.parametrize("how", NOT_TIED)
@@ -95,6 +122,30 @@ def test_other_positions_and_constants_are_frozen(how: str) -> None:
         "counted by iota",
         "constant of the function",
     }
+
+
+def test_positions_that_are_returned_are_frozen() -> None:
+    def fn(v: Any, x: Any) -> Any:
+        rows, columns = positions(lambda i, j: (i, j))
+        h = jnp.tanh(x @ v["a"]) @ (v["q"] * (rows == columns))
+        return {"y": jnp.tanh(h) @ v["b"], "rows": rows}
+
+    v = {key: V[key] for key in "aqb"}
+    graph = jp.trace(fn, v, X, free_outputs=["rows"])
+    reasons = {(item.path, item.axis): item.reason for item in graph.frozen}
+    assert reasons["q", 0] == "counted by iota"
+
+
+def test_what_is_compared_with_frozen_positions_is_frozen_too() -> None:
+    """The others would be counted anew beside positions that are whole."""
+
+    def fn(v: Any, x: Any) -> Any:
+        w = v["q"] * positions(lambda i, j: (i == j) * i)
+        return jnp.tanh(jnp.tanh(x @ v["a"]) @ w) @ v["b"]
+
+    graph = jp.trace(fn, {key: V[key] for key in "aqb"}, X)
+    reasons = {(item.path, item.axis): item.reason for item in graph.frozen}
+    assert reasons["q", 0] == reasons["q", 1] == "counted by iota"
 
 
 def test_an_identity_of_another_size_is_frozen() -> None:

@@ -151,3 +151,24 @@ def test_a_module_must_start_its_windows_where_the_kept_channels_do(
     small = jp.linen.resize(module, graph, keep)
     wanted = module.apply(jp.mask(graph, v, keep), X)
     np.testing.assert_allclose(small.apply(jp.slice(graph, v, keep), X), wanted, 1e-5, 1e-6)
+
+
+def test_an_integer_that_is_more_than_a_start_must_stay() -> None:
+    class Two(nn.Module):
+        wide: int = 8
+
+        @nn.compact
+        def __call__(self, x: Any) -> Any:
+            h = jnp.tanh(nn.Dense(self.wide, name="wide")(x))
+            s = jnp.tanh(nn.Dense(3, name="small")(x))
+            start = jnp.add(jnp.int32(self.wide - 3), jnp.int32(0))
+            h = lax.dynamic_update_slice_in_dim(h, s, start, axis=1)
+            return nn.Dense(2, name="head")(h * start)
+
+    module = Two()
+    v = jax.tree.map(np.asarray, module.init(jax.random.key(0), X))
+    graph = jp.trace(module.apply, v, X)
+    (first,) = (name for name, group in graph.groups.items() if group.size == 5)
+    keep = {first: np.arange(5) > 0}
+    with pytest.raises(jp.errors.ResizeError, match="reads the constant 4, it was 5"):
+        jp.linen.resize(module, graph, keep, overrides={"": {"wide": 7}})

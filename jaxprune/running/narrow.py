@@ -228,14 +228,14 @@ def _shard_map(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
     """The program on every device of the mesh; axes that it divides are whole."""
     found = op.params
     mapped = jax.shard_map(
-        lambda steps, *xs: run.again(steps).run(op.inner[0], xs),
+        lambda *xs: run.run(op.inner[0], xs),
         mesh=found["mesh"],
-        in_specs=([jax.P()] * len(run.steps), *found["in_specs"]),
+        in_specs=found["in_specs"],
         out_specs=list(found["out_specs"]),
         check_vma=found["check_vma"],
         axis_names=found["manual_axes"],
     )
-    return mapped([*run.steps.values()], *map(jnp.asarray, args))
+    return mapped(*map(jnp.asarray, args))
 
 
 def _zero_tangent(x: Any) -> np.ndarray:
