@@ -134,6 +134,11 @@ def same_parameters(rule: Rule) -> Rule:
     return rule._replace(params=base.same)
 
 
+def same_operands(rule: Rule) -> Rule:
+    """Windows start where they start at the full size."""
+    return rule._replace(operands=base.all_operands)
+
+
 MUTANTS: Mapping[str, Callable[[Rule], Rule]] = {
     "fresh axes": fresh_axes,
     "frozen axes": frozen_axes,
@@ -143,6 +148,7 @@ MUTANTS: Mapping[str, Callable[[Rule], Rule]] = {
     "no zero": no_zero,
     "no report": no_report,
     "same parameters": same_parameters,
+    "same operands": same_operands,
 }
 
 
@@ -159,6 +165,7 @@ def differences(name: str) -> set[str]:
     """Returns the mutants that differ from the rule in any of its cases."""
     rule = jp.RULES[name]
     found = set() if rule.params is base.same else {"same parameters"}
+    found |= set() if rule.operands is base.all_operands else {"same operands"}
 
     def zeros(op: Any, known: list[Any], exact: Any) -> list[Any]:
         heard = Silent(exact)

@@ -2,7 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.experimental import sparse
 
 from raw_make import one_zero
 
@@ -186,8 +188,40 @@ def triangular(h, make):
     return h @ cut(make.variable(h.shape[-1], h.shape[-1]))
 
 
-def approximate_top(h, make):
+def identity_added(h, make):
+    """A kernel beside the identity, or a diagonal."""
+    w = make.variable(h.shape[-1], h.shape[-1])
+    if make.choice(True, False):
+        return h @ (w + jnp.eye(h.shape[-1], dtype=h.dtype))
+    return h @ (w + jnp.diag(make.vector(h)))
+
+
+def ragged_experts(h, make):
+    """Each of three kernels for some of the rows."""
+    rows = h.reshape(-1, h.shape[-1])
+    sizes = jnp.array([5, 0, len(rows) - 5], jnp.int32)
+    kernels = make.variable(3, h.shape[-1], make.width())
+    return lax.ragged_dot(rows, kernels, sizes).reshape(*h.shape[:2], kernels.shape[-1])
+
+
+def messages(h, make):
+    """Places send to others, as the nodes of a graph."""
+    edges = np.array([[0, 1], [1, 0], [3, 2], [7, 5], [5, 5]])
+    weights = make.variable(5)
+    matrix = sparse.BCOO((weights, edges), shape=(8, 8))
+    dims = (((1,), (1,)), ((), ()))
+    return jnp.moveaxis(sparse.bcoo_dot_general(matrix, h, dimension_numbers=dims), 0, 1)
+
+
+def solved_for(h, make):
     """A primitive without a rule."""
+    factor = make.variable()
+    return lax.custom_linear_solve(
+        lambda z: (2 + factor**2) * z, h, lambda _, b: b / (2 + factor**2), symmetric=True
+    )
+
+
+def approximate_top(h, make):
     best, _ = lax.approx_max_k(jnp.swapaxes(one_zero(make.dense(h, 6)), 1, 2), 3)
     return h + best.mean((1, 2))[:, None, None]
 

@@ -102,6 +102,21 @@ def added_channels(h, make):
     return h.at[..., np.array(make.integers(3, 6))].add(h[..., :3])
 
 
+def written_window(h, make):
+    """Some channels are written into a run of others, or multiply them."""
+    h, new = make.dense(h, 8), make.dense(h, 3)
+    window = h.at[..., 2:5]
+    return {"set": window.set, "add": window.add, "multiply": window.multiply}[
+        make.choice("set", "add", "multiply")
+    ](new)
+
+
+def updated_window(h, make):
+    h, new = make.dense(h, 8), make.dense(h, 3)
+    h = lax.dynamic_update_slice_in_dim(h, new, make.choice(0, 2, 5), axis=2)
+    return lax.dynamic_slice_in_dim(h, make.choice(0, 1), 7, axis=2)
+
+
 def scattered_by_ids(h, make):
     rows = (
         jnp.zeros((IDS, h.shape[-1]), h.dtype)

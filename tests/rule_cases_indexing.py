@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rule_networks import Case, F
+from rule_networks import Case, F, I
 
 ROWS = np.array([2, 0])
 
@@ -43,6 +43,9 @@ BATCHED = lax.GatherDimensionNumbers(
 )
 WINDOW = lax.GatherDimensionNumbers(
     offset_dims=(0, 1), collapsed_slice_dims=(), start_index_map=(1,)
+)
+COLUMN = lax.GatherDimensionNumbers(
+    offset_dims=(0,), collapsed_slice_dims=(1,), start_index_map=(1,)
 )
 ROW = lax.GatherDimensionNumbers(offset_dims=(1,), collapsed_slice_dims=(0,), start_index_map=(0,))
 
@@ -83,7 +86,14 @@ GATHER = {
             (F(3, 3, 4),),
             ". . a, . 1 -> . a",
         ),
-        Case(_gather(WINDOW, (3, 2), [1]), (F(3, 3),), "a ., 1 -> a ."),
+        Case(_gather(WINDOW, (3, 3), [2]), (F(3, 8),), "a b+c+d, 1 -> a c"),
+        Case(_gather(WINDOW, (3, 3), [7]), (F(3, 8),), "a ., 1 -> a ."),
+        Case(_gather(COLUMN, (3, 1), [3]), (F(3, 8),), "a b+1+c, 1 -> a"),
+        Case(
+            lambda a, i: lax.gather(a, i[None], WINDOW, (3, 2), mode="clip"),
+            (F(3, 8), I()),
+            "a ., 1 -> a .",
+        ),
         Case(
             lambda a, b: lax.gather(
                 a, lax.convert_element_type(b, jnp.int32)[:, None], ROW, (1, 4), mode="clip"
@@ -93,13 +103,41 @@ GATHER = {
         ),
     ),
     "dynamic_slice": (
-        Case(lambda a: lax.dynamic_slice(a, (0, 1), (3, 2)), (F(3, 3),), "a ., (), () -> a ."),
-        Case(lambda a: lax.dynamic_slice(a, (1, 0), (1, 4)), (F(3, 4),), ". a, (), () -> 1 a"),
+        Case(lambda a: lax.dynamic_slice(a, (0, 2), (3, 3)), (F(3, 8),), "a b+c+d, (), () -> a c"),
+        Case(lambda a: lax.dynamic_slice(a, (1, 0), (1, 4)), (F(3, 4),), "1+1+1 a, (), () -> 1 a"),
+        Case(lambda a: lax.dynamic_slice(a, (0, 9), (3, 5)), (F(3, 8),), "a b+c, (), () -> a c"),
+        Case(
+            lambda a: lax.dynamic_slice(a, (0, -7), (3, 3)),
+            (F(3, 8),),
+            "a 1+b+c, (), () -> a b",
+        ),
+        Case(
+            jax.jit(lambda a, i: lax.dynamic_slice_in_dim(a, i, 2, 1)),
+            (F(3, 8), I()),
+            "a ., (), () -> a .",
+        ),
+        Case(
+            lambda a: jax.jit(lambda a, i: lax.dynamic_slice_in_dim(a, i, 2, 1))(a, 2),
+            (F(3, 8),),
+            "a b+c+d, (), () -> a c",
+        ),
     ),
     "dynamic_update_slice": (
         Case(
-            lambda a, b: lax.dynamic_update_slice(a, b, (0, 1)),
-            (F(3, 3), F(3, 2)),
+            lambda a, b: lax.dynamic_update_slice(a, b, (0, 2)),
+            (F(3, 8), F(3, 3)),
+            "a b+c+d, a c, (), () -> a b+c+d",
+            forgets="*",
+        ),
+        Case(
+            lambda a, b: lax.dynamic_update_slice(a, b, (2, 0)),
+            (F(5, 6), F(2, 4)),
+            "a+b+1 c+d, b c, (), () -> a+b+1 c+d",
+            forgets="*",
+        ),
+        Case(
+            lambda a, b, i: lax.dynamic_update_slice_in_dim(a, b, i, 1),
+            (F(3, 3), F(3, 2), I()),
             "a ., a ., (), () -> a .",
         ),
         Case(
@@ -114,6 +152,12 @@ GATHER = {
 SCATTER = {
     f"scatter{suffix}": (
         Case(_scatter(fn), (F(3, 3), F(2, 3)), ". a, . 1, . a -> . a", forgets="*"),
+        Case(
+            _scatter(fn, ADD_PIECE, np.array([2], np.int32)),
+            (F(3, 8), F(3, 3)),
+            "a b+c+d, 1, a c -> a b+c+d",
+            forgets="*",
+        ),
     )
     for suffix, fn in (
         ("", lax.scatter),
@@ -132,9 +176,27 @@ SCATTER["scatter-add"] += (
         forgets="*",
     ),
     Case(
-        _scatter(lax.scatter_add, ADD_PIECE, np.array([1], np.int32)),
-        (F(3, 3), F(3, 2)),
+        _scatter(lax.scatter_add, ADD_PIECE, np.array([6], np.int32)),
+        (F(3, 8), F(3, 3)),
         "a ., 1, a . -> a .",
+        forgets="*",
+    ),
+    Case(
+        lambda a, b: a.at[1:3, 2:5].add(b),
+        (F(5, 8), F(2, 3)),
+        "1+a+b c+d+e, 1+1, a d -> 1+a+b c+d+e",
+        forgets="*",
+    ),
+    Case(
+        lambda a, b: a.at[:, 3].add(b),
+        (F(3, 8), F(3)),
+        "a b+1+c, 1, a -> a b+1+c",
+        forgets="*",
+    ),
+    Case(
+        lambda a, b, i: a.at[:, i].add(b),
+        (F(3, 8), F(3), I()),
+        "a ., 1, a -> a .",
         forgets="*",
     ),
     Case(

@@ -74,20 +74,28 @@ def test_a_shard_map_runs_at_the_kept_sizes(case: str) -> None:
 
 
 def test_a_shard_map_of_layers_that_keep_their_own_channels() -> None:
-    """What a step of a scan hands to the devices says which layer it is."""
-    mapped = jax.shard_map(
-        lambda h, w, u: h + jnp.tanh(h @ w) @ u, mesh=mesh(2), in_specs=jax.P(), out_specs=jax.P()
-    )
+    """What is drawn on the devices belongs to the channels of the layer of that step."""
+
+    def layer(h: Any, key: Any, w: Any, u: Any) -> Any:
+        noise = jax.random.uniform(jax.random.wrap_key_data(key), (3, 4))
+        return h + (jnp.tanh(h @ w) * noise) @ u
+
+    mapped = jax.shard_map(layer, mesh=mesh(2), in_specs=jax.P(), out_specs=jax.P())
+    keys = jax.vmap(jax.random.key_data)(jax.random.split(jax.random.key(0)))
     v = {
         "w": RANDOM.normal(size=(2, 5, 4)).astype(np.float32),
         "u": RANDOM.normal(size=(2, 4, 5)).astype(np.float32),
     }
 
-    def fn(v: Any, x: Any) -> Any:
-        return jax.lax.scan(lambda h, layer: (mapped(h, layer["w"], layer["u"]), None), x, v)[0]
+    def fn(v: Any, x: Any, keys: Any) -> Any:
+        def step(h: Any, each: Any) -> Any:
+            weights, key = each
+            return mapped(h, key, weights["w"], weights["u"]), None
+
+        return jax.lax.scan(step, x, (v, keys))[0]
 
     keep = {"w": np.array([[True, False, True, False], [False, False, True, True]])}
-    check_narrow(jp.trace(fn, v, X), v, keep, X)
+    check_narrow(jp.trace(fn, v, X, keys), v, keep, X, keys)
 
 
 def test_an_axis_that_a_mesh_divides_is_whole() -> None:

@@ -109,6 +109,12 @@ def reads_others(program: Program) -> bool:
     return any(isinstance(value, Tracer) for value in program.consts)
 
 
+def is_concrete(value: Any) -> bool:
+    """True of a JAX array of numbers that can be read here and now."""
+    numbers = isinstance(value, jax.Array) and not isinstance(value, Tracer)
+    return numbers and value.is_fully_addressable and isinstance(value.dtype, np.dtype)
+
+
 def draws_alone(keys: Any) -> bool:
     """True if every one of `keys` draws by itself: of a batch of other keys one draws for all."""
     return str(keys.aval.dtype) == "key<fry>"
@@ -215,12 +221,13 @@ class Op:
     `ins` and `outs` hold a list of axis spaces per operand and result; `sources` which variables
     an operand is computed from, None for one that depends on the inputs; `inner` the walks of the
     programs that the operation calls; `caller` the operation whose program this one is part of;
-    `rule` what is known of its primitive, None if nothing is.
+    `rule` what is known of its primitive, None if nothing is; `static` what is known of the values
+    of its program.
     """
 
     __slots__ = (
         "caller", "eqn", "inner", "ins", "name", "out_shapes", "outs", "params", "rule", "scope",
-        "sources", "tracer",
+        "sources", "static", "tracer",
     )  # fmt: skip
 
     def __init__(
@@ -245,6 +252,7 @@ class Op:
         self.inner: list[Any] = []
         self.caller = caller
         self.tracer = tracer
+        self.static: Any = None
 
     def call(self, program: Any, ins: Any, sources: Any, repeats: int = 1) -> Any:
         """Walks an inner program, or every branch of several; returns the axes of the results."""
@@ -253,6 +261,10 @@ class Op:
     def record(self, **found: Any) -> None:
         """Reports a contraction, or the free axes of a `table` that is indexed."""
         self.tracer.record(self, **found)
+
+    def value(self, operand: int) -> np.ndarray | None:
+        """Returns the integers of an operand, None if they depend on an input of the program."""
+        return self.static and self.static.value(self.eqn.invars[operand])
 
     @property
     def traits(self) -> Trait:

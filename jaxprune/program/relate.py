@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from jaxprune.errors import TraceError
-from jaxprune.program import jaxpr, reasons, traced_spaces
+from jaxprune.program import diagonals, jaxpr, reasons, traced_spaces
 from jaxprune.program import spaces as ax
+from jaxprune.program.diagonals import Diagonals
 from jaxprune.program.jaxpr import Op, Program
 from jaxprune.program.reasons import Reason
 from jaxprune.program.rules import Rule
 from jaxprune.program.spaces import Atom, Space
+from jaxprune.program.static import Static
 
 Axes = list[Space]
 Sources = frozenset[int] | None
@@ -67,6 +69,7 @@ class Tracer:
         self.rules = rules
         self.strict = strict
         self.free_constants = free_constants
+        self.diagonals = Diagonals(frozenset(), {})
         self.repeats = 1
         self.contractions: list[Recorded] = []
         self.roles: list[tuple[Atom, str]] = []
@@ -82,13 +85,18 @@ class Tracer:
         """Returns the walk of `program` for operand axes `ins`."""
         env: dict[Any, tuple[Axes, Sources]] = {}
         env.update(zip(program.invars, zip(ins, sources, strict=True), strict=True))
-        consts = [self.constant(var) for var in program.constvars]
+        if caller is None:
+            self.diagonals = diagonals.find(program, self.rules)
+        pairs = zip(program.constvars, program.consts, strict=True)
+        consts = [self.constant(var, value) for var, value in pairs]
         env.update((v, (c, frozenset())) for v, c in zip(program.constvars, consts, strict=True))
+        static = Static(program, self.rules, _given(program, caller))
         ops = []
         for eqn in program.eqns:
             operands = [_read(env, atom) for atom in eqn.invars]
             axes, given = [item[0] for item in operands], [item[1] for item in operands]
             op = Op(eqn, scope, axes, given, caller, self, self.rules)
+            op.static = static
             op.outs = self.apply(op)
             source = _union(op.sources)
             env.update(zip(eqn.outvars, ((axes, source) for axes in op.outs), strict=True))
@@ -96,13 +104,27 @@ class Tracer:
         outs = [_read(env, atom)[0] for atom in program.outvars]
         return Walk(program, ops, ins, outs, consts)
 
-    def constant(self, var: Any) -> Axes:
+    def constant(self, var: Any, value: Any) -> Axes:
         """Returns the axes of a constant of the function."""
-        return list(map(ax.fresh, jaxpr.shape(var))) if self.free_constants else _constant(var)
+        if self.free_constants:
+            return list(map(ax.fresh, jaxpr.shape(var)))
+        axes = _constant(var)
+        if (pair := diagonals.identity(value)) is not None:
+            space = ax.fresh(axes[pair[0]].size)
+            axes[pair[0]] = axes[pair[1]] = space
+        return axes
 
     def apply(self, op: Op) -> list[Axes]:
         """Returns the axes of the results of `op`."""
-        return self._unknown(op) if op.rule is None else op.rule.axes(op)
+        outs = self._unknown(op) if op.rule is None else op.rule.axes(op)
+        pair = self.diagonals.compared.get(op.eqn.outvars[0]) if op.eqn.outvars else None
+        if pair is not None:
+            ax.unify(outs[0][pair[0]], outs[0][pair[1]], op)
+        return outs
+
+    def counts_freely(self, op: Op) -> bool:
+        """True if the axis along which `op` counts may be cut."""
+        return self.free_constants or op.eqn.outvars[0] in self.diagonals.counted
 
     def _unknown(self, op: Op) -> list[Axes]:
         if self.strict:
@@ -166,6 +188,13 @@ class Tracer:
                 role = "in" if any(space is other for other in gone) else "out"
                 self.roles.extend((atom, role) for atom in _owned(space))
         self.contractions.append(Recorded(op, self.repeats, coefficient, spaces, out, kernels))
+
+
+def _given(program: Program, caller: Op | None) -> dict[Any, Any]:
+    """The inputs of a program whose integers its caller knows."""
+    if caller is None or caller.form is None or not caller.form.calls:
+        return {}
+    return {var: caller.value(i) for i, var in enumerate(program.invars)}
 
 
 def _read(env: Mapping[Any, tuple[Axes, Sources]], atom: Any) -> tuple[Axes, Sources]:

@@ -170,7 +170,7 @@ class Evaluator:
         for trait, special in _SPECIAL.items():
             if trait in op.traits:
                 return special(self, op, args), {}
-        return jaxpr.bind(op.eqn, args, self.params(op)), {}
+        return jaxpr.bind(op.eqn, self.operands(op, args), self.params(op)), {}
 
     def _other(self, op: Op, operand: int, value: Any) -> Any:
         found = self.constants.get((op, operand))
@@ -194,6 +194,14 @@ class Evaluator:
     def params(self, op: Op) -> dict[str, Any]:
         """The parameters of an operation at the kept sizes."""
         return op.eqn.params | (op.rule.params(op, self.kept.size) if op.rule else {})
+
+    def operands(self, op: Op, args: list[Any]) -> list[Any]:
+        """The operands, those that follow a size at the kept one."""
+        found = op.rule.operands(op, self.kept.size) if op.rule else {}
+        return [
+            jnp.asarray(found[i], x.aval.dtype) if i in found else args[i]
+            for i, x in enumerate(op.eqn.invars)
+        ]
 
 
 def _select_inputs(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
@@ -223,14 +231,14 @@ def _shard_map(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
     """The program on every device of the mesh; axes that it divides are whole."""
     found = op.params
     mapped = jax.shard_map(
-        lambda steps, *xs: run.again(steps).run(op.inner[0], xs),
+        lambda *xs: run.run(op.inner[0], xs),
         mesh=found["mesh"],
-        in_specs=([jax.P()] * len(run.steps), *found["in_specs"]),
+        in_specs=found["in_specs"],
         out_specs=list(found["out_specs"]),
         check_vma=found["check_vma"],
         axis_names=found["manual_axes"],
     )
-    return mapped([*run.steps.values()], *map(jnp.asarray, args))
+    return mapped(*map(jnp.asarray, args))
 
 
 def _zero_tangent(x: Any) -> np.ndarray:

@@ -8,13 +8,11 @@ the resized network must be the original's equation at the sizes that its axis s
 import os
 import traceback
 from collections.abc import Callable, Iterator
-from enum import Enum
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.errors import ResizeError
@@ -25,9 +23,10 @@ from jaxprune.program.jaxpr import Op, Program
 from jaxprune.program.relate import Walk
 from jaxprune.program.rules import random
 from jaxprune.program.spaces import Space
+from jaxprune.program.static import Static
 from jaxprune.program.stream_readers import Reading
 from jaxprune.program.traits import NOTHING, Trait
-from jaxprune.running import wrapped_indices
+from jaxprune.running import values, wrapped_indices
 
 WAY_OUT = (
     "Fix: give the module the right attribute (overrides={'module/path': {'attribute': value}}), "
@@ -201,6 +200,7 @@ class _Lockstep:
         self.partial = partial
         self.steps = 0
         self.walk: Walk | None = None
+        self.static: Static | None = None
         self.widths = widths(kept)
         self.changed: list[Changed] = []
         self.draws: list[str] = []
@@ -226,9 +226,10 @@ class _Lockstep:
         return tuple(map(self.kept.size, axes))
 
     def programs(self, walk: Walk, other: Program, caller: Op | None) -> None:
-        ours, outside, self.walk = walk.program, self.walk, walk
+        ours, outside, self.walk = walk.program, (self.walk, self.static), walk
+        self.static = Static(other, self.graph.rules, {})
         self.twins.update(zip(ours.invars, other.invars, strict=False))
-        self.constants(ours, other, caller)
+        self.constants(walk, other, caller)
         self.readings.update(stream_readers.readings(walk))
         ops = self.that_compute(walk)
         for op, eqn in zip_longest(ops, self.equations_that_compute(other)):
@@ -241,7 +242,7 @@ class _Lockstep:
             _refuse(caller, f"gave {len(ours.outvars)} results, now {len(other.outvars)}")
         for a, b in zip(ours.outvars, other.outvars, strict=True):
             self.operand(walk.ops[-1] if walk.ops else caller, None, a, b)
-        self.walk = outside
+        self.walk, self.static = outside
 
     def that_compute(self, walk: Walk) -> Iterator[Op]:
         """Yields the operations that compute at the kept widths."""
@@ -277,14 +278,24 @@ class _Lockstep:
         rule = self.graph.rules.get(jaxpr.name(eqn))
         return NOTHING if rule is None else rule.traits
 
-    def constants(self, ours: Program, other: Program, caller: Op | None) -> None:
+    def constants(self, walk: Walk, other: Program, caller: Op | None) -> None:
+        ours = walk.program
         if len(ours.constvars) != len(other.constvars) and not self.partial:
             _refuse(caller, f"has {len(ours.consts)} constants, now {len(other.consts)}")
         self.twins.update(zip(ours.constvars, other.constvars, strict=not self.partial))
-        for a, b in zip(ours.consts, other.consts, strict=not self.partial):
-            if a is not b and not np.array_equal(_host(a), _host(b)):
+        axes = walk.consts
+        for a, b, spaces in zip(ours.consts, other.consts, axes, strict=not self.partial):
+            if a is not b and not np.array_equal(self.cut(a, spaces), values.host(b)):
                 text = f"has a constant of shape {np.shape(a)}, now {np.shape(b)} or other values"
                 _refuse(caller, text)
+
+    def cut(self, constant: Any, axes: list[Space]) -> np.ndarray:
+        """A constant at the kept sizes; whole where every layer keeps its own channels."""
+        found = values.host(constant)
+        for axis, indices in enumerate(map(self.kept.indices, axes)):
+            if indices is not None and indices.ndim == 1:
+                found = np.take(found, indices, axis)
+        return found
 
     def equation(self, op: Op, eqn: Any) -> None:
         for source in op.sources:
@@ -292,8 +303,12 @@ class _Lockstep:
                 self.near = f" (near the variable {self.paths[min(source)]})"
         if op.name != jaxpr.name(eqn) or len(op.ins) != len(eqn.invars):
             _refuse(op, f"became {_show(eqn)}")
+        follow = wrapped_indices.following(op, self.kept)
         for i, (a, b) in enumerate(zip(op.eqn.invars, eqn.invars, strict=True)):
-            self.operand(op, i, a, b)
+            if i in follow:
+                self.start(op, follow[i], b)
+            else:
+                self.operand(op, i, a, b)
         expected = [self.shape(axes) for axes in op.outs]
         found = [jaxpr.shape(var) for var in eqn.outvars]
         if expected != found:
@@ -323,13 +338,19 @@ class _Lockstep:
         if not jaxpr.is_literal(b):
             _refuse(op, "reads a value where it read a constant")
         before, after = jaxpr.literal(a), jaxpr.literal(b)
-        if np.array_equal(before, after, equal_nan=_is_float(before)):
+        if np.array_equal(before, after, equal_nan=values.is_float(before)):
             return
-        if op and self.walk and wrapped_indices.wraps(self.walk, op, before, after, self.kept):
+        if op and self.walk and wrapped_indices.may_follow(self.walk, op, before, after, self.kept):
             return
-        if not (_is_float(before) and _is_float(after)):
+        if not (values.is_float(before) and values.is_float(after)):
             _refuse(op, f"reads the constant {after}, it was {before}")
         self.changed.append(Changed(op, position, float(before), float(after)))
+
+    def start(self, op: Op, expected: Any, b: Any) -> None:
+        found = self.static and self.static.value(b)
+        if found is None or not np.array_equal(found, expected):
+            here = f"at the {self.widths} widths"
+            _refuse(op, f"should start its window at {expected} {here}, starts it at {found}")
 
     def value(self, op: Op | None, a: Any, b: Any) -> None:
         reading = None if jaxpr.is_literal(b) else self.readings.get(a)
@@ -341,13 +362,13 @@ class _Lockstep:
             _refuse(op, f"should read the channels {wanted} of its stream, reads {taken}")
 
     def parameters(self, op: Op, eqn: Any) -> None:
-        counted = Trait.COUNTS in op.traits and op.outs[0][op.params["dimension"]]
-        if counted and self.kept.indices(counted) is not None:
+        counts = Trait.COUNTS in op.traits and not op.tracer.diagonals.counted & {*op.eqn.outvars}
+        if counts and self.kept.indices(op.outs[0][op.params["dimension"]]) is not None:
             _refuse(op, "counts along channels that are pruned, of which it would count anew")
         expected = op.eqn.params | (op.rule.params(op, self.kept.size) if op.rule else {})
         for key, value in expected.items():
             other = eqn.params.get(key)
-            if _plain(value) and _plain(other) and not _same(value, other):
+            if values.plain(value) and values.plain(other) and not values.same(value, other):
                 here = f"at the {self.widths} widths"
                 _refuse(op, f"should have {key}={value} {here}, has {other}")
 
@@ -372,28 +393,3 @@ def _show(eqn: Any) -> str:
 
 def _list(shapes: list[tuple[int, ...]]) -> str:
     return ", ".join(str(list(shape)) for shape in shapes)
-
-
-def _host(value: Any) -> np.ndarray:
-    """A constant as numbers, also where it is a key, or all else is traced."""
-    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-        with jax.ensure_compile_time_eval():
-            value = jax.random.key_data(value)
-    return np.asarray(value)
-
-
-def _is_float(value: Any) -> bool:
-    return np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.floating)
-
-
-def _same(a: Any, b: Any) -> bool:
-    both = isinstance(a, float) and isinstance(b, float)
-    return a == b or (both and np.isnan(a) and np.isnan(b))
-
-
-def _plain(value: Any) -> bool:
-    if isinstance(value, tuple | list):
-        return all(map(_plain, value))
-    return value is None or isinstance(
-        value, bool | int | float | str | Enum | np.integer | np.dtype
-    )

@@ -22,7 +22,8 @@ def axis_map(op: Op) -> AxisMap | None:
     if op.name == "squeeze":
         left = [axis for axis in range(len(before)) if axis not in params["dimensions"]]
         return lambda axes: tuple(map(left.index, axes)) if set(axes) <= set(left) else None
-    return reshaped(before, op.out_shapes[0]) if op.name == "reshape" else None
+    in_order = op.name == "reshape" and params.get("dimensions") is None
+    return reshaped(before, op.out_shapes[0]) if in_order else None
 
 
 def keeps_order(op: Op) -> bool:

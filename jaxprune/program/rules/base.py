@@ -88,6 +88,11 @@ def same(op: Op, size: Size) -> dict[str, Any]:
     return {}
 
 
+def all_operands(op: Op, size: Size) -> dict[int, Any]:
+    """No operand depends on a size."""
+    return {}
+
+
 def no_power(op: Op) -> float | None:
     """It is not a power."""
     return None
@@ -104,6 +109,8 @@ class Rule(NamedTuple):
     axes: `(op) -> [axes of each result]`; may unify, split, factor and freeze operand axes.
     zeros: `(op, known, exact) -> [Known of each result]`; reports inexact groups.
     params: `(op, size) -> {parameter: value}`, the parameters that follow the axis sizes.
+    operands: `(op, size) -> {operand: value}`, the constant operands that follow them: where a
+      window starts.
     traits: what it does with values. form: how it runs the programs that it holds.
     values: the operands of whose values the results are made; others say which, or where.
     weights: of a weighted sum of the operands, entry by entry; empty for all else.
@@ -114,6 +121,7 @@ class Rule(NamedTuple):
     axes: Callable[[Op], list[Axes]]
     zeros: Callable[[Op, list[Known], Exactness], list[Known]] = nothing
     params: Callable[[Op, Size], dict[str, Any]] = same
+    operands: Callable[[Op, Size], dict[int, Any]] = all_operands
     traits: Trait = NOTHING
     form: Form | None = None
     values: slice = slice(None)

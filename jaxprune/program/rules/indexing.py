@@ -1,5 +1,9 @@
-"""Gather, scatter and dynamic slices: axes taken whole pass, indexed axes are frozen."""
+"""Gather, scatter and dynamic slices: axes taken whole pass, indexed axes are frozen.
 
+A window that starts at a constant is a piece of its axis, as that of a slice is.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 from jaxprune.program import reasons
@@ -13,7 +17,6 @@ from jaxprune.program.rules.base import (
     Rule,
     Size,
     described,
-    either,
     freeze,
     frozen,
     frozen_axis,
@@ -21,6 +24,7 @@ from jaxprune.program.rules.base import (
     unknown,
     zeros_along,
 )
+from jaxprune.program.spaces import Atom, Space
 from jaxprune.program.traits import Trait
 
 
@@ -34,13 +38,10 @@ def gather(op: Op) -> list[Axes]:
     for axis, space in enumerate(operand):
         if axis in batching:
             ax.unify(space, indices[batching[axis]], op)
-        elif axis in dims.collapsed_slice_dims:
-            freeze([space], reasons.INDEXED, op, "gather")
-        elif sizes[axis] == space.size:
-            out[next(offsets)] = space
-        else:
-            freeze([space], reasons.INDEXED, op, "gather")
-            out[next(offsets)] = frozen_axis(sizes[axis], reasons.INDEXED, op, "gather")
+            continue
+        piece = _window(op, axis, sizes[axis], reasons.INDEXED, "gather")
+        if axis not in dims.collapsed_slice_dims:
+            out[next(offsets)] = piece
     rest = iter(indices[:-1])
     for axis in range(len(out)):
         if axis not in dims.offset_dims:
@@ -78,15 +79,9 @@ def gather_params(op: Op, size: Size) -> dict[str, Any]:
 
 
 def dynamic_slice(op: Op) -> list[Axes]:
-    """Axes taken whole pass."""
-    out = []
-    for space, length in zip(op.ins[0], op.params["slice_sizes"], strict=True):
-        if length == space.size:
-            out.append(space)
-        else:
-            freeze([space], reasons.DYNAMIC, op, "slice")
-            out.append(frozen_axis(length, reasons.DYNAMIC, op, "slice"))
-    return [out]
+    """Axes taken whole pass, and windows that start at a constant."""
+    lengths = enumerate(op.params["slice_sizes"])
+    return [[_window(op, axis, length, reasons.DYNAMIC, "slice") for axis, length in lengths]]
 
 
 def dynamic_slice_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
@@ -102,23 +97,30 @@ def dynamic_slice_params(op: Op, size: Size) -> dict[str, Any]:
 
 
 def dynamic_update_slice(op: Op) -> list[Axes]:
-    """Axes written whole are shared; the others are frozen."""
-    operand, update = op.ins[:2]
-    for space, piece in zip(operand, update, strict=True):
-        if space.size == piece.size:
-            ax.unify(space, piece, op)
-        else:
-            freeze([space, piece], reasons.DYNAMIC, op, "update slice")
-    return [list(operand)]
+    """Axes written whole are shared, and windows that start at a constant."""
+    for axis, piece in enumerate(op.ins[1]):
+        _write(op, axis, piece, reasons.DYNAMIC, "update slice")
+    return [list(op.ins[0])]
 
 
 def update_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """Zero where both the operand and the update are."""
-    return [either(known[0], known[1], exact)]
+    value = known[0].value if known[0].value == known[1].value else None
+    return [Known(tuple(_kept(op, known, 1, i, i, exact) for i in range(len(op.ins[0]))), value)]
+
+
+def _kept(
+    op: Op, known: list[Known], update: int, axis: int, piece: int, exact: Exactness
+) -> frozenset[Atom]:
+    """The groups of an axis that stay zero where axis `piece` of the update is written to it."""
+    before = zeros_along(known[0], axis, op.ins[0], exact)
+    written = zeros_along(known[update], piece, op.ins[update], exact)
+    here = exact.groups(op.ins[update][piece])
+    return before | written if exact.may else before - (here - written)
 
 
 def scatter(op: Op) -> list[Axes]:
-    """Window axes written whole are shared; the others are frozen."""
+    """Window axes written whole are shared, and a window that starts at a constant."""
     operand, indices, updates = op.ins
     dims = op.params["dimension_numbers"]
     batching = dict(
@@ -128,14 +130,9 @@ def scatter(op: Op) -> list[Axes]:
     for axis, space in enumerate(operand):
         if axis in batching:
             ax.unify(space, indices[batching[axis]], op)
-        elif axis in dims.inserted_window_dims:
-            freeze([space], reasons.INDEXED, op, "scatter")
         else:
-            piece = updates[next(windows)]
-            if piece.size == space.size:
-                ax.unify(space, piece, op)
-            else:
-                freeze([space, piece], reasons.INDEXED, op, "scatter")
+            piece = ax.ONE if axis in dims.inserted_window_dims else updates[next(windows)]
+            _write(op, axis, piece, reasons.INDEXED, "scatter")
     rest = [x for i, x in enumerate(updates) if i not in dims.update_window_dims]
     unify(op, rest, indices[:-1])
     return [list(operand)]
@@ -151,15 +148,81 @@ def scatter_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
             zero = known[2].zeros[axis] if neutral else frozenset()
             exact.inexact(exact.groups(op.ins[2][axis]) - zero, op, reasons.WRITTEN, op.name)
             exact.sums(exact.groups(op.ins[2][axis]))
-    gone = {*dims.inserted_window_dims, *dims.operand_batching_dims}
     zeros = list(unknown(op.out_shapes[0]).zeros)
     windows = iter(dims.update_window_dims)
     for axis in range(len(zeros)):
-        if axis not in gone:
-            before = zeros_along(known[0], axis, op.ins[0], exact)
-            written = zeros_along(known[2], next(windows), op.ins[2], exact)
-            zeros[axis] = before | written if exact.may else before & written
+        if axis in dims.inserted_window_dims:
+            zeros[axis] = zeros_along(known[0], axis, op.ins[0], exact)
+        elif axis not in dims.operand_batching_dims:
+            zeros[axis] = _kept(op, known, 2, axis, next(windows), exact)
     return [Known(tuple(zeros))]
+
+
+def _indexed(op: Op) -> Sequence[int]:
+    """The operand axes that the indices of a gather or a scatter are of."""
+    dims = op.params["dimension_numbers"]
+    scatters = hasattr(dims, "scatter_dims_to_operand_dims")
+    return dims.scatter_dims_to_operand_dims if scatters else dims.start_index_map
+
+
+def _start(op: Op, axis: int, length: int) -> int | None:
+    """Where the one window starts in an axis, None if that is computed, or outside of it."""
+    last = op.ins[0][axis].size - length
+    if "dimension_numbers" not in op.params:
+        found = op.value(_first(op) + axis)
+        return None if found is None else min(max(int(found), 0), last)
+    found = op.value(1) if len(op.ins[1]) == 1 and axis in _indexed(op) else None
+    start = -1 if found is None else int(found[_indexed(op).index(axis)])
+    return start if 0 <= start <= last else None
+
+
+def _first(op: Op) -> int:
+    """The first operand of a dynamic slice that says where it starts."""
+    return len(op.ins) - len(op.ins[0])
+
+
+def _window(op: Op, axis: int, length: int, why: Why, *of: Any) -> Space:
+    """The piece of an operand axis that is taken; a new frozen one if nobody knows which."""
+    space = op.ins[0][axis]
+    if length == space.size:
+        return space
+    start = _start(op, axis, length)
+    if start is None:
+        freeze([space], why, op, *of)
+        return frozen_axis(length, why, op, *of)
+    return ax.split(ax.split(space, start, op)[1], length, op)[0]
+
+
+def _write(op: Op, axis: int, piece: Space, why: Why, *of: Any) -> None:
+    """Ties what is written to the piece of the operand axis that it is written to."""
+    found = _window(op, axis, piece.size, why, *of)
+    ax.unify(found, piece, op)
+
+
+def starts(op: Op, size: Size) -> dict[int, Any]:
+    """A window starts behind what is kept of all that was before it."""
+    moved = {}
+    for axis, length in enumerate(_lengths(op)):
+        start = _start(op, axis, length)
+        if start is not None:
+            moved[axis] = size(ax.split(op.ins[0][axis], start)[0])
+    if "dimension_numbers" not in op.params:
+        return {_first(op) + axis: start for axis, start in moved.items()}
+    every = moved.keys() >= {*_indexed(op)}
+    return {1: [moved[axis] for axis in _indexed(op)]} if every else {}
+
+
+def _lengths(op: Op) -> Sequence[int]:
+    """How long the window is in every operand axis."""
+    if "slice_sizes" in op.params:
+        return op.params["slice_sizes"]
+    dims = op.params.get("dimension_numbers")
+    if dims is None:
+        return [space.size for space in op.ins[1]]
+    windows = iter(dims.update_window_dims)
+    single = {*dims.inserted_window_dims, *dims.operand_batching_dims}
+    axes = range(len(op.ins[0]))
+    return [1 if axis in single else op.ins[2][next(windows)].size for axis in axes]
 
 
 def opaque(why: Why) -> Any:
@@ -178,11 +241,11 @@ _SCATTERS = "scatter scatter-add scatter-sub scatter-mul scatter-min scatter-max
 
 RULES = described(
     {name: Rule(opaque(reasons.COLLECTIVE)) for name in _COLLECTIVES}
-    | {name: Rule(scatter, scatter_zeros) for name in _SCATTERS}
+    | {name: Rule(scatter, scatter_zeros, operands=starts) for name in _SCATTERS}
     | {
-        "gather": Rule(gather, gather_zeros, gather_params),
-        "dynamic_slice": Rule(dynamic_slice, dynamic_slice_zeros, dynamic_slice_params),
-        "dynamic_update_slice": Rule(dynamic_update_slice, update_zeros),
+        "gather": Rule(gather, gather_zeros, gather_params, starts),
+        "dynamic_slice": Rule(dynamic_slice, dynamic_slice_zeros, dynamic_slice_params, starts),
+        "dynamic_update_slice": Rule(dynamic_update_slice, update_zeros, operands=starts),
         "axis_index": Rule(opaque(reasons.AXIS_INDEX)),
     },
     {

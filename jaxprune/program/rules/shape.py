@@ -154,11 +154,11 @@ def tile_params(op: Op, size: Size) -> dict[str, Any]:
 
 
 def iota(op: Op) -> list[Axes]:
-    """The counted axis is frozen, as its entries are positions; or only `narrow` can cut it."""
+    """The counted axis is frozen, as its entries are positions, unless these may be cut."""
     axis = op.params["dimension"]
     shape = op.out_shapes[0]
     made = [ax.fresh(size) for size in shape]
-    if not op.tracer.free_constants:
+    if not op.tracer.counts_freely(op):
         made[axis] = frozen_axis(shape[axis], reasons.COUNTED, op)
     return [made]
 
