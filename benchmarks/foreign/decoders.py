@@ -69,7 +69,7 @@ def siglip() -> Model:
         num_mm_tokens_per_image_prepool=16, num_mm_tokens_per_image=4, image_height=16,
         image_width=16, patch_size=(4, 4), width=32, depth=2, mlp_dim=64, num_heads=4,
     )  # fmt: skip
-    return of_nnx(module.SigLIPEngine(config, rngs=nnx.Rngs(0)), image(16))
+    return of_nnx(module.SigLiP(config, rngs=nnx.Rngs(0)), image(16)[None])
 
 
 def mamba2() -> Model:

@@ -1,11 +1,13 @@
 """Models of transformers 4 and of diffusers, in Linen."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
 import jax
 import jax.numpy as jnp
 import transformers as hf
+from transformers.models.t5 import modeling_flax_t5
 
 from benchmarks.foreign.model import Model, image, linen, numbers, places, tokens
 
@@ -19,12 +21,12 @@ BOTH = {"input_ids": IDS, "attention_mask": SEEN} | {
 }  # fmt: skip
 
 
-def built(kind: str, config: Any, inputs: dict[str, Any], output: str, **options: Any) -> Model:
+def built(kind: str, config: Any, inputs: dict[str, Any], output: Any, **options: Any) -> Model:
     """Returns the Linen module of a Flax model at inference."""
     model = getattr(hf, f"Flax{kind}")(config, _do_init=False, **options)
     shapes = model.params_shape_tree
     variables = shapes if "params" in shapes else {"params": shapes}
-    return linen(model.module, jax.tree.map(lambda x: x, dict(variables)), inputs, output=output)
+    return linen(model.module, jax.tree.map(lambda x: x, dict(variables)), inputs, output=output, return_dict=True)
 
 
 def encoder(name: str, **options: Any) -> Model:
@@ -97,6 +99,13 @@ def bart() -> Model:
     return built("BartForConditionalGeneration", config, inputs, "logits")
 
 
+def _clip(x: Any, a_min: Any = None, a_max: Any = None) -> Any:
+    return jnp.clip(x, a_min, a_max)
+
+
+modeling_flax_t5.jnp = SimpleNamespace(**vars(jnp) | {"clip": _clip})  # JAX has no a_max any more
+
+
 def t5(kind: str = "T5", **options: Any) -> Model:
     """Returns T5 with an encoder and a decoder of 2 layers."""
     config = getattr(hf, f"{kind}Config")(
@@ -128,7 +137,7 @@ def looking(name: str, **options: Any) -> Model:
         num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8, num_labels=10,
         **WIDE, **options,
     )  # fmt: skip
-    inputs = {"pixel_values": image(32, first=True)}
+    inputs = {"pixel_values": image(32)}
     return built(f"{name}ForImageClassification", config, inputs, "logits")
 
 
@@ -173,7 +182,8 @@ def unet() -> Model:
     )  # fmt: skip
     params = jax.eval_shape(module.init_weights, jax.random.key(0))
     noisy, words = numbers(1, 4, 8, 8), numbers(1, 6, 16)
-    return linen(module, {"params": params}, noisy, jnp.ones((1,), jnp.int32), words, output="sample")
+    steps = jnp.ones((1,), jnp.int32)
+    return linen(module, {"params": params}, noisy, steps, words, output="sample")
 
 
 def vae() -> Model:

@@ -24,6 +24,7 @@ class Model(NamedTuple):
     inputs: tuple[Any, ...]
     resize: Resize
     trace: Callable[[], jp.ChannelGraph]
+    output: Callable[[Any], Any] = lambda outputs: outputs
 
 
 def plain(fn: Function, variables: Any, *inputs: Any) -> Model:
@@ -38,7 +39,7 @@ def plain(fn: Function, variables: Any, *inputs: Any) -> Model:
 
 
 def linen(
-    module: Any, variables: Any, *inputs: Any, output: str | None = None, **constants: Any
+    module: Any, variables: Any, *inputs: Any, output: Any = None, **constants: Any
 ) -> Model:
     """Returns a Linen module; inputs that are dicts are its keywords."""
 
@@ -66,7 +67,12 @@ def of_nnx(model: nnx.Module, *inputs: Any, method: Any = "__call__") -> Model:
         return jp.nnx.function(jp.nnx.resize(model, graph, keep), method=method)
 
     return Model(
-        jp.nnx.function(model, method=method), jp.nnx.variables(model), inputs, resize, traced
+        fn=jp.nnx.function(model, method=method),
+        variables=jp.nnx.variables(model),
+        inputs=inputs,
+        resize=resize,
+        trace=traced,
+        output=lambda outputs: outputs[0],
     )
 
 

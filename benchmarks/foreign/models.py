@@ -4,7 +4,8 @@ The first are the models of the earlier probe: Llama 3, Qwen 2 and 3 and the vis
 Gemma 3 by google-tunix, DINO (jimmy-vision, in the place of a version 3), Mamba 2 (mamba2-jax),
 T5 with gates (transformers' mT5 in the place of UMT5), Whisper, BERT and GPT-2 of transformers, the
 U-Net of diffusers, ConvNeXt and ViT of equimo, Haiku's and Keras's networks. Of each package some
-other architectures follow, as they come in its list of models.
+other architectures follow, as they come in its list of models. StyleGAN 2 of flaxmodels does not run
+with JAX 0.10 (a keyword of reshape is gone), and eqxvision, jaxnn and vitax do not import with it.
 """
 
 from collections.abc import Callable, Mapping
@@ -84,9 +85,8 @@ MODELS: Mapping[str, Source] = {
         }),
         ("flaxmodels", "Linen", {
             "ResNet-18 of flaxmodels": partial(_PICTURES.of_flaxmodels, "ResNet18", 64),
-            "VGG-16": partial(_PICTURES.of_flaxmodels, "VGG16", 32),
+            "VGG-16": partial(_PICTURES.of_flaxmodels, "VGG16", 224),
             "GPT-2 of flaxmodels": _PICTURES.flaxmodels_gpt2,
-            "StyleGAN 2": _PICTURES.stylegan2,
         }),
         ("nano-moe-jax", "Linen", {"NanoMoE": _PICTURES.nano_moe}),
         ("dm-haiku", "Haiku", {

@@ -17,7 +17,17 @@ import pdequinox
 from flax import nnx
 
 import jaxprune as jp
-from benchmarks.foreign.model import KEY, Model, equinox, image, linen, numbers, of_nnx, plain, tokens
+from benchmarks.foreign.model import (
+    KEY,
+    Model,
+    equinox,
+    image,
+    linen,
+    numbers,
+    of_nnx,
+    plain,
+    tokens,
+)
 
 
 def of_haiku(make: Callable[[], Any], size: int) -> Model:
@@ -120,21 +130,10 @@ def flaxmodels_gpt2() -> Model:
         max_position_embeddings=32, layer_norm_epsilon=1e-5, activation_function="gelu_new",
         attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0, scale_attn_weights=True, use_cache=False,
     )  # fmt: skip
-    module = importlib.import_module("flaxmodels").GPT2LMHeadModel(config=config)
+    module = importlib.import_module("flaxmodels.gpt2").GPT2LMHeadModel(config=config)
     ids = tokens(8)
     shapes = jax.eval_shape(lambda x: module.init(KEY, x), ids)
     return linen(module, shapes, ids, output="logits")
-
-
-def stylegan2() -> Model:
-    """Returns the generator of StyleGAN 2, without noise."""
-    module = importlib.import_module("flaxmodels").stylegan2.Generator(
-        resolution=16, z_dim=32, w_dim=32, mapping_layer_features=32, num_mapping_layers=2,
-        num_ws=6, fmap_base=256, fmap_max=32, pretrained=None,
-    )  # fmt: skip
-    z = numbers(1, 32)
-    shapes = jax.eval_shape(lambda z: module.init(KEY, z, train=False, noise_mode="none"), z)
-    return linen(module, shapes, z, train=False, noise_mode="none")
 
 
 def dinov2() -> Model:

@@ -1,0 +1,5 @@
+"""Why a model does not resize wholly, read in its code."""
+
+from collections.abc import Mapping
+
+CAUSES: Mapping[str, str] = {}
