@@ -34,7 +34,7 @@ from jaxprune.running import attribute_search, same_program
 from jaxprune.running.verify import following
 
 PRUNED = 0.4
-ALONE = 4.0
+ALONE = 1.0
 """Seconds of search for one group alone, where all together are refused."""
 RESULTS = Path(__file__).parent / "results" / "foreign_models.json"
 TEXT = """# Models of other packages
