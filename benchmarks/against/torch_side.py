@@ -136,6 +136,12 @@ def pruned(name):
     lap("graph")
     before = sum(p.numel() for p in model.parameters())
     pruner.step()
+    for module in model.modules():  # what Torch-Pruning leaves to its user, as in its examples
+        if projection := getattr(module, "query", None) or getattr(module, "q_proj", None):
+            module.num_attention_heads = pruner.num_heads[projection]
+            size = projection.out_features // module.num_attention_heads
+            module.head_dim = module.attention_head_size = size
+            module.all_head_size = projection.out_features
     lap("score, select and cut")
     with torch.no_grad():
         model(x)

@@ -13,8 +13,8 @@ from benchmarks.foreign.model import Model, image, of_nnx, places, tokens
 
 LENGTH = 8
 SIZES: dict[str, Any] = {
-    "num_layers": 2, "embed_dim": 32, "hidden_dim": 64, "num_heads": 4, "head_dim": 8,
-    "num_kv_heads": 2,
+    "num_layers": 2, "embed_dim": 64, "hidden_dim": 96, "num_heads": 8, "head_dim": 8,
+    "num_kv_heads": 4,
 }  # fmt: skip
 
 
@@ -83,9 +83,9 @@ def mamba2() -> Model:
 
 
 def attnax_decoder() -> Model:
-    """Returns the decoder of attnax with two key heads."""
+    """Returns the decoder of attnax with four key heads."""
     config = attnax.TransformerConfig(
-        vocab_size=100, d_model=32, num_heads=4, num_layers=2, d_ff=64, max_len=32, num_kv_heads=2
+        vocab_size=100, d_model=64, num_heads=8, num_layers=2, d_ff=96, max_len=32, num_kv_heads=4
     )
     return of_nnx(attnax.TransformerDecoder(nnx.Rngs(0), config), tokens(LENGTH))
 

@@ -15,6 +15,7 @@ IDS = tokens(16)
 SEEN = IDS * 0 + 1
 TWO = {"num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100}
 WIDE: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128}
+HEADS = {"num_attention_heads": 8, "num_key_value_heads": 4}
 WORDS = {"input_ids": IDS, "attention_mask": SEEN, "position_ids": places(16)}
 BOTH = {"input_ids": IDS, "attention_mask": SEEN} | {
     "decoder_input_ids": tokens(8), "decoder_attention_mask": tokens(8) * 0 + 1
@@ -77,14 +78,14 @@ def opt() -> Model:
 
 
 def llama() -> Model:
-    """Returns Llama with two key heads."""
-    config = hf.LlamaConfig(**TWO, **WIDE, num_key_value_heads=2, max_position_embeddings=32)
+    """Returns Llama with four key heads."""
+    config = hf.LlamaConfig(**(TWO | HEADS), **WIDE, max_position_embeddings=32)
     return built("LlamaForCausalLM", config, WORDS, "logits")
 
 
 def mistral() -> Model:
-    """Returns Mistral with two key heads."""
-    config = hf.MistralConfig(**TWO, **WIDE, num_key_value_heads=2, max_position_embeddings=32)
+    """Returns Mistral with four key heads."""
+    config = hf.MistralConfig(**(TWO | HEADS), **WIDE, max_position_embeddings=32)
     return built("MistralForCausalLM", config, WORDS, "logits")
 
 

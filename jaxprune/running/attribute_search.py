@@ -177,10 +177,10 @@ class _Search:
 
     def needed(self, changes: list[list[Change]]) -> list[list[Change]]:
         """Returns the changes without those that the network does not need."""
-        left = list(changes)
-        for chosen in changes[:-1]:
-            fewer = [other for other in left if other is not chosen]
-            if self.tried(fewer).compared is not None:
+        left = [part for chosen in changes for part in _by_way(chosen)]
+        for part in left[:-1] if len(_by_way(changes[-1])) == 1 else list(left):
+            fewer = [other for other in left if other is not part]
+            if fewer and self.tried(fewer).compared is not None:
                 left = fewer
         return left
 
@@ -202,7 +202,28 @@ class _Search:
         wide = self.related(self.sizes(self.neighbors(paths, op)))
         far = [pair for pair in wide if pair not in near]
         yield self.spread(op, [[change] for change in self.candidates(paths, far)])
+        parts = [part for path in paths[:1] for part in self.parts(path)]
+        yield self.spread(op, [[change] for change in self.candidates(parts, near)])
+        yield self.spread(op, self.at_once(paths, near))
         yield self.spread(op, self.several(paths, [*near, *far]))
+
+    def parts(self, path: str) -> list[str]:
+        """Returns the paths of what a module is made of: a property may read what these hold."""
+        prefix = f"{path}/" if path else ""
+        inner = [p for p in self.holders if p != path and p.startswith(prefix)]
+        return [p for p in inner if not any(p.startswith(f"{other}/") for other in inner)]
+
+    def at_once(self, paths: Sequence[str], sizes: Sizes) -> Iterator[list[Change]]:
+        """Yields all changes of one module, each with its likeliest value.
+
+        Where code computes one size from several, as a split does, no single change helps.
+        """
+        for path in paths:
+            first = {change.way: change for change in reversed([*self.candidates([path], sizes)])}
+            own = [change for way, change in first.items() if "." not in way]
+            for chosen in (own, list(first.values())):
+                if len(chosen) > 2:
+                    yield chosen
 
     def several(self, paths: Sequence[str], sizes: Sizes) -> Iterator[list[Change]]:
         """Yields two changes of one module at once, and all of which the value is clear."""
@@ -261,7 +282,10 @@ class _Search:
         names = [name.partition(".")[0] for name in op.place.split("/")]
         ends = range(len(names), 0, -1)
         runs = ("/".join(names[start:end]) for end in ends for start in range(end))
-        return [path for path in dict.fromkeys((*runs, "")) if path in self.holders]
+        found = [path for path in dict.fromkeys((*runs, "")) if path in self.holders]
+        most = max((path.count("/") for path in found if path), default=-1)
+        deeper = [p for p in self.holders if p.count("/") > most and p and _runs_through(p, names)]
+        return [*sorted(deeper, key=lambda path: -path.count("/")), *found]
 
     def neighbors(self, paths: Sequence[str], op: Op) -> list[Op]:
         """Returns the operations of the innermost module, those near to `op` first."""
@@ -292,6 +316,17 @@ class _Search:
                     found.append((full // of, kept // part))
             found.append((a * b, small * less))
         return list(dict.fromkeys(found))
+
+
+def _runs_through(path: str, names: Sequence[str]) -> bool:
+    """True if the parts of a path stand in this order among the names: scopes may lie between."""
+    left = iter(names)
+    return all(part in left for part in path.split("/"))
+
+
+def _by_way(changes: Sequence[Change]) -> list[list[Change]]:
+    """Returns the changes of every attribute, in all modules."""
+    return [[c for c in changes if c.way == way] for way in dict.fromkeys(c.way for c in changes)]
 
 
 def _views(space: Space) -> Iterator[Space]:
