@@ -36,6 +36,8 @@ from jaxprune.running.verify import following
 PRUNED = 0.4
 ALONE = 1.0
 """Seconds of search for one group alone, where all together are refused."""
+ALL_ALONE = 60.0
+"""Seconds for all of them: those beyond count as refused."""
 RESULTS = Path(__file__).parent / "results" / "foreign_models.json"
 TEXT = """# Models of other packages
 
@@ -128,7 +130,8 @@ def resizable(
     if why is None:
         return list(keep), spent
     with counted(ALONE):
-        alone = [name for name in keep if refused([name]) is None]
+        until = time.perf_counter() + ALL_ALONE
+        alone = [name for name in keep if time.perf_counter() < until and refused([name]) is None]
         together = alone if refused(alone) is None else []
     return together, {**spent, "alone": len(alone), "why": why.split("\nFix: ")[0]}
 

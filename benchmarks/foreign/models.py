@@ -1,11 +1,15 @@
 """The list, fixed before it was run: of those that were probed, all that PyPI gives; then others.
 
 The first are the models of the earlier probe: Llama 3, Qwen 2 and 3 and the vision encoder of
-Gemma 3 by google-tunix, DINO (jimmy-vision, in the place of a version 3), Mamba 2 (mamba2-jax),
+Gemma 3 by google-tunix, DINO (that of transformers in the place of a version 3), Mamba 2 (mamba2-jax),
 T5 with gates (transformers' mT5 in the place of UMT5), Whisper, BERT and GPT-2 of transformers, the
 U-Net of diffusers, ConvNeXt and ViT of equimo, Haiku's and Keras's networks. Of each package some
 other architectures follow, as they come in its list of models. StyleGAN 2 of flaxmodels does not run
-with JAX 0.10 (a keyword of reshape is gone), and eqxvision, jaxnn and vitax do not import with it.
+with JAX 0.10 (a keyword of reshape is gone), and
+eqxvision, jaxnn, jimmy-vision and vitax do not import with it or with what it is installed with.
+
+Decoders have 8 heads and 4 of keys: with 2 of keys, as first run, what is left is one, for which
+Gemma 2 and 3 run other code.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,7 +48,6 @@ MODELS: Mapping[str, Source] = {
             "SigLIP of Gemma 3": _TUNIX.siglip,
         }),
         ("mamba2-jax", "NNX", {"Mamba 2": _TUNIX.mamba2}),
-        ("jimmy-vision", "NNX", {"DINOv2": _PICTURES.dinov2}),
         ("attnax", "NNX", {
             "Decoder of attnax": _TUNIX.attnax_decoder,
             "ViT of attnax": _TUNIX.attnax_vit,
@@ -106,7 +109,8 @@ MODELS: Mapping[str, Source] = {
             "MobileNetV3 of equimo": partial(_PICTURES.of_equimo, "mobilenetv3_small", 64),
         }),
         ("jaxonmodels", "Equinox", {
-            "ResNet-18 of jaxonmodels": partial(_PICTURES.of_jaxonmodels, "resnet", "_resnet18", 10),
+            "ResNet-18 of jaxonmodels":
+                partial(_PICTURES.of_jaxonmodels, "resnet", "_resnet18", 10),
             "ViT of CLIP": _PICTURES.jaxonmodels_vit,
             "ConvNeXt-T of jaxonmodels":
                 partial(_PICTURES.of_jaxonmodels, "convnext", "_convnext_tiny", True, 10),

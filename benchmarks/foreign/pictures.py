@@ -136,15 +136,6 @@ def flaxmodels_gpt2() -> Model:
     return linen(module, shapes, ids, output="logits")
 
 
-def dinov2() -> Model:
-    """Returns DINOv2 of jimmy-vision."""
-    vit = importlib.import_module("jimmy.models.vit")
-    model = vit.DinoV2(
-        img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4, rngs=nnx.Rngs(0)
-    )
-    return of_nnx(model, image(32))
-
-
 def jraphx(name: str, **options: Any) -> Model:
     """Returns a network on a graph of 6 nodes and 8 edges."""
     models = importlib.import_module("jraphx.nn.models")

@@ -22,7 +22,7 @@ from jaxprune.program.spaces import Prod, Space, Sum, product
 from jaxprune.running.same_program import Attempt, Compared
 
 TRIES = 300
-"""The most networks that are traced."""
+"""So many networks are traced without one that is nearer to the traced one."""
 SECONDS = 60.0
 """After so long no other network is traced."""
 NEAR = 40
@@ -65,6 +65,7 @@ def solved(
     holders: Callable[[], Mapping[str, Holder]],
     path_of: Callable[[Any], str | None] = lambda _: None,
     *,
+    around: Callable[[Op], list[str]] | None = None,
     search: bool = True,
 ) -> tuple[Overrides, Compared]:
     """Returns what modules must hold beyond what is known of them, and how the network compares.
@@ -76,6 +77,8 @@ def solved(
       check: the same, and raises where it is another network.
       holders: {path of a module: what it holds}, at the full widths; asked only if needed.
       path_of: the path of a module whose method raised, None for anything else.
+      around: the paths of the modules around an operation, innermost first, where its name does
+        not say them.
       search: whether anything is tried; else the network is what it is.
 
     Raises:
@@ -86,7 +89,7 @@ def solved(
         return {}, start.compared
     if not search:
         return {}, check({})
-    found = _Search(graph, kept, holders(), attempt, path_of).run(start)
+    found = _Search(graph, kept, holders(), attempt, path_of, around).run(start)
     overrides = found.overrides if found.attempt.compared is not None else {}
     try:
         return overrides, check(overrides)
@@ -127,11 +130,13 @@ class _Search:
         holders: Mapping[str, Holder],
         attempt: Callable[[Overrides], Attempt],
         path_of: Callable[[Any], str | None],
+        around: Callable[[Op], list[str]] | None = None,
     ):
         self.kept = kept
         self.holders = holders
         self.attempt = attempt
         self.path_of = path_of
+        self.around = around or self._around
         self.settled: set[tuple[str, str]] = set()
         self.integers = {p: dict(integers.below(h.attributes)) for p, h in holders.items()}
         self.inside: dict[str, list[Op]] = {path: [] for path in holders}
@@ -139,6 +144,7 @@ class _Search:
             for path in self.around(op) if not op.inner else ():
                 self.inside[path].append(op)
         self.tries = 0
+        self.most = TRIES
         self.until = time.monotonic() + SECONDS
 
     def run(self, best: Attempt) -> Found:
@@ -146,6 +152,7 @@ class _Search:
         changes: list[list[Change]] = []
         while best.compared is None and (step := self.step(changes, best)) is not None:
             best, chosen = step
+            self.most = self.tries + TRIES
             changes.append(chosen)
             self.settled |= {(change.path, change.way) for change in chosen}
         if best.compared is not None:
@@ -159,7 +166,7 @@ class _Search:
         for tier in self.tiers(best):
             reached = None
             for chosen in tier:
-                if self.tries >= TRIES or time.monotonic() > self.until:
+                if self.tries >= self.most or time.monotonic() > self.until:
                     return reached
                 found = self.tried([*changes, chosen])
                 if found.compared is not None:
@@ -277,7 +284,7 @@ class _Search:
             found.append(Change(path, change.way, value))
         return found
 
-    def around(self, op: Op) -> list[str]:
+    def _around(self, op: Op) -> list[str]:
         """Returns the paths of the modules around an operation, innermost first."""
         names = [name.partition(".")[0] for name in op.place.split("/")]
         ends = range(len(names), 0, -1)

@@ -53,6 +53,8 @@ from jaxprune.inspecting import unread_variables
 from jaxprune.keep.check import Keep, check_keep
 from jaxprune.keep.kept import Kept
 from jaxprune.running import evaluator, same_program
+from jaxprune.running.attribute_search import solved
+from jaxprune.running.closed_over import ClosedOver
 
 WAY_OUT = (
     "Fix: make the function read that size from the shape of an array, keep that group whole "
@@ -122,8 +124,18 @@ def resize(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Resized:
     """
     kept = Kept(check_keep(graph, keep))
     check_function(fn)
+    closed = ClosedOver(fn, graph)
+    at = closed.with_sizes
     try:
-        found = same_program.check(graph, kept, fn, "the function", WAY_OUT)
+        overrides, found = solved(
+            graph,
+            kept,
+            lambda found: same_program.attempt(graph, kept, at(found)),
+            lambda found: same_program.check(graph, kept, at(found), "the function", WAY_OUT),
+            lambda: closed.holders,
+            closed.path_of,
+            around=closed.around,
+        )
     except ResizeError as error:
         if _is_traced(fn, graph):
             raise
@@ -135,7 +147,14 @@ def resize(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Resized:
             f"the function is not the traced one: at the full widths too, {text}.\n{OTHER}"
         )
     unread_variables.warn(graph, keep, "jp.resize")
-    return Resized(fn, found.follows, found.draws, graph, kept)
+    return Resized(
+        fn=at(overrides),
+        follows=found.follows,
+        draws=found.draws,
+        graph=graph,
+        kept=kept,
+        overrides={path: dict(values) for path, values in overrides.items()},
+    )
 
 
 def _is_traced(fn: Callable[..., Any], graph: ChannelGraph) -> bool:
