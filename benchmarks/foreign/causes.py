@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 _HEAD = "one head size for queries and values, of which the rotary embedding holds the queries'"
-_OLD = "no search yet for what a plain function closes over"
-_SHAPE = "no attribute exists: it reshapes by the shape of what it got, before a cut layer"
+_BEFORE = "no attribute exists: it reshapes by the width of its input, which another layer then cuts"
+_KERAS = "not searched: `jp.resize` does not look into Keras's layers"
 
 CAUSES: Mapping[str, str] = {
     "Llama 3": _HEAD,
@@ -15,9 +15,11 @@ CAUSES: Mapping[str, str] = {
     "Mistral": _HEAD,
     "GPT-J": _HEAD,
     "Decoder of attnax": "no attribute exists: it repeats no keys where there are as many as queries",
-    "U-Net of Stable Diffusion": _SHAPE,
-    **dict.fromkeys(("MobileNetV3-Small", "EfficientNet-B0", "ResNet-50 of Keras"), _OLD),
-    **dict.fromkeys(("DenseNet-121", "ViT-Ti/16", "ConvNeXt-T", "MobileNetV3 of equimo"), _OLD),
-    **dict.fromkeys(("ResNet-18 of jaxonmodels", "ViT of CLIP", "Swin-T", "Mamba"), _OLD),
-    **dict.fromkeys(("ConvNeXt-T of jaxonmodels", "Modern U-Net", "ESM-2"), _OLD),
+    "U-Net of Stable Diffusion": _BEFORE,
+    "VAE of Stable Diffusion": "no attribute exists: it splits means and variances in halves, and "
+    "nothing reads the variances",
+    "ESM-2": "not found: it is jitted inside, and what raises there hides how far a try came",
+    **dict.fromkeys(
+        ("MobileNetV3-Small", "EfficientNet-B0", "ResNet-50 of Keras", "DenseNet-121"), _KERAS
+    ),
 }

@@ -5,7 +5,8 @@ Gemma 3 by google-tunix, DINO (that of transformers in the place of a version 3)
 T5 with gates (transformers' mT5 in the place of UMT5), Whisper, BERT and GPT-2 of transformers, the
 U-Net of diffusers, ConvNeXt and ViT of equimo, Haiku's and Keras's networks. Of each package some
 other architectures follow, as they come in its list of models. StyleGAN 2 of flaxmodels does not run
-with JAX 0.10 (a keyword of reshape is gone), and
+with JAX 0.10 (a keyword of reshape is gone), its
+GPT-2 not without a download, and
 eqxvision, jaxnn, jimmy-vision and vitax do not import with it or with what it is installed with.
 
 Decoders have 8 heads and 4 of keys: with 2 of keys, as first run, what is left is one, for which
@@ -89,7 +90,6 @@ MODELS: Mapping[str, Source] = {
         ("flaxmodels", "Linen", {
             "ResNet-18 of flaxmodels": partial(_PICTURES.of_flaxmodels, "ResNet18", 64),
             "VGG-16": partial(_PICTURES.of_flaxmodels, "VGG16", 224),
-            "GPT-2 of flaxmodels": _PICTURES.flaxmodels_gpt2,
         }),
         ("nano-moe-jax", "Linen", {"NanoMoE": _PICTURES.nano_moe}),
         ("dm-haiku", "Haiku", {

@@ -2,7 +2,6 @@
 
 import importlib
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import equimo.models
@@ -121,19 +120,6 @@ def of_flaxmodels(name: str, size: int, **options: Any) -> Model:
     x = np.abs(image(size)) / 4
     shapes = jax.eval_shape(lambda x: module.init(KEY, x, train=False), x)
     return linen(module, shapes, x, train=False)
-
-
-def flaxmodels_gpt2() -> Model:
-    """Returns GPT-2 of flaxmodels."""
-    config = SimpleNamespace(
-        vocab_size=100, n_embd=64, n_layer=2, n_head=4, n_inner=None, n_positions=32,
-        max_position_embeddings=32, layer_norm_epsilon=1e-5, activation_function="gelu_new",
-        attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0, scale_attn_weights=True, use_cache=False,
-    )  # fmt: skip
-    module = importlib.import_module("flaxmodels.gpt2").GPT2LMHeadModel(config=config)
-    ids = tokens(8)
-    shapes = jax.eval_shape(lambda x: module.init(KEY, x), ids)
-    return linen(module, shapes, ids, output="logits")
 
 
 def jraphx(name: str, **options: Any) -> Model:
