@@ -200,7 +200,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines.append(f"| {' | '.join(shown(row[name]) for name in HEAD)} |")
     parts = [row for row in rows if row["resized"] < row["groups"]]
     count = Counter(
-        "whole" if r["resized"] == r["groups"] else "in part" if r["resized"] else "not at all"
+        "without groups" if not r["groups"] else "whole" if r["resized"] == r["groups"] else "in part" if r["resized"] else "not at all"
         for r in rows
     )
     packages = len({row["package"] for row in rows})
@@ -212,7 +212,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         for row in parts
     ]
     summary = f"{len(rows)} models of {packages} packages: {sums}. {versions}"
-    return "\n".join([TEXT, "", summary, "", *lines, "", "## What does not resize", "", *causes, ""])
+    return "\n".join(
+        [TEXT, "", summary, "", *lines, "", "## What does not resize", "", *causes, ""]
+    )
 
 
 def shown(value: Any) -> str:
@@ -221,9 +223,13 @@ def shown(value: Any) -> str:
         return ""
     if isinstance(value, float) and value < 1e-2:
         return f"{value:.1e}"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(
-        value, float
-    ) else str(value)
+    return (
+        f"{value:,}"
+        if isinstance(value, int)
+        else f"{value:.3g}"
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
 def main(*names: str) -> None:

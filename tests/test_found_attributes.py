@@ -300,7 +300,7 @@ class Split(nnx.Module):
         with jax.named_scope("inside"):
             y = nnx.relu(self.up(x))
             rest = y.shape[-1] - self.inner - self.state - self.heads
-            if rest < 0 or self.extra and y.shape[-1] != 14:
+            if rest < 0 or (self.extra and y.shape[-1] != 14):
                 raise ValueError("too narrow")
             ends = np.cumsum([rest, self.inner, self.state])
             parts = jnp.split(y, ends, axis=-1)[1:]

@@ -34,7 +34,6 @@ from experiments.models.vgg import Vgg
 from jaxprune.program import jaxpr
 
 
-
 def picture(module: nn.Module, size: int) -> tuple[nn.Module, dict[str, Any], Any]:
     """Returns a network of images, in eval mode."""
     return module, {"train": False}, (np.zeros((1, size, size, 3), np.float32),)

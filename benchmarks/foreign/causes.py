@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 
 _HEAD = "one head size for queries and values, of which the rotary embedding holds the queries'"
-_BEFORE = "no attribute exists: it reshapes by the width of its input, which another layer then cuts"
+_BEFORE = (
+    "no attribute exists: it reshapes by the width of its input, which another layer then cuts"
+)
 _KERAS = "not searched: `jp.resize` does not look into Keras's layers"
 
 CAUSES: Mapping[str, str] = {
@@ -18,6 +20,9 @@ CAUSES: Mapping[str, str] = {
     "U-Net of Stable Diffusion": _BEFORE,
     "VAE of Stable Diffusion": "no attribute exists: it splits means and variances in halves, and "
     "nothing reads the variances",
+    "NanoMoE": "no attribute exists: its head size is the width of the stream over the heads",
+    "ViT of CLIP": "no attribute exists: it asserts that heads times head size are the stream",
+    "Mamba": "limit of the check: an integer that wraps an index of a vmapped look-up follows",
     "ESM-2": "not found: it is jitted inside, and what raises there hides how far a try came",
     **dict.fromkeys(
         ("MobileNetV3-Small", "EfficientNet-B0", "ResNet-50 of Keras", "DenseNet-121"), _KERAS

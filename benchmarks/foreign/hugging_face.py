@@ -27,7 +27,13 @@ def built(kind: str, config: Any, inputs: dict[str, Any], output: Any, **options
     model = getattr(hf, f"Flax{kind}")(config, _do_init=False, **options)
     shapes = model.params_shape_tree
     variables = shapes if "params" in shapes else {"params": shapes}
-    return linen(model.module, jax.tree.map(lambda x: x, dict(variables)), inputs, output=output, return_dict=True)
+    return linen(
+        model.module,
+        jax.tree.map(lambda x: x, dict(variables)),
+        inputs,
+        output=output,
+        return_dict=True,
+    )
 
 
 def encoder(name: str, **options: Any) -> Model:

@@ -38,9 +38,7 @@ def plain(fn: Function, variables: Any, *inputs: Any) -> Model:
     )
 
 
-def linen(
-    module: Any, variables: Any, *inputs: Any, output: Any = None, **constants: Any
-) -> Model:
+def linen(module: Any, variables: Any, *inputs: Any, output: Any = None, **constants: Any) -> Model:
     """Returns a Linen module; inputs that are dicts are its keywords."""
 
     def call(module: Any, v: Any, *xs: Any) -> Any:

@@ -10,7 +10,7 @@ GPT-2 not without a download, and
 eqxvision, jaxnn, jimmy-vision and vitax do not import with it or with what it is installed with.
 
 Decoders have 8 heads and 4 of keys: with 2 of keys, as first run, what is left is one, for which
-Gemma 2 and 3 run other code.
+Gemma 2 and 3 run other code. Other models of jaxonmodels import torch.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,7 +29,6 @@ class Source(NamedTuple):
     package: str
     framework: str
     make: Callable[[], Model]
-
 
 
 _HF, _TUNIX, _PICTURES = hugging_face, decoders, pictures
@@ -109,12 +108,7 @@ MODELS: Mapping[str, Source] = {
             "MobileNetV3 of equimo": partial(_PICTURES.of_equimo, "mobilenetv3_small", 64),
         }),
         ("jaxonmodels", "Equinox", {
-            "ResNet-18 of jaxonmodels":
-                partial(_PICTURES.of_jaxonmodels, "resnet", "_resnet18", 10),
             "ViT of CLIP": _PICTURES.jaxonmodels_vit,
-            "ConvNeXt-T of jaxonmodels":
-                partial(_PICTURES.of_jaxonmodels, "convnext", "_convnext_tiny", True, 10),
-            "Swin-T": partial(_PICTURES.of_jaxonmodels, "swin_transformer", "_swin_t", True, 10),
             "Mamba": _PICTURES.jaxonmodels_mamba,
         }),
         ("pdequinox", "Equinox", {

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import equimo.models
-import equinox as eqx
 import esm2quinox
 import haiku as hk
 import jax
@@ -66,19 +65,6 @@ def of_equimo(name: str, size: int, **options: Any) -> Model:
     return equinox(
         model, image(size, first=True)[0], call=lambda model, x: model(x, key=KEY, inference=True)
     )
-
-
-def of_jaxonmodels(module: str, name: str, *arguments: Any, size: int = 32) -> Model:
-    """Returns an Equinox model with a state of jaxonmodels, at inference."""
-    make = getattr(importlib.import_module(f"jaxonmodels.models.{module}"), name)
-    made = eqx.nn.inference_mode(make(KEY, *arguments))
-    takes_key = module != "resnet"
-
-    def call(made: Any, x: Any) -> Any:
-        model, state = made
-        return (model(x, state, KEY) if takes_key else model(x, state))[0]
-
-    return equinox(made, image(size, first=True)[0], call=call)
 
 
 def jaxonmodels_vit() -> Model:

@@ -110,6 +110,13 @@ def wanted(module: Any, path: str, found: Overrides, given: Overrides) -> dict[s
     return values
 
 
+def parts_of(holders: Mapping[str, Holder], path: str) -> list[str]:
+    """Returns the paths of what a module is made of: a property may read what these hold."""
+    prefix = f"{path}/" if path else ""
+    inner = [p for p in holders if p != path and p.startswith(prefix)]
+    return [p for p in inner if not any(p.startswith(f"{other}/") for other in inner)]
+
+
 def nearest(found: Found) -> str:
     """Returns a line on how near a search came that found nothing; none if nothing was tried."""
     if not found.tries:
@@ -209,16 +216,10 @@ class _Search:
         wide = self.related(self.sizes(self.neighbors(paths, op)))
         far = [pair for pair in wide if pair not in near]
         yield self.spread(op, [[change] for change in self.candidates(paths, far)])
-        parts = [part for path in paths[:1] for part in self.parts(path)]
+        parts = [part for path in paths[:1] for part in parts_of(self.holders, path)]
         yield self.spread(op, [[change] for change in self.candidates(parts, near)])
         yield self.spread(op, self.at_once(paths, near))
         yield self.spread(op, self.several(paths, [*near, *far]))
-
-    def parts(self, path: str) -> list[str]:
-        """Returns the paths of what a module is made of: a property may read what these hold."""
-        prefix = f"{path}/" if path else ""
-        inner = [p for p in self.holders if p != path and p.startswith(prefix)]
-        return [p for p in inner if not any(p.startswith(f"{other}/") for other in inner)]
 
     def at_once(self, paths: Sequence[str], sizes: Sizes) -> Iterator[list[Change]]:
         """Yields all changes of one module, each with its likeliest value.

@@ -18,7 +18,7 @@ from jaxprune.arguments import integers
 from jaxprune.graph import ChannelGraph
 from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Op
-from jaxprune.running.attribute_search import Holder, Overrides
+from jaxprune.running.attribute_search import Holder, Overrides, parts_of
 
 Function = Callable[..., Any]
 DEPTH = 24
@@ -52,13 +52,17 @@ class ClosedOver:
         return run
 
     def around(self, op: Op) -> list[str]:
-        """Returns the modules that hold the variable that was read last, innermost first."""
+        """Returns the modules that hold the variable that was read last, innermost first.
+
+        After each what it is made of: a module computes before it reads a variable of its own.
+        """
         names = self.near.get(id(op), ())
-        ends = range(len(names), -1, -1)
-        runs = (names[start:end] for end in ends for start in range(end + 1))
+        ends = range(len(names), 0, -1)
+        runs = [*(names[start:end] for end in ends for start in range(end)), ()]
         ways = ("/".join((*root, *run)) for run in runs for root in sorted(self.roots))
         found = [path for path in dict.fromkeys(ways) if path in self.holders]
-        return list(dict.fromkeys((*found, *(p for p in self.holders if self._is_function(p)))))
+        near = (path for each in found for path in (each, *parts_of(self.holders, each)))
+        return list(dict.fromkeys((*near, *(p for p in self.holders if self._is_function(p)))))
 
     def path_of(self, module: Any) -> str | None:
         """Returns the path of a module of the same class."""

@@ -2,7 +2,8 @@
 
 Code that reads its sizes from the arrays needs no new definition: it takes what `jp.slice` gives.
 Code that holds a size of its own may raise, or silently be another network. `resize` tells them
-apart before anything runs; what it refuses runs with `jp.narrow`, which needs no code at all.
+apart before anything runs, and finds by trying the sizes that the function closes over; what it
+refuses runs with `jp.narrow`, which needs no code at all.
 
 Haiku, whose layers hold their output sizes and check them, so that mostly `narrow` remains. Trace
 in train mode, so that all of the state is cut, and run either mode:
@@ -20,7 +21,8 @@ in train mode, so that all of the state is cut, and run either mode:
     logits, updated = jp.narrow(train, graph, keep)(small, x)
 
 Equinox, whose Linear and Conv read their arrays and whose norms, attention and grouped convolutions
-hold sizes. The arrays of a model are the variables:
+hold sizes in static fields, which `resize` finds by trying. The arrays of a model are the
+variables:
 
     variables, static = eqx.partition(model, eqx.is_array)
     fn = lambda v, x: eqx.combine(v, static)(x)
@@ -28,9 +30,9 @@ hold sizes. The arrays of a model are the variables:
     small = jp.slice(graph, variables, keep)
     model2 = jax.tree_util.Partial(jp.resize(fn, graph, keep), small)  # or of jp.narrow
 
-`model2` is a pytree like every Equinox model. Where `resize` passes, the smaller model itself is
-`eqx.combine(small, static)`. Where a static size is in the way, `resize` also takes a function of
-a model that has the kept sizes, into which it puts the leaves of the variables.
+`model2` is a pytree like every Equinox model. Where the
+result has no `overrides`, the smaller model itself is `eqx.combine(small, static)`. `resize` also
+takes a function of a model that has the kept sizes, into which it puts the leaves of the variables.
 
 Keras, with the JAX backend, whose variables go by their paths:
 
@@ -74,7 +76,7 @@ class Resized:
       fn: the function.
       follows: the constants of the network that follow a pruned size, before and after.
       draws: what it draws at random over pruned channels, with numbers of its own.
-      overrides: what its modules hold, as `jp.haiku.resize` found it by trying.
+      overrides: what its modules, or the function itself, hold, as it was found by trying.
     """
 
     fn: Callable[..., Any]
