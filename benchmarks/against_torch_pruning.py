@@ -29,16 +29,17 @@ STAGES = (
 )  # fmt: skip
 TEXT = """# Beside Torch-Pruning
 
-Written by `python -m benchmarks.against_torch_pruning`. Both prune 40 % of every group by the norm of
-all that belongs to a channel, the same networks with random weights, on the CPU. Each side runs in a
-process of its own, in turns, so that both see the same machine, which is shared and noisy: read the
-ratios. Medians over the rounds, wall-clock seconds. *Build* makes the network and random weights;
-*graph* is `DependencyGraph` or `jp.linen.trace`, of which *make_jaxpr* is JAX's own share; *score,
-select and cut* is `pruner.step()`, or `jp.scores.l2`, `jp.select.per_group`, `jp.slice` and
-`jp.linen.resize`, which compares the resized network with the traced one, equation by equation. The
-*first call* compiles in JAX. *Plan and cut* is all from the graph to the cut network, *cold* with the
-imports, *warm* for a second network of the same kind in the same process. *Process* is the sum of
-everything in the first network and the imports, the first call too; *peak* is memory in MB."""
+Written by `python -m benchmarks.against_torch_pruning`. Both prune 40 % of every group by the
+norm of all that belongs to a channel, the same networks with random weights, on the CPU. Each
+side runs in a process of its own, in turns, so that both see the same machine, which is shared
+and noisy: read the ratios. Medians over the rounds, wall-clock seconds. *Build* makes the network
+and random weights; *graph* is `DependencyGraph` or `jp.linen.trace`, of which *make_jaxpr* is
+JAX's own share; *score, select and cut* is `pruner.step()`, or `jp.scores.l2`,
+`jp.select.per_group`, `jp.slice` and `jp.linen.resize`, which compares the resized network with
+the traced one, equation by equation. The *first call* compiles in JAX. *Plan and cut* is all from
+the graph to the cut network, *cold* with the imports, *warm* for a second network of the same
+kind in the same process. *Process* is the sum of everything in the first network and the imports,
+the first call too; *peak* is memory in MB."""
 
 
 def one(command: Sequence[str]) -> dict[str, float]:

@@ -43,15 +43,15 @@ TEXT = """# Models of other packages
 
 Written by `python -m benchmarks.foreign_models`: complete models, unmodified, with random weights
 (nothing is downloaded), every channel group pruned at random by 40 %. *Prunable* is the share of
-the parameters that goes where every group keeps one channel; *trace* are seconds of `jp.trace`, on a
-busy machine. *Resizes* says for how many groups the package's own code is the same network at the
-kept widths, by `jp.resize`, `jp.nnx.resize`, `jp.haiku.resize` or `jp.linen.resize`; `jp.narrow`
-runs them all. *Tries* and *seconds* are those of the search for attributes, all groups together.
-The last three columns are largest differences relative to the largest output, in single
-precision: of the pruned network to the dense one, so that the others mean something; of masked and
-narrowed network, all exact groups pruned; of resized and narrowed, the exact groups that resize,
-where the narrowed one has the constants that follow a width (1 over the root of the head size).
-Where not all groups resize, the cause stands below the table."""
+the parameters that goes where every group keeps one channel; *trace* are seconds of `jp.trace`,
+on a busy machine. *Resizes* says for how many groups the package's own code is the same network
+at the kept widths, by `jp.resize`, `jp.nnx.resize`, `jp.haiku.resize` or `jp.linen.resize`;
+`jp.narrow` runs them all. *Tries* and *seconds* are those of the search for attributes, all
+groups together. The last three columns are largest differences relative to the largest output, in
+single precision: of the pruned network to the dense one, so that the others mean something; of
+masked and narrowed network, all exact groups pruned; of resized and narrowed, the exact groups
+that resize, where the narrowed one has the constants that follow a width (1 over the root of the
+head size). Where not all groups resize, the cause stands below the table."""
 HEAD = (
     "model", "package", "framework", "parameters", "groups", "inexact", "prunable", "MACs",
     "MACs after", "trace", "resizes", "tries", "seconds", "pruned - dense", "mask - narrow",
@@ -199,10 +199,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         row = row | {"resizes": "all" if whole else f"{row['resized']} of {row['groups']}"}
         lines.append(f"| {' | '.join(shown(row[name]) for name in HEAD)} |")
     parts = [row for row in rows if row["resized"] < row["groups"]]
-    count = Counter(
-        "without groups" if not r["groups"] else "whole" if r["resized"] == r["groups"] else "in part" if r["resized"] else "not at all"
-        for r in rows
-    )
+    count = Counter(map(verdict, rows))
     packages = len({row["package"] for row in rows})
     sums = ", ".join(f"{n} {how}" for how, n in count.items())
     versions = f"JAX {jax.__version__}, Flax {version('flax')}, CPU."
@@ -215,6 +212,15 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(
         [TEXT, "", summary, "", *lines, "", "## What does not resize", "", *causes, ""]
     )
+
+
+def verdict(row: Mapping[str, Any]) -> str:
+    """Returns how far a model resizes."""
+    if not row["groups"]:
+        return "without groups"
+    if row["resized"] == row["groups"]:
+        return "whole"
+    return "in part" if row["resized"] or row["alone"] else "not at all"
 
 
 def shown(value: Any) -> str:

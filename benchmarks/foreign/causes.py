@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 
 _HEAD = "one head size for queries and values, of which the rotary embedding holds the queries'"
-_BEFORE = (
-    "no attribute exists: it reshapes by the width of its input, which another layer then cuts"
-)
+_BEFORE = "no attribute exists: it reshapes by the width of its input, which a layer then cuts"
 _KERAS = "not searched: `jp.resize` does not look into Keras's layers"
 
 CAUSES: Mapping[str, str] = {
@@ -18,8 +16,8 @@ CAUSES: Mapping[str, str] = {
     "GPT-J": _HEAD,
     "Decoder of attnax": "no attribute exists: it repeats no keys where there are as many as queries",
     "U-Net of Stable Diffusion": _BEFORE,
-    "VAE of Stable Diffusion": "no attribute exists: it splits means and variances in halves, and "
-    "nothing reads the variances",
+    "VAE of Stable Diffusion": "not found: the number of latents stands in a configuration that is "
+    "no field of the module",
     "NanoMoE": "no attribute exists: its head size is the width of the stream over the heads",
     "ViT of CLIP": "no attribute exists: it asserts that heads times head size are the stream",
     "Mamba": "limit of the check: an integer that wraps an index of a vmapped look-up follows",

@@ -1,13 +1,13 @@
 """The list, fixed before it was run: of those that were probed, all that PyPI gives; then others.
 
 The first are the models of the earlier probe: Llama 3, Qwen 2 and 3 and the vision encoder of
-Gemma 3 by google-tunix, DINO (that of transformers in the place of a version 3), Mamba 2 (mamba2-jax),
-T5 with gates (transformers' mT5 in the place of UMT5), Whisper, BERT and GPT-2 of transformers, the
-U-Net of diffusers, ConvNeXt and ViT of equimo, Haiku's and Keras's networks. Of each package some
-other architectures follow, as they come in its list of models. StyleGAN 2 of flaxmodels does not run
-with JAX 0.10 (a keyword of reshape is gone), its
-GPT-2 not without a download, and
-eqxvision, jaxnn, jimmy-vision and vitax do not import with it or with what it is installed with.
+Gemma 3 by google-tunix, DINO (that of transformers in the place of a version 3), Mamba 2
+(mamba2-jax), T5 with gates (transformers' mT5 in the place of UMT5), Whisper, BERT and GPT-2 of
+transformers, the U-Net of diffusers, ConvNeXt and ViT of equimo, Haiku's and Keras's networks. Of
+each package some other architectures follow, as they come in its list of models. StyleGAN 2 of
+flaxmodels does not run with JAX 0.10 (a keyword of reshape is gone), its GPT-2 not without a
+download, and eqxvision, jaxnn, jimmy-vision and vitax do not import with it or with what it is
+installed with.
 
 Decoders have 8 heads and 4 of keys: with 2 of keys, as first run, what is left is one, for which
 Gemma 2 and 3 run other code. Other models of jaxonmodels import torch.

@@ -1,4 +1,4 @@
-"""Convolutional and vision networks in Haiku, Keras, Linen, NNX and Equinox, and others of these."""
+"""Networks in Haiku, Keras, Linen, NNX and Equinox, most of them of images."""
 
 import importlib
 from collections.abc import Callable

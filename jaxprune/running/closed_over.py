@@ -1,8 +1,9 @@
 """The sizes that a function closes over, and the function with others in their place.
 
-They stand in its cells, in the arguments of partials, and in the static fields of dataclasses there,
-such as Equinox's modules. Nothing of it is changed: what lies on the way to a new size is copied.
-Where the variables are modules too, as `eqx.partition` makes them, their static fields follow.
+They stand in its cells, in the arguments of partials, and in the static fields of dataclasses
+there, such as Equinox's modules. Nothing of it is changed: what lies on the way to a new size is
+copied. Where the variables are modules too, as `eqx.partition` makes them, their static fields
+follow.
 """
 
 import copy
@@ -46,8 +47,8 @@ class ClosedOver:
         fn = _changed(self.fn, changes)
         below = {way[1:]: values for way, values in changes.items() if way}
 
-        def run(variables: Any, *inputs: Any) -> Any:
-            return fn(_twin(variables, below), *inputs)
+        def run(variables: Any, *inputs: Any, **keywords: Any) -> Any:
+            return fn(_twin(variables, below), *inputs, **keywords)
 
         return run
 
