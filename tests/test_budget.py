@@ -20,7 +20,7 @@ LIBRARY = {
 }
 FLOORS = (
     "errors arguments program graph keep groups inspecting tracing cutting running gates scores "
-    "sparsify select recover schedule linen nnx haiku pruning slimmable checkpoint"
+    "sparsify select recover schedule linen nnx haiku keras pruning slimmable checkpoint"
 ).split()
 """What stands in `jaxprune/`, from the bottom up; nothing imports what stands above it."""
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 _HEAD = "one head size for queries and values, of which the rotary embedding holds the queries'"
 _BEFORE = "no attribute exists: it reshapes by the width of its input, which a layer then cuts"
-_KERAS = "not searched: `jp.resize` does not look into Keras's layers"
 
 CAUSES: Mapping[str, str] = {
     "Llama 3": _HEAD,
@@ -14,7 +13,7 @@ CAUSES: Mapping[str, str] = {
     "Llama": _HEAD,
     "Mistral": _HEAD,
     "GPT-J": _HEAD,
-    "Decoder of attnax": "no attribute exists: it repeats no keys where there are as many as queries",
+    "Decoder of attnax": "no attribute exists: where keys are as many as queries it runs others",
     "U-Net of Stable Diffusion": _BEFORE,
     "VAE of Stable Diffusion": "not found: the number of latents stands in a configuration that is "
     "no field of the module",
@@ -22,7 +21,4 @@ CAUSES: Mapping[str, str] = {
     "ViT of CLIP": "no attribute exists: it asserts that heads times head size are the stream",
     "Mamba": "limit of the check: an integer that wraps an index of a vmapped look-up follows",
     "ESM-2": "not found: it is jitted inside, and what raises there hides how far a try came",
-    **dict.fromkeys(
-        ("MobileNetV3-Small", "EfficientNet-B0", "ResNet-50 of Keras", "DenseNet-121"), _KERAS
-    ),
 }

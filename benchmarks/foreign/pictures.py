@@ -44,19 +44,19 @@ def of_haiku(make: Callable[[], Any], size: int) -> Model:
 
 
 def of_keras(name: str, size: int) -> Model:
-    """Returns a model of `keras.applications`; its variables go by their paths."""
+    """Returns a model of `keras.applications` in eval mode."""
     model = getattr(keras.applications, name)(
         weights=None, classifier_activation=None, input_shape=(size, size, 3)
     )
-    trained, fixed = (
-        [w.path for w in weights]
-        for weights in (model.trainable_variables, model.non_trainable_variables)
+    x = image(size)
+    return Model(
+        fn=jp.keras.function(model),
+        variables=jp.keras.variables(model),
+        inputs=(x,),
+        resize=lambda graph, keep: jp.keras.function(jp.keras.resize(model, graph, keep)),
+        trace=lambda: jp.keras.trace(model, x),
+        output=lambda outputs: outputs[0],
     )
-
-    def fn(v: Any, x: Any) -> Any:
-        return model.stateless_call([v[p] for p in trained], [v[p] for p in fixed], x)[0]
-
-    return plain(fn, {w.path: w.value for w in model.variables}, image(size))
 
 
 def of_equimo(name: str, size: int, **options: Any) -> Model:

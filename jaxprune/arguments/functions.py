@@ -117,5 +117,5 @@ def _module(fn: Any) -> tuple[str, str] | None:
             "lambda v, x: eqx.combine(v, static)(x)."
         )
     if keras is not None and isinstance(fn, getattr(keras, "Layer", ())):
-        return name, "a function that calls model.stateless_call; see jaxprune.resize."
+        return name, "jp.keras.trace(model, *inputs), and graph.fn for what takes a function."
     return None

@@ -30,18 +30,9 @@ variables:
     small = jp.slice(graph, variables, keep)
     model2 = jax.tree_util.Partial(jp.resize(fn, graph, keep), small)  # or of jp.narrow
 
-`model2` is a pytree like every Equinox model. Where the
-result has no `overrides`, the smaller model itself is `eqx.combine(small, static)`. `resize` also
-takes a function of a model that has the kept sizes, into which it puts the leaves of the variables.
-
-Keras, with the JAX backend, whose variables go by their paths:
-
-    trained, fixed = ([w.path for w in weights] for weights in (
-        model.trainable_variables, model.non_trainable_variables))
-    variables = {w.path: w.value for w in model.variables}
-
-    def fn(v, x):
-        return model.stateless_call([v[p] for p in trained], [v[p] for p in fixed], x)[0]
+`model2` is a pytree like every Equinox model. Where the result has no `overrides`,
+the smaller model itself is `eqx.combine(small, static)`. `resize` also takes a function of a model
+that has the kept sizes, into which it puts the leaves of the variables.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,10 +1,16 @@
 """Bad input: a row for every public function, with the values that it must refuse in words."""
 
+from importlib.util import find_spec
+
 from refused import core, networks, penalties, schedules, selection, slimming
+
+if find_spec("keras"):
+    from refused import keras_models
 
 ROWS = {
     **core.ROWS,
     **networks.ROWS,
+    **(keras_models.ROWS if find_spec("keras") else {}),
     **selection.ROWS,
     **penalties.ROWS,
     **schedules.ROWS,

@@ -1,0 +1,59 @@
+"""The channel graph of a Keras model."""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from jaxprune.graph import ChannelGraph
+from jaxprune.keras.pure_function import function, shapes
+from jaxprune.program.rules import RULES
+from jaxprune.tracing import trace as tracing
+
+
+def trace(
+    model: Any,
+    *inputs: Any,
+    rules: Mapping[Any, Any] = RULES,
+    strict: bool = False,
+    layers: Mapping[str, int] = MappingProxyType({}),
+    free_outputs: Sequence[str] = (),
+    free_constants: bool = False,
+    **arguments: Any,
+) -> ChannelGraph:
+    """Returns the channel graph of `model(*inputs, **arguments)`, found without running it.
+
+    The variables of the graph are `variables(model)`; `graph.fn` is `function(model, **arguments)`.
+
+    Args:
+      model: a functional, sequential or subclassed `keras.Model`, or a layer, that is built.
+      *inputs: arrays, shapes or pytrees of them.
+      rules: as in `jp.trace`.
+      strict: as in `jp.trace`.
+      layers: as in `jp.trace`.
+      free_outputs: as in `jp.trace`; the outputs of the model are `0` or under `0/`.
+      free_constants: as in `jp.trace`.
+      **arguments: constant keyword arguments of the call, such as `training=True`.
+
+    Raises:
+      TraceError: `model` is not a Keras model that is built, or as in `jp.trace`.
+      JaxpruneError: Keras is not installed, or has another backend than JAX.
+
+    Example:
+      >>> import os
+      >>> os.environ["KERAS_BACKEND"] = "jax"  # before Keras is imported
+      >>> import keras, numpy as np, jaxprune as jp
+      >>> first = keras.layers.Dense(8, "relu", use_bias=False, name="first")
+      >>> last = keras.layers.Dense(2, use_bias=False)
+      >>> model = keras.Sequential([keras.Input((3,)), first, last])
+      >>> graph = jp.keras.trace(model, np.ones((1, 3), np.float32))
+      >>> small = jp.keras.resize(model, graph, {"first/kernel": np.arange(8) < 5})
+      >>> small.get_layer("first").units, small(np.ones((1, 3))).shape
+      (5, (1, 2))
+    """
+    fn = function(model, **arguments)
+    options: Any = {
+        "layers": layers,
+        "free_outputs": free_outputs,
+        "free_constants": free_constants,
+    }
+    return tracing.trace(fn, shapes(model), *inputs, rules=rules, strict=strict, **options)
