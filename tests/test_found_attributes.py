@@ -259,6 +259,94 @@ def test_attributes_of_nnx_models_are_found_too():
     assert [layer.config.heads for layer in model.layers] == [4, 4]
 
 
+class Part(nnx.Module):
+    """A matrix that keeps its own shape."""
+
+    def __init__(self, shape: tuple[int, ...], rngs: nnx.Rngs):
+        self.shape = shape
+        self.w = nnx.Param(nnx.initializers.normal()(rngs.params(), shape))
+
+
+class Parted(nnx.Module):
+    """The number of heads is a property, which reads it from a part."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.first = Part((6, 4, 5), rngs)
+        self.last = Part((20, 3), rngs)
+
+    @property
+    def heads(self) -> int:
+        return self.first.shape[1]
+
+    def __call__(self, x):
+        y = jnp.einsum("bsi,ihd->bshd", x, self.first.w[...])
+        y = nnx.relu(y).reshape(*x.shape[:2], self.heads * y.shape[-1])
+        return y @ jnp.reshape(self.last.w[...], (y.shape[-1], 3))
+
+
+class Split(nnx.Module):
+    """What is split off first is what the other sizes leave, that is, nothing."""
+
+    def __init__(self, rngs: nnx.Rngs, extra: int = 0):
+        self.depth = 8
+        self.inner = 8
+        self.state = 4
+        self.heads = 2
+        self.extra = extra
+        self.up = nnx.Linear(6, 8 + 4 + 2, rngs=rngs)
+        self.down = nnx.List([nnx.Linear(n, 3, rngs=rngs) for n in (8, 4, 2)])
+
+    def __call__(self, x):
+        with jax.named_scope("inside"):
+            y = nnx.relu(self.up(x))
+            rest = y.shape[-1] - self.inner - self.state - self.heads
+            if rest < 0 or (self.extra and y.shape[-1] != 14):
+                raise ValueError("too narrow")
+            ends = np.cumsum([rest, self.inner, self.state])
+            parts = jnp.split(y, ends, axis=-1)[1:]
+        return sum(down(part) for down, part in zip(self.down, parts, strict=True))
+
+
+class Scoped(nnx.Module):
+    """A module below a scope of its own name."""
+
+    def __init__(self, rngs: nnx.Rngs, extra: int = 0):
+        self.layers = nnx.List([Split(rngs, extra)])
+
+    def __call__(self, x):
+        with jax.named_scope("of"), jax.named_scope("the_user"):
+            return self.layers[0](x)
+
+
+def test_a_property_that_reads_a_part_is_found():
+    model = Parted(nnx.Rngs(0))
+    graph, variables = jp.nnx.trace(model, X), jp.nnx.variables(model)
+    keep = keep_of(graph, **{"first/w": 3})
+    small = jp.nnx.resize(model, graph, keep)
+    expected = jp.narrow(graph.fn, graph, keep)(jp.slice(graph, variables, keep), X)[0]
+    np.testing.assert_allclose(small(X), expected, rtol=1e-5, atol=1e-5)
+    assert (small.heads, model.heads) == (3, 4)
+
+
+def test_sizes_that_only_fit_together_are_found_below_a_scope_and_no_others():
+    model = Scoped(nnx.Rngs(0))
+    graph, variables = jp.nnx.trace(model, X), jp.nnx.variables(model)
+    sizes = {8: 5, 4: 3, 2: 1}
+    keep = {n: np.arange(g.size) < sizes[g.size] for n, g in graph.groups.items()}
+    small = jp.nnx.resize(model, graph, keep)
+    expected = jp.narrow(graph.fn, graph, keep)(jp.slice(graph, variables, keep), X)[0]
+    np.testing.assert_allclose(small(X), expected, rtol=1e-5, atol=1e-5)
+    assert jp.nnx.overrides(graph, keep) == {"layers/0": {"inner": 5, "state": 3, "heads": 1}}
+
+
+def test_where_no_sizes_fit_together_it_is_refused():
+    model = Scoped(nnx.Rngs(0), extra=1)
+    graph = jp.nnx.trace(model, X)
+    keep = {name: np.arange(group.size) < group.size // 2 for name, group in graph.groups.items()}
+    with pytest.raises(ResizeError, match="too narrow"):
+        jp.nnx.resize(model, graph, keep)
+
+
 def test_only_a_resize_searches(monkeypatch):
     graph, variables = traced(Stack(plain()))
     monkeypatch.setattr(attribute_search, "_Search", None)

@@ -52,6 +52,10 @@ def resize(model: Any, graph: ChannelGraph, keep: Keep, *, overrides: Changes | 
     attributes; such a model is not loaded from its file: save its weights (`save_weights`,
     `jp.save`), and put them into `resize` of the unpruned model.
 
+    Refused, so far: functional models inside of layers or models of your own class or of
+    `TimeDistributed`, and `Bidirectional` layers that may fuse (`use_cudnn=False` in what they
+    hold helps).
+
     Args:
       model: the model that was traced, or one that makes the same program.
       graph: what `trace` gave.

@@ -22,7 +22,7 @@ from jaxprune.program.spaces import Prod, Space, Sum, product
 from jaxprune.running.same_program import Attempt, Compared
 
 TRIES = 300
-"""The most networks that are traced."""
+"""So many networks are traced without one that is nearer to the traced one."""
 SECONDS = 60.0
 """After so long no other network is traced."""
 NEAR = 40
@@ -65,6 +65,7 @@ def solved(
     holders: Callable[[], Mapping[str, Holder]],
     path_of: Callable[[Any], str | None] = lambda _: None,
     *,
+    around: Callable[[Op], list[str]] | None = None,
     search: bool = True,
 ) -> tuple[Overrides, Compared]:
     """Returns what modules must hold beyond what is known of them, and how the network compares.
@@ -76,6 +77,8 @@ def solved(
       check: the same, and raises where it is another network.
       holders: {path of a module: what it holds}, at the full widths; asked only if needed.
       path_of: the path of a module whose method raised, None for anything else.
+      around: the paths of the modules around an operation, innermost first, where its name does
+        not say them.
       search: whether anything is tried; else the network is what it is.
 
     Raises:
@@ -86,7 +89,7 @@ def solved(
         return {}, start.compared
     if not search:
         return {}, check({})
-    found = _Search(graph, kept, holders(), attempt, path_of).run(start)
+    found = _Search(graph, kept, holders(), attempt, path_of, around).run(start)
     overrides = found.overrides if found.attempt.compared is not None else {}
     try:
         return overrides, check(overrides)
@@ -105,6 +108,13 @@ def wanted(module: Any, path: str, found: Overrides, given: Overrides) -> dict[s
         if paths.matches(pattern, path):
             values |= integers.resolved(module, overrides)
     return values
+
+
+def parts_of(holders: Mapping[str, Holder], path: str) -> list[str]:
+    """Returns the paths of what a module is made of: a property may read what these hold."""
+    prefix = f"{path}/" if path else ""
+    inner = [p for p in holders if p != path and p.startswith(prefix)]
+    return [p for p in inner if not any(p.startswith(f"{other}/") for other in inner)]
 
 
 def nearest(found: Found) -> str:
@@ -127,11 +137,13 @@ class _Search:
         holders: Mapping[str, Holder],
         attempt: Callable[[Overrides], Attempt],
         path_of: Callable[[Any], str | None],
+        around: Callable[[Op], list[str]] | None = None,
     ):
         self.kept = kept
         self.holders = holders
         self.attempt = attempt
         self.path_of = path_of
+        self.around = around or self._around
         self.settled: set[tuple[str, str]] = set()
         self.integers = {p: dict(integers.below(h.attributes)) for p, h in holders.items()}
         self.inside: dict[str, list[Op]] = {path: [] for path in holders}
@@ -139,6 +151,7 @@ class _Search:
             for path in self.around(op) if not op.inner else ():
                 self.inside[path].append(op)
         self.tries = 0
+        self.most = TRIES
         self.until = time.monotonic() + SECONDS
 
     def run(self, best: Attempt) -> Found:
@@ -146,6 +159,7 @@ class _Search:
         changes: list[list[Change]] = []
         while best.compared is None and (step := self.step(changes, best)) is not None:
             best, chosen = step
+            self.most = self.tries + TRIES
             changes.append(chosen)
             self.settled |= {(change.path, change.way) for change in chosen}
         if best.compared is not None:
@@ -159,7 +173,7 @@ class _Search:
         for tier in self.tiers(best):
             reached = None
             for chosen in tier:
-                if self.tries >= TRIES or time.monotonic() > self.until:
+                if self.tries >= self.most or time.monotonic() > self.until:
                     return reached
                 found = self.tried([*changes, chosen])
                 if found.compared is not None:
@@ -177,10 +191,10 @@ class _Search:
 
     def needed(self, changes: list[list[Change]]) -> list[list[Change]]:
         """Returns the changes without those that the network does not need."""
-        left = list(changes)
-        for chosen in changes[:-1]:
-            fewer = [other for other in left if other is not chosen]
-            if self.tried(fewer).compared is not None:
+        left = [part for chosen in changes for part in _by_way(chosen)]
+        for part in left[:-1] if len(_by_way(changes[-1])) == 1 else list(left):
+            fewer = [other for other in left if other is not part]
+            if fewer and self.tried(fewer).compared is not None:
                 left = fewer
         return left
 
@@ -202,7 +216,22 @@ class _Search:
         wide = self.related(self.sizes(self.neighbors(paths, op)))
         far = [pair for pair in wide if pair not in near]
         yield self.spread(op, [[change] for change in self.candidates(paths, far)])
+        parts = [part for path in paths[:1] for part in parts_of(self.holders, path)]
+        yield self.spread(op, [[change] for change in self.candidates(parts, near)])
+        yield self.spread(op, self.at_once(paths, near))
         yield self.spread(op, self.several(paths, [*near, *far]))
+
+    def at_once(self, paths: Sequence[str], sizes: Sizes) -> Iterator[list[Change]]:
+        """Yields all changes of one module, each with its likeliest value.
+
+        Where code computes one size from several, as a split does, no single change helps.
+        """
+        for path in paths:
+            first = {change.way: change for change in reversed([*self.candidates([path], sizes)])}
+            own = [change for way, change in first.items() if "." not in way]
+            for chosen in (own, list(first.values())):
+                if len(chosen) > 2:
+                    yield chosen
 
     def several(self, paths: Sequence[str], sizes: Sizes) -> Iterator[list[Change]]:
         """Yields two changes of one module at once, and all of which the value is clear."""
@@ -256,12 +285,15 @@ class _Search:
             found.append(Change(path, change.way, value))
         return found
 
-    def around(self, op: Op) -> list[str]:
+    def _around(self, op: Op) -> list[str]:
         """Returns the paths of the modules around an operation, innermost first."""
         names = [name.partition(".")[0] for name in op.place.split("/")]
         ends = range(len(names), 0, -1)
         runs = ("/".join(names[start:end]) for end in ends for start in range(end))
-        return [path for path in dict.fromkeys((*runs, "")) if path in self.holders]
+        found = [path for path in dict.fromkeys((*runs, "")) if path in self.holders]
+        most = max((path.count("/") for path in found if path), default=-1)
+        deeper = [p for p in self.holders if p.count("/") > most and p and _runs_through(p, names)]
+        return [*sorted(deeper, key=lambda path: -path.count("/")), *found]
 
     def neighbors(self, paths: Sequence[str], op: Op) -> list[Op]:
         """Returns the operations of the innermost module, those near to `op` first."""
@@ -292,6 +324,17 @@ class _Search:
                     found.append((full // of, kept // part))
             found.append((a * b, small * less))
         return list(dict.fromkeys(found))
+
+
+def _runs_through(path: str, names: Sequence[str]) -> bool:
+    """True if the parts of a path stand in this order among the names: scopes may lie between."""
+    left = iter(names)
+    return all(part in left for part in path.split("/"))
+
+
+def _by_way(changes: Sequence[Change]) -> list[list[Change]]:
+    """Returns the changes of every attribute, in all modules."""
+    return [[c for c in changes if c.way == way] for way in dict.fromkeys(c.way for c in changes)]
 
 
 def _views(space: Space) -> Iterator[Space]:

@@ -2,7 +2,8 @@
 
 Code that reads its sizes from the arrays needs no new definition: it takes what `jp.slice` gives.
 Code that holds a size of its own may raise, or silently be another network. `resize` tells them
-apart before anything runs; what it refuses runs with `jp.narrow`, which needs no code at all.
+apart before anything runs, and finds by trying the sizes that the function closes over; what it
+refuses runs with `jp.narrow`, which needs no code at all.
 
 Haiku, whose layers hold their output sizes and check them, so that mostly `narrow` remains. Trace
 in train mode, so that all of the state is cut, and run either mode:
@@ -20,7 +21,8 @@ in train mode, so that all of the state is cut, and run either mode:
     logits, updated = jp.narrow(train, graph, keep)(small, x)
 
 Equinox, whose Linear and Conv read their arrays and whose norms, attention and grouped convolutions
-hold sizes. The arrays of a model are the variables:
+hold sizes in static fields, which `resize` finds by trying. The arrays of a model are the
+variables:
 
     variables, static = eqx.partition(model, eqx.is_array)
     fn = lambda v, x: eqx.combine(v, static)(x)
@@ -28,9 +30,9 @@ hold sizes. The arrays of a model are the variables:
     small = jp.slice(graph, variables, keep)
     model2 = jax.tree_util.Partial(jp.resize(fn, graph, keep), small)  # or of jp.narrow
 
-`model2` is a pytree like every Equinox model. Where `resize` passes, the smaller model itself is
-`eqx.combine(small, static)`. Where a static size is in the way, `resize` also takes a function of
-a model that has the kept sizes, into which it puts the leaves of the variables.
+`model2` is a pytree like every Equinox model. Where the result has no `overrides`,
+the smaller model itself is `eqx.combine(small, static)`. `resize` also takes a function of a model
+that has the kept sizes, into which it puts the leaves of the variables.
 """
 
 from collections.abc import Callable, Mapping
@@ -45,6 +47,9 @@ from jaxprune.inspecting import unread_variables
 from jaxprune.keep.check import Keep, check_keep
 from jaxprune.keep.kept import Kept
 from jaxprune.running import evaluator, head_sizes, same_program
+from jaxprune.running.attribute_search import Overrides, solved
+from jaxprune.running.closed_over import ClosedOver
+from jaxprune.running.same_program import Compared
 
 WAY_OUT = (
     "Fix: make the function read that size from the shape of an array, keep that group whole "
@@ -64,7 +69,7 @@ class Resized:
       fn: the function.
       follows: the constants of the network that follow a pruned size, before and after.
       draws: what it draws at random over pruned channels, with numbers of its own.
-      overrides: what its modules hold, as `jp.haiku.resize` found it by trying.
+      overrides: what its modules, or the function itself, hold, as it was found by trying.
     """
 
     fn: Callable[..., Any]
@@ -116,9 +121,10 @@ def resize(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Resized:
     kept = Kept(check_keep(graph, keep))
     check_function(fn)
     fn = graph.fn if fn is graph.fn else call_inputs.bound(fn, graph.constants)
+    closed = ClosedOver(fn, graph)
     try:
-        found = head_sizes.or_why(
-            graph, kept, lambda kept: same_program.check(graph, kept, fn, "the function", WAY_OUT)
+        overrides, found = head_sizes.or_why(
+            graph, kept, lambda kept: _searched(graph, kept, closed)
         )
     except ResizeError as error:
         if _is_traced(fn, graph):
@@ -131,7 +137,28 @@ def resize(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Resized:
             f"the function is not the traced one: at the full widths too, {text}.\n{OTHER}"
         )
     unread_variables.warn(graph, keep, "jp.resize")
-    return Resized(fn, found.follows, found.draws, graph, kept)
+    return Resized(
+        fn=closed.with_sizes(overrides),
+        follows=found.follows,
+        draws=found.draws,
+        graph=graph,
+        kept=kept,
+        overrides={path: dict(values) for path, values in overrides.items()},
+    )
+
+
+def _searched(graph: ChannelGraph, kept: Kept, closed: ClosedOver) -> tuple[Overrides, Compared]:
+    """Returns the sizes that the function must close over, and how the network then compares."""
+    at = closed.with_sizes
+    return solved(
+        graph,
+        kept,
+        lambda found: same_program.attempt(graph, kept, at(found)),
+        lambda found: same_program.check(graph, kept, at(found), "the function", WAY_OUT),
+        lambda: closed.holders,
+        closed.path_of,
+        around=closed.around,
+    )
 
 
 def _is_traced(fn: Callable[..., Any], graph: ChannelGraph) -> bool:

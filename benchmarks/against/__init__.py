@@ -1,0 +1,1 @@
+"""The two sides of `benchmarks.against_torch_pruning`, each a process of its own."""

@@ -1,0 +1,1 @@
+"""Complete models of other packages, unmodified: what `benchmarks.foreign_models` prunes."""
