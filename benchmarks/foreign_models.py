@@ -45,8 +45,7 @@ Written by `python -m benchmarks.foreign_models`: complete models, unmodified, w
 (nothing is downloaded), every channel group pruned at random by 40 %. *Prunable* is the share of
 the parameters that goes where every group keeps one channel; *trace* are seconds of `jp.trace`,
 on a busy machine. *Resizes* says for how many groups the package's own code is the same network
-at the kept widths, by `jp.resize`, `jp.nnx.resize`, `jp.haiku.resize`, `jp.keras.resize` or `jp.linen.resize`;
-`jp.narrow` runs them all. *Tries* and *seconds* are those of the search for attributes, all
+at the kept widths, by the `resize` of its framework; `jp.narrow` runs them all. *Tries* and *seconds* are those of the search for attributes, all
 groups together. The last three columns are largest differences relative to the largest output, in
 single precision: of the pruned network to the dense one, so that the others mean something; of
 masked and narrowed network, all exact groups pruned; of resized and narrowed, the exact groups

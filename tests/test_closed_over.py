@@ -165,3 +165,58 @@ def test_where_no_size_is_right_it_is_refused_and_says_how_near_it_came():
     with pytest.raises(ResizeError, match="no other width"):
         jp.resize(fn, graph, {name: np.arange(4) != 1})
     assert (heads, size) == (4, 2)
+
+
+class Jitted(eqx.Module):
+    """Sizes of several modules in one `jit`, which hides how far what raises inside came."""
+
+    first: eqx.nn.Linear
+    norm: eqx.nn.LayerNorm
+    last: eqx.nn.Linear
+    width: int = eqx.field(static=True)
+    shape: tuple[int, ...] = eqx.field(static=True)
+
+    def __init__(self, width: int = 6):
+        self.first, self.last = eqx.nn.Linear(6, 6, key=KEY), eqx.nn.Linear(6, 3, key=KEY)
+        self.norm, self.width, self.shape = eqx.nn.LayerNorm(width), width, (width,)
+
+    @eqx.filter_jit
+    def __call__(self, x):
+        h = jax.vmap(self.first)(x)
+        if h.shape[1] != self.width or h.shape[1:] != self.shape:
+            raise ValueError("another width")
+        return jax.vmap(self.last)(jax.vmap(self.norm)(h))
+
+
+def test_what_raises_inside_of_a_jit_hides_no_size():
+    v, static = eqx.partition(Jitted(), eqx.is_array)
+
+    def fn(v, x):
+        return eqx.combine(v, static)(x)
+
+    graph = jp.trace(fn, v, X)
+    (name,) = graph.groups
+    run = whole(fn, v, {name: np.arange(6) % 3 != 1}, graph)
+    assert run.overrides == {
+        "static": {"width": 4, "shape.0": 4},
+        "static/norm": {"shape.0": 4},
+    }
+
+
+def test_a_jit_that_holds_a_number_of_its_own_is_refused():
+    v, static = eqx.partition(Jitted(), eqx.is_array)
+
+    @jax.jit
+    def only(h):
+        if h.shape[1] != 6:
+            raise ValueError("six channels")
+        return h
+
+    def fn(v, x):
+        net = eqx.combine(v, static)
+        return jax.vmap(net.last)(only(jax.vmap(net.first)(x)))
+
+    graph = jp.trace(fn, v, X)
+    (name,) = graph.groups
+    with pytest.raises(ResizeError, match="six channels"):
+        jp.resize(fn, graph, {name: np.arange(6) % 3 != 1})

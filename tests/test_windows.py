@@ -172,3 +172,51 @@ def test_an_integer_that_is_more_than_a_start_must_stay() -> None:
     keep = {first: np.arange(5) > 0}
     with pytest.raises(jp.errors.ResizeError, match="reads the constant 4, it was 5"):
         jp.linen.resize(module, graph, keep, overrides={"": {"wide": 7}})
+
+
+LOOKED_UP: dict[str, Callable[..., Any]] = {
+    "a row": lambda table, i: table[i],
+    "a column": lambda table, i: table.T[:, i],
+    "a row of a row": lambda table, i: table.reshape(1, *table.shape)[0, i],
+    "a dynamic slice": lambda table, i: lax.dynamic_slice(table, (i, 0), (1, table.shape[1]))[0],
+    "dynamic indexing": lambda table, i: lax.dynamic_index_in_dim(table, i, keepdims=False),
+    "from behind": lambda table, i: table[i - 5],
+}
+
+
+@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize("how", LOOKED_UP)
+def test_a_look_up_of_one_example_may_wrap_at_the_kept_width(how: str, twice: bool) -> None:
+    """`vmap` makes columns of indices of the starts in all axes, each wrapped by its size."""
+    v = {"table": jnp.array(normal(5, 8)), "b": jnp.array(normal(8, 2))}
+    ids = jnp.array([0, 4, 2])
+
+    def fn(v: Any, ids: Any) -> Any:
+        each = jax.vmap(lambda i: LOOKED_UP[how](v["table"], i) @ v["b"])
+        return (jax.vmap(each) if twice else each)(ids)
+
+    ids = ids[None] if twice else ids
+    graph = jp.trace(fn, v, ids)
+    keep = {name: np.arange(8) % 2 == 0 for name in graph.groups}
+    assert len(keep) == 1
+    small = jp.slice(graph, v, keep)
+    run = jp.resize(fn, graph, keep)
+    np.testing.assert_allclose(run(small, ids), fn(jp.mask(graph, v, keep), ids), 1e-5, 1e-6)
+
+
+def test_a_start_that_is_another_number_at_the_kept_width_is_refused() -> None:
+    v = {"table": jnp.array(normal(5, 8)), "b": jnp.array(normal(8, 2))}
+
+    def fn(v: Any, ids: Any) -> Any:
+        column = 8 - v["table"].shape[1]  # 0 at the full width
+
+        def each(i: Any) -> Any:
+            return lax.dynamic_slice(v["table"], (i, i * 0 + column), (1, v["table"].shape[1]))[0]
+
+        return jax.vmap(each)(ids) @ v["b"]
+
+    ids = jnp.array([0, 4, 2])
+    graph = jp.trace(fn, v, ids)
+    keep = {name: np.arange(8) % 2 == 0 for name in graph.groups}
+    with pytest.raises(jp.errors.ResizeError, match="reads the constant 4, it was 0"):
+        jp.resize(fn, graph, keep)

@@ -1,14 +1,25 @@
 """The attributes of the modules of a network, found while it runs at the kept widths."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import flax.linen as nn
 
 from jaxprune.linen.attributes import ATTRIBUTES, View
-from jaxprune.linen.plan import Items, Resizing, scope_of
+from jaxprune.linen.plan import Items, Resizing, When, scope_of
 from jaxprune.running.attribute_search import Holder, Overrides, wanted
+
+_OF_FLAX = {
+    "parent",
+    "name",
+    "scope",
+    "param",
+    "_compact_name_scope_modules",
+    "_id",
+    "_parent_ref",
+} | {"_state"}
+"""What every module holds."""
 
 
 class Attributes:
@@ -36,20 +47,22 @@ class Attributes:
         """Begins a run of the network."""
         self.again, self.late, self.ran = self.late, False, {}
 
-    def __call__(self, module: nn.Module, path: str, called: bool) -> Mapping[str, Any]:
+    def __call__(self, module: nn.Module, path: str, when: When) -> Mapping[str, Any]:
         """Returns {attribute: value} of a module; see `Resizing.attributes_of`."""
-        if called:
+        if when is not When.GIVEN:
             self.classes[path] = type(module).__name__
         known, ran = self.values.setdefault(path, {}), self.ran.setdefault(path, [])
-        if any(module is other for other in ran):
+        before = any(module is other for other in ran)
+        if before and when is not When.SET_UP:
             return known
         every = self.every(module, path)
         new = {k: v for k, v in every.items() if k not in known or not _same(known[k], v)}
         if self.again:  # two that want different values for one name get those of the first run
             new = {name: value for name, value in new.items() if name not in known}
-        self.late |= bool(new and ran)
+        self.late |= bool(new) and any(module is not other for other in ran)
         known |= new
-        ran.append(module)
+        if not before:
+            ran.append(module)
         return known
 
     def every(self, module: nn.Module, path: str) -> dict[str, Any]:
@@ -67,7 +80,7 @@ class Draft(Resizing):
 
     found: Attributes | None = field(default=None, compare=False)
 
-    def attributes_of(self) -> Callable[[nn.Module, str, bool], Mapping[str, Any]]:
+    def attributes_of(self) -> Callable[[nn.Module, str, When], Mapping[str, Any]]:
         """Returns what finds them."""
         assert self.found is not None
         return self.found
@@ -86,9 +99,13 @@ def holders(modules: Mapping[str, list[nn.Module]]) -> dict[str, Holder]:
     """Returns what the modules at every path hold."""
     found = {}
     for path, here in modules.items():
-        held = {name: value for module in here for name, value in _fields(module)}
-        found[path] = Holder(type(here[-1]).__name__, held)
+        found[path] = Holder(type(here[-1]).__name__, held_by(here))
     return found
+
+
+def held_by(modules: Sequence[nn.Module]) -> dict[str, Any]:
+    """Returns {attribute: value} of the modules at one path: fields, and what `setup` made."""
+    return {name: value for module in modules for name, value in _held(module)}
 
 
 def path_of(holder: Any) -> str | None:
@@ -97,7 +114,9 @@ def path_of(holder: Any) -> str | None:
     return None if where is None else "/".join(where)
 
 
-def _fields(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    for name in sorted(module.__dataclass_fields__.keys() - {"parent", "name"}):
-        if not isinstance(value := getattr(module, name, None), nn.Module):
+def _held(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    fields = sorted(module.__dataclass_fields__)
+    for name in dict.fromkeys((*fields, *vars(module))):
+        value = getattr(module, name, None)
+        if name not in _OF_FLAX and hasattr(module, name) and not isinstance(value, nn.Module):
             yield name, value

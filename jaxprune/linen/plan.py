@@ -10,6 +10,7 @@ import types
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from enum import Enum, auto
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,14 @@ from jaxprune.program import linen_calls, stream_readers
 
 Items = tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
 """Attributes by the path of a module."""
+
+
+class When(Enum):
+    """When a module is asked for its attributes."""
+
+    GIVEN = auto()  # as a field of one that is called
+    CALLED = auto()
+    SET_UP = auto()  # after its `setup`
 
 
 @dataclass(frozen=True)
@@ -64,10 +73,10 @@ class Resizing:
             overrides=inside(self.overrides),
         )
 
-    def attributes_of(self) -> Callable[[nn.Module, str, bool], Mapping[str, Any]]:
-        """Returns `(module, path, is it called) -> {attribute: value}`, for one run."""
+    def attributes_of(self) -> Callable[[nn.Module, str, When], Mapping[str, Any]]:
+        """Returns `(module, path, when) -> {attribute: value}`, for one run."""
         table = {path: dict(values) for path, values in self.attributes}
-        return lambda _module, path, _called: table.get(path, {})
+        return lambda _module, path, _when: table.get(path, {})
 
     @contextmanager
     def applied(self, prefix: tuple[str, ...] = ()) -> Generator[None, None, None]:
@@ -80,10 +89,14 @@ class Resizing:
             where = scope_of(module)
             if where is not None and where[: len(prefix)] == prefix:
                 path = "/".join(where[len(prefix) :])
-                self._change(module, path, shapes, attributes(module, path, True))
+                self._change(module, path, shapes, attributes(module, path, When.CALLED))
                 for child in _given(module):
                     below = "/".join((scope_of(child) or ())[len(prefix) :])
-                    self._change(child, below, shapes, attributes(child, below, False))
+                    self._change(child, below, shapes, attributes(child, below, When.GIVEN))
+                if context.method_name == "setup":
+                    call(*args, **kwargs)
+                    _set_up(module, attributes(module, path, When.SET_UP))
+                    return None
                 if is_call(context) and path in selections and self._selects(module):
                     chosen = selections[path]
                     call = call if chosen is None else on_stream(call, "/".join(where), chosen)
@@ -123,6 +136,14 @@ def applied(plans: Sequence[Resizing], prefix: tuple[str, ...] = ()) -> Generato
         for plan in reversed(plans):
             stack.enter_context(plan.applied(prefix))
         yield
+
+
+def _set_up(module: nn.Module, attributes: Mapping[str, Any]) -> None:
+    """Changes what `setup` made, unless a later plan changes it."""
+    done: dict[Any, Any] = vars(module)["_resized"]
+    for name, value in attributes.items():
+        if name not in module.__dataclass_fields__ and done.setdefault(name, value) is value:
+            object.__setattr__(module, name, value)
 
 
 def _given(module: nn.Module) -> Iterator[nn.Module]:

@@ -15,7 +15,7 @@ from jaxprune.inspecting import unread_variables
 from jaxprune.keep.check import Keep, check_keep
 from jaxprune.keep.kept import Kept
 from jaxprune.linen.attributes import Shape, View
-from jaxprune.linen.found_attributes import Attributes, Draft, holders, items, path_of
+from jaxprune.linen.found_attributes import Attributes, Draft, held_by, holders, items, path_of
 from jaxprune.linen.given_module import HIDDEN, At, as_traced, called_modules, check_module
 from jaxprune.linen.plan import Resized, Resizing, resized
 from jaxprune.running import head_sizes, same_program
@@ -181,11 +181,9 @@ def _check_overrides(overrides: Overrides, modules: Mapping[str, list[nn.Module]
 
 
 def _check_override(path: str, here: list[nn.Module], values: Mapping[str, Any]) -> None:
-    names = {name for module in here for name in module.__dataclass_fields__}
-    fields = {n: getattr(m, n) for m in here for n in names if hasattr(m, n)}
-    if unknown := [way for way in values if integers.leads_nowhere(fields, way)]:
-        known = sorted(names - {"parent", "name"})
+    held = held_by(here)
+    if unknown := [way for way in values if integers.leads_nowhere(held, way)]:
         raise ResizeError(
             f"overrides give {unknown} to module {path!r} ({type(here[-1]).__name__}), which has "
-            f"the attributes {known}.\nFix: name a dataclass field that the module reads."
+            f"the attributes {sorted(held)}.\nFix: name an attribute that the module reads."
         )

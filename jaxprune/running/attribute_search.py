@@ -219,6 +219,7 @@ class _Search:
         parts = [part for path in paths[:1] for part in parts_of(self.holders, path)]
         yield self.spread(op, [[change] for change in self.candidates(parts, near)])
         yield self.spread(op, self.at_once(paths, near))
+        yield self.in_all(near) if op.inner else iter(())
         yield self.spread(op, self.several(paths, [*near, *far]))
 
     def at_once(self, paths: Sequence[str], sizes: Sizes) -> Iterator[list[Change]]:
@@ -232,6 +233,17 @@ class _Search:
             for chosen in (own, list(first.values())):
                 if len(chosen) > 2:
                     yield chosen
+
+    def in_all(self, sizes: Sizes) -> Iterator[list[Change]]:
+        """Yields all that hold one size, in every module.
+
+        What raises inside of a `jit` hides how far the network came.
+        """
+        for size in sizes:
+            every = [*self.candidates(self.holders, [size])]
+            found = [change for change in every if (change.path, change.way) not in self.settled]
+            if len(found) > 1:
+                yield found
 
     def several(self, paths: Sequence[str], sizes: Sizes) -> Iterator[list[Change]]:
         """Yields two changes of one module at once, and all of which the value is clear."""

@@ -10,6 +10,7 @@ from typing import Any
 from jaxprune.keep.kept import Kept
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.relate import Walk
+from jaxprune.program.rules import indexing, joining
 from jaxprune.program.traits import Trait
 
 
@@ -45,8 +46,13 @@ def _wraps(walk: Walk, op: Op, before: Any, after: Any, kept: Kept) -> bool:
     return bool(sizes) and all(pair == (before, after) for pair in sizes)
 
 
-def _axes(walk: Walk, op: Op, kept: Kept) -> Iterator[tuple[int, int] | None]:
-    """Yields the (full, kept) size of each axis in which `op` is a start, None for other uses."""
+def _axes(
+    walk: Walk, op: Op, kept: Kept, columns: slice | None = None
+) -> Iterator[tuple[int, int] | None]:
+    """Yields the (full, kept) size of each axis in which `op` is a start, None for other uses.
+
+    `columns` are those of the indices of a look-up in which it stands, once it is joined to them.
+    """
     (result,) = op.eqn.outvars
     if any(result is var for var in walk.program.outvars):
         yield None
@@ -55,10 +61,16 @@ def _axes(walk: Walk, op: Op, kept: Kept) -> Iterator[tuple[int, int] | None]:
             if atom is not result:
                 continue
             values = range(len(reader.ins))[reader.rule.values] if reader.rule else ()
-            if Trait.STARTS in reader.traits and i not in values:
-                space = reader.ins[0][i - len(values)]
-                yield space.size, kept.size(space)
+            spaces = indexing.started(reader, i, columns or slice(None))
+            if spaces:
+                yield from ((space.size, kept.size(space)) for space in spaces)
             elif i in values and reader.traits & (Trait.CHOOSES | Trait.AS_IS):
+                yield from _axes(walk, reader, kept, columns)
+            elif columns is None and Trait.MOVES in reader.traits:
                 yield from _axes(walk, reader, kept)
+            elif columns is None and joining.is_by_column(reader):
+                start = sum(axes[-1].size for axes in reader.ins[:i])
+                joined = slice(start, start + reader.ins[i][-1].size)
+                yield from _axes(walk, reader, kept, joined)
             else:
                 yield None

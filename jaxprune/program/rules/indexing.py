@@ -212,6 +212,15 @@ def starts(op: Op, size: Size) -> dict[int, Any]:
     return {1: [moved[axis] for axis in _indexed(op)]} if every else {}
 
 
+def started(op: Op, operand: int, columns: slice) -> list[Space]:
+    """The axes in which an operand, or these columns of indices, say where a window starts."""
+    if op.rule is None or op.rule.operands is not starts:
+        return []
+    if "dimension_numbers" not in op.params:
+        return [op.ins[0][axis] for axis in [operand - _first(op)] if axis >= 0]
+    return [op.ins[0][axis] for axis in _indexed(op)[columns] if operand == 1]
+
+
 def _lengths(op: Op) -> Sequence[int]:
     """How long the window is in every operand axis."""
     if "slice_sizes" in op.params:

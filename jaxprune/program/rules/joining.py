@@ -50,6 +50,11 @@ def concatenate_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Know
     return [Known(tuple(zeros), 0 if all(map(is_zero, known)) else None)]
 
 
+def is_by_column(op: Op) -> bool:
+    """True if it joins arrays along their last axis."""
+    return Trait.PARTS in op.traits and op.params.get("dimension") == len(op.out_shapes[0]) - 1
+
+
 def split(op: Op) -> list[Axes]:
     """The axis is cut at the given sizes."""
     (x,) = op.ins
