@@ -7,6 +7,7 @@ prints program 17, and where the laws do not hold, the fewest of its blocks with
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -45,6 +46,8 @@ BLOCKS: Mapping[str, Block] = {
 
 EACH = 4
 """Blocks of a program."""
+TURN = math.ceil(len(BLOCKS) / EACH)
+"""So many programs have all blocks."""
 
 FIRST = (3, 8, 3)
 """Shape of the input: examples, places, features."""
@@ -109,8 +112,8 @@ class Dealt(NamedTuple):
 
 
 def dealt(index: int) -> Dealt:
-    """Returns the blocks of a program: every `len(BLOCKS) / EACH` programs have each once."""
-    turn, place = divmod(index, len(BLOCKS) // EACH)
+    """Returns the blocks of a program: every `TURN` programs have each once."""
+    turn, place = divmod(index, TURN)
     order = np.random.default_rng([turn, 1]).permutation(list(BLOCKS))
     return Dealt(tuple(map(str, order[EACH * place : EACH * (place + 1)])), index)
 

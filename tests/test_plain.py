@@ -180,4 +180,4 @@ def test_the_first_difference_is_named(fn, text):
     v = {"a": np.ones((3, 4), np.float32), "b": np.ones((4, 2), np.float32)}
     graph = jp.trace(fn, v, np.ones((1, 3), np.float32), free_constants=True)
     with pytest.raises(jp.errors.ResizeError, match=text):
-        jp.resize(fn, graph, {"a": np.arange(4) < 2})
+        jp.resize(fn, graph, {"a": np.arange(4) >= 2})

@@ -58,5 +58,5 @@ class Static:
 
 
 def _few_integers(atom: Any) -> bool:
-    dtype = getattr(atom.aval, "dtype", None)
-    return getattr(dtype, "kind", "") in "iub" and prod(jaxpr.shape(atom)) <= LIMIT
+    dtype = getattr(atom.aval, "dtype", None)  # that of keys is another type
+    return isinstance(dtype, np.dtype) and dtype.kind in "iub" and prod(jaxpr.shape(atom)) <= LIMIT
