@@ -235,19 +235,46 @@ def test_unlike_head_sizes_are_named_with_the_way_out():
     np.testing.assert_allclose(pruned.model(x), run(pruned.variables, x)[0], rtol=1e-4, atol=1e-5)
 
 
-def test_queries_that_cannot_be_pruned_leave_protect():
-    def fn(v, x):
-        q, k, u = (jnp.reshape(x @ v[n], (2, 6, 2, 4)) for n in "qku")
-        q = q * jnp.arange(4.0)[None, None, None]  # its channels are counted
-        y = jnp.einsum("bhqk,bkhd->bqhd", jnp.einsum("bqhd,bkhd->bhqk", q, k), u)
-        return y.reshape(2, 6, 8) @ v["o"]
+def counted(q):
+    """Queries whose channels are counted."""
+    return q * jnp.arange(4.0)[None, None, None]
 
-    v = {n: np.ones((5, 8)) for n in "qku"} | {"o": np.ones((8, 3))}
+
+def rotated(q):
+    """Queries whose channels turn in two halves."""
+    angles = (jnp.arange(6.0)[:, None] * jnp.array([[1.0, 0.1]]))[None, :, None]
+    first, second = jnp.split(q, 2, axis=-1)
+    sin, cos = jnp.sin(angles), jnp.cos(angles)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("placed", [counted, rotated])
+def test_queries_that_cannot_be_pruned_leave_protect(placed, grouped):
+    def layer(v, x):
+        q, k, u = (jnp.reshape(x @ v[n], (2, 6, -1, 4)) for n in "qku")
+        q, k = placed(q), placed(k)
+        if grouped:
+            q = q.reshape(2, 6, 2, 3, 4)
+            weights = jnp.einsum("bqhgd,bkhd->bhgqk", q, k)
+            y = jnp.einsum("bhgqk,bkhd->bqhgd", weights, u)
+        else:
+            y = jnp.einsum("bhqk,bkhd->bqhd", jnp.einsum("bqhd,bkhd->bhqk", q, k), u)
+        return y.reshape(2, 6, -1) @ v["o"]
+
+    def fn(v, x):
+        return layer(v[1], layer(v[0], x))
+
+    heads = 6 if grouped else 2
+    one = {"q": np.ones((5, 4 * heads)), "k": np.ones((5, 8)), "u": np.ones((5, 8))}
+    v = [one | {"o": np.ones((4 * heads, 5))} for _ in range(2)]
     graph = jp.trace(fn, v, np.ones((2, 6, 5)))
-    (value,) = jp.of_kind(graph, jp.Kind.VALUE)
+    values = sorted(name for name in jp.of_kind(graph, jp.Kind.VALUE) if "/u" in name)
+    assert len(values) == 2
     with pytest.raises(ResizeError, match="one head size") as caught:
-        jp.resize(fn, graph, {value: np.arange(4) < 2})
-    assert f"protect=[{value!r}] in jp.select" in str(caught.value)
+        jp.resize(fn, graph, {name: np.arange(4) < 2 for name in values})
+    assert f"protect={values} in jp.select" in str(caught.value)
+    assert str(caught.value).count("keeps 2, its queries and keys cannot be pruned") == 2
 
 
 def test_another_reason_is_not_taken_for_head_sizes():

@@ -2,23 +2,25 @@
 
 from collections.abc import Mapping
 
-_HEAD = "one head size for queries and values, of which the rotary embedding holds the queries'"
-_BEFORE = "no attribute exists: it reshapes by the width of its input, which a layer then cuts"
+NO_ATTRIBUTE = "no attribute exists"
+_HEAD = (
+    f"{NO_ATTRIBUTE} for the size of the values alone: one head size serves queries too, and of "
+    "these the rotary embedding holds it"
+)
 
 CAUSES: Mapping[str, str] = {
     "Llama 3": _HEAD,
+    "Llama 3, with a cache": _HEAD,
     "Qwen 2": _HEAD,
     "Qwen 3": _HEAD,
+    "Qwen 3, with a cache": _HEAD,
     "Qwen 3 with experts": _HEAD,
     "Llama": _HEAD,
     "Mistral": _HEAD,
     "GPT-J": _HEAD,
-    "Decoder of attnax": "no attribute exists: where keys are as many as queries it runs others",
-    "U-Net of Stable Diffusion": _BEFORE,
-    "VAE of Stable Diffusion": "not found: the number of latents stands in a configuration that is "
-    "no field of the module",
-    "NanoMoE": "no attribute exists: its head size is the width of the stream over the heads",
-    "ViT of CLIP": "no attribute exists: it asserts that heads times head size are the stream",
-    "Mamba": "limit of the check: an integer that wraps an index of a vmapped look-up follows",
-    "ESM-2": "not found: it is jitted inside, and what raises there hides how far a try came",
+    "Decoder of attnax": f"{NO_ATTRIBUTE}: where keys are as many as queries it runs others",
+    "U-Net of Stable Diffusion": f"{NO_ATTRIBUTE}: it reshapes by the width of its input, which a "
+    "layer then cuts",
+    "NanoMoE": f"{NO_ATTRIBUTE}: its head size is the width of the stream over the heads",
+    "ViT of CLIP": f"{NO_ATTRIBUTE}: it asserts that heads times head size are the stream",
 }

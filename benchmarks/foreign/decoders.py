@@ -30,7 +30,7 @@ def tunix(family: str, name: str, *, cached: bool = False, **options: Any) -> Mo
         line["end_index"] = jnp.zeros((1,), jnp.int32)
         cache = {f"layer_{i}": dict(line) for i in range(SIZES["num_layers"])}
     mask = np.tril(np.ones((1, LENGTH, seen), bool))
-    return of_nnx(model, tokens(LENGTH), places(LENGTH), cache, mask)
+    return of_nnx(model, tokens(LENGTH), places(LENGTH), cache, mask, cache=2 if cached else None)
 
 
 def llama3(**options: Any) -> Model:

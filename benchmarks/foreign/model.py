@@ -25,6 +25,7 @@ class Model(NamedTuple):
     resize: Resize
     trace: Callable[[], jp.ChannelGraph]
     output: Callable[[Any], Any] = lambda outputs: outputs
+    cache: int | None = None  # which input is a cache, that is returned too
 
 
 def plain(fn: Function, variables: Any, *inputs: Any) -> Model:
@@ -56,10 +57,13 @@ def linen(module: Any, variables: Any, *inputs: Any, output: Any = None, **const
     )
 
 
-def of_nnx(model: nnx.Module, *inputs: Any, method: Any = "__call__") -> Model:
+def of_nnx(
+    model: nnx.Module, *inputs: Any, method: Any = "__call__", cache: int | None = None
+) -> Model:
     """Returns an NNX model, in eval mode."""
     model.eval()
-    traced = partial(jp.nnx.trace, model, *inputs, method=method)
+    state = () if cache is None else cache
+    traced = partial(jp.nnx.trace, model, *inputs, method=method, state=state)
 
     def resize(graph: jp.ChannelGraph, keep: Mapping[str, Any]) -> Function:
         return jp.nnx.function(jp.nnx.resize(model, graph, keep), method=method)
@@ -71,6 +75,7 @@ def of_nnx(model: nnx.Module, *inputs: Any, method: Any = "__call__") -> Model:
         resize=resize,
         trace=traced,
         output=lambda outputs: outputs[0],
+        cache=cache,
     )
 
 

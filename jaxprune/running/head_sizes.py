@@ -16,7 +16,7 @@ from jaxprune.keep.kept import Kept
 from jaxprune.program import spaces as ax
 from jaxprune.program.interpret import every_op
 from jaxprune.program.rules import contraction
-from jaxprune.program.spaces import Atom
+from jaxprune.program.spaces import Atom, Space
 
 T = TypeVar("T")
 
@@ -24,8 +24,14 @@ T = TypeVar("T")
 class _Sizes(NamedTuple):
     """The sizes of an attention: that of queries and keys, and that of values."""
 
-    query: Atom
-    value: Atom
+    query: Space
+    value: Space
+    of_values: str  # the group
+
+    @property
+    def of_queries(self) -> str | None:
+        """The group of the queries, None where they are of several, or cannot be pruned."""
+        return self.query.name if isinstance(self.query, Atom) else None
 
 
 def or_why(graph: ChannelGraph, kept: Kept, run: Callable[[Kept], T]) -> T:
@@ -55,14 +61,14 @@ def _unlike(graph: ChannelGraph, kept: Kept) -> Iterator[_Sizes]:
     """Yields the sizes that are alike in the full network, and are not at the kept widths."""
     found = dict.fromkeys(_attentions(graph))
     for sizes in found:
-        query, value = sizes
-        if query.size == value.size and kept.size(query) != kept.size(value):
+        same = sizes.query.size == sizes.value.size
+        if same and kept.size(sizes.query) != kept.size(sizes.value):
             yield sizes
 
 
 def _attentions(graph: ChannelGraph) -> Iterator[_Sizes]:
     """Yields the sizes of every product of activations that mixes values by an earlier one."""
-    earlier: list[tuple[Atom, set[Atom]]] = []
+    earlier: list[tuple[Space, set[Atom]]] = []
     for op in every_op(graph.walk):
         if not contraction.is_product(op) or any(source is not None for source in op.sources):
             continue
@@ -76,11 +82,11 @@ def _attentions(graph: ChannelGraph) -> Iterator[_Sizes]:
             for axis, space in enumerate(axes)
             if axis not in taken
         ]
-        query = next((atom for atom, results in reversed(earlier) if results & mixed), None)
+        query = next((space for space, results in reversed(earlier) if results & mixed), None)
         for space in free:
             if query is not None and isinstance(space, Atom) and space.name is not None:
-                yield _Sizes(query, space)
-        if len(over) == 1 and isinstance(over[0], Atom):
+                yield _Sizes(query, space, space.name)
+        if len(over) == 1 and query is None:
             results = {atom for space in op.outs[0] for atom in ax.atoms(space)}
             earlier.append((over[0], results))
 
@@ -88,31 +94,31 @@ def _attentions(graph: ChannelGraph) -> Iterator[_Sizes]:
 def _alike(kept: Kept, unlike: list[_Sizes]) -> Kept:
     """The keep with the smaller count of both, or all values where the others cannot be pruned."""
     keep = dict(kept.keep)
-    for query, value in unlike:
-        count = min(kept.size(query), kept.size(value)) if query.name else value.size
-        for atom in (query, value):
-            if atom.name is None:
-                continue
-            whole = np.ones(np.shape(keep.get(atom.name, np.ones(atom.size, bool))), bool)
-            own = keep.get(atom.name, whole) if query.name else whole
-            keep[atom.name] = own & (np.cumsum(own, axis=-1) <= count)
+    for sizes in unlike:
+        if sizes.of_queries is None:
+            for name in (sizes.of_values, *(atom.name for atom in ax.atoms(sizes.query))):
+                keep.pop(name or "", None)
+            continue
+        count = min(kept.size(sizes.query), kept.size(sizes.value))
+        for name in (sizes.of_queries, sizes.of_values):
+            given = keep.get(name, np.ones(sizes.value.size, bool))
+            keep[name] = given & (np.cumsum(given, axis=-1) <= count)
     return Kept(keep)
 
 
 def _text(kept: Kept, unlike: list[_Sizes]) -> str:
     """Says which groups keep unlike counts, and how they can keep one."""
     lines, ties, whole = [], [], []
-    for query, value in unlike:
-        values = f"group {value.name!r} keeps {kept.size(value)}"
-        if query.name is None:
-            whole.append(value.name)
-            lines.append(
-                f"of {value.size} channels {values}, its queries and keys cannot be pruned"
-            )
+    for sizes in unlike:
+        full = sizes.value.size
+        values = f"group {sizes.of_values!r} keeps {kept.size(sizes.value)}"
+        if sizes.of_queries is None:
+            whole.append(sizes.of_values)
+            lines.append(f"of {full} channels {values}, its queries and keys cannot be pruned")
         else:
-            ties.append([query.name, value.name])
-            keys = f"group {query.name!r} keeps {kept.size(query)}"
-            lines.append(f"of {value.size} channels {keys} for queries and keys, {values}")
+            ties.append([sizes.of_queries, sizes.of_values])
+            keys = f"group {sizes.of_queries!r} keeps {kept.size(sizes.query)}"
+            lines.append(f"of {full} channels {keys} for queries and keys, {values}")
     ways = [f"equal={ties} in jp.select"] if ties else []
     ways += [f"protect={whole} in jp.select"] if whole else []
     return (
