@@ -193,6 +193,30 @@ def test_where_no_value_is_right_it_is_refused_and_says_how_near_it_came(monkeyp
     assert 0 < len(tried) < 20
 
 
+def test_an_attribute_that_is_not_read_is_tried_once(monkeypatch):
+    class Unread(Literal):
+        """Beside sizes in the code fields that nothing reads."""
+
+        one: int = 8
+        two: int = 4
+
+    graph, _ = traced(Unread())
+    names = [name for name, group in graph.groups.items() if group.size in (2, 4)]
+    keep = {name: np.arange(graph.groups[name].size) < 1 for name in names}
+    tried: list[Any] = []
+    attempt = attribute_search._Search.tried
+
+    def counted(search: Any, changes: Any) -> Any:
+        changes = list(changes)
+        tried.extend(change.way for change in changes[-1] if len(changes[-1]) == 1)
+        return attempt(search, changes)
+
+    monkeypatch.setattr(attribute_search._Search, "tried", counted)
+    with pytest.raises(ResizeError):
+        jp.linen.resize(Unread(), graph, keep)
+    assert sorted(tried) == ["depth", "one", "two"]
+
+
 def test_what_was_found_can_be_written_down(monkeypatch):
     module = Stack(Frozen())
     graph, variables = traced(module)

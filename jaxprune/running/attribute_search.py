@@ -169,15 +169,25 @@ class _Search:
     def step(
         self, changes: list[list[Change]], best: Attempt
     ) -> tuple[Attempt, list[Change]] | None:
-        """Returns the change that brings the network furthest, None if none brings it further."""
+        """Returns the change that brings the network furthest, None if none brings it further.
+
+        What changes nothing together, not even the error, is not read until there: other values
+        are not tried, nor parts of it.
+        """
+        unread: list[set[tuple[str, str]]] = []
         for tier in self.tiers(best):
             reached = None
             for chosen in tier:
+                ways = {(change.path, change.way) for change in chosen}
+                if any(ways <= those for those in unread):
+                    continue
                 if self.tries >= self.most or time.monotonic() > self.until:
                     return reached
                 found = self.tried([*changes, chosen])
                 if found.compared is not None:
                     return found, chosen
+                if (found.steps, found.text) == (best.steps, best.text):
+                    unread.append(ways)
                 if found.steps > (reached or (best,))[0].steps:
                     reached = found, chosen
             if reached is not None:
