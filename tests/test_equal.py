@@ -248,11 +248,21 @@ def rotated(q):
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
 
 
+def interleaved(q):
+    """Queries whose channels turn in pairs."""
+    angles = (jnp.arange(6.0)[:, None] * jnp.array([[1.0, 0.1]]))[None, :, None]
+    sin, cos = jnp.repeat(jnp.sin(angles), 2, axis=-1), jnp.repeat(jnp.cos(angles), 2, axis=-1)
+    other = jnp.stack([-q[..., 1::2], q[..., ::2]], axis=-1).reshape(q.shape)
+    return q * cos + other * sin
+
+
 @pytest.mark.parametrize("grouped", [False, True])
-@pytest.mark.parametrize("placed", [counted, rotated])
+@pytest.mark.parametrize("placed", [counted, rotated, interleaved])
 def test_queries_that_cannot_be_pruned_leave_protect(placed, grouped):
-    def layer(v, x):
-        q, k, u = (jnp.reshape(x @ v[n], (2, 6, -1, 4)) for n in "qku")
+    def layer(v, x, z):  # the positions of values are other ones than those of keys
+        q, k, u = (
+            jnp.reshape(y @ v[n], (2, 6, -1, 4)) for y, n in zip((x, x, z), "qku", strict=True)
+        )
         q, k = placed(q), placed(k)
         if grouped:
             q = q.reshape(2, 6, 2, 3, 4)
@@ -262,13 +272,13 @@ def test_queries_that_cannot_be_pruned_leave_protect(placed, grouped):
             y = jnp.einsum("bhqk,bkhd->bqhd", jnp.einsum("bqhd,bkhd->bhqk", q, k), u)
         return y.reshape(2, 6, -1) @ v["o"]
 
-    def fn(v, x):
-        return layer(v[1], layer(v[0], x))
+    def fn(v, x, z):
+        return layer(v[1], layer(v[0], x, z), z)
 
     heads = 6 if grouped else 2
     one = {"q": np.ones((5, 4 * heads)), "k": np.ones((5, 8)), "u": np.ones((5, 8))}
     v = [one | {"o": np.ones((4 * heads, 5))} for _ in range(2)]
-    graph = jp.trace(fn, v, np.ones((2, 6, 5)))
+    graph = jp.trace(fn, v, np.ones((2, 6, 5)), np.ones((2, 6, 5)))
     values = sorted(name for name in jp.of_kind(graph, jp.Kind.VALUE) if "/u" in name)
     assert len(values) == 2
     with pytest.raises(ResizeError, match="one head size") as caught:

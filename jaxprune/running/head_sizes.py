@@ -74,7 +74,12 @@ def _attentions(graph: ChannelGraph) -> Iterator[_Sizes]:
             continue
         summed, paired = contraction.pairs(op), contraction.batches(op)
         over = [ax.find(op.ins[0][left]) for left, _ in summed]
-        mixed = {atom for space in over for atom in ax.atoms(space)}
+        mixed = {  # two frozen axes that meet stay two
+            atom
+            for pair in summed
+            for axes, axis in zip(op.ins, pair, strict=True)
+            for atom in ax.atoms(axes[axis])
+        }
         used = [{pair[operand] for pair in (*summed, *paired)} for operand in (0, 1)]
         free = [
             ax.find(space)
