@@ -7,14 +7,13 @@ the resized network must be the original's equation at the sizes that its axis s
 
 import os
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator
-from enum import Enum
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.errors import ResizeError
@@ -27,7 +26,8 @@ from jaxprune.program.rules import random
 from jaxprune.program.spaces import Space
 from jaxprune.program.stream_readers import Reading
 from jaxprune.program.traits import NOTHING, Trait
-from jaxprune.running import wrapped_indices
+from jaxprune.running import contraction_order, values, wrapped_indices
+from jaxprune.running.compared import Attempt, Changed, Compared
 
 WAY_OUT = (
     "Fix: give the module the right attribute (overrides={'module/path': {'attribute': value}}), "
@@ -38,54 +38,6 @@ FAILURE = "the resized network is not the same network"
 _OURS = tuple(
     f"{folder}{os.sep}" for folder in (Path(__file__).parents[1], Path(jax.__file__).parent)
 )
-
-
-class Changed(NamedTuple):
-    """A constant that follows a pruned size.
-
-    `operand` counts those of the operation `op`; it is None where the program returns the constant,
-    and `op` the last operation before that, if there is one.
-    """
-
-    op: Op | None
-    operand: int | None
-    before: float
-    after: float
-
-    def __str__(self) -> str:
-        """Where it stands, before and after."""
-        where = f"{self.op!r} at {self.op.place}" if self.op else "the function"
-        return f"{where}: {self.before:.6g} became {self.after:.6g}"
-
-
-class Compared(NamedTuple):
-    """What may differ: constants that follow a pruned size, and what is drawn over one."""
-
-    changed: list[Changed]
-    draws: tuple[str, ...]
-
-    @property
-    def follows(self) -> tuple[str, ...]:
-        """The constants, before and after, as text."""
-        return tuple(map(str, self.changed))
-
-
-class Attempt(NamedTuple):
-    """How far a network is the traced one.
-
-    Attributes:
-      steps: how many operations agree.
-      op: the first that differs, of the traced program; None for what it returns.
-      text: what differs there, or what the code of the network raised.
-      compared: in what the whole network may differ, None if it is another one.
-      raised_in: the objects whose methods raised, innermost first.
-    """
-
-    steps: int
-    op: Op | None
-    text: str
-    compared: Compared | None
-    raised_in: tuple[Any, ...] = ()
 
 
 class _DifferenceError(Exception):
@@ -216,7 +168,7 @@ class _Lockstep:
             self.programs(self.graph.walk, program, None)
         except _DifferenceError as difference:
             op, text = difference.args
-            return op, text + self.near
+            return op, text + (contraction_order.hint(op) if op else "") + self.near
         if self.changed and not prunes(self.kept):
             first = self.changed[0]
             return first.op, f"reads the constant {first.after:.6g}, it was {first.before:.6g}"
@@ -230,13 +182,21 @@ class _Lockstep:
         self.twins.update(zip(ours.invars, other.invars, strict=False))
         self.constants(ours, other, caller)
         self.readings.update(stream_readers.readings(walk))
-        ops = self.that_compute(walk)
-        for op, eqn in zip_longest(ops, self.equations_that_compute(other)):
+        ops, eqns = self.that_compute(walk), self.equations_that_compute(other)
+        for op, eqn in zip_longest(ops, eqns):
             if op is None:
                 _refuse(walk.ops[-1] if walk.ops else caller, f"is followed by {_show(eqn)}")
             if eqn is None:
                 _refuse(op, "is missing")
-            self.equation(op, eqn)
+            noted = len(self.changed)
+            try:
+                self.equation(op, eqn)
+            except _DifferenceError:
+                if (lengths := self.reordered(walk, other, op, eqn)) is None:
+                    raise
+                del self.changed[noted:]
+                for items, length in zip((ops, eqns), lengths, strict=True):
+                    deque(islice(items, length - 1), maxlen=0)
         if len(ours.outvars) != len(other.outvars):
             _refuse(caller, f"gave {len(ours.outvars)} results, now {len(other.outvars)}")
         for a, b in zip(ours.outvars, other.outvars, strict=True):
@@ -282,7 +242,7 @@ class _Lockstep:
             _refuse(caller, f"has {len(ours.consts)} constants, now {len(other.consts)}")
         self.twins.update(zip(ours.constvars, other.constvars, strict=not self.partial))
         for a, b in zip(ours.consts, other.consts, strict=not self.partial):
-            if a is not b and not np.array_equal(_host(a), _host(b)):
+            if a is not b and not np.array_equal(values.host(a), values.host(b)):
                 text = f"has a constant of shape {np.shape(a)}, now {np.shape(b)} or other values"
                 _refuse(caller, text)
 
@@ -309,6 +269,27 @@ class _Lockstep:
         for walk, program in zip(op.inner, inner, strict=True):
             self.programs(walk, program, op)
 
+    def reordered(self, walk: Walk, other: Program, op: Op, eqn: Any) -> tuple[int, int] | None:
+        """How long the chains of contractions are that begin here and compute the same, if any."""
+        theirs = list(contraction_order.chains(other, self.graph.rules, eqn))
+        for run, product in contraction_order.chains(walk.program, self.graph.rules, op.eqn):
+            for twins, found in theirs:
+                if contraction_order.same(product, found, self.alike):
+                    self.twins[run[-1].outvars[0]] = twins[-1].outvars[0]
+                    self.steps += len(run)
+                    return len(run), len(twins)
+        return None
+
+    def alike(self, a: Any, b: Any) -> bool:
+        """True if a chain of contractions reads the same value."""
+        if jaxpr.is_literal(a) or jaxpr.is_literal(b):
+            return np.array_equal(jaxpr.literal(a), jaxpr.literal(b))
+        try:
+            self.value(None, a, b)
+        except _DifferenceError:
+            return False
+        return True
+
     def draw(self, op: Op, shapes: list[tuple[int, ...]]) -> None:
         """Notes what the resized network draws anew: it has other numbers, not only fewer."""
         if Trait.DRAWS in op.traits and any(
@@ -323,11 +304,11 @@ class _Lockstep:
         if not jaxpr.is_literal(b):
             _refuse(op, "reads a value where it read a constant")
         before, after = jaxpr.literal(a), jaxpr.literal(b)
-        if np.array_equal(before, after, equal_nan=_is_float(before)):
+        if np.array_equal(before, after, equal_nan=values.is_float(before)):
             return
         if op and self.walk and wrapped_indices.wraps(self.walk, op, before, after, self.kept):
             return
-        if not (_is_float(before) and _is_float(after)):
+        if not (values.is_float(before) and values.is_float(after)):
             _refuse(op, f"reads the constant {after}, it was {before}")
         self.changed.append(Changed(op, position, float(before), float(after)))
 
@@ -347,7 +328,7 @@ class _Lockstep:
         expected = op.eqn.params | (op.rule.params(op, self.kept.size) if op.rule else {})
         for key, value in expected.items():
             other = eqn.params.get(key)
-            if _plain(value) and _plain(other) and not _same(value, other):
+            if values.plain(value) and values.plain(other) and not values.same(value, other):
                 here = f"at the {self.widths} widths"
                 _refuse(op, f"should have {key}={value} {here}, has {other}")
 
@@ -372,28 +353,3 @@ def _show(eqn: Any) -> str:
 
 def _list(shapes: list[tuple[int, ...]]) -> str:
     return ", ".join(str(list(shape)) for shape in shapes)
-
-
-def _host(value: Any) -> np.ndarray:
-    """A constant as numbers, also where it is a key, or all else is traced."""
-    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-        with jax.ensure_compile_time_eval():
-            value = jax.random.key_data(value)
-    return np.asarray(value)
-
-
-def _is_float(value: Any) -> bool:
-    return np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.floating)
-
-
-def _same(a: Any, b: Any) -> bool:
-    both = isinstance(a, float) and isinstance(b, float)
-    return a == b or (both and np.isnan(a) and np.isnan(b))
-
-
-def _plain(value: Any) -> bool:
-    if isinstance(value, tuple | list):
-        return all(map(_plain, value))
-    return value is None or isinstance(
-        value, bool | int | float | str | Enum | np.integer | np.dtype
-    )
