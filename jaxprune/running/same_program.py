@@ -5,28 +5,26 @@ only taken where widths differ, give the right shapes and another network. So ev
 the resized network must be the original's equation at the sizes that its axis spaces have.
 """
 
-import os
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
-from itertools import islice, zip_longest
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from itertools import compress, islice, zip_longest
 from typing import Any, NoReturn
 
-import jax
 import numpy as np
 
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep.kept import Kept
-from jaxprune.program import jaxpr, stream_readers
+from jaxprune.program import jaxpr, stream_readers, used_values
 from jaxprune.program.jaxpr import Op, Program
 from jaxprune.program.relate import Walk
 from jaxprune.program.rules import random
 from jaxprune.program.spaces import Space
 from jaxprune.program.stream_readers import Reading
 from jaxprune.program.traits import NOTHING, Trait
-from jaxprune.running import contraction_order, values, wrapped_indices
+from jaxprune.program.used_values import Live
+from jaxprune.running import contraction_order, raised_at, values, wrapped_indices
 from jaxprune.running.compared import Attempt, Changed, Compared
 
 WAY_OUT = (
@@ -35,9 +33,6 @@ WAY_OUT = (
     "needs no module."
 )
 FAILURE = "the resized network is not the same network"
-_OURS = tuple(
-    f"{folder}{os.sep}" for folder in (Path(__file__).parents[1], Path(jax.__file__).parent)
-)
 
 
 class _DifferenceError(Exception):
@@ -66,7 +61,7 @@ def check(
     except Exception as error:
         raise ResizeError(
             f"{name} does not run at the {widths(kept)} widths: {type(error).__name__}: {error}"
-            f"{_raised_at(error)}\n{way_out}"
+            f"{raised_at.place(error)}\n{way_out}"
         ) from error
     return compare(graph, kept, program, way_out, failure)
 
@@ -105,7 +100,7 @@ def attempt(graph: ChannelGraph, kept: Kept, fn: Callable[..., Any]) -> Attempt:
         except ResizeError:
             raise
         except Exception as error:
-            raised.append(f"{type(error).__name__}: {error}{_raised_at(error)}")
+            raised.append(f"{type(error).__name__}: {error}{raised_at.place(error)}")
             frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
             inside.extend(f.f_locals["self"] for f in reversed(frames) if "self" in f.f_locals)
             return ()
@@ -153,6 +148,7 @@ class _Lockstep:
         self.partial = partial
         self.steps = 0
         self.walk: Walk | None = None
+        self.live = Live(None)
         self.widths = widths(kept)
         self.changed: list[Changed] = []
         self.draws: list[str] = []
@@ -177,8 +173,16 @@ class _Lockstep:
     def shape(self, axes: list[Space]) -> tuple[int, ...]:
         return tuple(map(self.kept.size, axes))
 
-    def programs(self, walk: Walk, other: Program, caller: Op | None) -> None:
-        ours, outside, self.walk = walk.program, self.walk, walk
+    def programs(
+        self, walk: Walk, other: Program, caller: Op | None, wanted: Sequence[bool] = ()
+    ) -> None:
+        """Compares what the results in use, by default all, depend on."""
+        outside, self.walk = (self.walk, self.live), walk
+        wanted = wanted or [True] * max(len(walk.program.outvars), len(other.outvars))
+        self.live = Live(
+            None if self.partial else _live(walk.program, wanted) | _live(other, wanted)
+        )
+        ours, other = self.live.without_dead(walk.program), self.live.without_dead(other)
         self.twins.update(zip(ours.invars, other.invars, strict=False))
         self.constants(ours, other, caller)
         self.readings.update(stream_readers.readings(walk))
@@ -192,20 +196,23 @@ class _Lockstep:
             try:
                 self.equation(op, eqn)
             except _DifferenceError:
-                if (lengths := self.reordered(walk, other, op, eqn)) is None:
+                if (lengths := self.reordered(ours, other, op, eqn)) is None:
                     raise
                 del self.changed[noted:]
                 for items, length in zip((ops, eqns), lengths, strict=True):
                     deque(islice(items, length - 1), maxlen=0)
         if len(ours.outvars) != len(other.outvars):
             _refuse(caller, f"gave {len(ours.outvars)} results, now {len(other.outvars)}")
-        for a, b in zip(ours.outvars, other.outvars, strict=True):
-            self.operand(walk.ops[-1] if walk.ops else caller, None, a, b)
-        self.walk = outside
+        for a, b, used in zip(ours.outvars, other.outvars, wanted, strict=True):
+            if used:
+                self.operand(walk.ops[-1] if walk.ops else caller, None, a, b)
+        self.walk, self.live = outside
 
     def that_compute(self, walk: Walk) -> Iterator[Op]:
         """Yields the operations that compute at the kept widths."""
         for op in walk.ops:
+            if self.live.is_dead(op.eqn):
+                continue
             if self.repeats_once(op.eqn, *map(self.shape, (*op.ins[:1], *op.outs[:1]))):
                 (a,), (b,) = op.eqn.invars, op.eqn.outvars
                 self.twins[b] = self.twins.get(a)
@@ -252,10 +259,15 @@ class _Lockstep:
                 self.near = f" (near the variable {self.paths[min(source)]})"
         if op.name != jaxpr.name(eqn) or len(op.ins) != len(eqn.invars):
             _refuse(op, f"became {_show(eqn)}")
+        if len(op.outs) != len(eqn.outvars):
+            _refuse(op, f"gave {len(op.outs)} results, now {len(eqn.outvars)}")
+        read = self.either(op.eqn.invars, eqn.invars)
         for i, (a, b) in enumerate(zip(op.eqn.invars, eqn.invars, strict=True)):
-            self.operand(op, i, a, b)
-        expected = [self.shape(axes) for axes in op.outs]
-        found = [jaxpr.shape(var) for var in eqn.outvars]
+            if read[i]:
+                self.operand(op, i, a, b)
+        used = self.either(op.eqn.outvars, eqn.outvars)
+        expected = [self.shape(axes) for axes in compress(op.outs, used)]
+        found = [jaxpr.shape(var) for var in compress(eqn.outvars, used)]
         if expected != found:
             here = f"at the {self.widths} widths"
             _refuse(op, f"should give {_list(expected)} {here}, gives {_list(found)}")
@@ -266,13 +278,18 @@ class _Lockstep:
         inner = jaxpr.programs(eqn)
         if len(inner) != len(op.inner):
             _refuse(op, f"calls {len(op.inner)} programs, now {len(inner)}")
-        for walk, program in zip(op.inner, inner, strict=True):
-            self.programs(walk, program, op)
+        wanted = map(_any, self.live.results(op.eqn), self.live.results(eqn))
+        for walk, program, results in zip(op.inner, inner, wanted, strict=True):
+            self.programs(walk, program, op, results)
 
-    def reordered(self, walk: Walk, other: Program, op: Op, eqn: Any) -> tuple[int, int] | None:
+    def either(self, ours: Sequence[Any], theirs: Sequence[Any]) -> list[bool]:
+        """Which values anything depends on, in one of the programs."""
+        return _any(self.live.reads(ours), self.live.reads(theirs))
+
+    def reordered(self, ours: Program, other: Program, op: Op, eqn: Any) -> tuple[int, int] | None:
         """How long the chains of contractions are that begin here and compute the same, if any."""
         theirs = list(contraction_order.chains(other, self.graph.rules, eqn))
-        for run, product in contraction_order.chains(walk.program, self.graph.rules, op.eqn):
+        for run, product in contraction_order.chains(ours, self.graph.rules, op.eqn):
             for twins, found in theirs:
                 if contraction_order.same(product, found, self.alike):
                     self.twins[run[-1].outvars[0]] = twins[-1].outvars[0]
@@ -333,14 +350,12 @@ class _Lockstep:
                 _refuse(op, f"should have {key}={value} {here}, has {other}")
 
 
-def _raised_at(error: Exception) -> str:
-    """Where the code of the network raised, outside of JAX and of this library."""
-    codes = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    theirs = [(code, line) for code, line in codes if not code.co_filename.startswith(_OURS)]
-    if not theirs:
-        return ""
-    code, line = theirs[-1]
-    return f"\nat {code.co_filename}:{line} ({code.co_qualname})"
+def _any(a: Sequence[bool], b: Sequence[bool]) -> list[bool]:
+    return [x or y for x, y in zip(a, b, strict=False)]
+
+
+def _live(program: Program, wanted: Sequence[bool]) -> set[Any]:
+    return used_values.live(program, compress(program.outvars, wanted))
 
 
 def _refuse(op: Op | None, text: str) -> NoReturn:

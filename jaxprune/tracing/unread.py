@@ -1,9 +1,8 @@
 """What the function does not read: nothing says with what its channels would go."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from jaxprune.program import jaxpr, reasons, traced_spaces
+from jaxprune.program import reasons, traced_spaces, used_values
 from jaxprune.program import spaces as ax
 from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Program
@@ -22,31 +21,12 @@ def freeze_unused(
             results.append(atom)
         elif atom is not program.invars[twin]:
             results += [atom, program.invars[twin]]
-    used = _read(program, results)
+    used = used_values.read(program, results)
     unused = [i for i, var in enumerate(program.invars[: len(axes)]) if var not in used]
     for i in unused:
         for space in axes[i]:
             ax.freeze(space, Reason(reasons.NOT_USED))
     return unused
-
-
-def _read(program: Program, results: Iterable[Any]) -> set[Any]:
-    """The values of a program that its equations read, or that are among the `results` in use.
-
-    What an equation only hands to the programs that it calls is read if one of them reads it.
-    """
-    used = {atom for atom in results if not jaxpr.is_literal(atom)}
-    for eqn in reversed(program.eqns):
-        read, handed = set(range(len(eqn.invars))), set()
-        for inner, operands, given in jaxpr.calls(eqn):
-            pairs = zip(inner.outvars, given, strict=True)
-            wanted = _read(inner, [var for var, out in pairs if out is None or out in used])
-            pairs = zip(operands, inner.invars, strict=True)
-            read.difference_update(set(operands) - handed)
-            handed.update(operands)
-            read.update(i for i, var in pairs if var in wanted)
-        used.update(eqn.invars[i] for i in read if not jaxpr.is_literal(eqn.invars[i]))
-    return used
 
 
 def freeze_unread(walk: Walk, variables: Sequence[Sequence[Space]]) -> None:
