@@ -88,6 +88,7 @@ def recurrent():
     x = inputs = keras.Input((6,), dtype="int32")
     x = L.LSTM(10, return_sequences=True)(L.Embedding(11, 8)(x))
     x = L.Bidirectional(L.GRU(6, return_sequences=True, use_cudnn=False), name="both")(x)
+    x = L.Bidirectional(L.LSTM(5, return_sequences=True), merge_mode="sum")(x)
     x = L.RNN(L.LSTMCell(7))(L.TimeDistributed(L.Dense(9))(x))
     return keras.Model(inputs, L.Dense(3)(x))
 

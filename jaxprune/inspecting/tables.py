@@ -23,8 +23,11 @@ def graph_table(graph: ChannelGraph) -> str:
         for name, group in graph.groups.items()
     ]
     lines = table([head, *rows], numbers={1, 2, 3, 4})
-    reasons = Counter(frozen.reason for frozen in graph.frozen).most_common()
-    frozen = [f"frozen: {n:,} x {reason}" for reason, n in reasons]
+    reasons = Counter((frozen.reason, frozen.why.option) for frozen in graph.frozen).most_common()
+    frozen = [
+        f"frozen: {n:,} x {reason}" + (f"; {option}" if option else "")
+        for (reason, option), n in reasons
+    ]
     frozen += uncounted_lines(cost.uncounted(graph))
     note = "MACs and params are those of one channel; jaxprune.explain(graph) says more."
     frozen += [unread_variables.line(graph)] if graph.unread else []

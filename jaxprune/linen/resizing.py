@@ -20,7 +20,7 @@ from jaxprune.linen.given_module import HIDDEN, At, as_traced, called_modules, c
 from jaxprune.linen.plan import Resized, Resizing, resized
 from jaxprune.running import head_sizes, same_program
 from jaxprune.running.attribute_search import Overrides, solved
-from jaxprune.running.same_program import Attempt, Compared
+from jaxprune.running.compared import Attempt, Compared
 
 
 def resize(

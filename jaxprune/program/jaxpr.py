@@ -125,6 +125,11 @@ def closed_over(eqn: Any) -> int:
     return eqn.params.get("num_consts", 0)
 
 
+def has_effects(eqn: Any) -> bool:
+    """Returns whether an equation does more than give results, such as to print."""
+    return bool(eqn.effects)
+
+
 def name(eqn: Any) -> str:
     """Returns the name of the primitive, one name for all JAX versions."""
     given = eqn.primitive.name

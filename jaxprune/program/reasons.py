@@ -8,13 +8,14 @@ class Why(NamedTuple):
 
     text: in short, as `graph.frozen` has it. words: as `jp.explain` says it, the text if empty.
     way_out: what to do about it, if there is anything. natural: in the nature of a network, so that
-    the operation is not worth a word.
+    the operation is not worth a word. option: what frees it at a price, in short for a table.
     """
 
     text: str
     words: str = ""
     way_out: str = ""
     natural: bool = False
+    option: str = ""
 
 
 class Reason(NamedTuple):
@@ -51,7 +52,11 @@ class Reason(NamedTuple):
 
 _AS_VARIABLE = (
     "hand that array to the function as a variable (in the first argument): then it is cut "
-    "with the channels; or trace(..., free_constants=True), and jp.narrow cuts it"
+    "with the channels; or trace(..., free_constants=True): then jp.narrow cuts it, but a resize "
+    "is refused where the code computes other values at the kept width"
+)
+_FREED = (
+    "trace(..., free_constants=True) frees it for jp.narrow, not for a resize that recomputes it"
 )
 _NO_CHANNEL_LEFT = "sorting forgets which channel is which"
 
@@ -63,8 +68,16 @@ NOT_USED = Why("not used by the function", "the function does not use it", natur
 NOT_READ = Why(
     "not read by the function", "the function does not read this part of it", natural=True
 )
+LEFT_OUT = Why(
+    "channels that nothing reads",
+    "a slice leaves these channels out, and nothing else reads them",
+    "make the layer narrower: no output depends on them",
+)
 CONSTANT = Why(
-    "constant of the function", "it meets a constant array of the function", _AS_VARIABLE
+    "constant of the function",
+    "it meets a constant array of the function",
+    _AS_VARIABLE,
+    option=_FREED,
 )
 UNKNOWN = Why(
     "unknown primitive {0}",
@@ -104,7 +117,12 @@ LAYERS = Why(
     "the channels inside of the layers can be pruned",
 )
 STACKED = Why("stacked", "it counts stacked arrays, which are not channels")
-COUNTED = Why("counted by iota", "positions are counted along it (jnp.arange)", _AS_VARIABLE)
+COUNTED = Why(
+    "counted by iota",
+    "positions are counted along it (jnp.arange)",
+    _AS_VARIABLE,
+    option=_FREED,
+)
 INDEXED = Why("indexed by {0}", "its entries are chosen by index ({0})")
 DYNAMIC = Why("dynamic {0}", "its entries are chosen by a computed index")
 POINTED_INTO = Why(

@@ -33,7 +33,7 @@ from jaxprune.program.interpret import Domain, Steps
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.traits import Trait
 from jaxprune.running import same_program
-from jaxprune.running.same_program import Changed, Compared
+from jaxprune.running.compared import Changed, Compared
 
 Resized = Callable[..., Any]
 Scale = Mapping[Any, float]

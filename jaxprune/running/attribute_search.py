@@ -19,7 +19,7 @@ from jaxprune.keep.kept import Kept
 from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.spaces import Prod, Space, Sum, product
-from jaxprune.running.same_program import Attempt, Compared
+from jaxprune.running.compared import Attempt, Compared
 
 TRIES = 300
 """So many networks are traced without one that is nearer to the traced one."""

@@ -5,20 +5,18 @@ only taken where widths differ, give the right shapes and another network. So ev
 the resized network must be the original's equation at the sizes that its axis spaces have.
 """
 
-import os
 import traceback
-from collections.abc import Callable, Iterator
-from itertools import zip_longest
-from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import compress, islice, zip_longest
+from typing import Any, NoReturn
 
-import jax
 import numpy as np
 
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep.kept import Kept
-from jaxprune.program import jaxpr, stream_readers
+from jaxprune.program import jaxpr, stream_readers, used_values
 from jaxprune.program.jaxpr import Op, Program
 from jaxprune.program.relate import Walk
 from jaxprune.program.rules import random
@@ -26,7 +24,9 @@ from jaxprune.program.spaces import Space
 from jaxprune.program.static import Static
 from jaxprune.program.stream_readers import Reading
 from jaxprune.program.traits import NOTHING, Trait
-from jaxprune.running import values, wrapped_indices
+from jaxprune.program.used_values import Live
+from jaxprune.running import contraction_order, raised_at, values, wrapped_indices
+from jaxprune.running.compared import Attempt, Changed, Compared
 
 WAY_OUT = (
     "Fix: give the module the right attribute (overrides={'module/path': {'attribute': value}}), "
@@ -34,57 +34,6 @@ WAY_OUT = (
     "needs no module."
 )
 FAILURE = "the resized network is not the same network"
-_OURS = tuple(
-    f"{folder}{os.sep}" for folder in (Path(__file__).parents[1], Path(jax.__file__).parent)
-)
-
-
-class Changed(NamedTuple):
-    """A constant that follows a pruned size.
-
-    `operand` counts those of the operation `op`; it is None where the program returns the constant,
-    and `op` the last operation before that, if there is one.
-    """
-
-    op: Op | None
-    operand: int | None
-    before: float
-    after: float
-
-    def __str__(self) -> str:
-        """Where it stands, before and after."""
-        where = f"{self.op!r} at {self.op.place}" if self.op else "the function"
-        return f"{where}: {self.before:.6g} became {self.after:.6g}"
-
-
-class Compared(NamedTuple):
-    """What may differ: constants that follow a pruned size, and what is drawn over one."""
-
-    changed: list[Changed]
-    draws: tuple[str, ...]
-
-    @property
-    def follows(self) -> tuple[str, ...]:
-        """The constants, before and after, as text."""
-        return tuple(map(str, self.changed))
-
-
-class Attempt(NamedTuple):
-    """How far a network is the traced one.
-
-    Attributes:
-      steps: how many operations agree.
-      op: the first that differs, of the traced program; None for what it returns.
-      text: what differs there, or what the code of the network raised.
-      compared: in what the whole network may differ, None if it is another one.
-      raised_in: the objects whose methods raised, innermost first.
-    """
-
-    steps: int
-    op: Op | None
-    text: str
-    compared: Compared | None
-    raised_in: tuple[Any, ...] = ()
 
 
 class _DifferenceError(Exception):
@@ -113,7 +62,7 @@ def check(
     except Exception as error:
         raise ResizeError(
             f"{name} does not run at the {widths(kept)} widths: {type(error).__name__}: {error}"
-            f"{_raised_at(error)}\n{way_out}"
+            f"{raised_at.place(error)}\n{way_out}"
         ) from error
     return compare(graph, kept, program, way_out, failure)
 
@@ -152,7 +101,7 @@ def attempt(graph: ChannelGraph, kept: Kept, fn: Callable[..., Any]) -> Attempt:
         except ResizeError:
             raise
         except Exception as error:
-            raised.append(f"{type(error).__name__}: {error}{_raised_at(error)}")
+            raised.append(f"{type(error).__name__}: {error}{raised_at.place(error)}")
             frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
             inside.extend(f.f_locals["self"] for f in reversed(frames) if "self" in f.f_locals)
             return ()
@@ -201,6 +150,7 @@ class _Lockstep:
         self.steps = 0
         self.walk: Walk | None = None
         self.static: Static | None = None
+        self.live = Live(None)
         self.widths = widths(kept)
         self.changed: list[Changed] = []
         self.draws: list[str] = []
@@ -216,7 +166,7 @@ class _Lockstep:
             self.programs(self.graph.walk, program, None)
         except _DifferenceError as difference:
             op, text = difference.args
-            return op, text + self.near
+            return op, text + (contraction_order.hint(op) if op else "") + self.near
         if self.changed and not prunes(self.kept):
             first = self.changed[0]
             return first.op, f"reads the constant {first.after:.6g}, it was {first.before:.6g}"
@@ -225,28 +175,47 @@ class _Lockstep:
     def shape(self, axes: list[Space]) -> tuple[int, ...]:
         return tuple(map(self.kept.size, axes))
 
-    def programs(self, walk: Walk, other: Program, caller: Op | None) -> None:
-        ours, outside, self.walk = walk.program, (self.walk, self.static), walk
+    def programs(
+        self, walk: Walk, other: Program, caller: Op | None, wanted: Sequence[bool] = ()
+    ) -> None:
+        """Compares what the results in use, by default all, depend on."""
+        outside, self.walk = (self.walk, self.static, self.live), walk
         self.static = Static(other, self.graph.rules, {})
+        wanted = wanted or [True] * max(len(walk.program.outvars), len(other.outvars))
+        self.live = Live(
+            None if self.partial else _live(walk.program, wanted) | _live(other, wanted)
+        )
+        ours, other = self.live.without_dead(walk.program), self.live.without_dead(other)
         self.twins.update(zip(ours.invars, other.invars, strict=False))
-        self.constants(walk, other, caller)
+        self.constants(walk, ours, other, caller)
         self.readings.update(stream_readers.readings(walk))
-        ops = self.that_compute(walk)
-        for op, eqn in zip_longest(ops, self.equations_that_compute(other)):
+        ops, eqns = self.that_compute(walk), self.equations_that_compute(other)
+        for op, eqn in zip_longest(ops, eqns):
             if op is None:
                 _refuse(walk.ops[-1] if walk.ops else caller, f"is followed by {_show(eqn)}")
             if eqn is None:
                 _refuse(op, "is missing")
-            self.equation(op, eqn)
+            noted = len(self.changed)
+            try:
+                self.equation(op, eqn)
+            except _DifferenceError:
+                if (lengths := self.reordered(ours, other, op, eqn)) is None:
+                    raise
+                del self.changed[noted:]
+                for items, length in zip((ops, eqns), lengths, strict=True):
+                    deque(islice(items, length - 1), maxlen=0)
         if len(ours.outvars) != len(other.outvars):
             _refuse(caller, f"gave {len(ours.outvars)} results, now {len(other.outvars)}")
-        for a, b in zip(ours.outvars, other.outvars, strict=True):
-            self.operand(walk.ops[-1] if walk.ops else caller, None, a, b)
-        self.walk, self.static = outside
+        for a, b, used in zip(ours.outvars, other.outvars, wanted, strict=True):
+            if used:
+                self.operand(walk.ops[-1] if walk.ops else caller, None, a, b)
+        self.walk, self.static, self.live = outside
 
     def that_compute(self, walk: Walk) -> Iterator[Op]:
         """Yields the operations that compute at the kept widths."""
         for op in walk.ops:
+            if self.live.is_dead(op.eqn):
+                continue
             if self.repeats_once(op.eqn, *map(self.shape, (*op.ins[:1], *op.outs[:1]))):
                 (a,), (b,) = op.eqn.invars, op.eqn.outvars
                 self.twins[b] = self.twins.get(a)
@@ -278,14 +247,14 @@ class _Lockstep:
         rule = self.graph.rules.get(jaxpr.name(eqn))
         return NOTHING if rule is None else rule.traits
 
-    def constants(self, walk: Walk, other: Program, caller: Op | None) -> None:
-        ours = walk.program
+    def constants(self, walk: Walk, ours: Program, other: Program, caller: Op | None) -> None:
         if len(ours.constvars) != len(other.constvars) and not self.partial:
             _refuse(caller, f"has {len(ours.consts)} constants, now {len(other.consts)}")
         self.twins.update(zip(ours.constvars, other.constvars, strict=not self.partial))
-        axes = walk.consts
-        for a, b, spaces in zip(ours.consts, other.consts, axes, strict=not self.partial):
-            if a is not b and not np.array_equal(self.cut(a, spaces), values.host(b)):
+        spaces = dict(zip(walk.program.constvars, walk.consts, strict=True))
+        axes = [spaces[var] for var in ours.constvars]
+        for a, b, where in zip(ours.consts, other.consts, axes, strict=not self.partial):
+            if a is not b and not np.array_equal(self.cut(a, where), values.host(b)):
                 text = f"has a constant of shape {np.shape(a)}, now {np.shape(b)} or other values"
                 _refuse(caller, text)
 
@@ -303,14 +272,12 @@ class _Lockstep:
                 self.near = f" (near the variable {self.paths[min(source)]})"
         if op.name != jaxpr.name(eqn) or len(op.ins) != len(eqn.invars):
             _refuse(op, f"became {_show(eqn)}")
-        follow = wrapped_indices.following(op, self.kept)
-        for i, (a, b) in enumerate(zip(op.eqn.invars, eqn.invars, strict=True)):
-            if i in follow:
-                self.start(op, follow[i], b)
-            else:
-                self.operand(op, i, a, b)
-        expected = [self.shape(axes) for axes in op.outs]
-        found = [jaxpr.shape(var) for var in eqn.outvars]
+        if len(op.outs) != len(eqn.outvars):
+            _refuse(op, f"gave {len(op.outs)} results, now {len(eqn.outvars)}")
+        self.operands(op, eqn)
+        used = self.either(op.eqn.outvars, eqn.outvars)
+        expected = [self.shape(axes) for axes in compress(op.outs, used)]
+        found = [jaxpr.shape(var) for var in compress(eqn.outvars, used)]
         if expected != found:
             here = f"at the {self.widths} widths"
             _refuse(op, f"should give {_list(expected)} {here}, gives {_list(found)}")
@@ -321,8 +288,34 @@ class _Lockstep:
         inner = jaxpr.programs(eqn)
         if len(inner) != len(op.inner):
             _refuse(op, f"calls {len(op.inner)} programs, now {len(inner)}")
-        for walk, program in zip(op.inner, inner, strict=True):
-            self.programs(walk, program, op)
+        wanted = map(_any, self.live.results(op.eqn), self.live.results(eqn))
+        for walk, program, results in zip(op.inner, inner, wanted, strict=True):
+            self.programs(walk, program, op, results)
+
+    def either(self, ours: Sequence[Any], theirs: Sequence[Any]) -> list[bool]:
+        """Which values anything depends on, in one of the programs."""
+        return _any(self.live.reads(ours), self.live.reads(theirs))
+
+    def reordered(self, ours: Program, other: Program, op: Op, eqn: Any) -> tuple[int, int] | None:
+        """How long the chains of contractions are that begin here and compute the same, if any."""
+        theirs = list(contraction_order.chains(other, self.graph.rules, eqn))
+        for run, product in contraction_order.chains(ours, self.graph.rules, op.eqn):
+            for twins, found in theirs:
+                if contraction_order.same(product, found, self.alike):
+                    self.twins[run[-1].outvars[0]] = twins[-1].outvars[0]
+                    self.steps += len(run)
+                    return len(run), len(twins)
+        return None
+
+    def alike(self, a: Any, b: Any) -> bool:
+        """True if a chain of contractions reads the same value."""
+        if jaxpr.is_literal(a) or jaxpr.is_literal(b):
+            return np.array_equal(jaxpr.literal(a), jaxpr.literal(b))
+        try:
+            self.value(None, a, b)
+        except _DifferenceError:
+            return False
+        return True
 
     def draw(self, op: Op, shapes: list[tuple[int, ...]]) -> None:
         """Notes what the resized network draws anew: it has other numbers, not only fewer."""
@@ -330,6 +323,15 @@ class _Lockstep:
             self.kept.mask(space) is not None for space in random.drawn(op)
         ):
             self.draws.append(f"{op!r} at {op.place} became {_list(shapes)}")
+
+    def operands(self, op: Op, eqn: Any) -> None:
+        follow = wrapped_indices.following(op, self.kept)
+        read = self.either(op.eqn.invars, eqn.invars)
+        for i, (a, b) in enumerate(zip(op.eqn.invars, eqn.invars, strict=True)):
+            if i in follow:
+                self.start(op, follow[i], b)
+            elif read[i]:
+                self.operand(op, i, a, b)
 
     def operand(self, op: Op | None, position: int | None, a: Any, b: Any) -> None:
         if not jaxpr.is_literal(a):
@@ -373,14 +375,12 @@ class _Lockstep:
                 _refuse(op, f"should have {key}={value} {here}, has {other}")
 
 
-def _raised_at(error: Exception) -> str:
-    """Where the code of the network raised, outside of JAX and of this library."""
-    codes = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    theirs = [(code, line) for code, line in codes if not code.co_filename.startswith(_OURS)]
-    if not theirs:
-        return ""
-    code, line = theirs[-1]
-    return f"\nat {code.co_filename}:{line} ({code.co_qualname})"
+def _any(a: Sequence[bool], b: Sequence[bool]) -> list[bool]:
+    return [x or y for x, y in zip(a, b, strict=False)]
+
+
+def _live(program: Program, wanted: Sequence[bool]) -> set[Any]:
+    return used_values.live(program, compress(program.outvars, wanted))
 
 
 def _refuse(op: Op | None, text: str) -> NoReturn:

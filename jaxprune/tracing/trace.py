@@ -168,6 +168,7 @@ def _related(
     outputs.tie(output, walk, axes + outside, twins, options.free_outputs)
     stream_readers.tie_immovable(walk, axes)
     unread.freeze_unread(walk, axes)
+    unread.freeze_left_out(walk, twins)
     fix(walk)
     return walk, unused
 

@@ -1,15 +1,17 @@
 """What the function does not read: nothing says with what its channels would go."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from itertools import chain, compress
 
-from jaxprune.program import jaxpr, reasons, traced_spaces
+from jaxprune.program import reasons, traced_spaces, used_values
 from jaxprune.program import spaces as ax
 from jaxprune.program.interpret import every_op
-from jaxprune.program.jaxpr import Program
+from jaxprune.program.jaxpr import Op, Program
 from jaxprune.program.reasons import Reason
 from jaxprune.program.relate import Walk
-from jaxprune.program.spaces import Space
+from jaxprune.program.spaces import Atom, Space
+from jaxprune.program.traits import Trait
+from jaxprune.program.used_values import Live
 
 
 def freeze_unused(
@@ -22,31 +24,12 @@ def freeze_unused(
             results.append(atom)
         elif atom is not program.invars[twin]:
             results += [atom, program.invars[twin]]
-    used = _read(program, results)
+    used = used_values.read(program, results)
     unused = [i for i, var in enumerate(program.invars[: len(axes)]) if var not in used]
     for i in unused:
         for space in axes[i]:
             ax.freeze(space, Reason(reasons.NOT_USED))
     return unused
-
-
-def _read(program: Program, results: Iterable[Any]) -> set[Any]:
-    """The values of a program that its equations read, or that are among the `results` in use.
-
-    What an equation only hands to the programs that it calls is read if one of them reads it.
-    """
-    used = {atom for atom in results if not jaxpr.is_literal(atom)}
-    for eqn in reversed(program.eqns):
-        read, handed = set(range(len(eqn.invars))), set()
-        for inner, operands, given in jaxpr.calls(eqn):
-            pairs = zip(inner.outvars, given, strict=True)
-            wanted = _read(inner, [var for var, out in pairs if out is None or out in used])
-            pairs = zip(operands, inner.invars, strict=True)
-            read.difference_update(set(operands) - handed)
-            handed.update(operands)
-            read.update(i for i, var in pairs if var in wanted)
-        used.update(eqn.invars[i] for i in read if not jaxpr.is_literal(eqn.invars[i]))
-    return used
 
 
 def freeze_unread(walk: Walk, variables: Sequence[Sequence[Space]]) -> None:
@@ -62,6 +45,53 @@ def freeze_unread(walk: Walk, variables: Sequence[Sequence[Space]]) -> None:
         parts -= traced_spaces.distinct(_elsewhere(walk))
     for atom in parts:
         ax.freeze(atom, Reason(reasons.NOT_READ))
+
+
+def freeze_left_out(walk: Walk, twins: Sequence[int | None]) -> None:
+    """Freezes the channels of activations that a slice leaves out and nothing else reads.
+
+    What a network gives back of its state (`twins`), such as statistics, does not read them.
+    """
+    if not any(_takes_part(op) for op in every_op(walk)):
+        return
+    ops = list(_live_ops(walk, [True] * len(walk.outs)))
+    left_out: dict[Atom, Op] = {}
+    for op, outs in ops:
+        if _takes_part(op):
+            gone = traced_spaces.distinct(op.ins[0]) - traced_spaces.distinct(chain(*outs))
+            left_out |= {atom: op for atom in gone if atom.reason is None and atom not in left_out}
+    known: dict[Space, frozenset[Atom]] = {}
+
+    def among(arrays: Iterable[Iterable[Space]]) -> set[Atom]:
+        def make(space: Space, items: list[frozenset[Atom]]) -> frozenset[Atom]:
+            own = {space} if isinstance(space, Atom) else set()
+            return frozenset(left_out.keys() & own).union(*items)
+
+        found = (traced_spaces.fold(space, known, make) for space in chain(*arrays))
+        return set().union(*found)
+
+    read = among(axes for axes, twin in zip(walk.outs, twins, strict=True) if twin is None)
+    for op, _ in ops:
+        if left_out and not op.inner and not _takes_part(op):
+            read |= among(op.ins) - among(op.outs)
+    for atom, op in left_out.items():
+        if atom not in read:
+            ax.freeze(atom, Reason(reasons.LEFT_OUT, (), op))
+
+
+def _takes_part(op: Op) -> bool:
+    """True for an operation that takes parts of one array."""
+    return Trait.PARTS in op.traits and len(op.ins) == 1
+
+
+def _live_ops(walk: Walk, wanted: Sequence[bool]) -> Iterator[tuple[Op, list[list[Space]]]]:
+    """Yields the operations on which the results in use depend, with the axes of what they use."""
+    live = Live(used_values.live(walk.program, compress(walk.program.outvars, wanted)))
+    for op in walk.ops:
+        if not live.is_dead(op.eqn):
+            yield op, list(compress(op.outs, live.reads(op.eqn.outvars)))
+            for inner, results in zip(op.inner, live.results(op.eqn), strict=True):
+                yield from _live_ops(inner, results)
 
 
 def _elsewhere(walk: Walk) -> Iterator[Space]:

@@ -26,6 +26,16 @@ def axis_map(op: Op) -> AxisMap | None:
     return reshaped(before, op.out_shapes[0]) if in_order else None
 
 
+def axes_left(op: Op) -> list[int] | None:
+    """Returns which axes of the operand the result has, of what only moves or drops whole axes."""
+    if "permutation" in op.params:
+        return [int(axis) for axis in op.params["permutation"]]
+    rank = len(jaxpr.shape(op.eqn.invars[0])) if op.eqn.invars else 0
+    if op.name == "squeeze":
+        return [axis for axis in range(rank) if axis not in op.params["dimensions"]]
+    return None
+
+
 def keeps_order(op: Op) -> bool:
     """Returns whether all entries stay, in the order that they have in memory, maybe repeated."""
     some = op.params.get("indices") is not None
