@@ -9,7 +9,7 @@ quotient or a product of two, becomes what is kept of it. A try is one trace.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any, NamedTuple
 
 from jaxprune.arguments import integers, paths
@@ -171,15 +171,17 @@ class _Search:
     ) -> tuple[Attempt, list[Change]] | None:
         """Returns the change that brings the network furthest, None if none brings it further.
 
-        What changes nothing together, not even the error, is not read until there: other values
-        are not tried, nor parts of it.
+        What changes nothing together, not even the error, is likely not read until there: other
+        values and parts of it come last.
         """
         unread: list[set[tuple[str, str]]] = []
-        for tier in self.tiers(best):
+        later: list[list[Change]] = []
+        for tier in chain(self.tiers(best), [later]):
             reached = None
             for chosen in tier:
                 ways = {(change.path, change.way) for change in chosen}
-                if any(ways <= those for those in unread):
+                if tier is not later and any(ways <= those for those in unread):
+                    later.append(chosen)
                     continue
                 if self.tries >= self.most or time.monotonic() > self.until:
                     return reached
