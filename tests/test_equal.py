@@ -259,26 +259,30 @@ def interleaved(q):
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("placed", [counted, rotated, interleaved])
 def test_queries_that_cannot_be_pruned_leave_protect(placed, grouped):
-    def layer(v, x, z):  # the positions of values are other ones than those of keys
+    def seen(weights, mask):
+        return jnp.where(jnp.broadcast_to(mask, weights.shape), weights, -1e9)
+
+    def layer(v, x, z, mask):  # positions of keys, of values and of the mask are not the same ones
         q, k, u = (
             jnp.reshape(y @ v[n], (2, 6, -1, 4)) for y, n in zip((x, x, z), "qku", strict=True)
         )
         q, k = placed(q), placed(k)
         if grouped:
             q = q.reshape(2, 6, 2, 3, 4)
-            weights = jnp.einsum("bqhgd,bkhd->bhgqk", q, k)
+            weights = seen(jnp.einsum("bqhgd,bkhd->bhgqk", q, k), mask)
             y = jnp.einsum("bhgqk,bkhd->bqhgd", weights, u)
         else:
-            y = jnp.einsum("bhqk,bkhd->bqhd", jnp.einsum("bqhd,bkhd->bhqk", q, k), u)
+            weights = seen(jnp.einsum("bqhd,bkhd->bhqk", q, k), mask)
+            y = jnp.einsum("bhqk,bkhd->bqhd", weights, u)
         return y.reshape(2, 6, -1) @ v["o"]
 
-    def fn(v, x, z):
-        return layer(v[1], layer(v[0], x, z), z)
+    def fn(v, x, z, mask):
+        return layer(v[1], layer(v[0], x, z, mask), z, mask)
 
     heads = 6 if grouped else 2
     one = {"q": np.ones((5, 4 * heads)), "k": np.ones((5, 8)), "u": np.ones((5, 8))}
     v = [one | {"o": np.ones((4 * heads, 5))} for _ in range(2)]
-    graph = jp.trace(fn, v, np.ones((2, 6, 5)), np.ones((2, 6, 5)))
+    graph = jp.trace(fn, v, np.ones((2, 6, 5)), np.ones((2, 6, 5)), np.ones((6, 6), bool))
     values = sorted(name for name in jp.of_kind(graph, jp.Kind.VALUE) if "/u" in name)
     assert len(values) == 2
     with pytest.raises(ResizeError, match="one head size") as caught:

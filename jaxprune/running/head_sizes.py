@@ -5,7 +5,7 @@ counts are then refused wherever the code happens to notice; here it is found ou
 why, by trying the same with equal counts.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -67,19 +67,18 @@ def _unlike(graph: ChannelGraph, kept: Kept) -> Iterator[_Sizes]:
 
 
 def _attentions(graph: ChannelGraph) -> Iterator[_Sizes]:
-    """Yields the sizes of every product of activations that mixes values by an earlier one."""
-    earlier: list[tuple[Space, set[Atom]]] = []
+    """Yields the sizes of every product of activations that mixes values by an earlier one.
+
+    Frozen axes that meet stay two, as positions behind a mask do: they are known by their size. One
+    that is wrong does no harm, as what follows from it is tried.
+    """
+    earlier: list[tuple[Space, set[Atom | int]]] = []
     for op in every_op(graph.walk):
         if not contraction.is_product(op) or any(source is not None for source in op.sources):
             continue
         summed, paired = contraction.pairs(op), contraction.batches(op)
         over = [ax.find(op.ins[0][left]) for left, _ in summed]
-        mixed = {  # two frozen axes that meet stay two
-            atom
-            for pair in summed
-            for axes, axis in zip(op.ins, pair, strict=True)
-            for atom in ax.atoms(axes[axis])
-        }
+        mixed = _known(op.ins[0][left] for left, _ in summed)
         used = [{pair[operand] for pair in (*summed, *paired)} for operand in (0, 1)]
         free = [
             ax.find(space)
@@ -91,9 +90,14 @@ def _attentions(graph: ChannelGraph) -> Iterator[_Sizes]:
         for space in free:
             if query is not None and isinstance(space, Atom) and space.name is not None:
                 yield _Sizes(query, space, space.name)
-        if len(over) == 1 and query is None:
-            results = {atom for space in op.outs[0] for atom in ax.atoms(space)}
-            earlier.append((over[0], results))
+        if len(over) == 1:
+            earlier.append((over[0], _known(op.outs[0])))
+
+
+def _known(spaces: Iterable[Space]) -> set[Atom | int]:
+    """The axes by which two products are known to meet."""
+    every = (atom for space in spaces for atom in ax.atoms(space))
+    return {atom if atom.reason is None else atom.size for atom in every}
 
 
 def _alike(kept: Kept, unlike: list[_Sizes]) -> Kept:
