@@ -22,7 +22,7 @@ CAUSES: Mapping[str, str] = {
     "U-Net of Stable Diffusion": f"{NO_ATTRIBUTE}: it reshapes by the width of its input, which a "
     "layer then cuts",
     "NanoMoE": f"{NO_ATTRIBUTE}: its head size is the width of the stream over the heads",
-    "ESM-2": "not found: one jit asks for several sizes at once, and what raises inside of it hides "
+    "ESM-2": "not found: one jit asks for several sizes at once, and what raises in it hides "
     "how far a try came",
     "ViT of CLIP": f"{NO_ATTRIBUTE}: it asserts that heads times head size are the stream",
 }
