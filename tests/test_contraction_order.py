@@ -64,6 +64,14 @@ def in_a_loop(v, x):
     return jax.lax.fori_loop(0, 2, lambda _, y: jnp.tanh(y + three(v, x)), jnp.zeros((4, 16)))
 
 
+def in_a_gradient(v, x):
+    def summed(h):
+        return jnp.sin(jnp.einsum("bk,kcd,bd->bc", h, v["w"], v["g"])).sum()
+
+    h = jnp.tanh(x @ v["a"])
+    return (jax.grad(summed)(h) * h) @ v["t"]
+
+
 SPELLINGS = [
     three,
     jitted,
@@ -74,6 +82,7 @@ SPELLINGS = [
     mapped,
     one_row,
     in_a_loop,
+    in_a_gradient,
 ]
 
 

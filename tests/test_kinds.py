@@ -8,6 +8,7 @@ import pytest
 
 import jaxprune as jp
 from jaxprune import Kind
+from zoo.sequences import StateSpace
 
 
 class Block(nn.Module):
@@ -37,6 +38,127 @@ def test_a_transformer_has_every_kind():
         Kind.STREAM: 12,
         Kind.HIDDEN: 20,
     }
+
+
+def kinds_by_size(fn, v, *inputs):
+    """Returns the kinds of the groups of a function, by their size, and checks what reports say."""
+    graph = jp.trace(fn, v, *inputs)
+    found = jp.kinds(graph)
+    for name, kind in found.items():
+        (line,) = (line for line in str(graph).splitlines() if line.startswith(f"{name} "))
+        assert f"  {kind.value} " in line
+        assert f"group {name}: {graph.groups[name].size} channels ({kind.value}), " in (
+            jp.explain(graph)
+        )
+    return {graph.groups[name].size: kind for name, kind in found.items()}
+
+
+def halves(x, cos, sin):
+    a, b = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+def turned(x, cos, sin):
+    a, b = jnp.split(x, 2, axis=-1)
+    both = (jnp.concatenate([c, c], axis=-1) for c in (cos, sin))
+    turned = jnp.concatenate([-b, a], axis=-1)
+    one, other = both
+    return x * one + turned * other
+
+
+def pairs(x, cos, sin):
+    a, b = jnp.moveaxis(x.reshape(*x.shape[:-1], -1, 2), -1, 0)
+    return jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(x.shape)
+
+
+@pytest.mark.parametrize("rotate", [halves, turned, pairs])
+@pytest.mark.parametrize("positions", ["input", "constant"])
+def test_heads_behind_a_rotary_embedding_are_heads(rotate, positions):
+    sizes = {"q": (8, 4, 10), "k": (8, 4, 10), "v": (8, 4, 6), "o": (4, 6, 8), "end": (8, 3)}
+    v = {name: jnp.ones(shape) for name, shape in sizes.items()} | {"f": jnp.ones(5)}
+
+    def fn(v, x, at):
+        q, k, u = (jnp.einsum("btc,chd->bthd", x, v[name]) for name in "qkv")
+        angles = (at[..., None] * v["f"][None, None])[:, :, None]
+        turn = jnp.cos(angles), jnp.sin(angles)
+        weights = jnp.einsum("bqhd,bkhd->bhqk", rotate(q, *turn), rotate(k, *turn))
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(weights), u)
+        return jnp.einsum("bqhd,hdc->bqc", mixed, v["o"]) @ v["end"]
+
+    x, at = jnp.ones((1, 7, 8)), jnp.ones((1, 7))
+    call = fn if positions == "input" else lambda v, x, _: fn(v, x, at)
+    found = kinds_by_size(call, v, x, at)
+    assert found == {4: Kind.HEADS, 5: Kind.QUERY_KEY, 6: Kind.VALUE, 8: Kind.HIDDEN}
+
+
+def test_heads_with_a_bias_of_each_are_heads():
+    sizes = {"q": (8, 4, 5), "k": (8, 4, 5), "v": (8, 4, 6), "o": (4, 6, 9), "end": (9, 3)}
+    v = {name: jnp.ones(shape) for name, shape in sizes.items()} | {"bias": jnp.ones((11, 4))}
+
+    def fn(v, x, distance):
+        q, k, u = (jnp.einsum("btc,chd->bthd", x, v[name]) for name in "qkv")
+        bias = jnp.moveaxis(v["bias"][distance], -1, 0)[None]
+        weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k) + bias)
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, u)
+        return jnp.einsum("bqhd,hdc->bqc", mixed, v["o"]) @ v["end"]
+
+    found = kinds_by_size(fn, v, jnp.ones((1, 7, 8)), jnp.zeros((7, 7), int))
+    assert found == {4: Kind.HEADS, 5: Kind.QUERY_KEY, 6: Kind.VALUE, 9: Kind.HIDDEN}
+
+
+def gated(v, h):
+    return h + jax.nn.sigmoid(h @ v["gate"]) * jnp.tanh(h @ v["back"])
+
+
+def in_a_scan(v, h):
+    return jax.lax.scan(lambda h, _: (h + jnp.tanh(h @ v["back"]), None), h, None, length=3)[0]
+
+
+def subtracted(v, h):
+    return h - jnp.tanh(h @ v["back"])
+
+
+def far(v, h):
+    return jnp.tanh(h) * 2 + jnp.tanh(jax.nn.sigmoid(h) @ v["gate"] @ v["back"])[:, ::1]
+
+
+@pytest.mark.parametrize("block", [gated, in_a_scan, subtracted, far])
+def test_a_residual_width_is_a_stream(block):
+    sizes = {"stem": (6, 12), "gate": (12, 12), "back": (12, 12), "end": (12, 3)}
+    if block is far:
+        sizes |= {"gate": (12, 20), "back": (20, 12)}
+    v = {name: jnp.ones(shape) for name, shape in sizes.items()}
+    found = kinds_by_size(lambda v, x: block(v, x @ v["stem"]) @ v["end"], v, jnp.ones((2, 6)))
+    assert found[12] is Kind.STREAM
+
+
+def on_itself(v, h):
+    return h + jnp.tanh(h) * v["scale"][None]
+
+
+def two_gates(v, h):
+    z = jax.nn.sigmoid(h @ v["other"])
+    return z * jnp.tanh(h @ v["back"]) + (1 - z) * jnp.tanh(h @ v["gate"])
+
+
+@pytest.mark.parametrize("block", [on_itself, two_gates])
+def test_sums_that_are_no_residual_are_hidden(block):
+    names = {"stem": (6, 12), "gate": (12, 10), "other": (12, 10), "back": (12, 10)}
+    end = (12, 3) if block is on_itself else (10, 3)
+    shapes = names | {"end": end, "scale": (12,)}
+    v = {name: jnp.ones(shape) for name, shape in shapes.items()}
+    graph = jp.trace(lambda v, x: block(v, x @ v["stem"]) @ v["end"], v, jnp.ones((2, 6)))
+    assert {*jp.kinds(graph).values()} == {Kind.HIDDEN}
+
+
+@pytest.mark.parametrize("associative", [False, True])
+def test_the_inner_width_of_a_state_space_is_not_a_stream(associative):
+    module = StateSpace(associative=associative)
+    x = jnp.ones((1, 5, 6))
+    graph = jp.trace(module.apply, jax.eval_shape(module.init, jax.random.key(0), x), x)
+    found = {name: kind for name, kind in jp.kinds(graph).items() if kind is Kind.STREAM}
+    assert [*found] == ["embed/kernel"]
+    assert jp.kinds(graph)["conv/kernel"] is Kind.VALUE
 
 
 def test_a_selection_touches_the_kinds_that_it_is_told():

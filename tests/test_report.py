@@ -58,11 +58,11 @@ def test_graph_as_a_table():
     channels, _ = chain(4, 1000)
     assert tables.graph_table(channels) == (
         "2 channel groups with 1,004 channels, 3 frozen axes; 7,008 MACs, 8,015 parameters\n"
-        "group           channels  slots   MACs  params\n"
-        "-----------------------------------------------------\n"
-        "layer_0/kernel         4      3  1,002   1,003  exact\n"
-        "layer_1/kernel     1,000      3      7       8  exact\n"
-        "-----------------------------------------------------\n"
+        "group           channels  slots   MACs  params  kind\n"
+        "-------------------------------------------------------------\n"
+        "layer_0/kernel         4      3  1,002   1,003  hidden  exact\n"
+        "layer_1/kernel     1,000      3      7       8  hidden  exact\n"
+        "-------------------------------------------------------------\n"
         "frozen: 2 x output\n"
         "frozen: 1 x axis of an input\n"
         "MACs and params are those of one channel; jaxprune.explain(graph) says more."
@@ -75,7 +75,7 @@ def test_explanation_of_everything():
     assert explain(channels) == (
         "1 channel groups with 4 channels, 3 frozen axes; 20 MACs, 27 parameters\n"
         "\n"
-        "group layer_0/kernel: 4 channels, exact\n"
+        "group layer_0/kernel: 4 channels (hidden), exact\n"
         "  one channel is 5 MACs and 6 parameters:\n"
         "    out     params/layer_0/kernel axis 1\n"
         "    in      params/layer_1/kernel axis 0\n"
@@ -140,7 +140,7 @@ def test_explanation_of_an_inexact_group_and_of_single_indices():
 
     channels = jp.trace(fn, ones(a=(2, 3), b=(1, 2)), X)
     text = explain(channels, "?")
-    assert "group a: 3 channels, inexact (masked and sliced differ): reduce_sum" in text
+    assert "group a: 3 channels (hidden), inexact (masked and sliced differ): reduce_sum" in text
     assert "axis 0, size 1: cannot be pruned: it is a single index" in text
     assert "  inexact\n" in tables.graph_table(channels)
 

@@ -1,24 +1,27 @@
 """What a channel group is to its network: heads, dimensions inside of them, a stream, or hidden."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxprune.arguments import paths
 from jaxprune.errors import PatternError
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.groups import dataflow
+from jaxprune.groups.dataflow import Node
 from jaxprune.program import spaces as ax
 from jaxprune.program.interpret import every_op
+from jaxprune.program.jaxpr import Op
 from jaxprune.program.relate import Walk
 from jaxprune.program.rules import contraction
 from jaxprune.program.spaces import Space
+from jaxprune.program.traits import Form, Trait
 
 
 class Kind(Enum):
     """The kinds of channel groups."""
 
-    STREAM = "stream"  # what a sum of the outputs of several layers ties, as the residual width
+    STREAM = "stream"  # the width of a sum of the outputs of several layers, as the residual
     HEADS = "heads"  # whole heads: the batch of a product of activations
     QUERY_KEY = "query and key dimensions"  # what a product of activations sums over
     VALUE = "value dimensions"  # what the weights of an attention mix
@@ -44,10 +47,8 @@ def kinds(graph: ChannelGraph) -> dict[str, Kind]:
     """
     check_graph(graph)
     found: dict[str, set[Kind]] = {name: set() for name in graph.groups}
-    for node in dataflow.nodes(graph):
-        if node.op is not None and node.op.rule is not None and len(node.op.rule.weights) == 2:
-            for name in node.ties:
-                found[name].add(Kind.STREAM)
+    for name in _streams(dataflow.nodes(graph)):
+        found[name].add(Kind.STREAM)
     for space, kind in _of_products(graph.walk):
         for atom in ax.atoms(space):
             if atom.name in found:
@@ -95,6 +96,57 @@ def matching(graph: ChannelGraph, patterns: Any, names: Iterable[str], *, what: 
     wanted = [item for item in given if isinstance(item, Kind)]
     found = paths.require([p for p in given if not isinstance(p, Kind)], names, what=what)
     return found | set(of_kind(graph, *wanted)) if wanted else found
+
+
+class _Makers(NamedTuple):
+    """Layers that make an array, at most two: those whose outputs are in it, and gated ones."""
+
+    direct: frozenset[int] = frozenset()
+    gated: frozenset[int] = frozenset()
+
+    def __or__(self, other: "_Makers") -> "_Makers":
+        return _Makers(*(frozenset([*a | b][:2]) for a, b in zip(self, other, strict=True)))
+
+
+def _streams(nodes: Sequence[Node]) -> Iterator[str]:
+    """Yields the groups along which outputs of several layers are added.
+
+    A rotation adds two parts of one layer, a recurrence what gates let through; a bias of attention
+    is added to a product, which is not the output of a layer.
+    """
+    made: list[dict[str, _Makers]] = []
+    for i, node in enumerate(nodes):
+        makers: dict[str, _Makers] = dict.fromkeys(node.groups, _Makers())
+        if node.kernels:
+            makers = dict.fromkeys(node.groups, _Makers(frozenset({i})))
+        elif node.op is not None and Trait.CONTRACTS not in node.op.traits:
+            for source in node.sources:
+                makers |= {n: makers[n] | m for n, m in made[source].items() if n in makers}
+        if node.op is not None and Trait.MULTIPLIES in node.op.traits and not node.kernels:
+            makers = {n: _Makers(gated=_both(m)) for n, m in makers.items()}
+        if _adds(node):
+            for name in node.ties:
+                if makers[name].direct and len(_both(makers[name])) > 1:
+                    makers[name] = _Makers(_both(makers[name]))
+                    yield name
+        made.append(makers)
+
+
+def _both(makers: _Makers) -> frozenset[int]:
+    return makers.direct | makers.gated
+
+
+def _adds(node: Node) -> bool:
+    """True for a sum of two arrays, unless it is in a loop without any layer: a recurrence."""
+    op = node.op
+    if op is None or op.rule is None or len(op.rule.weights) != 2:
+        return False
+    loops = (caller for caller in op.around if caller.form is Form.SCAN)
+    return all(any(map(_is_layer, every_op(loop.inner[0]))) for loop in loops)
+
+
+def _is_layer(op: Op) -> bool:
+    return Trait.CONTRACTS in op.traits and any(op.sources)
 
 
 def _of_products(walk: Walk) -> Iterator[tuple[Space, Kind]]:

@@ -8,6 +8,7 @@ from jaxprune.errors import PatternError
 from jaxprune.graph import ChannelGraph, Group, Slot, Variable, check_graph
 from jaxprune.groups import dataflow
 from jaxprune.groups.dataflow import Node
+from jaxprune.groups.kinds import kinds
 from jaxprune.inspecting.tables import channel_costs, headline, table
 from jaxprune.inspecting.why_frozen import Explained, explained
 from jaxprune.program import spaces as ax
@@ -56,10 +57,10 @@ def explain(graph: ChannelGraph, path: str | None = None) -> str:
 def _blocks(graph: ChannelGraph, names: Iterable[str]) -> Iterator[str]:
     """Yields a paragraph for each group: its costs, what ties it, and everything that goes."""
     per_macs, per_params = channel_costs(graph)
-    places, ties, streams = _Places(), _Ties(graph), _streams(graph)
+    places, ties, streams, every = _Places(), _Ties(graph), _streams(graph), kinds(graph)
     for name in names:
         group = graph.groups[name]
-        head = f"group {name}: {_size(group)}, {_exactness(group)}"
+        head = f"group {name}: {_size(group)} ({every[name].value}), {_exactness(group)}"
         price = f"  one channel is {per_macs[name]:,} MACs and {per_params[name]:,} parameters:"
         tied = _few(list(ties.of(group, places)), 8, "    ")
         lines = [head, *streams.get(name, ()), price, *_slots(graph, group, places)]

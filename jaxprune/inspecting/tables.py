@@ -4,13 +4,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from jaxprune.graph import ChannelGraph
+from jaxprune.groups.kinds import kinds
 from jaxprune.inspecting import cost, unread_variables
 
 
 def graph_table(graph: ChannelGraph) -> str:
     """Returns one line per group, and how many axes are frozen for which reason."""
     per_macs, per_params = channel_costs(graph)
-    head = ("group", "channels", "slots", "MACs", "params", "")
+    every = kinds(graph)
+    head = ("group", "channels", "slots", "MACs", "params", "kind", "")
     rows = [
         (
             name,
@@ -18,6 +20,7 @@ def graph_table(graph: ChannelGraph) -> str:
             f"{len(group.slots)}",
             f"{per_macs[name]:,}",
             f"{per_params[name]:,}",
+            every[name].value,
             "inexact" if group.inexact else "exact",
         )
         for name, group in graph.groups.items()

@@ -16,6 +16,7 @@ from jax.core import Tracer
 from jax.extend import core, source_info_util
 from jax.interpreters import ad, batching, mlir
 
+from jaxprune.program import collection
 from jaxprune.program.traits import NOTHING, Form, Trait
 
 
@@ -56,7 +57,8 @@ def trace(fn: Callable[..., Any], *args: Any, **keywords: Any) -> tuple[Program,
     args, keywords = jax.tree.map(_in_use, (args, keywords))
     # A new function each time: JAX would return a cached program, and skip method interceptors.
     make = jax.make_jaxpr(lambda *xs, **named: fn(*xs, **named), return_shape=True)
-    closed, shapes = make(*args, **keywords)
+    with collection.held_off():
+        closed, shapes = make(*args, **keywords)
     return program(closed), shapes
 
 

@@ -19,6 +19,7 @@ from jaxprune.graph import (
 )
 from jaxprune.inspecting.tables import graph_table
 from jaxprune.program import (
+    collection,
     jaxpr,
     linen_calls,
     outputs,
@@ -36,6 +37,7 @@ from jaxprune.tracing import exactness, naming, unread
 from jaxprune.tracing.state_inputs import Inputs, variable_of
 
 
+@collection.held_off()
 def trace(
     fn: Callable[..., Any],
     variables: Any,
