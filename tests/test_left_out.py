@@ -33,10 +33,6 @@ def middle(v, x):
     return hidden(v, x)[..., 4:12] @ v["b"]
 
 
-def split(v, x):
-    return jnp.split(hidden(v, x), 2, axis=-1)[1] @ v["b"]
-
-
 def of_its_length(v, x):
     return hidden(v, x)[..., : v["b"].shape[0]] @ v["b"]
 
@@ -74,7 +70,6 @@ LEAVE_OUT = [
     first,
     last,
     middle,
-    split,
     of_its_length,
     twice,
     with_dead_readers,
@@ -96,6 +91,21 @@ def test_what_nothing_reads_is_not_a_group(fn):
     keep = {"a": np.arange(8) % 2 == 0}
     found = jp.narrow(fn, graph, keep)(jp.slice(graph, V, keep), X)
     np.testing.assert_allclose(found, fn(jp.mask(graph, V, keep), X), rtol=1e-5, atol=1e-5)
+
+
+def half_read(v, x):
+    return jnp.split(hidden(v, x), 2, axis=-1)[1] @ v["b"]
+
+
+def test_parts_of_a_split_go_together_also_if_nothing_reads_one():
+    graph = jp.trace(half_read, V, X)
+    assert [group.size for group in graph.groups.values()] == [8, 8]
+    alike = {name: np.arange(8) % 2 == 0 for name in graph.groups}
+    run, small = jp.resize(half_read, graph, alike), jp.slice(graph, V, alike)
+    expected = half_read(jp.mask(graph, V, alike), X)
+    np.testing.assert_allclose(run(small, X), expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(jp.errors.ResizeError):
+        jp.resize(half_read, graph, {"a[1.1]": alike["a[1.1]"]})
 
 
 def normalized(v, x):

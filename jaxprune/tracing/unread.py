@@ -50,15 +50,17 @@ def freeze_unread(walk: Walk, variables: Sequence[Sequence[Space]]) -> None:
 def freeze_left_out(walk: Walk, twins: Sequence[int | None]) -> None:
     """Freezes the channels of activations that a slice leaves out and nothing else reads.
 
-    What a network gives back of its state (`twins`), such as statistics, does not read them.
+    What a network gives back of its state (`twins`), such as statistics, does not read them. A
+    split leaves nothing out: parts that nothing reads are pruned with the others, as its code may
+    ask for equal parts.
     """
     if not any(_takes_part(op) for op in every_op(walk)):
         return
     ops = list(_live_ops(walk, [True] * len(walk.outs)))
     left_out: dict[Atom, Op] = {}
-    for op, outs in ops:
+    for op in ops:
         if _takes_part(op):
-            gone = traced_spaces.distinct(op.ins[0]) - traced_spaces.distinct(chain(*outs))
+            gone = traced_spaces.distinct(op.ins[0]) - traced_spaces.distinct(chain(*op.outs))
             left_out |= {atom: op for atom in gone if atom.reason is None and atom not in left_out}
     known: dict[Space, frozenset[Atom]] = {}
 
@@ -71,7 +73,7 @@ def freeze_left_out(walk: Walk, twins: Sequence[int | None]) -> None:
         return set().union(*found)
 
     read = among(axes for axes, twin in zip(walk.outs, twins, strict=True) if twin is None)
-    for op, _ in ops:
+    for op in ops:
         if left_out and not op.inner and not _takes_part(op):
             read |= among(op.ins) - among(op.outs)
     for atom, op in left_out.items():
@@ -84,12 +86,12 @@ def _takes_part(op: Op) -> bool:
     return Trait.PARTS in op.traits and len(op.ins) == 1
 
 
-def _live_ops(walk: Walk, wanted: Sequence[bool]) -> Iterator[tuple[Op, list[list[Space]]]]:
-    """Yields the operations on which the results in use depend, with the axes of what they use."""
+def _live_ops(walk: Walk, wanted: Sequence[bool]) -> Iterator[Op]:
+    """Yields the operations on which the results in use depend."""
     live = Live(used_values.live(walk.program, compress(walk.program.outvars, wanted)))
     for op in walk.ops:
         if not live.is_dead(op.eqn):
-            yield op, list(compress(op.outs, live.reads(op.eqn.outvars)))
+            yield op
             for inner, results in zip(op.inner, live.results(op.eqn), strict=True):
                 yield from _live_ops(inner, results)
 
