@@ -62,11 +62,14 @@ def evaluate(
             if enter and marked.at(op):
                 args = enter(op, args, given)
             if id(op) in marked.around:
-                own = {key: value for key, value in given.items() if stacks.get(key) is op}
+                own = [key for key in given if stacks.get(key) is op]
                 if own:
-                    outs, noted = evaluator.scan(
-                        lambda step: runner({**given, **step}), op, args, own
-                    )
+
+                    def inside(step: Sequence[Any]) -> evaluator.Run:
+                        return runner({**given, **dict(zip(own, step, strict=True))})
+
+                    rows = [given[key] for key in own]
+                    outs, noted = evaluator.scan(inside, op, args, rows)
                 else:
                     outs, noted = evaluator.CONTROL[op.form](again, op, args)
             else:

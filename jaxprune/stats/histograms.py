@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from jaxprune.arguments.checks import kind_of
@@ -62,7 +63,7 @@ def histogram(*, bins: int, range: Any, at: At = At.READS) -> Statistic:
         width = jnp.where(most > least, most - least, 1)
         place = jnp.floor((x - least) / width * bins)
         place = jnp.clip(place, 0, bins - 1).astype(jnp.int32)
-        counts = (place[..., None] == jnp.arange(bins)).sum(-3).astype(jnp.float32)
+        counts = jax.nn.one_hot(place, bins).sum(-3)
         return counts, least[..., 0, :], most[..., 0, :], jnp.float32(1)
 
     def finalize(state: State) -> Histogram:
