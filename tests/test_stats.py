@@ -1,6 +1,5 @@
 """Statistics: against NumPy, against loops over examples, and over devices; places and errors."""
 
-import itertools
 from typing import Any
 
 import jax
@@ -128,6 +127,23 @@ def test_written_read_and_after_the_activation() -> None:
     close(found["zeros"], {"a": (h == 0).mean((0, 1))})
 
 
+def test_an_activation_in_several_operations_or_a_call_of_its_own() -> None:
+    """A SiLU is a product inside of a jit; a GELU ten operations; both are read through a mean."""
+
+    def fn(v: Any, x: Any) -> Any:
+        h = jax.nn.silu(x @ v["a"]).mean(1)
+        return jax.nn.gelu(h @ v["b"]) @ v["c"]
+
+    x = normal(3, 6, 3)
+    wanted = {"after": stats.sum_of_squares(at=At.AFTER), "read": stats.sum_of_squares()}
+    found = stats.collect(jp.trace(fn, V, x), V, [x], wanted)
+    silu = np.asarray(jax.nn.silu(x @ V["a"]))
+    gelu = np.asarray(jax.nn.gelu(silu.mean(1) @ V["b"]))
+    gelu_squares = (gelu**2).sum(0)
+    close(found["after"], {"a": (silu**2).sum((0, 1)), "b": gelu_squares})
+    close(found["read"], {"a": (silu.mean(1) ** 2).sum(0), "b": gelu_squares})
+
+
 def slopes_by_loop(mean_of: Any) -> list[dict[str, np.ndarray]]:
     """dL/da of what is read, per batch or example, by additive probes; and the activations."""
 
@@ -225,172 +241,6 @@ def test_curvatures() -> None:
     exact = jnp.diagonal(jax.hessian(lambda w: loss(network(back(w), x), (x, y)))(w))
     ours = jax.flatten_util.ravel_pytree(found["by weights"])[0]
     np.testing.assert_allclose(ours, exact, atol=0.15 * float(jnp.abs(exact).max()))
-
-
-LAYOUT = ("NHWC", "HWIO", "NHWC")
-
-
-def convolutions(v: Any, x: Any) -> Any:
-    """Groups, strides, dilations of both sides and uneven padding; then pixels are flattened."""
-    h = jax.nn.relu(lax.conv_general_dilated(x, v["a"], (1, 1), "SAME", dimension_numbers=LAYOUT))
-    h = lax.conv_general_dilated(
-        h, v["b"], (2, 1), ((1, 0), (2, 1)), (1, 2), (1, 2),
-        dimension_numbers=LAYOUT, feature_group_count=2,
-    )  # fmt: skip
-    return jnp.tanh(h).reshape(len(h), -1) @ v["c"]
-
-
-def patches_by_hand(h: np.ndarray) -> np.ndarray:
-    """[groups, samples, channel, window] of the second convolution of `convolutions`."""
-    wide = np.zeros((len(h), h.shape[1], 2 * h.shape[2] - 1, 4), np.float32)
-    wide[:, :, ::2] = h
-    wide = np.pad(wide, ((0, 0), (1, 0), (2, 1), (0, 0)))
-    rows, columns = (wide.shape[1] - 3) // 2 + 1, wide.shape[2] - 2
-    found = np.zeros((2, len(h), rows, columns, 2, 3, 2), np.float32)
-    for g, r, c, i, j in itertools.product(
-        range(2), range(rows), range(columns), range(3), range(2)
-    ):
-        found[g, :, r, c, :, i, j] = wide[:, 2 * r + i, c + 2 * j, 2 * g : 2 * g + 2]
-    return found.reshape(2, len(h) * rows * columns, 2, 6)
-
-
-def test_grams_of_patches() -> None:
-    x = normal(3, 5, 4, 3)
-    v = {"a": normal(3, 3, 3, 4), "b": normal(3, 2, 2, 6), "c": normal(2 * 8 * 6, 2)}
-    graph = jp.trace(convolutions, v, x[:1])
-    wanted = {"gram": stats.gram(), "added": stats.contributions(), "norm": stats.weighted_norm(),
-              "drawn": stats.gram(positions=3)}  # fmt: skip
-    found = stats.collect(graph, v, [x[:2], x[2:]], wanted)
-    h = np.asarray(
-        jax.nn.relu(lax.conv_general_dilated(x, v["a"], (1, 1), "SAME", dimension_numbers=LAYOUT))
-    )
-    patches = patches_by_hand(h)
-    kernel = v["b"].transpose(2, 0, 1, 3).reshape(12, 2, 3).swapaxes(0, 1)  # [groups, K, O]
-    flat = patches.reshape(2, -1, 12)
-    y = np.einsum("gsk,gko->gso", flat, kernel)
-    (group,) = (name for name in found["gram"] if name.startswith("a[3.1]"))
-    (gram,) = found["gram"][group]
-    assert gram.count == flat.shape[1]
-    for got, values in (
-        (gram.xx, np.einsum("gsk,gsl->gkl", flat, flat)),
-        (gram.xy, np.einsum("gsk,gso->gko", flat, y)),
-        (gram.x, flat.sum(1)),
-        (gram.y, y.sum(1)),
-    ):
-        np.testing.assert_allclose(got, values, rtol=1e-4, atol=1e-3)
-    z = np.einsum("gscw,gcwo->cgso", patches, kernel.reshape(2, 2, 6, 3))
-    expected = np.einsum("cgso,dgso->cd", z, z)
-    np.testing.assert_allclose(found["added"][group], expected, rtol=1e-4)
-    channels = h.reshape(-1, 2, 2)  # [entries, groups, channel]
-    sizes = abs(kernel.reshape(2, 2, 6, 3)).sum((0, 2, 3))
-    # Both groups of the kernel are one channel's weights; each has the root of its own squares.
-    norms = np.sqrt((channels**2).mean(0))
-    np.testing.assert_allclose(found["norm"][group], (norms * sizes).sum(0), rtol=1e-4)
-    (drawn,) = found["drawn"][group]
-    assert drawn.count == 9
-    assert (np.linalg.eigvalsh(gram.xx - drawn.xx) > -1e-2).all()  # some of the same rows
-    (last,) = found["gram"]["b[3.1]"]
-    flat = np.tanh(y.reshape(2, 3, -1, 3).transpose(1, 2, 0, 3).reshape(3, -1))
-    np.testing.assert_allclose(last.xx[0], flat.T @ flat, rtol=1e-3, atol=1e-4)
-    z = flat.reshape(3, 16, 2, 3)[..., None] * v["c"].reshape(16, 2, 3, 2)  # [.., group, n, out]
-    z = z.sum((1, 2))
-    np.testing.assert_allclose(
-        found["added"]["b[3.1]"], np.einsum("sio,sjo->ij", z, z), rtol=1e-3, atol=1e-3
-    )
-
-
-def decoder(v: Any, x: Any) -> Any:
-    """Layers in a scan with grouped queries, weights that all steps share, and two readers."""
-
-    def layer(x: Any, w: Any) -> Any:
-        q = jnp.einsum("btd,dkge->btkge", x, w["q"])
-        k, value = (jnp.einsum("btd,dke->btke", x, w[n]) for n in "kv")
-        mixed = jax.nn.softmax(jnp.einsum("btkge,bske->bkgts", q, k))
-        h = jnp.einsum("bkgts,bske->btkge", mixed, value)
-        x = x + jnp.einsum("btkge,kged->btd", h, w["o"])
-        return x + jax.nn.relu(x @ w["up"]) @ w["down"] + jnp.tanh(x @ v["shared"]) @ v[
-            "back"
-        ], None
-
-    x, _ = lax.scan(layer, x @ v["embed"], v["layers"])
-    return x @ v["head"] + (x**2) @ v["second"]
-
-
-def test_scans_grouped_queries_shared_weights_and_several_readers() -> None:
-    layers = {
-        "q": normal(3, 6, 2, 3, 4),
-        "k": normal(3, 6, 2, 4),
-        "v": normal(3, 6, 2, 4),
-        "o": normal(3, 2, 3, 4, 6),
-        "up": normal(3, 6, 5),
-        "down": normal(3, 5, 6),
-    }
-    v = {
-        "embed": normal(3, 6),
-        "layers": layers,
-        "head": normal(6, 2),
-        "second": normal(6, 2),
-        "shared": normal(6, 4),
-        "back": normal(4, 6),
-    }
-    v = jax.tree.map(lambda w: w * 0.3, v)
-    x, y = normal(4, 5, 3), normal(4, 5, 2)
-    graph = jp.trace(decoder, v, x)
-    found = stats.collect(
-        graph,
-        v,
-        [(x[:2], y[:2]), (x[2:], y[2:])],
-        {
-            "sum": stats.sum(),
-            "square": stats.sum_of_squares(),
-            "norm": stats.activation_norm(),
-            "moments": stats.moments(),
-            "gates": stats.sum(at=At.GATES),
-            "products": stats.sum(at=At.PRODUCTS),
-            "each": stats.sum_of_squares(at=At.EXAMPLES),
-            "gram": stats.gram(),
-            "added": stats.contributions(),
-        },
-        loss=lambda outputs, batch: ((outputs - batch[1]) ** 2).sum(),
-    )
-    taps = jax.jit(jp.tap(decoder, graph))(v, x)[1]
-    assert {name: graph.groups[name].layers for name in taps}
-    stacked = {name for name in taps if graph.groups[name].layers}
-    assert "layers/up" in stacked
-    for name, arrays in taps.items():
-        n = graph.groups[name].size
-        own = [np.asarray(a) for a in arrays]
-        if name in stacked:  # [layers, ..., n]
-            values = [a.reshape(3, -1, n) for a in own]
-        else:
-            values = [a.reshape(-1, n) for a in own]
-        together = np.concatenate(values, -2)
-        np.testing.assert_allclose(found["sum"][name], together.sum(-2), rtol=1e-3, atol=1e-3)
-        squares = (together**2).sum(-2)
-        np.testing.assert_allclose(found["square"][name], squares, rtol=1e-3)
-        variance = found["moments"][name].variance
-        np.testing.assert_allclose(variance, together.var(-2), rtol=1e-3, atol=1e-5)
-    close(found["products"], found["gates"], rtol=2e-3)
-    apply = jp.gated(decoder, graph)
-
-    def one(gates: Any, x: Any, y: Any) -> Any:
-        return ((apply(v, gates, x[None]) - y[None]) ** 2).sum()
-
-    slopes = jax.jit(jax.vmap(jax.grad(one), (None, 0, 0)))(jp.gates.unit(graph), x, y)
-    close(found["each"], {name: (g**2).sum(0) for name, g in slopes.items()}, rtol=2e-3)
-    close(found["gates"], {name: g.sum(0) for name, g in slopes.items()}, rtol=2e-3)
-    (up,) = (np.asarray(a).reshape(3, -1, 5) for a in taps["layers/up"])
-    (gram,) = found["gram"]["layers/up"]
-    np.testing.assert_allclose(
-        gram.xx[:, 0], np.einsum("lsi,lsj->lij", up, up), rtol=1e-3, atol=1e-4
-    )
-    z = up[..., None] * layers["down"][:, None] * 0.3
-    np.testing.assert_allclose(
-        found["added"]["layers/up"], np.einsum("lsio,lsjo->lij", z, z), rtol=1e-3, atol=1e-4
-    )
-    per_example = abs(np.asarray(taps["layers/up"][0])).reshape(3, 4, 5, 5).mean(2)
-    norm = np.sqrt((per_example**2).sum(1))
-    np.testing.assert_allclose(found["norm"]["layers/up"], norm, rtol=1e-3)
 
 
 def test_the_order_of_batch_and_sequence() -> None:

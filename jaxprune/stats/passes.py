@@ -1,7 +1,8 @@
 """One pass over a batch: every statistic measured where it looks, by as few runs as it takes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +16,8 @@ from jaxprune.running import evaluator
 from jaxprune.stats.curvatures import By, Curvature, Problem
 from jaxprune.stats.readings import Reading
 from jaxprune.stats.states import State
-from jaxprune.stats.statistic import At, Rows, Statistic
-from jaxprune.stats.visits import Found, Measured, Probe, Visit, broken, measured
+from jaxprune.stats.statistic import At, Statistic
+from jaxprune.stats.visits import Found, Probe, Visit, measured
 
 Array = Any
 _FORWARD = (At.READS, At.WRITES, At.AFTER)
@@ -46,15 +47,9 @@ class Pass:
         for i, (name, item) in enumerate(runs.curvatures.items()):
             own = jax.random.fold_in(jax.random.fold_in(key, i), 1)
             tree = item.estimate(_problem(self, item.by, variables, batch), own)
-            found[name] = {
-                path: [Measured(leaf, broken(Rows(leaf)))]
-                for path, leaf in paths.flatten(tree)[0].items()
-            }
-        states = {
-            n: {g: tuple(place.state for place in v) for g, v in d.items()}
-            for n, d in found.items()
-        }
-        bad = {n: {g: _any_broken(v) for g, v in d.items()} for n, d in found.items()}
+            found[name] = {path: [leaf] for path, leaf in paths.flatten(tree)[0].items()}
+        states = {n: {g: tuple(own) for g, own in d.items()} for n, d in found.items()}
+        bad = {n: {g: _not_finite(own) for g, own in d.items()} for n, d in states.items()}
         return State(states, bad, jnp.int32(1))
 
     def visit(self, variables: Any, batch: Any) -> Visit:
@@ -65,12 +60,7 @@ class Pass:
     def empty(self, shapes: State) -> State:
         """Returns the state of no data, like those of `shapes`."""
         states = {
-            name: jax.tree.map(
-                lambda leaf, item=self.statistics[name]: jnp.full(
-                    leaf.shape, getattr(item, "empty", 0.0), leaf.dtype
-                ),
-                own,
-            )
+            name: jax.tree.map(partial(_filled, self.statistics[name]), own)
             for name, own in shapes.states.items()
         }
         zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -124,9 +114,8 @@ def _whole(work: Pass, runs: _Runs, variables: Any, batch: Any, key: Array) -> F
     gates = visit.gates() if runs.gates else {}
     (by_gate, by_slot), found = jax.grad(value, (0, 1), has_aux=True)(gates, slots)
     for (name, i), probe in probes.items():
-        state, bad = by_slot[name, i]
         own = found.setdefault(name, {}).setdefault(probe.place.group, [])
-        own.append(Measured(state, bad.sum()))
+        own.append(by_slot[name, i])
     in_rows = {group: slope[..., None, :] for group, slope in by_gate.items()}
     return found | _of_gates(runs.gates, in_rows)
 
@@ -193,8 +182,14 @@ def one_by_one(batch: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[:, None], batch)
 
 
-def _any_broken(found: Sequence[Measured]) -> Array:
-    return (jnp.stack([place.broken for place in found]).sum() > 0).astype(jnp.int32)
+def _filled(item: Statistic | Curvature, leaf: Any) -> Array:
+    value = 0 if isinstance(item, Curvature) else item.empty
+    return jnp.full(leaf.shape, value, leaf.dtype)
+
+
+def _not_finite(state: Any) -> Array:
+    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]
+    return (~jnp.stack(finite).all()).astype(jnp.int32)
 
 
 def scalar(work: Pass, outs: Any, batch: Any) -> Array:

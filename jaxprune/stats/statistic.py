@@ -68,7 +68,8 @@ class Statistic:
     They are made of five smaller ones, of which a new statistic needs the first:
 
     Attributes:
-      measure: `measure(samples, fixed) -> state` of the rows of one batch, a tree of floats.
+      measure: `measure(samples, fixed) -> state` of the rows of one batch, a tree of floats. It is
+        finite where the rows are, and not where they are not: by that a bad batch is found.
       merge: the state of two sets of data together; their sum by default.
       finalize: the result, made of a state on the host.
       read: `read(reading) -> Rows`, what is measured at a place: `columns` by default, f32[samples,

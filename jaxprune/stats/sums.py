@@ -33,7 +33,7 @@ class _Central(NamedTuple):
 
 def count(*, at: At = At.READS) -> Statistic:
     """Returns the number of entries of each channel, {group: f32[n]}."""
-    return Statistic(measure=lambda x, _: _ones(x).sum(-2), at=at)
+    return Statistic(measure=lambda x, _: _count(x), at=at)
 
 
 def sum(*, at: At = At.READS) -> Statistic:
@@ -77,7 +77,7 @@ def zero_share(*, at: At = At.AFTER) -> Statistic:
 
     Source: Hu et al., "Network Trimming", 2016, equation 1.
     """
-    return _mean_of(lambda x: (x == 0).astype(x.real.dtype), at)
+    return _mean_of(lambda x: jnp.where(jnp.isfinite(x), x == 0, jnp.nan).astype(x.real.dtype), at)
 
 
 def maximum(*, at: At = At.READS) -> Statistic:
@@ -108,7 +108,7 @@ def moments(*, at: At = At.READS) -> Statistic:
 
     def measure(x: Array, _: Any) -> _Central:
         middle = x.mean(-2)
-        return _Central(_ones(x).sum(-2), middle, _square(x - middle[..., None, :]).sum(-2))
+        return _Central(_count(x), middle, _square(x - middle[..., None, :]).sum(-2))
 
     def finalize(state: _Central) -> Moments:
         return Moments(state.count, state.mean, state.squares / state.count)
@@ -128,7 +128,7 @@ def _merge_central(a: _Central, b: _Central) -> _Central:
 
 def _mean_of(entry: Any, at: At) -> Statistic:
     def measure(x: Array, _: Any) -> State:
-        return entry(x).sum(-2), _ones(x).sum(-2)
+        return entry(x).sum(-2), _count(x)
 
     return Statistic(measure=measure, finalize=lambda state: state[0] / state[1], at=at)
 
@@ -142,8 +142,8 @@ def _plain(name: str, at: At) -> At:
     return at
 
 
-def _ones(x: Array) -> Array:
-    return jnp.ones(x.shape, x.real.dtype)
+def _count(x: Array) -> Array:
+    return jnp.full((*x.shape[:-2], x.shape[-1]), x.shape[-2], x.real.dtype)
 
 
 def _square(x: Array) -> Array:

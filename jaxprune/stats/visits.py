@@ -17,36 +17,16 @@ from jaxprune.running import evaluator
 from jaxprune.running.evaluator import Noted
 from jaxprune.stats.places import Place, places
 from jaxprune.stats.readings import Reading, by_channel
-from jaxprune.stats.statistic import At, Rows, Statistic
+from jaxprune.stats.statistic import At, Statistic
 
 Array = Any
 Found = dict[str, dict[str, list[Any]]]
-"""{statistic: {group: [Measured of every place]}}."""
+"""{statistic: {group: [state of every place]}}."""
 
 
-class Measured(NamedTuple):
-    """The state of a place, and how many of the numbers that were read are not finite."""
-
-    state: Any
-    broken: Array
-
-
-def measured(item: Statistic, reading: Reading) -> Measured:
-    """Returns what a statistic makes of a reading."""
-    rows = jax.lax.stop_gradient(item.read(reading))
-    return Measured(item.of(rows), broken(rows))
-
-
-def broken(rows: Rows) -> Array:
-    """Returns how many of the samples are not finite."""
-    return _BROKEN.of(Rows(rows.samples))
-
-
-_BROKEN = Statistic(
-    measure=lambda samples, _: sum(
-        (~jnp.isfinite(leaf)).sum().astype(jnp.float32) for leaf in jax.tree.leaves(samples)
-    )
-)
+def measured(item: Statistic, reading: Reading) -> Any:
+    """Returns the state that a statistic makes of a reading."""
+    return item.of(jax.lax.stop_gradient(item.read(reading)))
 
 
 class _Note(NamedTuple):
@@ -81,7 +61,7 @@ class Probe:
         aval = self.place.op.eqn.invars[self.operand].aval
         return jax.eval_shape(self._measured, jax.ShapeDtypeStruct(aval.shape, aval.dtype))
 
-    def _measured(self, products: Array) -> Measured:
+    def _measured(self, products: Array) -> Any:
         axes = self.place.op.ins[self.operand]
         channels = by_channel(products, axes, self.place.axis, self.place.group).real
         return measured(self.item, Reading(channels=channels, group=self.place.group))
@@ -197,9 +177,8 @@ class Visit:
         )
         found: Found = {name: {} for name in statistics}
         for name, number, place in notes:
-            state, bad = noted[name, number]
-            here = Measured(self._folded(statistics[name], place, state), bad.sum())
-            found[name].setdefault(place.group, []).append(here)
+            state = self._folded(statistics[name], place, noted[name, number])
+            found[name].setdefault(place.group, []).append(state)
         return outs, found
 
     def slot(self, probe: Probe) -> Any:
