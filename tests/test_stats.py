@@ -342,7 +342,7 @@ def test_bad_input() -> None:
         stats.collect(GRAPH, V, BATCHES, mean, groups=["z"])
     with pytest.raises(JaxpruneError, match=r"a batch must hold the 1 inputs of the call first"):
         stats.collect(GRAPH, V, [{"image": normal(2, 3)}], mean)
-    with pytest.raises(JaxpruneError, match=r"at At.PRODUCTS only sums"):
+    with pytest.raises(JaxpruneError, match=r"at At.PRODUCTS only sums over all entries"):
         stats.maximum(at=At.PRODUCTS)
     with pytest.raises(JaxpruneError, match=r"range must be \(low, high\) with low < high, got"):
         stats.histogram(bins=3, range=(1.0, 0.0))

@@ -63,12 +63,8 @@ from jaxprune.scores.second_order import (
     taylor_squared,
 )
 from jaxprune.scores.similarity import (
-    cosine_distance,
     filter_similarity,
     fpgm,
-    l1_distance,
-    l2_distance,
-    max_distance,
     redundancy,
 )
 from jaxprune.scores.uninformed import random
@@ -79,7 +75,6 @@ __all__ = [
     "bn_scale",
     "channel_energy",
     "composite",
-    "cosine_distance",
     "entropy",
     "euclidean",
     "filter_similarity",
@@ -88,14 +83,11 @@ __all__ = [
     "fpgm",
     "inf_fs",
     "l1",
-    "l1_distance",
     "l2",
-    "l2_distance",
     "lamp",
     "lasso",
     "last",
     "max",
-    "max_distance",
     "mean",
     "mean_activation",
     "min_max",

@@ -7,6 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxprune.arguments.checks import check_mapping
+from jaxprune.arguments.numbers import is_number
+from jaxprune.errors import ScoreError
 from jaxprune.graph import ChannelGraph, Group
 from jaxprune.groups.members import Array
 from jaxprune.scores.given import given
@@ -25,12 +28,14 @@ def apoz(
         the channels whose APoZ is above; the paper's k is 1. Constant channels all stay.
 
     Raises:
-      ScoreError: a group is unknown, or its shares have another shape.
+      ScoreError: a group is unknown, or its shares have another shape; `deviations` is no number.
 
     Source: Hu et al., "Network Trimming: A Data-Driven Neuron Pruning Approach towards Efficient
     Deep Architectures", 2016, equation 1 and section 3.2. It needs an activation that gives zeros.
     """
     shares = given(graph, zeros, "shares of zeros", 'found["zeros"] of jp.stats.zero_share().')
+    if deviations is not None and not (is_number(deviations) and np.isfinite(deviations)):
+        raise ScoreError(f"deviations must be a number, got {deviations!r}.\nFix: deviations=1.0.")
     if deviations is None:
         return {name: 1 - share for name, share in shares.items()}
     return {
@@ -54,7 +59,8 @@ def entropy(graph: ChannelGraph, histograms: Mapping[str, Any]) -> dict[str, Arr
     its greatest: that is what a contraction reads behind the pooling, with `range=` of
     `jp.stats.extremes()`; elsewhere positions count as images.
     """
-    counts = {name: getattr(item, "counts", item) for name, item in dict(histograms).items()}
+    of = check_mapping(histograms, "histograms", "{group: f32[n, bins]}", ScoreError)
+    counts = {name: getattr(item, "counts", item) for name, item in of.items()}
     fix = 'found["histogram"] of jp.stats.histogram(bins=100, range=...).'
     found = given(graph, counts, "counts", fix, _bins)
     scores = {}

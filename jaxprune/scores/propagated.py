@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxprune.arguments.checks import check_flag, kind_of
+from jaxprune.arguments.numbers import check_share
 from jaxprune.errors import ScoreError
 from jaxprune.gates.sites import Site, find_sites
-from jaxprune.graph import ChannelGraph
+from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.groups.members import Array, leaves_at
+from jaxprune.groups.scored import real
 from jaxprune.program import jaxpr
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.relate import Walk
@@ -60,6 +63,8 @@ def nisp(
     2018, equations 7 and 8. A channel has the sum of its neurons. Deviation: neurons at the border
     are read by fewer taps, as in the network, where a formula by channels counts all.
     """
+    check_graph(graph)
+    check_flag(batch_norm, "batch_norm")
     seeds = given(graph, last, "scores", _FIX)
     if bad := [name for name, s in seeds.items() if (np.asarray(s) < 0).any() or not s.any()]:
         raise ScoreError(f"last: scores of {bad} are negative, or all zero.\nFix: jp.scores.l2.")
@@ -92,18 +97,19 @@ def inf_fs(features: Any, *, alpha: float = 0.5) -> np.ndarray:
       alpha: how much deviation counts against independence, in [0, 1].
 
     Raises:
-      ScoreError: it is not a matrix of two samples or more, or holds NaN.
+      ScoreError: it is not a matrix of two samples or more, or holds NaN; `alpha` is not a share.
 
     Source: Roffo et al., "Infinite Feature Selection", ICCV 2015.
 
     >>> inf_fs(np.array([[0.0, 1.0], [1.0, 1.1], [0.5, 1.2]])).round().tolist()
     [10.0, 8.0]
     """
-    x = np.asarray(features, np.float64)
-    if x.ndim != 2 or len(x) < 2 or not np.isfinite(x).all():
+    check_share(alpha, "alpha", "alpha=0.5.", ScoreError)
+    x = real(features)
+    if x is None or x.ndim != 2 or len(x) < 2 or not x.size or not np.isfinite(x).all():
         raise ScoreError(
-            f"features must be finite numbers [samples, n], two samples at least, got {x.shape}.\n"
-            "Fix: activations.reshape(-1, n)."
+            "features must be finite numbers [samples, n], two samples at least, got "
+            f"{kind_of(features) if x is None else x.shape}.\nFix: activations.reshape(-1, n)."
         )
     deviation = x.std(axis=0)
     deviation = deviation / (deviation.max() or 1)

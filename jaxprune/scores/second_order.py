@@ -7,9 +7,9 @@ L - dL/dm + 1/2 d2L/dm2.
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from jaxprune.arguments.checks import check_roles
+from jaxprune.arguments.checks import check_callable, check_roles
 from jaxprune.errors import ScoreError
-from jaxprune.graph import ChannelGraph
+from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.groups.members import Array, Reduce, collect, found, total
 from jaxprune.scores.given import given
 from jaxprune.scores.products import pairs
@@ -137,6 +137,7 @@ def obd(
     Source: LeCun et al., "Optimal Brain Damage", NeurIPS 1990, equation 5, summed over the weights
     of a channel. It holds at a minimum, where the gradient is zero.
     """
+    check_graph(graph)
     check_roles(roles, _ROLES, ScoreError)
     wanted = [s.path for g in graph.groups.values() for s in g.slots if s.role in roles]
     saliencies = pairs(
@@ -179,7 +180,9 @@ def taylor_members(
     Source: `GroupTaylorImportance` of Torch-Pruning, whose default is `entry=abs`, its option
     `multivariable=True` is `entry=None`; the mean over members there is `reduce=numpy.mean`.
     """
+    check_graph(graph)
     check_roles(roles, _ROLES, ScoreError)
+    check_callable(entry, "entry", "entry=abs.", ScoreError, optional=True)
     wanted = [s.path for g in graph.groups.values() for s in g.slots if s.role in roles]
     products = pairs(graph, variables, gradients, wanted, lambda w, g: (w * g).real, "gradients")
     scores = collect(

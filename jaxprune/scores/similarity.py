@@ -1,54 +1,33 @@
 """Scores of how alike channels are to the others of their group: what is redundant goes."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxprune.arguments.checks import check_callable
+from jaxprune.arguments.checks import check_callable, check_flag
 from jaxprune.arguments.dtypes import wide
+from jaxprune.arguments.numbers import is_number, plain
 from jaxprune.errors import ScoreError
 from jaxprune.graph import ChannelGraph, Slot, check_graph
 from jaxprune.groups.members import Array, Reduce, found, leaves_at, total
 from jaxprune.scores.given import given, of_pairs
 
-Distance = Callable[[Array, Array], Array]
-"""`(filters [..., n, K], one of each [..., 1, K]) -> distances [..., n]`."""
 _NO_FILTERS = "no group is made by a kernel"
 _FIX = "scores.l2(roles=('in',)), or scores.random."
-
-
-def l2_distance(filters: Array, one: Array) -> Array:
-    """Returns the Euclidean distance."""
-    return _sum_of_squares(filters - one) ** 0.5
-
-
-def l1_distance(filters: Array, one: Array) -> Array:
-    """Returns the sum of |differences|."""
-    return abs(filters - one).sum(-1)
-
-
-def max_distance(filters: Array, one: Array) -> Array:
-    """Returns the largest |difference|."""
-    return abs(filters - one).max(-1)
-
-
-def cosine_distance(filters: Array, one: Array) -> Array:
-    """Returns 1 - the cosine of the angle; 1 from and to a filter of zeros."""
-    sizes = (_sum_of_squares(filters) * _sum_of_squares(one)) ** 0.5
-    return 1 - (filters * one.conj()).real.sum(-1) / (sizes + (sizes == 0))
 
 
 def fpgm(
     graph: ChannelGraph,
     variables: Any,
     *,
-    distance: Distance = l2_distance,
+    order: float = 2.0,
     reduce: Reduce = total,
 ) -> dict[str, Array]:
-    """Returns {group: f32[n]}: Σ_j distance(F_i, F_j), of the filters that make each channel.
+    """Returns {group: f32[n]}: Σ_j |F_i - F_j|, of the filters that make each channel.
 
     The filter with the least sum is nearest to the geometric median of its layer: the others can
     stand in for it.
@@ -56,8 +35,7 @@ def fpgm(
     Args:
       graph: what `jaxprune.trace` returned.
       variables: the variables that it was traced from.
-      distance: `l2_distance`, `l1_distance`, `max_distance`, `cosine_distance`, or a function
-        `(filters [..., n, K], one [..., 1, K]) -> [..., n]`.
+      order: p of the norm |.|_p of the distances: 2, 1, `math.inf`, or any number from 1 on.
       reduce: combines the sums of a group with several kernels, as in `l1`.
 
     Returns:
@@ -65,17 +43,19 @@ def fpgm(
       norms as the paper does.
 
     Raises:
-      ScoreError: no group has a kernel that makes it.
+      ScoreError: `order` is below 1, or no group has a kernel that makes it.
       TreeError: `variables` do not mirror the graph.
 
     Source: He et al., "Filter Pruning via Geometric Median for Deep Convolutional Neural Networks
     Acceleration", CVPR 2019, equation 6 (its code's option `cos` is never used there). The paper
     scores each layer by itself; of coupled ones the sums are combined.
     """
-    check_callable(distance, "distance", "distance=jp.scores.l2_distance.", ScoreError)
+    if not is_number(order) or not plain(order) >= 1:
+        raise ScoreError(f"order must be a number from 1 on, got {order!r}.\nFix: order=2.0.")
+    check_callable(reduce, "reduce", "reduce=jnp.sum, called with axis=1.", ScoreError)
     scores = {}
     for name, members in _filters(graph, variables).items():
-        columns = [_sums_of_distances(filters, distance) for filters in members]
+        columns = [_sums_of_distances(filters, float(plain(order))) for filters in members]
         xp = jnp if any(isinstance(column, Tracer) for column in columns) else np
         scores[name] = reduce(xp.stack(columns, axis=-1), axis=-1)
     return found(scores, by=_NO_FILTERS, fix=_FIX)
@@ -95,6 +75,7 @@ def filter_similarity(
       ScoreError: no group has a kernel that makes it.
       TreeError: `variables` do not mirror the graph.
     """
+    check_flag(centered, "centered")
     result = {}
     for name, members in _filters(graph, variables).items():
         xp: Any = jnp if any(isinstance(member, Tracer) for member in members) else np
@@ -175,13 +156,17 @@ def _rows(leaf: Array, slot: Slot) -> Array:
     return own.reshape(*own.shape[:-2], -1)
 
 
-def _sums_of_distances(filters: Array, distance: Distance) -> Array:
-    n = filters.shape[-2]
-    columns = [distance(filters, filters[..., i : i + 1, :]) for i in range(n)]
-    total = columns[0]
-    for column in columns[1:]:
-        total = total + column
+def _sums_of_distances(filters: Array, order: float) -> Array:
+    total = 0.0
+    for i in range(filters.shape[-2]):
+        total = total + _norm(abs(filters - filters[..., i : i + 1, :]), order)
     return total
+
+
+def _norm(sizes: Array, order: float) -> Array:
+    if order == math.inf:
+        return sizes.max(-1)
+    return (sizes**order).sum(-1) ** (1 / order)
 
 
 def _sum_of_squares(values: Array) -> Array:

@@ -24,13 +24,7 @@ from jaxprune.stats.norms import (
     weighted_norm,
     weighted_variance,
 )
-from jaxprune.stats.readings import (
-    Reading,
-    kernel_matrix,
-    owners,
-    read_matrix,
-    written_matrix,
-)
+from jaxprune.stats.readings import Reading
 from jaxprune.stats.states import State
 from jaxprune.stats.statistic import At, Rows, Statistic
 from jaxprune.stats.sums import (
@@ -76,18 +70,14 @@ __all__ = [
     "gram",
     "histogram",
     "hutchinson",
-    "kernel_matrix",
     "maximum",
     "mean",
     "mean_size",
     "mean_square",
     "moments",
-    "owners",
-    "read_matrix",
     "sum",
     "sum_of_squares",
     "weighted_norm",
     "weighted_variance",
-    "written_matrix",
     "zero_share",
 ]

@@ -7,7 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.arguments.checks import check_batches, check_callable, check_mapping, check_names
+from jaxprune.arguments.checks import (
+    check_batches,
+    check_callable,
+    check_key,
+    check_mapping,
+    check_names,
+)
 from jaxprune.arguments.functions import check_function
 from jaxprune.errors import GateError, JaxpruneError
 from jaxprune.graph import ChannelGraph, check_graph
@@ -69,6 +75,8 @@ def collector(
     if unknown := [name for name in wanted or () if name not in graph.groups]:
         some = list(graph.groups)[:5]
         raise GateError(f"the graph has no group {unknown[:5]}; it has {some}.\nFix: print(graph).")
+    key = jax.random.key(0) if key is None else key
+    check_key(key, JaxpruneError)
     run = graph.fn if fn is None else fn
     check_function(run)
     each = Pass(
@@ -77,11 +85,12 @@ def collector(
         loss=loss,
         inputs=inputs or _first_inputs(graph),
         groups=wanted,
-        key=jax.random.key(0) if key is None else key,
+        key=key,
         retraced=evaluator.retracer(run, graph),
     )
 
     def init(variables: Any, batch: Any) -> State:
+        evaluator.full(graph, variables, {})  # in words, before anything is traced
         shapes = jax.eval_shape(each.measure, variables, batch, jnp.int32(0))
         return each.empty(shapes)
 
@@ -123,8 +132,8 @@ def collect(
       batches: any number of batches, each an array or a tree of arrays with examples along the
         first axis. Of a tuple the first are the inputs of the call, the rest is for the loss.
       statistics: {name: statistic}, such as `jp.stats.mean()`.
-      loss: `loss(outputs, batch) -> f[]`, for statistics of gradients and curvatures. Where they
-        are per example, it is called with the outputs and the batch of one: [1, ...].
+      loss: `loss(outputs, batch) -> f[]` of what `fn` returns, for statistics of gradients and
+        curvatures. Per example it is called with the outputs and the batch of one: [1, ...].
       inputs: `inputs(batch)` gives the inputs of the call, a tuple, or a mapping of keywords,
         where they are not the first of the batch.
       groups: whose statistics; by default those of all groups that have a place.

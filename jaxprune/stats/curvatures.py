@@ -8,8 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxprune.arguments.checks import check_callable
 from jaxprune.arguments.dtypes import wide
 from jaxprune.arguments.numbers import check_count
+from jaxprune.errors import JaxpruneError
 
 Tree = Any
 
@@ -51,6 +53,13 @@ class Curvature:
 
     estimate: Callable[[Problem, Any], Tree]
     by: By = By.GATES
+
+    def __post_init__(self) -> None:
+        check_callable(self.estimate, "estimate", "jp.stats.hutchinson().")
+        if not isinstance(self.by, By):
+            raise JaxpruneError(
+                f"by must be {' or '.join(map(str, By))}, got {self.by!r}.\nFix: by=By.GATES."
+            )
 
 
 def hutchinson(*, samples: int = 1, by: By = By.GATES) -> Curvature:

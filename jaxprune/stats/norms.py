@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from jaxprune.arguments.checks import kind_of
+from jaxprune.errors import JaxpruneError
 from jaxprune.stats.readings import Reading, weights_read
 from jaxprune.stats.statistic import At, Rows, State, Statistic, total_of
 
@@ -53,6 +55,12 @@ def activation_norm(
     its code reads the hidden width behind every normalization but the last, here all that read it
     count; padding is not left out.
     """
+    for name, given in (("positions", positions), ("examples", examples)):
+        if not isinstance(given, Aggregate):
+            raise JaxpruneError(
+                f"{name} must be jp.stats.average or euclidean, got {kind_of(given)}.\n"
+                f"Fix: {name}=jp.stats.average."
+            )
 
     def measure(x: Array, _: Any) -> State:
         sizes = positions.over(abs(x), -2)

@@ -10,6 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
+from jaxprune.arguments.checks import check_callable, check_flag
+from jaxprune.arguments.numbers import is_number
+from jaxprune.errors import JaxpruneError
+
 Array = Any
 State = Any
 
@@ -76,7 +80,7 @@ class Statistic:
         n]. A reading has `channels` f32[*layers, samples, positions, n], what belongs to each
         channel; the operation itself (`op`, `operands`, `results`); `group` and `key`.
       empty: what fills the state of no data.
-      at: where it looks.
+      at: where it looks; `At.PRODUCTS` takes states that are added, of all entries.
       each: rows are made of every example by itself.
       apart: every example is measured by itself, and the states merged.
       join: makes one result of those of all places of a group, such as `total_of` or `tuple`; by
@@ -101,6 +105,25 @@ class Statistic:
     apart: bool = False
     join: Callable[[Sequence[Any]], Any] | None = None
     weighted: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("measure", "merge", "finalize", "read"):
+            check_callable(getattr(self, name), name, f"{name}=a function; see jp.stats.Statistic.")
+        check_callable(self.join, "join", "join=tuple.", optional=True)
+        for name in ("each", "apart", "weighted"):
+            check_flag(getattr(self, name), name)
+        if not is_number(self.empty):
+            raise JaxpruneError(f"empty must be a number, got {self.empty!r}.\nFix: empty=0.0.")
+        if not isinstance(self.at, At):
+            places = ", ".join(map(str, At))
+            raise JaxpruneError(f"at must be one of {places}, got {self.at!r}.\nFix: at=At.READS.")
+
+        sums = self.merge is added and not (self.each or self.apart or self.weighted)
+        if self.at is At.PRODUCTS and not sums:
+            raise JaxpruneError(
+                "at At.PRODUCTS only sums over all entries can be taken, in the backward pass.\n"
+                "Fix: at=At.EXAMPLES, or mean_square(at=At.PRODUCTS)."
+            )
 
     def init(self, rows: Rows) -> State:
         """Returns the state of no data, for rows like these (arrays or shapes)."""

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.errors import JaxpruneError
 from jaxprune.stats.statistic import At, State, Statistic
 
 Array = Any
@@ -82,9 +81,7 @@ def zero_share(*, at: At = At.AFTER) -> Statistic:
 
 def maximum(*, at: At = At.READS) -> Statistic:
     """Returns the largest |x|, {group: f32[n]}; -inf of no data."""
-    return Statistic(
-        measure=lambda x, _: abs(x).max(-2), merge=_larger, empty=-np.inf, at=_plain("maximum", at)
-    )
+    return Statistic(measure=lambda x, _: abs(x).max(-2), merge=_larger, empty=-np.inf, at=at)
 
 
 def extremes(*, at: At = At.READS) -> Statistic:
@@ -94,7 +91,7 @@ def extremes(*, at: At = At.READS) -> Statistic:
         merge=lambda a, b: (_larger(a[0], b[0]), _larger(a[1], b[1])),
         finalize=lambda state: (-state[0], state[1]),
         empty=-np.inf,
-        at=_plain("extremes", at),
+        at=at,
     )
 
 
@@ -113,9 +110,7 @@ def moments(*, at: At = At.READS) -> Statistic:
     def finalize(state: _Central) -> Moments:
         return Moments(state.count, state.mean, state.squares / state.count)
 
-    return Statistic(
-        measure=measure, merge=_merge_central, finalize=finalize, at=_plain("moments", at)
-    )
+    return Statistic(measure=measure, merge=_merge_central, finalize=finalize, at=at)
 
 
 def _merge_central(a: _Central, b: _Central) -> _Central:
@@ -131,15 +126,6 @@ def _mean_of(entry: Any, at: At) -> Statistic:
         return entry(x).sum(-2), _count(x)
 
     return Statistic(measure=measure, finalize=lambda state: state[0] / state[1], at=at)
-
-
-def _plain(name: str, at: At) -> At:
-    if at is At.PRODUCTS:
-        raise JaxpruneError(
-            f"{name}: at At.PRODUCTS only sums can be taken, in the backward pass.\n"
-            "Fix: at=At.EXAMPLES, or mean_square(at=At.PRODUCTS)."
-        )
-    return at
 
 
 def _count(x: Array) -> Array:
