@@ -90,6 +90,28 @@ def test_redundancy_keeps_one_of_each_cluster() -> None:
     np.testing.assert_array_equal(alone, found)
 
 
+def greedy(similarity: np.ndarray) -> np.ndarray:
+    """The order of `redundancy`, found afresh among those left at every step."""
+    left, found = list(range(len(similarity))), np.ones(len(similarity))
+    while len(left) > 1:
+        pairs = [(abs(similarity[i, j]), i, j) for i in left for j in left if i < j]
+        size, one, two = max(pairs, key=lambda pair: pair[0])
+        alike = {c: sum(abs(similarity[c, o]) for o in left if o != c) for c in (one, two)}
+        gone = one if alike[one] > alike[two] else two
+        found[gone] = 1 - size
+        left.remove(gone)
+    return found
+
+
+def test_redundancy_step_by_step() -> None:
+    v = {"a": np.ones((2, 12)), "b": np.ones((12, 1))}
+    graph = jp.trace(lambda v, x: x @ v["a"] @ v["b"], v, np.ones((1, 2)))
+    for seed in range(5):
+        similarity = np.corrcoef(np.random.default_rng(seed).normal(size=(12, 6)))
+        found = scores.redundancy(graph, {"a": similarity})["a"]
+        np.testing.assert_allclose(found, greedy(similarity), rtol=1e-6)
+
+
 def test_mixes() -> None:
     norms, distances = scores.l2(GRAPH, V), scores.fpgm(GRAPH, V)
     close(scores.composite([(norms, 2.0), (distances, -1.0)]),
@@ -98,6 +120,11 @@ def test_mixes() -> None:
     order = [int(norms["embed"].argmin())]
     order += [int(c) for c in distances["embed"].argsort() if c not in order]
     assert np.argsort(mixed).tolist() == order
+    third = {"embed": -distances["embed"]}
+    three = scores.quotas([(norms, 0.25), (distances, 0.5), (third, 0.0)])["embed"]
+    assert np.argsort(three).tolist() == [*order[:3], order[3]]
+    early = scores.quotas([(norms, 0.25), (distances, 0.25), (third, 0.0)])["embed"]
+    assert np.argsort(early).tolist() == [*order[:2], order[3], order[2]]
     layers = scores.quotas([(norms, 0.2), (distances, 0.2)])["layers/up"]
     np.testing.assert_array_equal(np.sort(layers, -1), [np.arange(1, 6, dtype=np.float32) / 5] * 2)
     np.testing.assert_array_equal(layers.argmin(-1), norms["layers/up"].argmin(-1))

@@ -215,3 +215,54 @@ def test_grams_and_norms_of_every_layer(run: Run) -> None:
     per_example = abs(np.asarray(taps["layers/up"][0])).reshape(3, 4, 5, 5).mean(2)
     norm = np.sqrt((per_example**2).sum(1))
     np.testing.assert_allclose(found["norm"]["layers/up"], norm, rtol=1e-3)
+
+
+def test_a_loop_inside_of_every_layer() -> None:
+    """Steps of the inner loop are added, layers of the outer one keep their own channels."""
+
+    def fn(v: Any, x: Any) -> Any:
+        def layer(x: Any, w: Any) -> Any:
+            h = lax.scan(
+                lambda h, row: (jnp.tanh(h @ w["b"] + row @ w["a"]), None), x @ w["c"], rows
+            )[0]
+            return x + h @ w["d"], None
+
+        rows = jnp.stack([x, 2 * x, 3 * x])
+        return lax.scan(layer, x, v["layers"])[0] @ v["head"]
+
+    sizes = {"a": (2, 4, 5), "b": (2, 5, 5), "c": (2, 4, 5), "d": (2, 5, 4)}
+    layers = {name: normal(*size) * 0.3 for name, size in sizes.items()}
+    v, x = {"layers": layers, "head": normal(4, 2)}, normal(6, 4)
+    graph = jp.trace(fn, v, x)
+    wanted = {"sum": stats.sum(), "norm": stats.activation_norm(), "max": stats.maximum()}
+    found = stats.collect(graph, v, [x], wanted)
+    (name,) = (name for name, group in graph.groups.items() if group.layers)
+    read: list[list[np.ndarray]] = []
+    now = x
+    for i in range(2):
+        h, steps = now @ layers["c"][i], []
+        for row in (x, 2 * x, 3 * x):
+            steps.append(h)
+            h = np.tanh(h @ layers["b"][i] + row @ layers["a"][i])
+        read.append([*steps, h])
+        now = now + h @ layers["d"][i]
+    np.testing.assert_allclose(found["sum"][name], np.sum(read, (1, 2)), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found["max"][name], np.max(np.abs(read), (1, 2)), rtol=1e-4)
+    looped = np.sqrt((np.square(read)[:, :3]).sum((1, 2)))
+    last = np.sqrt(np.square(read)[:, 3].sum(1))
+    np.testing.assert_allclose(found["norm"][name], looped + last, rtol=1e-4)
+
+
+def test_other_positions_are_drawn_of_every_example_and_batch() -> None:
+    v, x = {"a": normal(2, 3), "b": normal(3, 1)}, normal(1, 50, 2)
+    graph = jp.trace(lambda v, x: jnp.tanh(x @ v["a"]) @ v["b"], v, x)
+    drawn = {"one": stats.gram(positions=1)}
+    twice = stats.collect(graph, v, [x, x], drawn)["one"]["a"][0]
+    beside = stats.collect(graph, v, [np.concatenate([x, x])], drawn)["one"]["a"][0]
+    again = stats.collect(graph, v, [x, x], drawn)["one"]["a"][0]
+    other = stats.collect(graph, v, [x, x], drawn, key=jax.random.key(1))["one"]["a"][0]
+    for gram in (twice, beside):
+        assert gram.count == 2
+        assert np.linalg.matrix_rank(gram.xx[0], tol=1e-4) == 2
+    np.testing.assert_array_equal(twice.xx, again.xx)
+    assert (twice.xx != other.xx).any()

@@ -119,14 +119,13 @@ def redundancy(graph: ChannelGraph, similarities: Mapping[str, Any]) -> dict[str
 
 def _greedy(similarity: np.ndarray) -> np.ndarray:
     alike = abs(similarity).astype(np.float64)
-    np.fill_diagonal(alike, -1)
-    others = alike.sum(axis=0) + 1
+    np.fill_diagonal(alike, -1)  # as is all that is gone
     scores = np.ones(len(alike), similarity.dtype)
     for _ in range(len(alike) - 1):
         one, two = np.unravel_index(alike.argmax(), alike.shape)
-        gone = one if others[one] > others[two] else two
+        first, second = np.maximum(alike[[one, two]], 0).sum(axis=1)
+        gone = one if first > second else two
         scores[gone] = 1 - alike[one, two]
-        others -= alike[gone]
         alike[gone], alike[:, gone] = -1, -1
     return scores
 
