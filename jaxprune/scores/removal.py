@@ -106,9 +106,7 @@ def _lasso(gram: np.ndarray) -> np.ndarray:
         signs = np.sign(slope[active])
         step = np.linalg.solve(gram[np.ix_(active, active)], signs)
         change = gram[:, active] @ step
-        out = barred.copy()
-        out[just_left] |= just_left >= 0
-        length, leaves = _next_event(slope, change, penalty, beta, step, active, out)
+        length, leaves = _next_event(slope, change, penalty, beta, step, active, barred)
         beta[active] += length * step
         slope = slope - length * change
         penalty -= length
@@ -135,18 +133,18 @@ def _next_event(
     beta: np.ndarray,
     step: np.ndarray,
     active: list[int],
-    out: np.ndarray,
+    barred: np.ndarray,
 ) -> tuple[float, int | None]:
     """How far the penalty falls until a channel comes in or leaves, and which `active` leaves."""
     length, leaves = penalty, None
     for c in range(len(slope)):
-        if c in active or out[c]:
+        if c in active or barred[c]:
             continue
         for room, speed in (
             (penalty - slope[c], 1 - change[c]),
             (penalty + slope[c], 1 + change[c]),
         ):
-            if speed > 1e-12 and 0 < room / speed < length:
+            if speed > 1e-12 and room > 1e-8 * penalty and room / speed < length:
                 length, leaves = room / speed, None
     for place, c in enumerate(active):
         if step[place] and 0 < (to_zero := -beta[c] / step[place]) < length:
