@@ -161,6 +161,11 @@ def run() -> Run:
             "each": stats.sum_of_squares(at=At.EXAMPLES),
             "gram": stats.gram(),
             "added": stats.contributions(),
+            "covariance": stats.covariance(),
+            "weighted": stats.weighted_norm(),
+            "fluctuation": stats.weighted_variance(),
+            "average": stats.activation_norm(examples=stats.average),
+            "histogram": stats.histogram(bins=3, range=(0.0, 1.0)),
         },
         loss=lambda outputs, batch: ((outputs - batch[1]) ** 2).sum(),
     )
@@ -212,6 +217,19 @@ def test_grams_and_norms_of_every_layer(run: Run) -> None:
     np.testing.assert_allclose(
         found["added"]["layers/up"], np.einsum("lsio,lsjo->lij", z, z), rtol=1e-3, atol=1e-4
     )
+    for layer, values in enumerate(up):
+        both = found["covariance"]["layers/up"]
+        covariance = np.cov(values.T, bias=True)
+        np.testing.assert_allclose(both.matrix[layer], covariance, rtol=1e-3, atol=1e-5)
+        counts = [np.histogram(np.clip(c, 0, 1), 3, (0, 1))[0] for c in values.T]
+        np.testing.assert_array_equal(found["histogram"]["layers/up"].counts[layer], counts)
+    weights = abs(down).sum(2)
+    norms = weights * np.sqrt((up**2).mean(1))
+    np.testing.assert_allclose(found["weighted"]["layers/up"], norms, rtol=1e-3)
+    fluctuations = (down**2).sum(2) * up.var(1)
+    np.testing.assert_allclose(found["fluctuation"]["layers/up"], fluctuations, rtol=1e-3)
+    mean = abs(up).mean(1)
+    np.testing.assert_allclose(found["average"]["layers/up"], mean, rtol=1e-3)
     per_example = abs(np.asarray(taps["layers/up"][0])).reshape(3, 4, 5, 5).mean(2)
     norm = np.sqrt((per_example**2).sum(1))
     np.testing.assert_allclose(found["norm"]["layers/up"], norm, rtol=1e-3)

@@ -15,7 +15,7 @@ from jaxprune.stats.readings import (
     sampled,
     written_matrix,
 )
-from jaxprune.stats.statistic import At, Rows, State, Statistic
+from jaxprune.stats.statistic import At, Rows, State, Statistic, row_count
 
 Array = Any
 
@@ -118,17 +118,17 @@ def covariance(*, at: At = At.READS) -> Statistic:
     def measure(x: Array, _: Any) -> Covariance:
         middle = x.mean(-2)
         away = x - middle[..., None, :]
-        return Covariance(jnp.float32(x.shape[-2]), middle, _times(away, away))
+        return Covariance(row_count(x), middle, _times(away, away))
 
     def merge(a: Covariance, b: Covariance) -> Covariance:
         total = a.count + b.count
         share = b.count / jnp.maximum(total, 1)
         apart = b.mean - a.mean
-        between = apart[..., :, None] * apart[..., None, :].conj() * a.count * share
+        between = apart[..., :, None] * apart[..., None, :].conj() * (a.count * share)[..., None]
         return Covariance(total, a.mean + apart * share, a.matrix + b.matrix + between)
 
     def finalize(state: State) -> Covariance:
-        return Covariance(state.count, state.mean, state.matrix / state.count)
+        return Covariance(state.count[..., 0], state.mean, state.matrix / state.count[..., None])
 
     return Statistic(measure=measure, merge=merge, finalize=finalize, at=at)
 

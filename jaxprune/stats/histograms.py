@@ -65,7 +65,7 @@ def histogram(*, bins: int, range: Any, at: At = At.READS) -> Statistic:
         place = jnp.clip(place, 0, bins - 1).astype(jnp.int32)
         counts = jax.nn.one_hot(place, bins).sum(-3)
         counts += jnp.where(jnp.isfinite(x).all(-2), 0, jnp.nan)[..., None]
-        return counts, least[..., 0, :], most[..., 0, :], jnp.float32(1)
+        return counts, least[..., 0, :], most[..., 0, :], jnp.ones((*x.shape[:-2], 1))
 
     def finalize(state: State) -> Histogram:
         counts, least, most, batches = state

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxprune.arguments.checks import kind_of
 from jaxprune.errors import JaxpruneError
 from jaxprune.stats.readings import Reading, weights_read
-from jaxprune.stats.statistic import At, Rows, State, Statistic, total_of
+from jaxprune.stats.statistic import At, Rows, State, Statistic, row_count, total_of
 
 Array = Any
 
@@ -64,7 +64,7 @@ def activation_norm(
 
     def measure(x: Array, _: Any) -> State:
         sizes = positions.over(abs(x), -2)
-        return examples.entry(sizes), jnp.float32(1)
+        return examples.entry(sizes), jnp.ones((*x.shape[:-2], 1), sizes.dtype)
 
     def finalize(state: State) -> Array:
         sums, count = state
@@ -91,7 +91,7 @@ def weighted_norm() -> Statistic:
         return (weights / count * (squares / count) ** 0.5).sum(-2)
 
     def measure(x: Array, weights: Array) -> State:
-        count = jnp.float32(x.shape[-2])
+        count = row_count(x)
         return _square(abs(x)).sum(-2), weights * count, count
 
     return Statistic(
@@ -110,7 +110,7 @@ def weighted_variance() -> Statistic:
     """
 
     def measure(x: Array, weights: Array) -> State:
-        count = jnp.float32(x.shape[-2])
+        count = row_count(x)
         middle = x.mean(-2)
         return _square(abs(x - middle[..., None, :])).sum(-2), middle, weights * count, count
 

@@ -45,6 +45,11 @@ def added(ours: State, theirs: State) -> State:
     return jax.tree.map(lambda a, b: a + b, ours, theirs)
 
 
+def row_count(x: Array) -> Array:
+    """Returns f32[..., 1]: how many samples there are in f32[..., samples, n]."""
+    return jnp.full((*x.shape[:-2], 1), x.shape[-2], x.real.dtype)
+
+
 def total_of(results: Sequence[Any]) -> Any:
     """Returns the sum of the results of several places."""
     return reduce(added, results)
@@ -74,7 +79,8 @@ class Statistic:
     Attributes:
       measure: `measure(samples, fixed) -> state` of the rows of one batch, a tree of floats. It is
         finite where the rows are, and not where they are not: by that a bad batch is found.
-      merge: the state of two sets of data together; their sum by default.
+      merge: the state of two sets of data together; their sum by default. States of stacked layers
+        come with a leading axis in every array, over which `merge` and `finalize` broadcast.
       finalize: the result, made of a state on the host.
       read: `read(reading) -> Rows`, what is measured at a place: `columns` by default, f32[samples,
         n]. A reading has `channels` f32[*layers, samples, positions, n], what belongs to each

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.stats.statistic import At, State, Statistic
+from jaxprune.stats.statistic import At, State, Statistic, row_count
 
 Array = Any
 
@@ -129,7 +129,7 @@ def _mean_of(entry: Any, at: At) -> Statistic:
 
 
 def _count(x: Array) -> Array:
-    return jnp.full((*x.shape[:-2], x.shape[-1]), x.shape[-2], x.real.dtype)
+    return jnp.broadcast_to(row_count(x), (*x.shape[:-2], x.shape[-1]))
 
 
 def _square(x: Array) -> Array:
