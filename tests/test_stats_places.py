@@ -284,3 +284,46 @@ def test_other_positions_are_drawn_of_every_example_and_batch() -> None:
         assert np.linalg.matrix_rank(gram.xx[0], tol=1e-4) == 2
     np.testing.assert_array_equal(twice.xx, again.xx)
     assert (twice.xx != other.xx).any()
+
+
+def test_blocks_beside_each_other_keep_their_own_channels() -> None:
+    """Blocks that are mapped, not scanned: `layers=` says which axis counts them."""
+
+    def fn(v: Any, x: Any) -> Any:
+        def block(w: Any) -> Any:
+            return jnp.tanh(x @ w["up"]) @ w["down"]
+
+        return jax.vmap(block)(v["blocks"]).sum(0) @ v["head"]
+
+    w, x = {"up": normal(3, 4, 5), "down": normal(3, 5, 4)}, normal(6, 4)
+    v, name = {"blocks": w, "head": normal(4, 2)}, "blocks/up"
+    graph = jp.trace(fn, v, x, layers={"blocks/*": 0})
+    assert graph.groups[name].shape == (3, 5)
+    wanted = {
+        "sum": stats.sum(),
+        "moments": stats.moments(),
+        "norm": stats.activation_norm(),
+        "weighted": stats.weighted_norm(),
+        "added": stats.contributions(),
+        "covariance": stats.covariance(),
+        "products": stats.sum(at=At.PRODUCTS),
+        "gates": stats.sum(at=At.GATES),
+        "each": stats.sum(at=At.EXAMPLES),
+    }
+    found = stats.collect(graph, v, [x[:2], x[2:]], wanted, loss=lambda out, _: (out**2).sum())
+    h = np.tanh(np.einsum("bd,ldf->lbf", x, w["up"]))
+    np.testing.assert_allclose(found["sum"][name], h.sum(1), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found["moments"][name].variance, h.var(1), rtol=1e-3)
+    np.testing.assert_allclose(found["norm"][name], np.sqrt((h**2).sum(1)), rtol=1e-3)
+    weights = abs(w["down"]).sum(2) * np.sqrt((h**2).mean(1))
+    np.testing.assert_allclose(found["weighted"][name], weights, rtol=1e-3)
+    z = h[..., None] * w["down"][:, None]
+    np.testing.assert_allclose(
+        found["added"][name], np.einsum("lsio,lsjo->lij", z, z), rtol=1e-3, atol=1e-3
+    )
+    covariance = [np.cov(layer.T, bias=True) for layer in h]
+    np.testing.assert_allclose(found["covariance"][name].matrix, covariance, rtol=1e-3, atol=1e-4)
+    assert jp.scores.thinet(graph, {name: found["added"][name]})[name].shape == (3, 5)
+    slope = jax.grad(lambda m: (jp.gated(fn, graph)(v, {name: m}, x) ** 2).sum())(np.ones((3, 5)))
+    for statistic in ("products", "gates", "each"):
+        np.testing.assert_allclose(found[statistic][name], slope, rtol=1e-3, atol=1e-3)

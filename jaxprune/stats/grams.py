@@ -10,6 +10,7 @@ from jaxprune.arguments.numbers import check_count
 from jaxprune.stats.readings import (
     Reading,
     kernel_matrix,
+    layers_of,
     owners,
     read_matrix,
     sampled,
@@ -99,12 +100,15 @@ def contributions(*, positions: int | None = None) -> Statistic:
         weights = jnp.einsum("gko,glo->gkl", kernel, kernel.conj(), precision=_EXACT).real
         owner = owners(reading)
         mine = (owner[..., None] == np.arange(owner.max() + 1)).astype(np.float32)
-        return Rows(x, (weights, jnp.asarray(mine)))
+        layers = layers_of(reading)
+        own = None if layers is None else jnp.asarray(layers, jnp.float32)
+        return Rows(x, (weights, jnp.asarray(mine), own))
 
-    def measure(x: Array, fixed: tuple[Array, Array]) -> Array:
-        weights, mine = fixed
+    def measure(x: Array, fixed: tuple[Array, Array, Array | None]) -> Array:
+        weights, mine, layers = fixed
         pairs = _times(x, x).real * weights
-        return jnp.einsum("gki,gkl,glj->ij", mine, pairs, mine, precision=_EXACT)
+        both = jnp.einsum("gki,gkl,glj->gij", mine, pairs, mine, precision=_EXACT)
+        return both.sum(0) if layers is None else jnp.einsum("gij,gh->hij", both, layers)
 
     return Statistic(measure=measure, read=read, each=_drawn(positions), weighted=True)
 

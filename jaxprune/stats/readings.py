@@ -133,6 +133,19 @@ def owners(reading: Reading) -> np.ndarray:
     return spread[index].transpose(order).reshape(blocks, -1)
 
 
+def layers_of(reading: Reading) -> np.ndarray | None:
+    """Returns bool[blocks, layers]: of which layer a block is; None where none counts layers."""
+    site, op = _of(reading)
+    axes = op.ins[site.operand]
+    layer = stacked_layers.layer_axis(axes, atom_of(site.space, reading.group))
+    shared = [pair[site.operand] for pair in contraction.batches(op)]
+    if layer not in shared:
+        return None
+    sizes = [axes[i].size for i in shared]
+    places = np.indices(sizes)[shared.index(layer)].ravel()
+    return places[:, None] == np.arange(axes[layer].size)
+
+
 def weights_read(reading: Reading, entry: Any) -> Array:
     """Returns f32[*layers, positions, n]: Σ `entry(w)` over the weights that read each channel."""
     site, op = _of(reading)
