@@ -57,7 +57,11 @@ def test_activations() -> None:
         weighted=stats.weighted_norm(),
         fluctuation=stats.weighted_variance(),
         histogram=stats.histogram(bins=4, range=ends),
+        after=stats.sum(at=At.AFTER),
+        read=stats.sum(),
     )
+    np.testing.assert_allclose(found["after"]["a"], H.sum(0), rtol=1e-5)  # one activation,
+    np.testing.assert_allclose(found["read"]["a"], 2 * H.sum(0), rtol=1e-5)  # read twice
     zeros = (H == 0).mean(0)
     np.testing.assert_allclose(scores.apoz(GRAPH, found["zeros"])["a"], 1 - zeros, rtol=1e-6)
     cut = scores.apoz(GRAPH, found["zeros"], deviations=1.0)

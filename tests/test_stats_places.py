@@ -327,3 +327,36 @@ def test_blocks_beside_each_other_keep_their_own_channels() -> None:
     slope = jax.grad(lambda m: (jp.gated(fn, graph)(v, {name: m}, x) ** 2).sum())(np.ones((3, 5)))
     for statistic in ("products", "gates", "each"):
         np.testing.assert_allclose(found[statistic][name], slope, rtol=1e-3, atol=1e-3)
+
+
+def test_heads_are_the_same_in_two_spellings() -> None:
+    """Where an einsum sums over heads and their dimensions, or a product over both as one axis."""
+
+    def together(v: Any, x: Any) -> Any:
+        h = jnp.tanh(jnp.einsum("btd,dhe->bthe", x, v["in"]) * v["scale"][None, None, :, None])
+        return jnp.einsum("bthe,hed->btd", h, v["out"])
+
+    def flat(v: Any, x: Any) -> Any:
+        h = jnp.tanh(jnp.einsum("btd,dhe->bthe", x, v["in"]) * v["scale"][None, None, :, None])
+        return h.reshape(*h.shape[:2], -1) @ v["out"].reshape(12, -1)
+
+    v = {"in": normal(4, 3, 4), "out": normal(3, 4, 5), "scale": normal(3)}
+    x = normal(2, 6, 4)
+    h = np.tanh(np.einsum("btd,dhe->bthe", x, v["in"]) * v["scale"][:, None])
+    norm = np.sqrt((abs(h).mean(1) ** 2).sum((0, 2)))
+    weighted = (abs(v["out"]).sum(2) * np.sqrt((h**2).mean((0, 1)))).sum(1)
+    fluctuation = ((v["out"] ** 2).sum(2) * h.var((0, 1))).sum(1)
+    wanted = {
+        "norm": stats.activation_norm(),
+        "weighted": stats.weighted_norm(),
+        "fluctuation": stats.weighted_variance(),
+        "mean": stats.mean(),
+    }
+    for fn in (together, flat):
+        graph = jp.trace(fn, v, x)
+        (name,) = (name for name, group in graph.groups.items() if group.size == 3)
+        found = stats.collect(graph, v, [x], wanted)
+        np.testing.assert_allclose(found["norm"][name], norm, rtol=1e-4)
+        np.testing.assert_allclose(found["weighted"][name], weighted, rtol=1e-4)
+        np.testing.assert_allclose(found["fluctuation"][name], fluctuation, rtol=1e-4)
+        np.testing.assert_allclose(found["mean"][name], h.mean((0, 1, 3)), rtol=1e-4, atol=1e-6)

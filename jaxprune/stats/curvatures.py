@@ -58,7 +58,7 @@ class Curvature:
         check_callable(self.estimate, "estimate", "jp.stats.hutchinson().")
         if not isinstance(self.by, By):
             raise JaxpruneError(
-                f"by must be {' or '.join(map(str, By))}, got {self.by!r}.\nFix: by=By.GATES."
+                f"by must be one of {', '.join(map(str, By))}, got {self.by!r}.\nFix: by=By.GATES."
             )
 
 

@@ -97,7 +97,7 @@ def contributions(*, positions: int | None = None) -> Statistic:
     def read(reading: Reading) -> Rows:
         x, _ = sampled(read_matrix(reading), reading.key, positions)
         kernel = kernel_matrix(reading)
-        weights = jnp.einsum("gko,glo->gkl", kernel, kernel.conj(), precision=_EXACT).real
+        weights = jnp.einsum("gko,glo->gkl", kernel, kernel.conj(), precision=_EXACT)
         owner = owners(reading)
         mine = (owner[..., None] == np.arange(owner.max() + 1)).astype(np.float32)
         layers = layers_of(reading)
@@ -106,7 +106,7 @@ def contributions(*, positions: int | None = None) -> Statistic:
 
     def measure(x: Array, fixed: tuple[Array, Array, Array | None]) -> Array:
         weights, mine, layers = fixed
-        pairs = _times(x, x).real * weights
+        pairs = (_times(x, x) * weights).real
         both = jnp.einsum("gki,gkl,glj->gij", mine, pairs, mine, precision=_EXACT)
         return both.sum(0) if layers is None else jnp.einsum("gij,gh->hij", both, layers)
 

@@ -39,9 +39,10 @@ def activation_norm(
 ) -> Statistic:
     """Returns {group: f32[n]}: |a| over the positions of an example, then over all examples.
 
-    By default it is sqrt(Σ_examples (mean_positions |a|)^2). A group that holds several entries of
-    a channel side by side (heads x head_dim, pixels after a flatten) has the Euclidean norm over
-    them, taken last; one that several contractions read has the sum of their norms.
+    By default it is sqrt(Σ_examples (mean_positions |a|)^2). Where a contraction sums over several
+    entries of a channel (the dimensions of a head, pixels after a flatten), each has its own norm,
+    and the channel the Euclidean norm of these, taken last. A group that several contractions read
+    has the sum of their norms.
 
     Args:
       positions: over all axes of the activation of one example but the channels: `average` or

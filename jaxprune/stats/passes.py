@@ -168,6 +168,11 @@ def _problem(work: Pass, by: By, variables: Any, batch: Any) -> Problem:
     else:
         arrays = {name: jnp.asarray(leaf) for name, leaf in leaves.items()}
         point = {n: w for n, w in arrays.items() if jnp.issubdtype(w.dtype, jnp.inexact)}
+        if bad := [n for n, w in point.items() if jnp.iscomplexobj(w)]:
+            raise JaxpruneError(
+                f"weights {bad[:5]} are complex, by which there is no curvature.\n"
+                "Fix: by=jp.stats.By.GATES."
+            )
     return Problem(
         point=point,
         outputs=lambda point: outputs(point, batch),

@@ -12,7 +12,7 @@ from jaxprune.program.jaxpr import Op
 from jaxprune.program.relate import Walk
 from jaxprune.program.rules import contraction
 from jaxprune.program.traits import Form, Trait
-from jaxprune.stats.readings import Reading, by_channel
+from jaxprune.stats.readings import Reading, beside, by_channel
 from jaxprune.stats.statistic import At
 
 Array = Any
@@ -36,11 +36,13 @@ class Place(NamedTuple):
         """Returns what stands here now."""
         if self.result is None:
             assert self.site is not None
-            x, axes = operands[self.site.operand], self.op.ins[self.site.operand]
+            operand = self.site.operand
+            x, axes = operands[operand], self.op.ins[operand]
+            along = beside(self.op, operand, self.axis)
         else:
-            x, axes = results[self.result], self.op.outs[self.result]
+            x, axes, along = results[self.result], self.op.outs[self.result], []
         return Reading(
-            channels=by_channel(x, axes, self.axis, self.group),
+            channels=by_channel(x, axes, self.axis, self.group, along),
             group=self.group,
             key=key,
             site=self.site if self.result is None else None,

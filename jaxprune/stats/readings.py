@@ -26,8 +26,9 @@ class Reading:
     """One visit of a place: what a statistic reads.
 
     Attributes:
-      channels: f32[*layers, samples, positions, n]: the entries of each channel of the group,
-        which has `positions` of them side by side (heads x head_dim, pixels after a flatten).
+      channels: f32[*layers, samples, positions, n]: the entries of each channel of the group. Of
+        what a contraction reads, `positions` are those that it sums over for one channel: the
+        dimensions of a head, pixels after a flatten.
       group: the name of the group.
       key: the random key of this place and batch, of every example its own where they are apart.
       site: the contraction that reads the group; None where a place is none.
@@ -43,23 +44,34 @@ class Reading:
     results: Sequence[Array] = ()
 
 
-def by_channel(x: Array, axes: Sequence[Space], axis: int, group: str) -> Array:
+def by_channel(
+    x: Array, axes: Sequence[Space], axis: int, group: str, beside: Sequence[int] = ()
+) -> Array:
     """Returns f32[*layers, samples, positions, n]: the entries of the channels of a group.
 
-    `axes` are the spaces of `x`, and `axis` is the one that holds the group. There is a layer axis
-    where `x` holds all layers of a stack of which each has its own channels.
+    `axes` are the spaces of `x`, `axis` is the one that holds the group, and those `beside` it are
+    positions of a channel too; all others are samples. There is a layer axis where `x` holds all
+    layers of a stack of which each has its own channels.
     """
     atom = atom_of(axes[axis], group)
     layer = stacked_layers.layer_axis(axes, atom)
-    order = [i for i in range(len(axes)) if i not in (axis, layer)]
     front = [] if layer is None else [layer]
-    moved = jnp.transpose(wide(x), (*front, *order, axis))
-    layers = [axes[i].size for i in front]
-    flat = moved.reshape(*layers, -1, axes[axis].size)
+    own = [i for i in beside if i not in (axis, layer)]
+    rows = [i for i in range(len(axes)) if i not in (axis, layer, *own)]
+    moved = jnp.transpose(wide(x), (*front, *rows, *own, axis))
+    sizes = [math.prod(axes[i].size for i in some) for some in (rows, own)]
+    flat = moved.reshape(*(axes[i].size for i in front), *sizes, axes[axis].size)
     places = ax.positions(axes[axis], atom).T  # [positions, n]
-    if places.size == flat.shape[-1] and (places.ravel() == np.arange(places.size)).all():
-        return flat.reshape(*flat.shape[:-1], *places.shape)
-    return jnp.take(flat, places, axis=-1)
+    if places.size != flat.shape[-1] or (places.ravel() != np.arange(places.size)).any():
+        flat = jnp.take(flat, places.ravel(), axis=-1)
+    return flat.reshape(*flat.shape[:-2], -1, places.shape[-1])
+
+
+def beside(op: Op, operand: int, axis: int) -> list[int]:
+    """Returns the axes of an operand that a product sums over together with `axis`."""
+    if not contraction.is_product(op):
+        return []
+    return [pair[operand] for pair in contraction.pairs(op) if pair[operand] != axis]
 
 
 def atom_of(space: Space, group: str) -> Atom:
@@ -152,7 +164,8 @@ def weights_read(reading: Reading, entry: Any) -> Array:
     other = 1 - site.operand
     pair = next(pair for pair in contraction.pairs(op) if pair[site.operand] == site.axis)
     kernel = entry(wide(reading.operands[other]))
-    return by_channel(kernel, op.ins[other], pair[other], reading.group).sum(axis=-3)
+    along = beside(op, other, pair[other])
+    return by_channel(kernel, op.ins[other], pair[other], reading.group, along).sum(axis=-3)
 
 
 def _of(reading: Reading) -> tuple[Site, Op]:

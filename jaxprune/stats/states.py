@@ -57,18 +57,18 @@ def finished(graph: ChannelGraph, statistics: Mapping[str, Any], state: State) -
     bad, batches = jax.device_get((state.bad, state.batches))
     if not batches:
         raise JaxpruneError("the state holds no data.\nFix: update it with a batch.")
-    broken = [
+    broken = sorted(
         (int(number), name, group)
         for name, own in bad.items()
         for group, number in own.items()
         if number
-    ]
+    )
     if broken:
         lines = [
             f"batch {number} of {batches}: {name!r} of {group!r}" for number, name, group in broken
         ]
         raise JaxpruneError(
-            "\n".join(["statistics read numbers that are not finite:", *sorted(lines)[:8]])
+            "\n".join(["statistics read numbers that are not finite:", *lines[:8]])
             + "\nFix: look for NaN or infinity in this batch (they are counted from 1) and in the "
             "parameters of the first group named here; leave the batch out."
         )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxprune.arguments.dtypes import wide
 from jaxprune.errors import GateError
 from jaxprune.gates.evaluation import NOTHING, Given, Marked, evaluate
 from jaxprune.gates.sites import Site
@@ -78,7 +79,7 @@ class Probe:
             return probe(x, slot), x
 
         def backward(x: Array, slope: Array) -> tuple[Array, Any]:
-            return slope, self._measured(x * slope)
+            return slope, self._measured(wide(x) * wide(slope))
 
         probe.defvjp(forward, backward)
         return probe(x, slot)

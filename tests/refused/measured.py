@@ -31,7 +31,7 @@ from refused.values import (
 
 AT = Arg(At.READS, bad(None, 3, "READS", "reads", By.GATES, At), "at must be")
 NOT_BACKWARD = Arg(At.READS, {**AT.bad, "backward": At.PRODUCTS}, "at")
-BY = Arg(By.GATES, bad(None, 3, "GATES", At.GATES, By), "by must be")
+BY = Arg(By.GATES, bad(None, 3, "GATES", At.GATES, By), "by must be one of")
 SAMPLES = Arg(1, COUNTS, "samples")
 POSITIONS = Arg(None, without(COUNTS, "None"), "positions")
 FLAG = {name: Arg(False, FLAGS, name) for name in ("each", "apart", "weighted")}
