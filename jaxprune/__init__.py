@@ -13,6 +13,7 @@ from jaxprune import (
     select,
     slimmable,
     sparsify,
+    stats,
 )
 from jaxprune.arguments.bounds import Absolute, Share
 from jaxprune.arguments.old_names import renamed as _renamed
@@ -95,6 +96,7 @@ __all__ = [
     "spaces",
     "sparsify",
     "spec",
+    "stats",
     "tap",
     "trace",
     "unslice",

@@ -32,6 +32,9 @@ DATA = (
     *(jp.schedule.Part, jp.schedule.Quota, jp.schedule.Progress, jp.schedule.Tally),
     *(jp.slimmable.Found, jp.slimmable.Device, jp.slimmable.Spectrum, jp.slimmable.Switch),
     *(jp.slimmable.Split, jp.slimmable.Gradients, jp.select.Constraints),
+    *(jp.stats.At, jp.stats.By, jp.stats.Aggregate, jp.stats.Collector, jp.stats.State),
+    *(jp.stats.Rows, jp.stats.Reading, jp.stats.Problem),
+    *(jp.stats.Moments, jp.stats.Histogram, jp.stats.Gram, jp.stats.Covariance),
 )
 """What the library makes and hands out. The methods of `Progress`, `Tally`, `Switch` have rows."""
 CASES = [(name, arg) for name, row in ROWS.items() for arg in row.args]

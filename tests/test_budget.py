@@ -19,8 +19,8 @@ LIBRARY = {
     if path.is_relative_to(ROOT / "jaxprune")
 }
 FLOORS = (
-    "errors arguments program graph keep groups inspecting tracing cutting running gates scores "
-    "sparsify select recover schedule linen nnx haiku keras pruning slimmable checkpoint"
+    "errors arguments program graph keep groups inspecting tracing cutting running gates stats "
+    "scores sparsify select recover schedule linen nnx haiku keras pruning slimmable checkpoint"
 ).split()
 """What stands in `jaxprune/`, from the bottom up; nothing imports what stands above it."""
 

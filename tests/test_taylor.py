@@ -165,7 +165,7 @@ def test_trees_that_do_not_mirror_the_graph() -> None:
         jp.scores.taylor_activation(graph, {A: np.ones(4), "z": np.ones((2, 3))})
     assert str(caught.value) == (
         "these are not gradients of gates.\n"
-        f"group {A!r}: expected gradients [examples, 4], got [4]\n"
+        f"group {A!r}: expected gradients of gates [examples, 4], got [4]\n"
         "group 'z': the graph has no such group\n"
         "Fix: jax.vmap(jax.grad(loss), (None, 0)) by the gates, over the examples."
     )

@@ -105,6 +105,16 @@ def check_names(names: Any, what: str, error: Error) -> list[str]:
     return given
 
 
+def check_key(key: Any, error: Error) -> None:
+    """Raises `error` unless `key` is a PRNG key."""
+    try:
+        jax.eval_shape(jax.random.uniform, key)
+    except (TypeError, ValueError) as cause:
+        raise error(
+            f"key must be a PRNG key, got {kind_of(key)}.\nFix: jax.random.key(0)."
+        ) from cause
+
+
 def check_roles(roles: Any, known: Collection[str], error: Error) -> None:
     """Raises `error` unless `roles` are some of the known roles of slots."""
     words = isinstance(roles, Collection) and not isinstance(roles, str | bytes | Mapping)

@@ -1,6 +1,6 @@
 """Unit gates where channels are consumed, and the activations there."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -10,12 +10,11 @@ import numpy as np
 from jaxprune.arguments import dtypes, paths
 from jaxprune.arguments.checks import check_mapping, check_names, kind_of
 from jaxprune.errors import GateError
-from jaxprune.gates.sites import CLOSED, UNTAPPED, Site, find_sites, read_once, refusals
+from jaxprune.gates.evaluation import Marked, evaluate
+from jaxprune.gates.sites import CLOSED, UNTAPPED, find_sites, read_once, refusals
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.groups.channels import located, spread
-from jaxprune.program import jaxpr
 from jaxprune.program.jaxpr import Op
-from jaxprune.program.relate import Walk
 from jaxprune.running import evaluator
 from jaxprune.running.evaluator import Noted
 
@@ -89,13 +88,16 @@ def gated(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., Any]:
         evaluator.check_groups(graph, here, gates.keys())
         places = list(find_sites(here.walk))
         _check(gates, refusals(here, places, CLOSED), "a gate")
-        marked = _Marked([site for site in places if site.groups & gates.keys()])
+        marked = Marked((site.op, site) for site in places if site.groups & gates.keys())
 
-        def note(site: Site, x: Any, gates: Gates) -> tuple[Any, Noted]:
-            return site.scaled(x, gates), {}
+        def scale(op: Op, args: list[Any], gates: Gates) -> list[Any]:
+            for site in marked.at(op):
+                args[site.operand] = site.scaled(args[site.operand], gates)
+            return args
 
         args = evaluator.operands(variables, inputs, keywords)
-        return _evaluate(here, marked, note, gates, args)[0]
+        stacks = {name: here.groups[name].slots[0].atom.layers for name in gates}
+        return evaluate(here, marked, args, enter=scale, given=gates, stacks=stacks)[0]
 
     return run
 
@@ -186,64 +188,21 @@ def tap(
             id(site): [(name, i) for name in wanted if name in site.groups]
             for i, site in enumerate(places)
         }
-        marked = _Marked([site for site in places if keys[id(site)]])
+        marked = Marked((site.op, site) for site in places if keys[id(site)])
 
-        def note(site: Site, x: Any, _gates: Gates) -> tuple[Any, Noted]:
-            return x, {key: site.channels(x, key[0]) for key in keys[id(site)]}
+        def note(op: Op, args: list[Any], _outs: list[Any]) -> Noted:
+            return {
+                key: site.channels(args[site.operand], key[0])
+                for site in marked.at(op)
+                for key in keys[id(site)]
+            }
 
-        outs, noted = _evaluate(
-            here, marked, note, {}, evaluator.operands(variables, inputs, keywords)
-        )
+        args = evaluator.operands(variables, inputs, keywords)
+        outs, noted = evaluate(here, marked, args, leave=note)
         in_order = sorted(noted)
         return outs, {n: tuple(noted[key] for key in in_order if key[0] == n) for n in wanted}
 
     return run
-
-
-class _Marked:
-    """The sites of operations, and the operations that have some inside."""
-
-    def __init__(self, places: Sequence[Site]):
-        self.at: dict[int, list[Site]] = {}
-        self.around = {id(op) for site in places for op in site.op.around}
-        for site in places:
-            self.at.setdefault(id(site.op), []).append(site)
-
-
-def _evaluate(
-    here: ChannelGraph,
-    marked: _Marked,
-    note: Callable[[Site, Any, Gates], tuple[Any, Noted]],
-    gates: Gates,
-    args: Sequence[Any],
-) -> tuple[Any, Noted]:
-    """Returns the outputs, and what `note` notes as it replaces the operand of every site.
-
-    What holds no site is applied as it is, with its own derivative. The steps of a scan have the
-    gates of their own layers.
-    """
-    stack = {name: here.groups[name].slots[0].atom.layers for name in gates}
-
-    def runner(gates: Gates) -> evaluator.Run:
-        def again(walk: Walk, args: Sequence[Any]) -> tuple[list[Any], Noted]:
-            return evaluator.run(walk, args, apply)
-
-        def apply(op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
-            if id(op) in marked.around:
-                own = {name: gate for name, gate in gates.items() if stack[name] is op}
-                if own:
-                    return evaluator.scan(lambda step: runner({**gates, **step}), op, args, own)
-                return evaluator.CONTROL[op.form](again, op, args)
-            noted = {}
-            for site in marked.at.get(id(op), ()):
-                args[site.operand], found = note(site, args[site.operand], gates)
-                noted |= found
-            return jaxpr.bind(op.eqn, args, op.eqn.params), noted
-
-        return again
-
-    outs, noted = runner(gates)(here.walk, args)
-    return jax.tree.unflatten(jax.tree.structure(here.output), outs), noted
 
 
 def _check_gates(graph: ChannelGraph, gates: Gates) -> None:

@@ -57,7 +57,8 @@ def collect(
         for name, group in graph.groups.items()
         if (slots := [slot for slot in group.slots if wanted(slot)])
     }
-    leaves = _leaves(graph, variables, [slot.path for slots in members.values() for slot in slots])
+    wanted_paths = [slot.path for slots in members.values() for slot in slots]
+    leaves = leaves_at(graph, variables, wanted_paths)
     scores = {}
     for name, slots in members.items():
         columns = [finish(owned(leaves[slot.path], slot, entry)) for slot in slots]
@@ -84,7 +85,12 @@ def found(scores: dict[str, Array], *, by: str, fix: str) -> dict[str, Array]:
     return scores
 
 
-def _leaves(graph: ChannelGraph, variables: Any, wanted: Iterable[str]) -> dict[str, Array]:
+def leaves_at(graph: ChannelGraph, variables: Any, wanted: Iterable[str]) -> dict[str, Array]:
+    """Returns {path: leaf} of the wanted variables, concrete ones on the host.
+
+    Raises:
+      TreeError: one is absent, has another shape, or is a shape.
+    """
     named, _ = paths.flatten(variables)
     wanted = dict.fromkeys(wanted)
     failures = [

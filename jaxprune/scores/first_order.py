@@ -6,17 +6,13 @@ Each is of one batch; add the results up over batches. The baseline |gamma| ("Sl
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import jax
-
-from jaxprune.arguments import paths
-from jaxprune.arguments.checks import check_mapping, kind_of
-from jaxprune.errors import ScoreError, TreeError
 from jaxprune.gates.sites import read_once
-from jaxprune.graph import ChannelGraph, check_graph
-from jaxprune.groups.members import Array, Reduce, collect, found, here, shape_in, total
-from jaxprune.groups.scored import shape_of_numbers
+from jaxprune.graph import ChannelGraph, Group, check_graph
+from jaxprune.groups.members import Array, Reduce, collect, found, total
 from jaxprune.inspecting.batch_norms import batch_norms
 from jaxprune.scores.bn import NO_SCALE, WITHOUT_SCALE
+from jaxprune.scores.given import given
+from jaxprune.scores.products import pairs
 
 
 def taylor(graph: ChannelGraph, variables: Any, gradients: Any) -> dict[str, Array]:
@@ -129,51 +125,20 @@ def taylor_activation(graph: ChannelGraph, gradients: Mapping[str, Any]) -> dict
     Inference", ICLR 2017. The paper scores each feature map where it is made; here a group has
     one gate, where contractions read it.
     """
-    check_graph(graph)
-    slopes = "{group: f32[examples, n]}"
-    gradients = check_mapping(gradients, "gradients", slopes, ScoreError)
-    failures = []
-    for name, gradient in gradients.items():
-        group, shape = graph.groups.get(name), shape_of_numbers(gradient)
-        if group is None:
-            failures.append(f"group {name!r}: the graph has no such group")
-        elif shape is None or tuple(shape[1:]) != group.shape:
-            expected = ", ".join(["examples", *map(str, group.shape)])
-            got = kind_of(gradient) if shape is None else shape
-            failures.append(f"group {name!r}: expected gradients [{expected}], got {got}")
-    if failures:
-        fix = "Fix: jax.vmap(jax.grad(loss), (None, 0)) by the gates, over the examples."
-        raise ScoreError("\n".join(["these are not gradients of gates.", *failures, fix]))
-    scores = {name: abs(here(gradient)).sum(axis=0) for name, gradient in gradients.items()}
-    fix = "jax.grad by jp.gates.unit(graph), which must not be empty; scores.l2 needs no gates."
-    return found(scores, by="there are no gradients of gates", fix=fix)
+    fix = "jax.vmap(jax.grad(loss), (None, 0)) by the gates, over the examples."
+    ours = given(graph, gradients, "gradients of gates", fix, _examples)
+    return {name: abs(gradient).sum(axis=0) for name, gradient in ours.items()}
+
+
+def _examples(group: Group) -> tuple[int | str, ...]:
+    return ("examples", *group.shape)
 
 
 def _products(
     graph: ChannelGraph, variables: Any, gradients: Any, wanted: Collection[str]
 ) -> dict[str, Array]:
     """Returns {path: w * dL/dw} of the wanted variables."""
-    trees = [paths.flatten(tree)[0] for tree in (variables, gradients)]
-    failures = [
-        f"{path}: the graph has shape {graph.variables[path].shape}, the {what} have {found}"
-        for what, tree in zip(("variables", "gradients"), trees, strict=True)
-        for path in wanted
-        if (found := shape_in(tree, path)) != graph.variables[path].shape
-    ]
-    if failures:
-        fix = (
-            "Fix: pass the variables that the graph was traced from, and gradients in the same "
-            "tree ({'params': ...}, not the params alone)."
-        )
-        raise TreeError("\n".join(["the trees do not mirror the graph.", *failures, fix]))
-    still = [path for path in wanted if getattr(trees[1][path], "dtype", None) == jax.dtypes.float0]
-    if still:
-        raise ScoreError(
-            f"{still[:5]} are integers, which have no gradient.\n"
-            "Fix: scores.l2, or the gates of jp.gated."
-        )
-    ours, theirs = ({path: here(tree[path]) for path in wanted} for tree in trees)
-    return {path: (ours[path] * theirs[path]).real for path in wanted}
+    return pairs(graph, variables, gradients, wanted, lambda w, g: (w * g).real)
 
 
 def _scales(graph: ChannelGraph) -> dict[str, str | None]:

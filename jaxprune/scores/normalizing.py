@@ -16,6 +16,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxprune.arguments.checks import check_callable, check_mapping, kind_of
+from jaxprune.arguments.numbers import is_number
 from jaxprune.errors import ScoreError
 from jaxprune.groups.members import Array, found, here
 from jaxprune.groups.scored import shape_of_numbers
@@ -116,6 +117,35 @@ def lamp(scores: Array) -> Array:
     return xp.take_along_axis(_over(ascending, left), places, axis=-1)
 
 
+def sentinel(share: float) -> Normalizer:
+    """Returns a normalizer: s / |s_k|, where s_k is the score at this share of the ascending order.
+
+    With 0.5 it is the (upper) median.
+
+    Args:
+      share: in [0, 1); of n scores it is that of rank int(share * n), from 0.
+
+    Raises:
+      ScoreError: `share` is not in [0, 1).
+
+    Source: the normalizer `sentinel` of Torch-Pruning.
+
+    >>> sentinel(0.5)(np.array([4.0, 1.0, 2.0, 8.0]))
+    array([1.  , 0.25, 0.5 , 2.  ])
+    """
+    if not is_number(share) or not 0 <= share < 1:
+        raise ScoreError(f"share must be in [0, 1), got {share!r}.\nFix: sentinel(0.5).")
+
+    def over_one(scores: Array) -> Array:
+        values = _numbers(scores)
+        xp: Any = jnp if isinstance(scores, Tracer) else np
+        ascending = xp.sort(values, axis=-1)
+        rank = int(share * values.shape[-1])
+        return _over(values, abs(ascending[..., rank : rank + 1]))
+
+    return over_one
+
+
 def none(scores: Array) -> Array:
     """Returns the scores as they are."""
     return _numbers(scores)
@@ -127,7 +157,7 @@ def normalized(scores: Mapping[str, Any], *, by: Normalizer = euclidean) -> dict
     Args:
       scores: {group: f32[n]}, or f32[layers, n], finite.
       by: the normalizer: `euclidean`, `max`, `mean`, `sum`, `min_max`, `standard`, `lamp`, `none`,
-        or any function of the scores of one group that keeps their shape.
+        `sentinel(0.5)`, or any function of the scores of one group that keeps their shape.
 
     Returns:
       Scores of the same shapes.

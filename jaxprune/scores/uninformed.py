@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from jaxprune.arguments.checks import kind_of
+from jaxprune.arguments.checks import check_key
 from jaxprune.errors import ScoreError
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.groups.members import Array, found
@@ -23,12 +23,7 @@ def random(graph: ChannelGraph, key: jax.Array) -> dict[str, Array]:
       ScoreError: `key` is not a key, or the graph has no group.
     """
     check_graph(graph)
-    try:
-        jax.eval_shape(jax.random.uniform, key)
-    except (TypeError, ValueError) as error:
-        raise ScoreError(
-            f"key must be a PRNG key, got {kind_of(key)}.\nFix: jax.random.key(0)."
-        ) from error
+    check_key(key, ScoreError)
     found(dict(graph.groups), by="the graph has no group", fix="print(graph) says what is frozen.")
     ends = np.cumsum([math.prod(group.shape) for group in graph.groups.values()]).tolist()
     draw = jax.random.uniform(key, (ends[-1],))

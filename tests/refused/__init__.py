@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from refused import core, networks, penalties, schedules, selection, slimming
+from refused import core, measured, networks, penalties, schedules, selection, slimming
 
 if find_spec("keras"):
     from refused import keras_models
@@ -10,6 +10,7 @@ if find_spec("keras"):
 ROWS = {
     **core.ROWS,
     **networks.ROWS,
+    **measured.ROWS,
     **(keras_models.ROWS if find_spec("keras") else {}),
     **selection.ROWS,
     **penalties.ROWS,

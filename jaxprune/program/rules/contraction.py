@@ -182,6 +182,16 @@ def batches(op: Op) -> list[tuple[int, int]]:
     return list(zip(*_numbers(op)[1], strict=True)) if is_product(op) else []
 
 
+def free(op: Op, operand: int) -> list[int]:
+    """Returns the axes of the result that only one operand has; of a convolution, the features."""
+    if not is_product(op):
+        return [op.params["dimension_numbers"].out_spec[1]] if operand else []
+    (lc, rc), (lb, rb) = _numbers(op)
+    counts = [len(op.ins[0]) - len(lc) - len(lb), len(op.ins[1]) - len(rc) - len(rb)]
+    start = len(lb) + (counts[0] if operand else 0)
+    return list(range(start, start + counts[operand]))
+
+
 def padded(op: Op) -> bool:
     """Returns whether it reads zeros around its operand."""
     return bool(np.any(op.params.get("padding", 0)))

@@ -1,0 +1,173 @@
+"""Scores of how alike channels are to the others of their group: what is redundant goes."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jaxprune.arguments.checks import check_callable, check_flag
+from jaxprune.arguments.dtypes import wide
+from jaxprune.arguments.numbers import is_number, plain
+from jaxprune.errors import ScoreError
+from jaxprune.graph import ChannelGraph, Slot, check_graph
+from jaxprune.groups.members import Array, Reduce, found, leaves_at, total
+from jaxprune.scores.given import given, of_pairs
+
+_NO_FILTERS = "no group is made by a kernel"
+_FIX = "scores.l2(roles=('in',)), or scores.random."
+
+
+def fpgm(
+    graph: ChannelGraph,
+    variables: Any,
+    *,
+    order: float = 2.0,
+    reduce: Reduce = total,
+) -> dict[str, Array]:
+    """Returns {group: f32[n]}: Σ_j |F_i - F_j|, of the filters that make each channel.
+
+    The filter with the least sum is nearest to the geometric median of its layer: the others can
+    stand in for it.
+
+    Args:
+      graph: what `jaxprune.trace` returned.
+      variables: the variables that it was traced from.
+      order: p of the norm |.|_p of the distances: 2, 1, `math.inf`, or any number from 1 on.
+      reduce: combines the sums of a group with several kernels, as in `l1`.
+
+    Returns:
+      Scores, higher means keep; groups that no kernel makes are absent. `quotas` mixes them with
+      norms as the paper does.
+
+    Raises:
+      ScoreError: `order` is below 1, or no group has a kernel that makes it.
+      TreeError: `variables` do not mirror the graph.
+
+    Source: He et al., "Filter Pruning via Geometric Median for Deep Convolutional Neural Networks
+    Acceleration", CVPR 2019, equation 6 (its code's option `cos` is never used there). The paper
+    scores each layer by itself; of coupled ones the sums are combined.
+    """
+    if not is_number(order) or not plain(order) >= 1:
+        raise ScoreError(f"order must be a number from 1 on, got {order!r}.\nFix: order=2.0.")
+    check_callable(reduce, "reduce", "reduce=jnp.sum, called with axis=1.", ScoreError)
+    scores = {}
+    for name, members in _filters(graph, variables).items():
+        columns = [_sums_of_distances(filters, float(plain(order))) for filters in members]
+        xp = jnp if any(isinstance(column, Tracer) for column in columns) else np
+        scores[name] = reduce(xp.stack(columns, axis=-1), axis=-1)
+    return found(scores, by=_NO_FILTERS, fix=_FIX)
+
+
+def filter_similarity(
+    graph: ChannelGraph, variables: Any, *, centered: bool = False
+) -> dict[str, Array]:
+    """Returns {group: f32[n, n]}: the cosines between the filters of a group, all kernels as one.
+
+    Args:
+      graph: what `jaxprune.trace` returned.
+      variables: the variables that it was traced from.
+      centered: each filter less its own mean first: the correlation of their weights.
+
+    Raises:
+      ScoreError: no group has a kernel that makes it.
+      TreeError: `variables` do not mirror the graph.
+    """
+    check_flag(centered, "centered")
+    result = {}
+    for name, members in _filters(graph, variables).items():
+        xp: Any = jnp if any(isinstance(member, Tracer) for member in members) else np
+        filters = xp.concatenate(members, axis=-1)
+        filters = filters - filters.mean(-1, keepdims=True) if centered else filters
+        size = _sum_of_squares(filters)[..., None] ** 0.5
+        unit = filters / (size + (size == 0))
+        result[name] = xp.matmul(unit, unit.conj().swapaxes(-1, -2)).real
+    return found(result, by=_NO_FILTERS, fix=_FIX)
+
+
+def redundancy(graph: ChannelGraph, similarities: Mapping[str, Any]) -> dict[str, Array]:
+    """Returns {group: f32[n]}: 1 - the similarity at which a channel becomes redundant.
+
+    Of the two channels of a group that are most alike, by |similarity|, the one goes that is more
+    alike to all others that are left; then again, among those left. What goes has the score 1 - its
+    similarity to the one that stays, so that of a cluster of equal channels all but one have 0. The
+    last channel has 1.
+
+    Args:
+      graph: what `jaxprune.trace` returned.
+      similarities: {group: f32[n, n]} in [-1, 1], symmetric: `filter_similarity`, or of activations
+        `{name: c.correlation for name, c in found["c"].items()}` of `jp.stats.covariance()`.
+
+    Raises:
+      ScoreError: a group is unknown, or its similarities are not [n, n], or traced.
+
+    Source: clustering of filters as in Ayinde and Zurada, "Building Efficient ConvNets using
+    Redundant Feature Pruning", 2018, whose agglomerative clusters this has for every threshold:
+    `jp.select.threshold(graph, scores, threshold=1 - tau)` keeps one channel of each.
+    """
+    ours = given(graph, similarities, "similarities", "jp.scores.filter_similarity.", of_pairs)
+    if any(isinstance(values, Tracer) for values in ours.values()):
+        raise ScoreError("similarities are traced.\nFix: call it outside of jax.jit.")
+    scores = {}
+    for name, values in ours.items():
+        stacked = values.reshape(-1, *values.shape[-2:])
+        scores[name] = np.stack([_greedy(one) for one in stacked]).reshape(values.shape[:-1])
+    return scores
+
+
+def _greedy(similarity: np.ndarray) -> np.ndarray:
+    alike = abs(similarity).astype(np.float64)
+    np.fill_diagonal(alike, -1)  # as is all that is gone
+    scores = np.ones(len(alike), similarity.dtype)
+    for _ in range(len(alike) - 1):
+        one, two = np.unravel_index(alike.argmax(), alike.shape)
+        first, second = np.maximum(alike[[one, two]], 0).sum(axis=1)
+        gone = one if first > second else two
+        scores[gone] = 1 - alike[one, two]
+        alike[gone], alike[:, gone] = -1, -1
+    return scores
+
+
+def _filters(graph: ChannelGraph, variables: Any) -> dict[str, list[Array]]:
+    """{group: [f32[*layers, n, K] of every kernel that makes it]}."""
+    check_graph(graph)
+    members = {
+        name: slots
+        for name, group in graph.groups.items()
+        if (slots := [slot for slot in group.slots if slot.role == "out"])
+    }
+    wanted = [slot.path for slots in members.values() for slot in slots]
+    leaves = leaves_at(graph, variables, wanted)
+    return {
+        name: [_rows(wide(leaves[s.path]), s) for s in slots] for name, slots in members.items()
+    }
+
+
+def _rows(leaf: Array, slot: Slot) -> Array:
+    """[*layers, n, K]: the entries of each channel."""
+    front = [axis for axis in (slot.layer, slot.axis) if axis is not None]
+    order = [*front, *(axis for axis in range(leaf.ndim) if axis not in front)]
+    moved = leaf.transpose(order)
+    flat = moved.reshape(*moved.shape[: len(front)], -1)  # [*layers, size of the axis, rest]
+    own = flat[..., slot.positions, :]  # [*layers, n, m, rest]
+    return own.reshape(*own.shape[:-2], -1)
+
+
+def _sums_of_distances(filters: Array, order: float) -> Array:
+    total = 0.0
+    for i in range(filters.shape[-2]):
+        total = total + _norm(abs(filters - filters[..., i : i + 1, :]), order)
+    return total
+
+
+def _norm(sizes: Array, order: float) -> Array:
+    if order == math.inf:
+        return sizes.max(-1)
+    return (sizes**order).sum(-1) ** (1 / order)
+
+
+def _sum_of_squares(values: Array) -> Array:
+    size = abs(values)
+    return (size * size).sum(-1)

@@ -1,0 +1,152 @@
+"""Products of what contractions read: of all pairs of channels, and with what they write."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxprune.arguments.numbers import check_count
+from jaxprune.stats.readings import (
+    Reading,
+    kernel_matrix,
+    layers_of,
+    owners,
+    read_matrix,
+    sampled,
+    written_matrix,
+)
+from jaxprune.stats.statistic import At, Rows, State, Statistic, row_count
+
+Array = Any
+
+
+class Gram(NamedTuple):
+    """What one contraction reads, x f32[K], and writes, y f32[O] without bias, for each block.
+
+    Blocks are the groups of a grouped convolution, or what both sides of a product share; K of a
+    convolution is (channel, window). Under a scan whose layers have their own channels, all arrays
+    have a leading axis of layers.
+
+    count: how many rows. xx: f32[blocks, K, K], Σ x x^T. xy: f32[blocks, K, O], Σ x y^T. x, y:
+    f32[blocks, K] and f32[blocks, O], Σ x and Σ y.
+    """
+
+    count: Array
+    xx: Array
+    xy: Array
+    x: Array
+    y: Array
+
+
+class Covariance(NamedTuple):
+    """Entries of pairs of channels.
+
+    count: how many; mean: f32[n]; matrix: f32[n, n], the mean product of distances from the mean.
+    """
+
+    count: Array
+    mean: Array
+    matrix: Array
+
+    @property
+    def correlation(self) -> Array:
+        """f32[n, n] in [-1, 1]; a constant channel has 0 with all others, and 1 with itself."""
+        size = np.sqrt(np.diagonal(self.matrix, axis1=-2, axis2=-1))
+        scale = np.where(size > 0, size, 1)
+        found = self.matrix / scale[..., None] / scale[..., None, :]
+        eye = np.eye(size.shape[-1], dtype=bool)
+        return np.where(eye, 1, found).astype(self.matrix.dtype)
+
+
+def gram(*, positions: int | None = None) -> Statistic:
+    """Returns {group: (Gram, ...)}, one of every contraction with a kernel that reads the group.
+
+    The rows of a convolution are its patches, which take window times the memory of the activation
+    while they are multiplied.
+
+    Args:
+      positions: how many rows of every example are drawn, without replacement, in every batch; all
+        by default. He et al., "Channel Pruning", ICCV 2017, take 10.
+    """
+
+    def read(reading: Reading) -> Rows:
+        x, chosen = sampled(read_matrix(reading), reading.key, positions)
+        return Rows((x, jnp.take(written_matrix(reading), chosen, axis=-2)))
+
+    def measure(samples: tuple[Array, Array], _: Any) -> Gram:
+        x, y = samples
+        count = jnp.float32(x.shape[-2])
+        return Gram(count, _times(x, x), _times(x, y), x.sum(-2), y.sum(-2))
+
+    return Statistic(measure=measure, read=read, each=_drawn(positions), join=tuple, weighted=True)
+
+
+def contributions(*, positions: int | None = None) -> Statistic:
+    """Returns {group: f32[n, n]}: Σ z_i . z_j, where z_i is what channel i adds to its readers.
+
+    z_i = x_i W_i are the outputs of a contraction from channel i alone, all of them, and the sum is
+    over rows, outputs and readers. It is all that ThiNet and LASSO need of the data: the error of
+    the outputs without the channels T is Σ_ij of T. Computed as (X^T X) * (W W^T), summed over the
+    window; its memory is K x K while a batch is measured.
+
+    Args:
+      positions: as for `gram`.
+    """
+
+    def read(reading: Reading) -> Rows:
+        x, _ = sampled(read_matrix(reading), reading.key, positions)
+        kernel = kernel_matrix(reading)
+        weights = jnp.einsum("gko,glo->gkl", kernel, kernel.conj(), precision=_EXACT)
+        owner = owners(reading)
+        mine = (owner[..., None] == np.arange(owner.max() + 1)).astype(np.float32)
+        layers = layers_of(reading)
+        own = None if layers is None else jnp.asarray(layers, jnp.float32)
+        return Rows(x, (weights, jnp.asarray(mine), own))
+
+    def measure(x: Array, fixed: tuple[Array, Array, Array | None]) -> Array:
+        weights, mine, layers = fixed
+        pairs = (_times(x, x) * weights).real
+        both = jnp.einsum("gki,gkl,glj->gij", mine, pairs, mine, precision=_EXACT)
+        return both.sum(0) if layers is None else jnp.einsum("gij,gh->hij", both, layers)
+
+    return Statistic(measure=measure, read=read, each=_drawn(positions), weighted=True)
+
+
+def covariance(*, at: At = At.READS) -> Statistic:
+    """Returns {group: Covariance} of all pairs of channels of a group.
+
+    Distances are from the mean of the data so far, as in `moments`.
+    """
+
+    def measure(x: Array, _: Any) -> Covariance:
+        middle = x.mean(-2)
+        away = x - middle[..., None, :]
+        return Covariance(row_count(x), middle, _times(away, away))
+
+    def merge(a: Covariance, b: Covariance) -> Covariance:
+        total = a.count + b.count
+        share = b.count / jnp.maximum(total, 1)
+        apart = b.mean - a.mean
+        between = apart[..., :, None] * apart[..., None, :].conj() * (a.count * share)[..., None]
+        return Covariance(total, a.mean + apart * share, a.matrix + b.matrix + between)
+
+    def finalize(state: State) -> Covariance:
+        return Covariance(state.count[..., 0], state.mean, state.matrix / state.count[..., None])
+
+    return Statistic(measure=measure, merge=merge, finalize=finalize, at=at)
+
+
+_EXACT = lax.Precision.HIGHEST
+
+
+def _times(x: Array, y: Array) -> Array:
+    return jnp.einsum("...si,...sj->...ij", x, y.conj(), precision=_EXACT)
+
+
+def _drawn(positions: int | None) -> bool:
+    """Whether rows are drawn, of every example by itself."""
+    if positions is None:
+        return False
+    check_count(positions, "positions", "positions=10.")
+    return True
