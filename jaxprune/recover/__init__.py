@@ -1,12 +1,27 @@
-"""A pruned network comes in; the same widths with the accuracy that needs no training go out."""
+"""A pruned network comes in; the same widths with the accuracy that needs no training go out.
+
+`least_squares` fits what reads pruned channels to what it wrote before; `obs` also chooses them;
+`absorb_constants` keeps what constant channels add, and `recalibrate` measures BatchNorms afresh:
+
+    found = jp.recover.least_squares(graph, variables, keep, batches)
+    small = jp.slice(graph, found.variables, keep)
+"""
 
 from jaxprune.recover.absorb import Absorbed, absorb_constants
 from jaxprune.recover.batch_norm import recalibrate
+from jaxprune.recover.fits import Form
+from jaxprune.recover.fitting import Fit, Order, Recovered
+from jaxprune.recover.least_squares import least_squares
 from jaxprune.recover.shifts import Outcome
 
 __all__ = [
     "Absorbed",
+    "Fit",
+    "Form",
+    "Order",
     "Outcome",
+    "Recovered",
     "absorb_constants",
+    "least_squares",
     "recalibrate",
 ]
