@@ -11,7 +11,7 @@ from jaxprune.recover.absorb import Absorbed, absorb_constants
 from jaxprune.recover.batch_norm import recalibrate
 from jaxprune.recover.fits import Form
 from jaxprune.recover.fitting import Fit, Order, Recovered
-from jaxprune.recover.least_squares import least_squares
+from jaxprune.recover.reconstruction import least_squares
 from jaxprune.recover.shifts import Outcome
 
 __all__ = [

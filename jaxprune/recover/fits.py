@@ -21,8 +21,8 @@ class Form(Enum):
 class Moments(NamedTuple):
     """Of rows x f[K], what is read, and y f[O], what should be written; about their means.
 
-    rows: f[], how many. x, y: f[K], f[O], the means. xx, xy, yy: f[K, K], f[K, O], f[O], the sums of the
-    products of the distances from them. All may have leading axes.
+    rows: f[], how many. x, y: f[K] and f[O], the means. xx, xy, yy: f[K, K], f[K, O] and f[O], the
+    sums of the products of the distances from them. All may have leading axes.
     """
 
     rows: Array

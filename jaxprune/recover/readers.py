@@ -146,6 +146,7 @@ def _reader(
     gone = np.zeros([space.size for space in kernel], bool)
     for axis in set(range(len(kernel))) - summed:
         gone = gone | pruned_along(kernel, axis, keep)
+    outputs = np.asarray(in_blocks(reading, jnp.asarray(gone)))
     return Reader(
         number=number,
         groups=groups,
@@ -154,7 +155,7 @@ def _reader(
         path=view.path,
         index=np.asarray(in_blocks(reading, jnp.asarray(view.order))),
         kept=~in_columns(reading, lost),
-        written=~np.asarray(in_blocks(reading, jnp.asarray(gone))).any(1),
+        written=np.logical_not(np.asarray(np.any(outputs, axis=1))),
         channels=_channels(reading, sites),
     )
 
