@@ -12,6 +12,7 @@ from jaxprune.recover.batch_norm import recalibrate
 from jaxprune.recover.fits import Form
 from jaxprune.recover.fitting import Fit, Order, Recovered
 from jaxprune.recover.reconstruction import least_squares
+from jaxprune.recover.removal import Removal, obs
 from jaxprune.recover.shifts import Outcome
 
 __all__ = [
@@ -21,7 +22,9 @@ __all__ = [
     "Order",
     "Outcome",
     "Recovered",
+    "Removal",
     "absorb_constants",
     "least_squares",
+    "obs",
     "recalibrate",
 ]

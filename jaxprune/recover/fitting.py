@@ -142,29 +142,17 @@ class Fitting:
         blocks = [reader.blocks(leaf) for reader in readers]
         kernels, methods = [], []
         constants = [np.zeros(reader.written.shape) for reader in readers]
-        totals = np.zeros((len(readers), 3))
-        for b, block in enumerate(blocks[0]):
-            data = [Moments(*(leaf[b] for leaf in one)) for one in moments]
+        for b in range(len(blocks[0])):
+            data = [Moments(*(part[b] for part in one)) for one in moments]
             kernel, method, shifts = self._block([each[b] for each in blocks], readers, data, dtype)
             kernels.append(kernel)
             methods += [method] if method not in methods else []
-            start = np.where(block.kept[:, None], block.kernel, 0)
-            for i, (reader, one) in enumerate(zip(readers, data, strict=True)):
-                written = reader.written[b]
-                constants[i][b] = shifts[i]
-                zero = np.zeros_like(shifts[i])
-                totals[i] += (
-                    error(one, start, zero, written),
-                    error(one, kernel, shifts[i], written),
-                    size(one, written),
-                )
+            for constant, shift in zip(constants, shifts, strict=True):
+                constant[b] = shift
         self.leaves[readers[0].path] = readers[0].with_kernel(leaf, kernels).astype(dtype)
-        for i, reader, (before, after, whole) in zip(own, readers, totals, strict=True):
-            words = ", ".join([*methods, "bias" if reader.biased else "no bias"])
-            scale = whole or 1.0
-            self.fits[i] = Fit(
-                reader.groups, reader.place, reader.path, before / scale, after / scale, words
-            )
+        for n, i in enumerate(own):
+            words = ", ".join([*methods, "bias" if readers[n].biased else "no bias"])
+            self.fits[i] = fit_of(readers[n], moments[n], blocks[n], kernels, words, constants[n])
         return constants
 
     def _block(
@@ -211,6 +199,29 @@ class Fitting:
         old = paths.flatten(self.variables)[0]
         new = {path: leaf for path, leaf in self.leaves.items() if leaf is not old[path]}
         return replaced(self.variables, new)
+
+
+def fit_of(
+    reader: Reader,
+    moments: Moments,
+    blocks: Sequence[Block],
+    kernels: Sequence[Array],
+    method: str,
+    constants: Array | None = None,
+) -> Fit:
+    """Returns the fit of a reader with new kernels f64[K, O] and constants f64[blocks, O]."""
+    totals = np.zeros(3)
+    for b, (block, kernel) in enumerate(zip(blocks, kernels, strict=True)):
+        one = Moments(*(part[b] for part in moments))
+        start, zero = np.where(block.kept[:, None], block.kernel, 0), np.zeros(kernel.shape[1])
+        shift = zero if constants is None else constants[b]
+        totals += (
+            error(one, start, zero, block.written),
+            error(one, kernel, shift, block.written),
+            size(one, block.written),
+        )
+    before, after = (float(total / (totals[2] or 1.0)) for total in totals[:2])
+    return Fit(reader.groups, reader.place, reader.path, before, after, method)
 
 
 def _settled(leaf: Any) -> Any:

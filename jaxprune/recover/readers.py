@@ -30,6 +30,7 @@ class Reader:
       groups: the pruned groups that it sums over.
       place: its module path, or file and line.
       reading: the operation and the activation among its operands, without values.
+      sites: where it sums over groups.
       path: of the variable that is its kernel. index: int[blocks, K, O], which entries of it.
       kept: bool[blocks, K]; written: bool[blocks, O]: the inputs and outputs that stay.
       channels: int[blocks, K]; inputs of one number are of one channel.
@@ -40,12 +41,18 @@ class Reader:
     groups: tuple[str, ...]
     place: str
     reading: Reading
+    sites: tuple[Site, ...]
     path: str
     index: Array
     kept: Array
     written: Array
     channels: Array
     biased: bool = False
+
+    def owner(self, group: str) -> Array:
+        """Returns int[blocks, K]: which channel of a group an input is of, or -1."""
+        site = next(site for site in self.sites if group in site.groups)
+        return owners(replace(self.reading, site=site, group=group))
 
     def blocks(self, leaf: Array) -> list[Block]:
         """Returns what is to be fitted, given its variable, f64."""
@@ -152,6 +159,7 @@ def _reader(
         groups=groups,
         place=op.place,
         reading=reading,
+        sites=tuple(sites),
         path=view.path,
         index=np.asarray(in_blocks(reading, jnp.asarray(view.order))),
         kept=~in_columns(reading, lost),
