@@ -25,7 +25,7 @@ def normal(*shape: int) -> np.ndarray:
 
 
 def mlp(v: Any, x: Any) -> Any:
-    return jax.nn.relu(x @ v["a"] + v["c"]) @ v["b"] + v["d"]
+    return jax.nn.relu(x @ v["a"] + v["c"][None]) @ v["b"] + v["d"][None]
 
 
 def weights(hidden: int = 8) -> dict[str, np.ndarray]:
@@ -97,7 +97,7 @@ def duplicated() -> tuple[Any, Any, Any]:
 
 
 def linear(v: Any, x: Any) -> Any:
-    return (x @ v["a"] + v["c"]) @ v["b"] + v["d"]
+    return (x @ v["a"] + v["c"][None]) @ v["b"] + v["d"][None]
 
 
 @pytest.mark.parametrize("order", Order)
@@ -269,7 +269,7 @@ def test_no_layout_is_worse_on_its_data(form: Form, order: Order) -> None:
     if order is Order.IN_TURN and form is Form.KERNEL:
         last = next(one for one in fitted if one.kernel == "params/Dense_1/kernel")
         bias = np.asarray(v["params"]["Dense_1"]["bias"])
-        np.testing.assert_allclose(last.after, errors[1] / ((dense - bias) ** 2).mean(), rtol=1e-3)
+        np.testing.assert_allclose(last.after, errors[1] / ((dense - bias) ** 2).mean(), atol=1e-5)
 
 
 def test_a_hundred_random_layers_are_never_worse_on_their_data() -> None:
@@ -344,7 +344,7 @@ def test_what_cannot_be_fitted_says_why() -> None:
     def fn(v: Any, x: Any) -> Any:
         h = x @ v["a"]
         t = h @ v["b"] + h @ jnp.tanh(v["e"])  # b is read again below; e is computed
-        t = t @ v["b"].T @ v["f"]
+        t = t @ jnp.abs(v["b"].T) @ v["f"]
         return jax.lax.scan(lambda c, w: (jnp.tanh(c @ w), None), t, v["g"])[0] @ v["h"]
 
     v = {"a": V["a"], "b": normal(8, 3), "e": normal(8, 3), "f": normal(8, 4)}
@@ -369,9 +369,7 @@ def test_bad_input() -> None:
     broken = [X[0], X[0] * np.where(np.arange(40) == 7, np.nan, 1)[:, None].astype(np.float32)]
     with pytest.raises(JaxpruneError, match=r"batch 2: what .* reads of \['a'\]"):
         least_squares(GRAPH, V, KEEP, broken)
-    with pytest.raises(
-        JaxpruneError, match=r"form must be one of .*Fix: form=jp.recover.Form.KERNEL"
-    ):
+    with pytest.raises(JaxpruneError, match=r"form must be .*\nFix: form=jp.recover.Form.KERNEL"):
         least_squares(GRAPH, V, KEEP, X, form="kernel")  # type: ignore[arg-type]
     with pytest.raises(JaxpruneError, match=r"Fix: ridge=0.01"):
         least_squares(GRAPH, V, KEEP, X, ridge=-1)

