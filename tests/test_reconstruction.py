@@ -322,6 +322,28 @@ def test_held_out_errors_fall_on_correlated_inputs() -> None:
     assert 1 < np.mean(white) < 1 + 2 * 17 / 160  # what fitting noise costs: about kept / rows
 
 
+def test_the_error_of_a_shortcut_is_made_up_for() -> None:
+    def fn(v: Any, x: Any) -> Any:
+        shortcut = x @ v["a"] @ v["b"]
+        branch = (jax.nn.relu(x @ v["c"]) @ v["d"] - v["m"][None]) * v["s"][None]
+        return shortcut - branch
+
+    v = {"a": normal(5, 8), "b": normal(8, 3), "c": normal(5, 8), "d": normal(8, 3)}
+    v |= {"m": normal(3), "s": np.array([0.5, -2, 0], np.float32)}
+    graph = jp.trace(fn, v, X[0])
+    keep = {"a": np.arange(8) < 2, "c": np.arange(8) < 5}
+    found = least_squares(graph, v, keep, X, ridge=0)
+    x = np.concatenate(X)
+    rest = np.asarray(fn(v, x)) - x @ v["a"][:, :2] @ found.variables["b"][:2]
+    h = np.maximum(x @ v["c"], 0)[:, :5]
+    columns = np.concatenate([h, np.ones((len(x), 1))], axis=1)
+    for o in (0, 1):  # the third output of the branch is multiplied by zero
+        best = np.linalg.lstsq(columns, rest[:, o] / -v["s"][o], rcond=None)[0]
+        np.testing.assert_allclose(found.variables["d"][:5, o], best[:5], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(-found.variables["m"][o], best[5], rtol=1e-3, atol=1e-3)
+    assert np.isfinite(found.variables["d"]).all()
+
+
 def test_two_uses_of_one_kernel_are_fitted_together() -> None:
     def fn(v: Any, x: Any) -> Any:
         h = jax.nn.relu(x @ v["a"])

@@ -16,7 +16,7 @@ Array = np.ndarray
 Leaves = Mapping[str, Any]
 
 
-class _Given(Shifts):
+class Births(Shifts):
     """Shifts that are born where they are given: {operation: what its result is to exceed}."""
 
     def __init__(self, pruned: Keep, births: Mapping[int, tuple[str, Array]]):
@@ -65,12 +65,18 @@ def _run(
     keep: Keep,
     readers: Sequence[Reader],
     constants: Sequence[Array],
-) -> _Given:
+) -> Births:
+    run = Births(keep, births_of(graph, readers, constants))
+    run.start(graph.walk, {path: np.asarray(leaves[path]) for path in graph.variables})
+    return run
+
+
+def births_of(
+    graph: ChannelGraph, readers: Sequence[Reader], constants: Sequence[Array]
+) -> dict[int, tuple[str, Array]]:
+    """Returns {operation: name and shift of its result} for f64[blocks, O] of each reader."""
     ops = [op for op, _ in contractions(graph)]
-    births = {
+    return {
         id(ops[reader.number]): (str(reader.number), on_result(reader, values))
         for reader, values in zip(readers, constants, strict=True)
     }
-    run = _Given(keep, births)
-    run.start(graph.walk, {path: np.asarray(leaves[path]) for path in graph.variables})
-    return run

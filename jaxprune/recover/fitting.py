@@ -20,6 +20,7 @@ from jaxprune.recover.fits import Block, Form, Moments, bias, error, fit, size
 from jaxprune.recover.leaves import concrete, replaced
 from jaxprune.recover.measuring import Measuring, call_of
 from jaxprune.recover.readers import Reader, find_readers
+from jaxprune.recover.shortcuts import find_sums
 
 Array = np.ndarray
 
@@ -116,6 +117,7 @@ class Fitting:
 
     def _in_turn(self) -> None:
         kernels = list(self._kernels())
+        self.measuring.sums = find_sums(self.graph, self.leaves, self.keep, self.readers)
         if len(kernels) > 1 and iter(self.batches) is self.batches:
             raise JaxpruneError(
                 f"recover.least_squares: {len(kernels)} kernels are fitted in turn, each on all "

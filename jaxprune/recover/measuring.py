@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.arguments.checks import check_batches
-from jaxprune.arguments.dtypes import wide
 from jaxprune.errors import JaxpruneError, ResizeError
 from jaxprune.gates.evaluation import Marked, evaluate
 from jaxprune.graph import ChannelGraph
+from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Op
 from jaxprune.recover.fits import Moments
 from jaxprune.recover.readers import Reader, contractions
+from jaxprune.recover.shortcuts import Sum
 from jaxprune.running import evaluator
 from jaxprune.running.evaluator import Noted
 from jaxprune.stats.collecting import first_inputs
@@ -51,6 +52,7 @@ class Measuring:
         self.readers = readers
         self.call = call
         self.where = where
+        self.sums: dict[int, Sum] = {}  # of readers that make up for the error of a shortcut
         self.rounding = 0.0  # the epsilon of the type of the sums
         self.retraced = evaluator.retracer(fn, graph)
         self.measure = jax.jit(self._measured)
@@ -107,10 +109,14 @@ class Measuring:
                 "the function has other contractions at these inputs than in the graph.\n"
                 "Fix: trace the graph with the function and the input ranks that you run."
             )
-        marked = Marked((ops[r.number][0], i) for i, r in enumerate(self.readers))
+        every = list(every_op(here.walk))
+        sums = {} if dense is None else self.sums
+        marks = [(ops[r.number][0], ("reader", i)) for i, r in enumerate(self.readers)]
+        marks += [(every[own.number], ("sum", i)) for i, own in sums.items()]
+        marked = Marked(marks)
 
         def leave(op: Op, operands: list[Any], results: list[Any]) -> Noted:
-            return {i: (operands, results) for i in marked.at(op)}
+            return {mark: (operands, results) for mark in marked.at(op)}
 
         def noted(variables: Any) -> Noted:
             args = evaluator.operands(variables, inputs, keywords)
@@ -133,8 +139,8 @@ class Measuring:
     def _sums(self, ops: Any, i: int, seen: Noted, targets: Noted) -> Sums:
         op, sites = ops[self.readers[i].number]
 
-        def reading(noted: Noted) -> Reading:
-            operands, results = noted[i]
+        def reading(noted: Noted, what: str) -> Reading:
+            operands, results = noted[what, i]
             return Reading(
                 channels=None,
                 group=self.readers[i].groups[0],
@@ -144,8 +150,13 @@ class Measuring:
                 results=results,
             )
 
-        x, y = read_matrix(reading(seen)), written_matrix(reading(targets))
-        x, y = wide(x.real), wide(y.real)
+        x = read_matrix(reading(seen, "reader"))
+        y = written_matrix(reading(targets, "reader"))
+        if ("sum", i) in targets:
+            ours = written_matrix(reading(seen, "reader"))
+            lost = written_matrix(reading(targets, "sum")) - written_matrix(reading(seen, "sum"))
+            factor = self.sums[i].factor[:, None]
+            y = jnp.where(factor == 0, y, ours + lost / np.where(factor == 0, 1, factor))
         broken = jnp.any(~jnp.isfinite(x)) | jnp.any(~jnp.isfinite(y))
         return Sums(moments(x, y), broken.astype(jnp.int32))
 

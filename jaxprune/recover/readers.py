@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -53,6 +53,10 @@ class Reader:
         """Returns int[blocks, K]: which channel of a group an input is of, or -1."""
         site = next(site for site in self.sites if group in site.groups)
         return owners(replace(self.reading, site=site, group=group))
+
+    def with_results(self, result: Any) -> Reading:
+        """Returns the reading of an array in the shape of what it writes."""
+        return replace(self.reading, results=(result,))
 
     def blocks(self, leaf: Array) -> list[Block]:
         """Returns what is to be fitted, given its variable, f64."""

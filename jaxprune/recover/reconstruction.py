@@ -50,8 +50,10 @@ def least_squares(
         nothing but b.
       ridge: how strongly weights stay, relative to the mean square of the inputs; at least 0.
       order: `IN_TURN` fits one kernel after the other, in the order of the program, each on what
-        the pruned and fitted network before it gives: one pass over the data for each. `AT_ONCE`
-        takes one pass; a reader is not told of the errors before it.
+        the pruned and fitted network before it gives: one pass over the data for each. The last
+        reader before a sum with a shortcut (of which only factors of its outputs part it, such as
+        a BatchNorm) makes up for the error of the shortcut too: y is what makes the sum that of
+        the whole network. `AT_ONCE` takes one pass; no reader is told of the errors before it.
       inputs: `inputs(batch)` gives the inputs of the call, a tuple, or a mapping of keywords.
       fn: the function that runs, if not the traced one: a variant that takes the same variables.
 

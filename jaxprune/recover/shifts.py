@@ -195,7 +195,7 @@ class Shifts(Domain[_Array]):
         """Folds the shifts into the variable that is added or subtracted, if there is one."""
         views = [item.view for item in ins if item.view is not None]
         shifts = [item.shifts for item in ins if item.shifts]
-        if not _adds(op) or len(views) != 1 or len(shifts) != 1:
+        if not is_sum(op) or len(views) != 1 or len(shifts) != 1:
             return False
         holds = _kind(self.dtypes[views[0].path])
         if any(_kind(shift.dtype) > holds for shift in shifts[0].values()):
@@ -223,8 +223,8 @@ class Shifts(Domain[_Array]):
         return deltas
 
 
-def _adds(op: Op) -> bool:
-    """True of a sum or a difference of two operands."""
+def is_sum(op: Op) -> bool:
+    """Returns whether it is a sum or a difference of two operands."""
     return op.rule is not None and len(op.rule.weights) == 2
 
 
