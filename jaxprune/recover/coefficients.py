@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxprune.arguments.checks import check_mapping, is_array
 from jaxprune.errors import JaxpruneError
 from jaxprune.gates import fold
 from jaxprune.graph import ChannelGraph, check_graph
-from jaxprune.keep.check import widths as check_widths
+from jaxprune.recover.leaves import checked_counts, concrete
 
 Array = np.ndarray
 _SWEEPS, _HALVINGS = 1000, 60
@@ -67,11 +68,13 @@ def lasso(
     [False, True]
     """
     check_graph(graph)
-    check_widths(graph, widths)
+    counts = checked_counts(graph, widths)
+    concrete(graph, variables)
+    check_mapping(contributions, "contributions", "{group: f32[n, n]}", JaxpruneError)
     keep, coefficients, penalties = {}, {}, {}
-    for name, count in widths.items():
+    for name, count in counts.items():
         gram = _gram(graph, name, contributions)
-        found, penalties[name] = _at_count(name, gram, int(count))
+        found, penalties[name] = _at_count(name, gram, count)
         keep[name], coefficients[name] = found != 0, found
     return Shrunk(keep, fold(graph, variables, coefficients), coefficients, penalties)
 
@@ -126,7 +129,9 @@ def _at_count(name: str, gram: Array, count: int) -> tuple[Array, float]:
 
 def _gram(graph: ChannelGraph, name: str, contributions: Mapping[str, Any]) -> Array:
     n = graph.groups[name].size
-    found = np.asarray(contributions.get(name, 0), np.float64)
+    given = contributions.get(name)
+    numbers = is_array(given) and np.asarray(given).dtype.kind in "fiu"
+    found = np.asarray(given if numbers else 0, np.float64)
     if found.shape != (n, n) or not np.isfinite(found).all():
         raise JaxpruneError(
             f"contributions of group {name!r} must be finite numbers [{n}, {n}], got "

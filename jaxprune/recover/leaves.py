@@ -6,10 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxprune.arguments.checks import check_mapping
 from jaxprune.arguments.paths import flatten
 from jaxprune.cutting.transforms import check_tree
-from jaxprune.errors import TreeError
+from jaxprune.errors import KeepError, TreeError
 from jaxprune.graph import ChannelGraph
+from jaxprune.keep.check import widths as check_widths
 
 
 def replaced(variables: Any, values: Mapping[str, Any]) -> Any:
@@ -24,6 +26,17 @@ def replaced(variables: Any, values: Mapping[str, Any]) -> Any:
         treedef,
         [new(leaf, values[path]) if path in values else leaf for path, leaf in leaves.items()],
     )
+
+
+def checked_counts(graph: ChannelGraph, widths: Any) -> dict[str, int]:
+    """Returns {group: how many channels stay}, in the order of the graph.
+
+    Raises:
+      KeepError: it is no mapping of groups to counts from 1 to their sizes.
+    """
+    given = check_mapping(widths, "widths", "{group: count}", KeepError)
+    known = check_widths(graph, given)
+    return {name: count for name, count in known.items() if name in given}
 
 
 def concrete(graph: ChannelGraph, variables: Any) -> dict[str, Any]:

@@ -1,18 +1,18 @@
 """Optimal Brain Surgeon for channels: which go and what the readers become, in one."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxprune.arguments.checks import check_callable
 from jaxprune.arguments.numbers import check_finite
 from jaxprune.errors import JaxpruneError
 from jaxprune.graph import ChannelGraph, check_graph
-from jaxprune.keep.check import widths as check_widths
 from jaxprune.recover.brain_surgeon import Surgeon, remove_cheapest
 from jaxprune.recover.fits import Moments
 from jaxprune.recover.fitting import Fit, fit_of
-from jaxprune.recover.leaves import concrete, replaced
+from jaxprune.recover.leaves import checked_counts, concrete, replaced
 from jaxprune.recover.measuring import Measuring, call_of
 from jaxprune.recover.normal_equations import damped
 from jaxprune.recover.readers import Reader, find_readers
@@ -36,7 +36,7 @@ class Removal(NamedTuple):
 def obs(
     graph: ChannelGraph,
     variables: Any,
-    widths: dict[str, int],
+    widths: Mapping[str, int],
     batches: Iterable[Any],
     *,
     damping: float = 0.01,
@@ -84,10 +84,10 @@ def obs(
     ([False, True], 3.5)
     """
     check_graph(graph)
-    check_widths(graph, widths)
+    counts = checked_counts(graph, widths)
+    check_callable(inputs, "inputs", "inputs=lambda batch: (batch['image'],)", optional=True)
     damping = check_finite(damping, "damping", "damping=0.01.")
     leaves = concrete(graph, variables)
-    counts = {n: int(widths[n]) for n in graph.groups if n in widths}
     counts = {name: count for name, count in counts.items() if count < graph.groups[name].size}
     trial = {name: np.ones(graph.groups[name].size, bool) for name in counts}
     readers, refused = find_readers(graph, trial)

@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from refused import core, networks, penalties, schedules, selection, slimming
+from refused import core, networks, penalties, recovered, schedules, selection, slimming
 
 if find_spec("keras"):
     from refused import keras_models
@@ -13,6 +13,7 @@ ROWS = {
     **(keras_models.ROWS if find_spec("keras") else {}),
     **selection.ROWS,
     **penalties.ROWS,
+    **recovered.ROWS,
     **schedules.ROWS,
     **slimming.ROWS,
 }
