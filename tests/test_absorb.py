@@ -12,7 +12,7 @@ import pytest
 import jaxprune as jp
 from jaxprune.arguments.paths import flatten
 from jaxprune.errors import KeepError, TreeError
-from jaxprune.recover import shifts
+from jaxprune.recover import shifts, views
 from jaxprune.recover.absorb import absorb_constants
 
 IMAGE = jnp.zeros((1, 6, 6, 3))
@@ -342,7 +342,7 @@ def test_refuses_what_does_not_fit():
 @pytest.mark.parametrize(("dtype", "rounded"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2**-5)])
 def test_a_shift_may_be_uneven_by_the_rounding_of_its_type(dtype, rounded):
     op = SimpleNamespace(out_shapes=[(4,)], rule=SimpleNamespace(weights=(1, 1)))
-    view = shifts._View("bias", (2,), np.array([0, 0, 1, 1]))
+    view = views.View("bias", (2,), np.array([0, 0, 1, 1]))
     fold = shifts._fold(None, jnp.asarray([1, 1, 2, 2], dtype), view, op)
     np.testing.assert_array_equal(fold.delta, [1, 2])
     assert fold.unevenness == 0

@@ -12,12 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxprune.arguments import paths
-from jaxprune.cutting.transforms import check_tree
-from jaxprune.errors import TreeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting.batch_norms import batch_norms
 from jaxprune.keep.check import Keep, check_keep
+from jaxprune.recover.leaves import concrete
 from jaxprune.recover.partial import zero
 from jaxprune.recover.shifts import Outcome as Outcome
 from jaxprune.recover.shifts import Shifts, pruned_entries
@@ -59,20 +57,14 @@ def absorb_constants(graph: ChannelGraph, variables: Any, keep: Keep) -> Absorbe
     the value away from the borders.
     """
     check_keep(graph, keep)
-    leaves, treedef = paths.flatten(variables)
-    check_tree(graph, leaves, {})
-    empty = (jax.ShapeDtypeStruct, type(None))
-    if missing := [path for path in graph.variables if isinstance(leaves.get(path), empty)]:
-        raise TreeError(
-            f"variables {missing} are missing or have no values.\n"
-            "Fix: pass all variables that were traced."
-        )
+    leaves = concrete(graph, variables)
     pruned = {name: np.asarray(kept) for name, kept in keep.items() if not np.all(kept)}
     run = Shifts(pruned)
     run.start(graph.walk, _silenced(graph, leaves, pruned))
     for path, delta in run.finish().items():
         leaves[path] = leaves[path] + delta.astype(leaves[path].dtype)
-    return Absorbed(treedef.unflatten(leaves.values()), tuple(dict.fromkeys(run.outcomes)))
+    tree = jax.tree.structure(variables).unflatten(leaves.values())
+    return Absorbed(tree, tuple(dict.fromkeys(run.outcomes)))
 
 
 def _silenced(graph: ChannelGraph, leaves: Mapping[str, Any], pruned: Keep) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from jaxprune.arguments.paths import flatten
 from jaxprune.errors import JaxpruneError, TreeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting.batch_norms import norms_in
+from jaxprune.recover.leaves import replaced
 
 _FIX_UPDATE = (
     "Fix: let update run the model in train mode and return what that changed, for example\n"
@@ -69,7 +70,7 @@ def recalibrate(
     # A layer tells only `momentum * old + (1 - momentum) * new`. Old statistics of zero leave the
     # second term; huge ones round it away and tell the momentum. Outputs in train mode depend on
     # neither.
-    blank = _replace(variables, dict.fromkeys(paths, 0.0))
+    blank = replaced(variables, dict.fromkeys(paths, 0.0))
     huge = {path: 2.0 ** (jnp.finfo(leaves[path].dtype).maxexp - 2) for path in paths}
     seen: list[dict[str, np.ndarray]] = []
     shape = batch = returned = None
@@ -81,7 +82,7 @@ def recalibrate(
         _check_finite(len(seen) - 1, seen[-1])
     if not seen:
         raise JaxpruneError("recalibrate: no batches.\nFix: pass at least one batch of data.")
-    echo = _read(step(_replace(variables, huge), batch), paths)
+    echo = _read(step(replaced(variables, huge), batch), paths)
     momentum = {
         path: _shortest((echo[path] - seen[-1][path]).flat[0].real / huge[path]) for path in paths
     }
@@ -96,21 +97,7 @@ def recalibrate(
         )
         moments[mean] = means.mean(axis=0)
         moments[var] = variances.mean(axis=0) + means.var(axis=0)
-    return _replace(variables, moments)
-
-
-def _replace(variables: Any, values: Mapping[str, Any]) -> Any:
-    """Returns `variables` with new values at some paths, in the old dtype and sharding."""
-    leaves, treedef = flatten(variables)
-
-    def new(leaf: Any, value: Any) -> Any:
-        array = np.broadcast_to(np.asarray(value, leaf.dtype), leaf.shape)
-        return jax.device_put(array, leaf.sharding) if isinstance(leaf, jax.Array) else array
-
-    return jax.tree.unflatten(
-        treedef,
-        [new(leaf, values[path]) if path in values else leaf for path, leaf in leaves.items()],
-    )
+    return replaced(variables, moments)
 
 
 def _read(statistics: Any, paths: list[str]) -> dict[str, np.ndarray]:

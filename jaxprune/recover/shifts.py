@@ -17,16 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.keep.check import Keep
-from jaxprune.program import jaxpr, stacked_layers
 from jaxprune.program import spaces as ax
+from jaxprune.program import stacked_layers
 from jaxprune.program.interpret import Domain
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.relate import Walk
 from jaxprune.program.rules.contraction import padded
 from jaxprune.program.traits import Trait
 from jaxprune.recover.partial import Partial, evaluate, follows, known, only, unknown, zero
-
-_REARRANGES = Trait.MOVES | Trait.AS_IS
+from jaxprune.recover.views import View, moved, rearranges, whole
 
 
 class Outcome(NamedTuple):
@@ -63,13 +62,19 @@ def _groups(axes: Iterable[ax.Space], pruned: Keep) -> list[str]:
 def pruned_entries(axes: Sequence[ax.Space], pruned: Keep) -> np.ndarray:
     """bool, broadcasts to an array over `axes`: which entries belong to pruned channels."""
     gone = np.zeros((1,) * len(axes), bool)
-    for i, space in enumerate(axes):
-        if _groups([space], pruned):
-            gone = gone | ~stacked_layers.aligned(ax.select(space, pruned), axes, i)
+    for i in range(len(axes)):
+        gone = gone | pruned_along(axes, i, pruned)
     return gone
 
 
-class _Origin(NamedTuple):
+def pruned_along(axes: Sequence[ax.Space], axis: int, pruned: Keep) -> np.ndarray:
+    """Returns `pruned_entries` of one of `axes` alone."""
+    if not _groups([axes[axis]], pruned):
+        return np.zeros((1,) * len(axes), bool)
+    return ~stacked_layers.aligned(ax.select(axes[axis], pruned), axes, axis)
+
+
+class Origin(NamedTuple):
     """Where a shift was born."""
 
     group: str
@@ -77,26 +82,18 @@ class _Origin(NamedTuple):
     padded: bool
 
 
-class _View(NamedTuple):
-    """The variable that an array rearranges: entry i is its entry `order[i]`, flattened."""
-
-    path: str
-    shape: tuple[int, ...]
-    order: np.ndarray
-
-
 class _Array(NamedTuple):
     """An array of the program."""
 
     part: Partial
-    shifts: Mapping[_Origin, Any] = MappingProxyType({})
-    view: _View | None = None
+    shifts: Mapping[Origin, Any] = MappingProxyType({})
+    view: View | None = None
 
 
 class _Fold(NamedTuple):
     """A shift that met a variable: what to add to the variable, and how uneven the shift is."""
 
-    origin: _Origin
+    origin: Origin
     path: str
     delta: np.ndarray
     unevenness: float
@@ -118,8 +115,7 @@ class Shifts(Domain[_Array]):
         arrays = []
         self.dtypes = {path: leaf.dtype for path, leaf in leaves.items()}
         for path, leaf in leaves.items():
-            order = np.arange(leaf.size, dtype=np.int32).reshape(leaf.shape)
-            arrays.append(_Array(known(leaf), view=_View(path, leaf.shape, order)))
+            arrays.append(_Array(known(leaf), view=whole(path, leaf.shape)))
         arrays += [_Array(unknown(var)) for var in walk.program.invars[len(arrays) :]]
         for out in self.run(walk, arrays):
             self.drop(out.shifts, "the output comes before any bias or running mean")
@@ -142,11 +138,11 @@ class Shifts(Domain[_Array]):
     def compute(self, op: Op, ins: list[_Array]) -> Sequence[_Array]:
         """Returns the results of one operation."""
         parts = evaluate(op, [item.part for item in ins])
-        if len(ins) == 1 and op.traits & _REARRANGES and ins[0].view is not None:
-            return [_Array(parts[0], view=_moved(op, ins[0].view))]
+        if rearranges(op) and ins[0].view is not None:
+            return [_Array(parts[0], view=moved(op, ins[0].view))]
         for view in (item.view for item in ins if item.view is not None):
             self.uses[view.path] = self.uses.get(view.path, 0) + 1
-        totals: list[dict[_Origin, Any]] = [{} for _ in parts]
+        totals: list[dict[Origin, Any]] = [{} for _ in parts]
         for origin, shifts in (*self.born(op, ins), *self.carried(op, ins)):
             for total, shift, axes in zip(totals, shifts, op.outs, strict=True):
                 shift = zero(shift, pruned_entries(axes, self.pruned))
@@ -154,7 +150,7 @@ class Shifts(Domain[_Array]):
                     total[origin] = total[origin] + shift if origin in total else shift
         return [_Array(part, total) for part, total in zip(parts, totals, strict=True)]
 
-    def born(self, op: Op, ins: Sequence[_Array]) -> Iterator[tuple[_Origin, list[Any]]]:
+    def born(self, op: Op, ins: Sequence[_Array]) -> Iterator[tuple[Origin, list[Any]]]:
         """Yields what the pruned entries of a contracted axis add to the result."""
         if not follows(op):
             for group in _groups((space for axes in op.ins for space in axes), self.pruned):
@@ -173,11 +169,11 @@ class Shifts(Domain[_Array]):
                 why = "the pruned channels are not constant"
                 self.outcomes.append(Outcome(group, op.place, why=why))
             elif np.any((np.asarray(added.values) != 0) & kept):
-                yield _Origin(group, op.place, padded(op)), [added.values]
+                yield Origin(group, op.place, padded(op)), [added.values]
             else:
                 self.outcomes.append(Outcome(group, op.place))
 
-    def carried(self, op: Op, ins: Sequence[_Array]) -> Iterator[tuple[_Origin, list[Any]]]:
+    def carried(self, op: Op, ins: Sequence[_Array]) -> Iterator[tuple[Origin, list[Any]]]:
         """Yields what the results make of the shifts of the operands."""
         carriers = [i for i, item in enumerate(ins) if item.shifts]
         if not carriers or self.folded(op, ins):
@@ -199,7 +195,7 @@ class Shifts(Domain[_Array]):
         """Folds the shifts into the variable that is added or subtracted, if there is one."""
         views = [item.view for item in ins if item.view is not None]
         shifts = [item.shifts for item in ins if item.shifts]
-        if not _adds(op) or len(views) != 1 or len(shifts) != 1:
+        if not is_sum(op) or len(views) != 1 or len(shifts) != 1:
             return False
         holds = _kind(self.dtypes[views[0].path])
         if any(_kind(shift.dtype) > holds for shift in shifts[0].values()):
@@ -207,7 +203,7 @@ class Shifts(Domain[_Array]):
         self.folds.extend(_fold(origin, shift, views[0], op) for origin, shift in shifts[0].items())
         return True
 
-    def drop(self, origins: Iterable[_Origin], why: str) -> None:
+    def drop(self, origins: Iterable[Origin], why: str) -> None:
         """Notes that these shifts are lost."""
         self.outcomes.extend(Outcome(group, place, why=why) for group, place, _ in origins)
 
@@ -227,20 +223,12 @@ class Shifts(Domain[_Array]):
         return deltas
 
 
-def _moved(op: Op, view: _View) -> _View:
-    """The view after a move."""
-    if Trait.MOVES not in op.traits:
-        return view
-    (order,) = jaxpr.bind(op.eqn, [view.order], op.eqn.params)
-    return view._replace(order=np.asarray(order))
-
-
-def _adds(op: Op) -> bool:
-    """True of a sum or a difference of two operands."""
+def is_sum(op: Op) -> bool:
+    """Returns whether it is a sum or a difference of two operands."""
     return op.rule is not None and len(op.rule.weights) == 2
 
 
-def _shift(item: _Array, origin: _Origin, op: Op) -> Partial:
+def _shift(item: _Array, origin: Origin, op: Op) -> Partial:
     """One shift in place of its array; in place of others, zero in a sum."""
     if origin in item.shifts:
         return known(item.shifts[origin])
@@ -249,7 +237,7 @@ def _shift(item: _Array, origin: _Origin, op: Op) -> Partial:
     return known(np.zeros(item.part.varies.shape, item.part.values.dtype))
 
 
-def _fold(origin: _Origin, shift: Any, view: _View, op: Op) -> _Fold:
+def _fold(origin: Origin, shift: Any, view: View, op: Op) -> _Fold:
     """The mean of a shift over the places where each entry of a variable is added."""
     shape, size = op.out_shapes[0], math.prod(view.shape)
     order = np.broadcast_to(view.order, shape).reshape(-1)

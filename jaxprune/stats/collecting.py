@@ -83,7 +83,7 @@ def collector(
         graph=graph,
         statistics=dict(given),
         loss=loss,
-        inputs=inputs or _first_inputs(graph),
+        inputs=inputs or first_inputs(graph),
         groups=wanted,
         key=key,
         retraced=evaluator.retracer(run, graph),
@@ -205,7 +205,7 @@ def _check_statistics(given: Mapping[Any, Any], loss: Loss | None) -> None:
         )
 
 
-def _first_inputs(graph: ChannelGraph) -> Callable[[Any], Any]:
+def first_inputs(graph: ChannelGraph) -> Callable[[Any], Any]:
     """Returns what takes the inputs of the traced call from the front of a batch."""
     several, keywords = len(graph.inputs), list(graph.keywords)
 

@@ -96,8 +96,13 @@ def read_matrix(reading: Reading) -> Array:
 
 def kernel_matrix(reading: Reading) -> Array:
     """Returns f32[blocks, K, O]: the kernel, so that `read @ kernel` is `written_matrix`."""
+    site, _ = _of(reading)
+    return in_blocks(reading, wide(reading.operands[1 - site.operand]))
+
+
+def in_blocks(reading: Reading, kernel: Array) -> Array:
+    """Returns [blocks, K, O]: an array in the shape of the kernel as `kernel_matrix` has it."""
     site, op = _of(reading)
-    kernel = wide(reading.operands[1 - site.operand])
     if contraction.is_product(op):
         shared, summed, rest = _axes(op, 1 - site.operand)
         return _matrix(kernel, shared, summed, rest)
@@ -124,20 +129,29 @@ def written_matrix(reading: Reading) -> Array:
 def owners(reading: Reading) -> np.ndarray:
     """Returns int[blocks, K]: which channel of the group a column of `read_matrix` is of, or -1."""
     site, op = _of(reading)
-    axes = op.ins[site.operand]
     places = ax.positions(site.space, atom_of(site.space, reading.group))
-    owner = np.full(axes[site.axis].size, -1)
+    owner = np.full(site.space.size, -1)
     for channel, own in enumerate(places):
         owner[own] = channel
+    shape = [1] * len(op.ins[site.operand])
+    shape[site.axis] = -1
+    return in_columns(reading, owner.reshape(shape))
+
+
+def in_columns(reading: Reading, values: np.ndarray) -> np.ndarray:
+    """Returns [blocks, K]: what belongs to the columns of `read_matrix`.
+
+    `values` broadcast to what is read, and differ along axes that are summed over or shared only.
+    """
+    site, op = _of(reading)
+    axes = op.ins[site.operand]
     if not contraction.is_product(op):
-        groups = op.params["feature_group_count"]
+        features, groups = values.shape[site.axis], op.params["feature_group_count"]
         spec = op.params["dimension_numbers"].rhs_spec
         window = math.prod(op.ins[1][i].size for i in spec[2:])
-        return np.repeat(owner.reshape(groups, -1), window, axis=1)
+        return np.repeat(values.reshape(groups, features // groups), window, axis=1)
     shared, summed, _ = _axes(op, site.operand)
-    shape = [1] * len(axes)
-    shape[site.axis] = -1
-    spread = np.broadcast_to(owner.reshape(shape), [space.size for space in axes])
+    spread = np.broadcast_to(values, [space.size for space in axes])
     index = tuple(slice(None) if i in (*shared, *summed) else 0 for i in range(len(axes)))
     left = [i for i in range(len(axes)) if i in (*shared, *summed)]
     order = [left.index(i) for i in (*shared, *summed)]

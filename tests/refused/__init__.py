@@ -2,7 +2,16 @@
 
 from importlib.util import find_spec
 
-from refused import core, measured, networks, penalties, schedules, selection, slimming
+from refused import (
+    core,
+    measured,
+    networks,
+    penalties,
+    recovered,
+    schedules,
+    selection,
+    slimming,
+)
 
 if find_spec("keras"):
     from refused import keras_models
@@ -14,6 +23,7 @@ ROWS = {
     **(keras_models.ROWS if find_spec("keras") else {}),
     **selection.ROWS,
     **penalties.ROWS,
+    **recovered.ROWS,
     **schedules.ROWS,
     **slimming.ROWS,
 }

@@ -1,0 +1,240 @@
+"""One call of `least_squares`: kernel by kernel, what is measured, fitted and put back."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from enum import Enum
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxprune.arguments import paths
+from jaxprune.arguments.checks import check_callable, kind_of
+from jaxprune.arguments.numbers import check_finite
+from jaxprune.cutting.transforms import mask
+from jaxprune.errors import JaxpruneError
+from jaxprune.graph import ChannelGraph
+from jaxprune.keep.check import Keep, check_keep
+from jaxprune.recover.biases import added, takers
+from jaxprune.recover.fits import Block, Form, Moments, bias, error, fit, size
+from jaxprune.recover.leaves import concrete, replaced
+from jaxprune.recover.measuring import Measuring, call_of
+from jaxprune.recover.readers import Reader, find_readers
+from jaxprune.recover.shortcuts import find_sums
+
+Array = np.ndarray
+
+
+class Order(Enum):
+    """What the readers are fitted on, whose targets are always of the whole network."""
+
+    IN_TURN = "what the pruned network gives them, all before them fitted"  # a pass for each
+    AT_ONCE = "what the whole network gives them"  # one pass
+
+
+class Fit(NamedTuple):
+    """What became of one contraction that reads pruned groups.
+
+    groups: the pruned groups that it reads. reader: its module path, or file and line.
+    kernel: the path of its weights; None where it stays as it is, for the reason `why`.
+    before, after: the squared error of its outputs over their squares, on the data: with the
+      weights of the kept channels as they were, and as they are now.
+    method: the factorization, and where the bias went.
+    """
+
+    groups: tuple[str, ...]
+    reader: str
+    kernel: str | None = None
+    before: float = float("nan")
+    after: float = float("nan")
+    method: str = ""
+    why: str | None = None
+
+    def __str__(self) -> str:
+        where = f"{', '.join(self.groups)} at {self.reader}: "
+        if self.why is not None:
+            return f"{where}as it was: {self.why}"
+        return f"{where}error {self.before:.3g} -> {self.after:.3g}, {self.method}"
+
+
+class Recovered(NamedTuple):
+    """The full variables to be sliced, and what became of every reader."""
+
+    variables: Any
+    fits: tuple[Fit, ...]
+
+
+class Fitting:
+    """One call of `least_squares`."""
+
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        variables: Any,
+        keep: Keep,
+        batches: Iterable[Any],
+        form: Form,
+        ridge: float,
+        order: Order,
+        inputs: Callable[[Any], Any] | None,
+        fn: Callable[..., Any] | None,
+    ):
+        masks = check_keep(graph, keep)
+        self.graph = graph
+        self.variables = jax.tree.map(_settled, variables)  # so that one program serves all turns
+        self.keep = {name: np.asarray(own) for name, own in masks.items() if not np.all(own)}
+        self.leaves = concrete(graph, self.variables)
+        _check_choice(form, "form", Form)
+        _check_choice(order, "order", Order)
+        self.form, self.order, self.batches = form, order, batches
+        self.ridge = check_finite(ridge, "ridge", "ridge=0.01.")
+        check_callable(inputs, "inputs", "inputs=lambda batch: (batch['image'],)", optional=True)
+        found, self.refused = find_readers(graph, self.keep)
+        why = takers(graph, self.leaves, self.keep, found)
+        self.readers = [replace(r, biased=not no) for r, no in zip(found, why, strict=True)]
+        call = call_of(graph, inputs)
+        run = graph.fn if fn is None else fn
+        self.measuring = Measuring(graph, self.readers, call, run, "recover.least_squares")
+        self.fits: dict[int, Fit] = {}
+
+    def recovered(self) -> Recovered:
+        """Returns the fitted variables."""
+        if self.order is Order.AT_ONCE and self.readers:
+            every = list(range(len(self.readers)))
+            moments = self.measuring.collect(self.batches, self.variables, None, every)
+            constants = [
+                made
+                for own in self._kernels()
+                for made in self._fitted(own, [moments[i] for i in own])
+            ]
+            order = [i for own in self._kernels() for i in own]
+            self._add(order, constants)
+        elif self.readers:
+            self._in_turn()
+        fits = [self.fits[i] for i in range(len(self.readers))]
+        fits += [Fit(r.groups, r.place, why=r.why) for r in self.refused]
+        return Recovered(self._tree(), tuple(fits))
+
+    def _in_turn(self) -> None:
+        kernels = list(self._kernels())
+        self.measuring.sums = find_sums(self.graph, self.leaves, self.keep, self.readers)
+        if len(kernels) > 1 and iter(self.batches) is self.batches:
+            raise JaxpruneError(
+                f"recover.least_squares: {len(kernels)} kernels are fitted in turn, each on all "
+                "batches, but batches can be iterated once.\n"
+                "Fix: list(batches), or order=jp.recover.Order.AT_ONCE."
+            )
+        for own in kernels:
+            now = mask(self.graph, self._tree(), self.keep)
+            moments = self.measuring.collect(self.batches, now, self.variables, own)
+            self._add(own, self._fitted(own, moments))
+
+    def _kernels(self) -> Iterator[list[int]]:
+        """The readers of each kernel."""
+        by_path: dict[str, list[int]] = {}
+        for i, reader in enumerate(self.readers):
+            by_path.setdefault(reader.path, []).append(i)
+        yield from by_path.values()
+
+    def _fitted(self, own: Sequence[int], moments: Sequence[Moments]) -> list[Array]:
+        """Fits one kernel, and returns what each of its readers should add to its outputs."""
+        readers = [self.readers[i] for i in own]
+        leaf = np.asarray(self.leaves[readers[0].path])
+        dtype, leaf = leaf.dtype, leaf.astype(np.float64)
+        blocks = [reader.blocks(leaf) for reader in readers]
+        kernels, methods = [], []
+        constants = [np.zeros(reader.written.shape) for reader in readers]
+        for b in range(len(blocks[0])):
+            data = [Moments(*(part[b] for part in one)) for one in moments]
+            kernel, method, shifts = self._block([each[b] for each in blocks], readers, data, dtype)
+            kernels.append(kernel)
+            methods += [method] if method not in methods else []
+            for constant, shift in zip(constants, shifts, strict=True):
+                constant[b] = shift
+        self.leaves[readers[0].path] = readers[0].with_kernel(leaf, kernels).astype(dtype)
+        for n, i in enumerate(own):
+            words = ", ".join([*methods, "bias" if readers[n].biased else "no bias"])
+            self.fits[i] = fit_of(readers[n], moments[n], blocks[n], kernels, words, constants[n])
+        return constants
+
+    def _block(
+        self,
+        blocks: Sequence[Block],
+        readers: Sequence[Reader],
+        data: Sequence[Moments],
+        dtype: Any,
+    ) -> tuple[Array, str, list[Array]]:
+        """The best of the fitted kernel, of the old one with a new bias, and of all as it was."""
+        biased = [reader.biased for reader in readers]
+        rounding = self.measuring.rounding
+        found = fit(blocks[0], list(data), biased, self.form, self.ridge, rounding)
+        start = np.where(blocks[0].kept[:, None], blocks[0].kernel, 0)
+        none = [np.zeros(block.kernel.shape[1]) for block in blocks]
+
+        def biases(kernel: Array) -> list[Array]:
+            pairs = zip(none, biased, data, strict=True)
+            return [bias(one, kernel) if own else zero for zero, own, one in pairs]
+
+        rounded = found.kernel.astype(dtype).astype(np.float64)
+        tried = [(rounded, found.method, biases(rounded))]
+        tried += [(start, "the old kernel", biases(start)), (start, "as it was", none)]
+        errors = [
+            sum(
+                error(one, kernel, shift, block.written)
+                for one, shift, block in zip(data, shifts, blocks, strict=True)
+            )
+            for kernel, _, shifts in tried
+        ]
+        return tried[int(np.argmin(errors))]
+
+    def _add(self, own: Sequence[int], constants: Sequence[Array]) -> None:
+        pairs = [
+            (self.readers[i], constant)
+            for i, constant in zip(own, constants, strict=True)
+            if self.readers[i].biased
+        ]
+        if pairs:
+            readers, given = zip(*pairs, strict=True)
+            self.leaves |= added(self.graph, self.leaves, self.keep, readers, given)
+
+    def _tree(self) -> Any:
+        old = paths.flatten(self.variables)[0]
+        new = {path: leaf for path, leaf in self.leaves.items() if leaf is not old[path]}
+        return replaced(self.variables, new)
+
+
+def fit_of(
+    reader: Reader,
+    moments: Moments,
+    blocks: Sequence[Block],
+    kernels: Sequence[Array],
+    method: str,
+    constants: Array | None = None,
+) -> Fit:
+    """Returns the fit of a reader with new kernels f64[K, O] and constants f64[blocks, O]."""
+    totals = np.zeros(3)
+    for b, (block, kernel) in enumerate(zip(blocks, kernels, strict=True)):
+        one = Moments(*(part[b] for part in moments))
+        start, zero = np.where(block.kept[:, None], block.kernel, 0), np.zeros(kernel.shape[1])
+        shift = zero if constants is None else constants[b]
+        totals += (
+            error(one, start, zero, block.written),
+            error(one, kernel, shift, block.written),
+            size(one, block.written),
+        )
+    before, after = (float(total / (totals[2] or 1.0)) for total in totals[:2])
+    return Fit(reader.groups, reader.place, reader.path, before, after, method)
+
+
+def _settled(leaf: Any) -> Any:
+    """A leaf bound to the devices that it is on, as those that take its place are."""
+    return jax.device_put(leaf, leaf.sharding) if isinstance(leaf, jax.Array) else leaf
+
+
+def _check_choice(value: Any, name: str, kind: type[Enum]) -> None:
+    if not isinstance(value, kind):
+        options = [str(item) for item in kind]
+        raise JaxpruneError(
+            f"{name} must be one of {options}, got {kind_of(value)}.\n"
+            f"Fix: {name}=jp.recover.{options[0]}."
+        )

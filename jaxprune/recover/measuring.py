@@ -1,0 +1,212 @@
+"""What readers read in one network and write in another, summed up over batches."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune.arguments.checks import check_batches
+from jaxprune.errors import JaxpruneError, ResizeError
+from jaxprune.gates.evaluation import Marked, evaluate
+from jaxprune.graph import ChannelGraph
+from jaxprune.program.interpret import every_op
+from jaxprune.program.jaxpr import Op
+from jaxprune.recover.fits import Moments
+from jaxprune.recover.readers import Reader, contractions
+from jaxprune.recover.shortcuts import Sum
+from jaxprune.running import evaluator
+from jaxprune.running.evaluator import Noted
+from jaxprune.stats.collecting import first_inputs
+from jaxprune.stats.readings import Reading, read_matrix, written_matrix
+
+Array = Any
+Call = Callable[[Any], tuple[Sequence[Any], dict[str, Any]]]
+"""`(batch) -> (inputs, keywords)` of the call of the network."""
+_EXACT = jax.lax.Precision.HIGHEST
+
+
+class Sums(NamedTuple):
+    """The moments of one reader, and the first batch (from 1) that is not finite; 0 if none."""
+
+    moments: Moments
+    bad: Array
+
+
+class Measuring:
+    """One compiled pass over a batch, for every reader alone or all together.
+
+    With `dense` variables, inputs are those of the network of now and targets of the dense one.
+    """
+
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        readers: Sequence[Reader],
+        call: Call,
+        fn: Callable[..., Any],
+        where: str,
+    ):
+        self.graph = graph
+        self.readers = readers
+        self.call = call
+        self.where = where
+        self.sums: dict[int, Sum] = {}  # of readers that make up for the error of a shortcut
+        self.rounding = 0.0  # the epsilon of the type of the sums
+        self.retraced = evaluator.retracer(fn, graph)
+        self.measure = jax.jit(self._measured)
+        self.merge = jax.jit(_together)
+
+    def collect(
+        self, batches: Iterable[Any], now: Any, dense: Any, wanted: Sequence[int]
+    ) -> list[Moments]:
+        """Returns the moments, f64 on the host, of the wanted readers, by place in `readers`.
+
+        Raises:
+          JaxpruneError: no data, or numbers that are not finite.
+        """
+        chosen = np.isin(np.arange(len(self.readers)), wanted)
+        state, number = None, 0
+        for number, batch in enumerate(check_batches(batches, self.where), 1):
+            if not all(np.shape(leaf) and np.shape(leaf)[0] for leaf in jax.tree.leaves(batch)):
+                raise JaxpruneError(
+                    f"{self.where}: batch {number} has no examples along its first axis.\n"
+                    "Fix: every array of a batch is [examples, ...]; leave empty batches out."
+                )
+            here = self.measure(now, dense, batch, chosen)
+            state = here if state is None else self.merge(state, here, number)
+        if state is None:
+            raise JaxpruneError(f"{self.where}: no batches.\nFix: pass at least one batch of data.")
+        found = jax.device_get([state[i] for i in wanted])
+        self.rounding = max(float(np.finfo(own.moments.xx.dtype).eps) for own in found)
+        self._check(found, wanted)
+        return [jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), own) for own, _ in found]
+
+    def _check(self, found: Sequence[Sums], wanted: Sequence[int]) -> None:
+        broken = [
+            (int(s.bad), self.readers[i]) for s, i in zip(found, wanted, strict=True) if s.bad
+        ]
+        if broken:
+            lines = [
+                f"batch {number}: what {reader.place} reads of {list(reader.groups)}, or writes"
+                for number, reader in broken
+            ]
+            raise JaxpruneError(
+                "\n".join([f"{self.where}: numbers that are not finite:", *lines[:8]])
+                + "\nFix: look for NaN or infinity in this batch (they are counted from 1) and in "
+                "the parameters before the first contraction named here; leave the batch out."
+            )
+
+    def _measured(self, now: Any, dense: Any, batch: Any, chosen: Array) -> list[Sums]:
+        inputs, keywords = self.call(batch)
+        keywords = {**keywords, **self.graph.constants}
+        full = evaluator.full(self.graph, now, {})
+        here = self.retraced(full, inputs, keywords)
+        ops = contractions(here)
+        if len(ops) != len(contractions(self.graph)):
+            raise ResizeError(
+                "the function has other contractions at these inputs than in the graph.\n"
+                "Fix: trace the graph with the function and the input ranks that you run."
+            )
+        every = list(every_op(here.walk))
+        sums = {} if dense is None else self.sums
+        marks = [(ops[r.number][0], ("reader", i)) for i, r in enumerate(self.readers)]
+        marks += [(every[own.number], ("sum", i)) for i, own in sums.items()]
+        marked = Marked(marks)
+
+        def leave(op: Op, operands: list[Any], results: list[Any]) -> Noted:
+            return {mark: (operands, results) for mark in marked.at(op)}
+
+        def noted(variables: Any) -> Noted:
+            args = evaluator.operands(variables, inputs, keywords)
+            return evaluate(here, marked, args, leave=leave)[1]
+
+        seen = noted(now)
+        targets = seen if dense is None else noted(dense)
+        return [
+            jax.lax.cond(
+                chosen[i],
+                lambda i=i: self._sums(ops, i, seen, targets),
+                lambda i=i: jax.tree.map(
+                    lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+                    jax.eval_shape(lambda: self._sums(ops, i, seen, targets)),
+                ),
+            )
+            for i in range(len(self.readers))
+        ]
+
+    def _sums(self, ops: Any, i: int, seen: Noted, targets: Noted) -> Sums:
+        op, sites = ops[self.readers[i].number]
+
+        def reading(noted: Noted, what: str) -> Reading:
+            operands, results = noted[what, i]
+            return Reading(
+                channels=None,
+                group=self.readers[i].groups[0],
+                site=sites[0],
+                op=op,
+                operands=operands,
+                results=results,
+            )
+
+        x = read_matrix(reading(seen, "reader"))
+        y = written_matrix(reading(targets, "reader"))
+        if ("sum", i) in targets:
+            ours = written_matrix(reading(seen, "reader"))
+            lost = written_matrix(reading(targets, "sum")) - written_matrix(reading(seen, "sum"))
+            factor = self.sums[i].factor[:, None]
+            y = jnp.where(factor == 0, y, ours + lost / np.where(factor == 0, 1, factor))
+        broken = jnp.any(~jnp.isfinite(x)) | jnp.any(~jnp.isfinite(y))
+        return Sums(moments(x, y), broken.astype(jnp.int32))
+
+
+def _together(state: list[Sums], more: list[Sums], number: Any) -> list[Sums]:
+    return [
+        Sums(merged(a.moments, b.moments), jnp.where(a.bad > 0, a.bad, b.bad * number))
+        for a, b in zip(state, more, strict=True)
+    ]
+
+
+def call_of(graph: ChannelGraph, inputs: Callable[[Any], Any] | None) -> Call:
+    """Returns what takes the inputs and the keywords of a call from a batch."""
+    take = inputs or first_inputs(graph)
+
+    def call(batch: Any) -> tuple[Sequence[Any], dict[str, Any]]:
+        given = take(batch)
+        return ((), dict(given)) if isinstance(given, Mapping) else (given, {})
+
+    return call
+
+
+def moments(x: Array, y: Array) -> Moments:
+    """Returns the moments of the rows f[blocks, rows, K] and f[blocks, rows, O]."""
+    dtype = jnp.result_type(x, y)
+    middle, goal = x.mean(-2), y.mean(-2)
+    dx, dy = x - middle[..., None, :], y - goal[..., None, :]
+    rows: Any = jnp.full(x.shape[0], x.shape[-2], dtype)
+    return Moments(rows, middle, goal, _times(dx, dx), _times(dx, dy), (dy * dy).sum(-2))
+
+
+def merged(a: Moments, b: Moments) -> Moments:
+    """Returns the moments of both sets of rows.
+
+    Source: Chan et al., "Updating Formulae and a Pairwise Algorithm for Computing Sample
+    Variances", 1979.
+    """
+    total = a.rows + b.rows
+    share = b.rows / jnp.maximum(total, 1)
+    dx, dy = b.x - a.x, b.y - a.y
+    weight = (a.rows * share)[:, None]
+    return Moments(
+        total,
+        a.x + dx * share[:, None],
+        a.y + dy * share[:, None],
+        a.xx + b.xx + (dx * weight)[:, :, None] * dx[:, None, :],
+        a.xy + b.xy + (dx * weight)[:, :, None] * dy[:, None, :],
+        a.yy + b.yy + dy * dy * weight,
+    )
+
+
+def _times(x: Array, y: Array) -> Array:
+    return jnp.einsum("...si,...sj->...ij", x, y, precision=_EXACT)

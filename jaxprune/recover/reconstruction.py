@@ -1,0 +1,86 @@
+"""Readers fitted anew to what they wrote before, from data, without training."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from jaxprune.graph import ChannelGraph
+from jaxprune.keep.check import Keep
+from jaxprune.recover.fits import Form
+from jaxprune.recover.fitting import Fitting, Order, Recovered
+
+
+def least_squares(
+    graph: ChannelGraph,
+    variables: Any,
+    keep: Keep,
+    batches: Iterable[Any],
+    *,
+    form: Form = Form.KERNEL,
+    ridge: float = 0.01,
+    order: Order = Order.IN_TURN,
+    inputs: Callable[[Any], Any] | None = None,
+    fn: Callable[..., Any] | None = None,
+) -> Recovered:
+    """Returns full variables to slice, whose readers of pruned groups make up for what goes.
+
+    Every contraction with a kernel that sums over a pruned group gets, for the inputs x_S that
+    stay, the W and b that minimize
+
+        Σ |y - x_S W - b|^2 + ridge * mean(diag(X_S^T X_S)) * |W - W0|^2
+
+    over all rows of the data: examples, positions, patches of a convolution. y is what it writes in
+    the whole network, W0 its kernel there; b goes into the bias, or the running mean, that follows,
+    and stays zero where none can take it. Solved in float64 on the host from the moments, which are
+    summed up in float32 (float64 where the model is), by Cholesky; where that fails, or the moments
+    are too coarse for it, by the pseudo-inverse, which the fit then names.
+
+    Exact: on the data, no fitted reader has a larger squared error, for these inputs, than with W0
+    and its old bias (a ridge toward W0; checked, and W0 stays where rounding says otherwise). Where
+    pruned inputs are linear in the kept ones and ridge is 0, its outputs are what they were. Not
+    exact: what this is worth on other data, and to the loss. The inputs of the pruned network are
+    those of the masked one, which is the sliced one where the groups are exact.
+
+    Args:
+      graph: the channel graph, traced in evaluation mode.
+      variables: all variables, concrete.
+      keep: {group: bool[n]}, concrete; groups that are absent stay whole.
+      batches: as for `jp.stats.collect`, each an array or a tree whose first items are the inputs.
+        With IN_TURN a list, or what can be iterated again.
+      form: `KERNEL` fits all weights; `SCALE` one factor of each channel and reader, and `BIAS`
+        nothing but b.
+      ridge: how strongly weights stay, relative to the mean square of the inputs; at least 0.
+      order: `IN_TURN` fits one kernel after the other, in the order of the program, each on what
+        the pruned and fitted network before it gives: one pass over the data for each. The last
+        reader before a sum with a shortcut (of which only factors of its outputs part it, such as
+        a BatchNorm) makes up for the error of the shortcut too: y is what makes the sum that of
+        the whole network. `AT_ONCE` takes one pass; no reader is told of the errors before it.
+      inputs: `inputs(batch)` gives the inputs of the call, a tuple, or a mapping of keywords.
+      fn: the function that runs, if not the traced one: a variant that takes the same variables.
+
+    Returns:
+      The variables, of which kernels of readers (at kept inputs), biases and running means differ,
+      and a fit for every reader: `print(*recovered.fits, sep=chr(10))`. Readers that share one
+      kernel are fitted together. A reader whose kernel is computed from variables, is read
+      elsewhere too, or stands inside of a scan, stays as it is, and its fit says why.
+
+    Raises:
+      KeepError, TreeError: before anything is computed.
+      JaxpruneError: no data, numbers that are not finite (the batch and the groups are named).
+
+    Source: He et al., "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017,
+    section 3.1 (KERNEL); Luo et al., "ThiNet", ICCV 2017, "Minimize the reconstruction error"
+    (SCALE); An et al., "Fluctuation-based Adaptive Structured Pruning for Large Language Models"
+    (FLAP), AAAI 2024, "Baseline bias compensation" (BIAS). Deviations: the ridge and the bias,
+    which neither of the first two has; all outputs of all positions count, where they draw some.
+
+    >>> import jaxprune as jp, numpy as np
+    >>> fn = lambda v, x: x @ v["a"] @ v["b"]
+    >>> v = {"a": np.array([[1.0, 2.0]], np.float32), "b": np.array([[1.0], [3.0]], np.float32)}
+    >>> x = np.array([[1.0], [2.0]], np.float32)
+    >>> graph, keep = jp.trace(fn, v, x), {"a": np.array([True, False])}
+    >>> found = jp.recover.least_squares(graph, v, keep, [x], ridge=0)
+    >>> round(float(jp.slice(graph, found.variables, keep)["b"][0, 0]), 4)
+    7.0
+    """
+    work = Fitting(graph, variables, keep, batches, form, ridge, order, inputs, fn)
+    return work.recovered()

@@ -1,0 +1,187 @@
+"""Optimal Brain Surgeon for channels: which go and what the readers become, in one."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxprune.arguments.checks import check_callable
+from jaxprune.arguments.numbers import check_finite
+from jaxprune.errors import JaxpruneError
+from jaxprune.graph import ChannelGraph, check_graph
+from jaxprune.recover.brain_surgeon import Surgeon, remove_cheapest
+from jaxprune.recover.fits import Moments
+from jaxprune.recover.fitting import Fit, fit_of
+from jaxprune.recover.leaves import checked_counts, concrete, replaced
+from jaxprune.recover.measuring import Measuring, call_of
+from jaxprune.recover.normal_equations import damped
+from jaxprune.recover.readers import Reader, find_readers
+
+Array = np.ndarray
+
+
+class Removal(NamedTuple):
+    """Which channels stay, and the full variables to be sliced by that.
+
+    keep: {group: bool[n]}. costs: {group: f64[n]}, what a channel cost when it went, or would cost
+    next. fits: what became of every reader.
+    """
+
+    keep: dict[str, Array]
+    variables: Any
+    costs: dict[str, Array]
+    fits: tuple[Fit, ...]
+
+
+def obs(
+    graph: ChannelGraph,
+    variables: Any,
+    widths: Mapping[str, int],
+    batches: Iterable[Any],
+    *,
+    damping: float = 0.01,
+    inputs: Callable[[Any], Any] | None = None,
+    fn: Callable[..., Any] | None = None,
+) -> Removal:
+    """Returns which channels stay at these widths, and full variables that make up for the others.
+
+    With H = X^T X / N + damping * mean(diag(X^T X / N)) I of what a reader with the kernel W reads
+    in the whole network, removing the inputs c of a channel costs 1/2 tr(W_c^T ((H^-1)_cc)^-1 W_c),
+    the least half mean squared error of its outputs, where damping is 0, and changes the others by
+    -(H^-1)_:c ((H^-1)_cc)^-1 W_c. The channel that costs least, summed over its readers, goes;
+    H^-1 is downdated, and made anew after 64 removals. Groups follow each other in the order of the
+    graph. Sums are of float32 (or float64 where the model is), all else float64 on the host.
+
+    Exact: each step is the optimum of least squares for that channel; the weights at the end are
+    those of one solution for all that went. The order is greedy. No bias changes, and no reader is
+    told of errors before it: `least_squares` on `keep` does both.
+
+    Args:
+      graph: the channel graph, traced in evaluation mode.
+      variables: all variables, concrete.
+      widths: {group: how many channels stay}; groups that are absent stay whole.
+      batches: as for `jp.stats.collect`; one pass.
+      damping: relative to the mean square of the inputs; at least 0. Where H is singular, the least
+        that its rounding asks for is added, and the fit says so.
+      inputs: as for `least_squares`.
+      fn: as for `least_squares`.
+
+    Raises:
+      KeepError, TreeError: before anything is computed.
+      JaxpruneError: no data, numbers that are not finite, or a group none of whose readers has
+        weights that can be fitted.
+
+    Source: Hassibi and Stork, "Second Order Derivatives for Network Pruning: Optimal Brain
+    Surgeon", NeurIPS 1992; Kurtic et al., "ZipLM", NeurIPS 2023, section 3.1, for structures.
+    Deviation: a channel costs what it costs in all its readers.
+
+    >>> import jaxprune as jp, numpy as np
+    >>> fn = lambda v, x: x @ v["a"] @ v["b"]
+    >>> v = {"a": np.array([[1.0, 2.0]], np.float32), "b": np.array([[1.0], [3.0]], np.float32)}
+    >>> x = np.array([[1.0], [2.0]], np.float32)
+    >>> found = jp.recover.obs(jp.trace(fn, v, x), v, {"a": 1}, [x])
+    >>> found.keep["a"].tolist(), round(float(found.variables["b"][1, 0]), 1)
+    ([False, True], 3.5)
+    """
+    check_graph(graph)
+    counts = checked_counts(graph, widths)
+    check_callable(inputs, "inputs", "inputs=lambda batch: (batch['image'],)", optional=True)
+    damping = check_finite(damping, "damping", "damping=0.01.")
+    leaves = concrete(graph, variables)
+    counts = {name: count for name, count in counts.items() if count < graph.groups[name].size}
+    trial = {name: np.ones(graph.groups[name].size, bool) for name in counts}
+    readers, refused = find_readers(graph, trial)
+    _check_read(graph, counts, readers, {r.groups: r.why for r in refused})
+    measuring = Measuring(
+        graph, readers, call_of(graph, inputs), graph.fn if fn is None else fn, "recover.obs"
+    )
+    every = list(range(len(readers)))
+    moments = measuring.collect(batches, variables, None, every) if readers else []
+    kernels = _kernels(readers, moments, leaves, damping, measuring.rounding)
+    keep, costs = dict[str, Array](), dict[str, Array]()
+    for name, count in counts.items():
+        own = [
+            (surgeon, kernel.readers[0].owner(name)[b])
+            for kernel in kernels
+            if name in kernel.readers[0].groups
+            for b, surgeon in enumerate(kernel.surgeons)
+        ]
+        keep[name], costs[name] = remove_cheapest(own, graph.groups[name].size, count)
+    new, fits = _solved(graph, leaves, keep, kernels)
+    fits += [Fit(r.groups, r.place, why=r.why) for r in refused]
+    return Removal(keep, replaced(variables, new), costs, tuple(fits))
+
+
+def _solved(
+    graph: ChannelGraph, leaves: Any, keep: dict[str, Array], kernels: Sequence["_Kernel"]
+) -> tuple[dict[str, Array], list[Fit]]:
+    """The kernels without what went, and the fits of their readers."""
+    new, fits = {}, []
+    final = {reader.number: reader for reader in find_readers(graph, keep)[0]}
+    for kernel in kernels:
+        for surgeon in kernel.surgeons:
+            surgeon.refresh()
+        own = [final[reader.number] for reader in kernel.readers]
+        leaf = leaves[own[0].path]
+        solved = [surgeon.kernel for surgeon in kernel.surgeons]
+        wide = np.asarray(leaf).astype(np.float64)
+        new[own[0].path] = own[0].with_kernel(wide, solved).astype(leaf.dtype)
+        words = ", ".join(dict.fromkeys([s.method for s in kernel.surgeons] + ["no bias"]))
+        for reader, one in zip(own, kernel.moments, strict=True):
+            fits.append(fit_of(reader, one, reader.blocks(wide), solved, words))
+    return new, fits
+
+
+class _Kernel(NamedTuple):
+    """The readers of one kernel, what they read, and a surgeon of each block."""
+
+    readers: list[Reader]
+    moments: list[Moments]
+    surgeons: list[Surgeon]
+
+
+def _kernels(
+    readers: Sequence[Reader],
+    moments: Sequence[Moments],
+    leaves: Any,
+    damping: float,
+    rounding: float,
+) -> list[_Kernel]:
+    found: dict[str, _Kernel] = {}
+    for reader, one in zip(readers, moments, strict=True):
+        kernel = found.setdefault(reader.path, _Kernel([], [], []))
+        kernel.readers.append(reader)
+        kernel.moments.append(one)
+    for kernel in found.values():
+        leaf = np.asarray(leaves[kernel.readers[0].path]).astype(np.float64)
+        for b, block in enumerate(kernel.readers[0].blocks(leaf)):
+            rows = sum(one.rows[b] for one in kernel.moments)
+            both = [
+                one.xx[b] + one.rows[b] * np.outer(one.x[b], one.x[b]) for one in kernel.moments
+            ]
+            hessian = damped(np.sum(both, axis=0) / rows, damping)
+            kernel.surgeons.append(Surgeon(hessian, block.kernel, block.written, rounding))
+    return list(found.values())
+
+
+def _check_read(
+    graph: ChannelGraph,
+    counts: dict[str, int],
+    readers: Sequence[Reader],
+    refused: dict[tuple[str, ...], str],
+) -> None:
+    read = {name for reader in readers for name in reader.groups}
+    failures = []
+    for name in counts:
+        if graph.groups[name].layers is not None:
+            failures.append(f"group {name!r}: every layer of a stack has channels of its own")
+        elif name not in read:
+            why = next(
+                (why for groups, why in refused.items() if name in groups), "nothing reads it"
+            )
+            failures.append(f"group {name!r}: {why}")
+    if failures:
+        raise JaxpruneError(
+            "\n".join(["recover.obs: no reader of these groups can be fitted:", *failures])
+            + "\nFix: leave them out of widths."
+        )
