@@ -12,8 +12,11 @@ import numpy as np
 from jaxprune.arguments import paths
 from jaxprune.arguments.checks import is_array, kind_of
 from jaxprune.cutting import entries
+from jaxprune.cutting.absent import without_leaves
 from jaxprune.errors import TreeError
 from jaxprune.graph import ChannelGraph, Variable, check_graph
+from jaxprune.inspecting import without_branches
+from jaxprune.inspecting.without_branches import Without
 from jaxprune.keep.check import Keep, Widths, check_keep
 from jaxprune.keep.kept import Kept, touched
 from jaxprune.program import spaces as ax
@@ -63,8 +66,21 @@ def sliced(
     graph: ChannelGraph, variables: Any, keep: Keep, *, state: str | int | None = None
 ) -> Any:
     """Returns what `slice` does, without a word on variables that the traced call does not read."""
-    kept = Kept(check_keep(graph, keep))
-    return _take(arrays_of(graph, state), variables, {}, kept.indices, state)
+    parts = without_branches.split(graph, keep)
+    kept = Kept(check_keep(graph, parts.channels))
+    small = _take(arrays_of(graph, state), variables, {}, kept.indices, state)
+    if state is not None or all(map(np.all, parts.branches.values())):
+        return small
+    return _without(small, without_branches.without(graph, parts.branches))
+
+
+def _without(small: Any, gone: Without) -> Any:
+    """Returns a tree without the variables, and the rows of stacked ones, that go with branches."""
+    leaves, treedef = paths.flatten(small)
+    rows = {path: kept for path, kept in gone.rows.items() if path in leaves}
+    cuts = {path: entries.Cut.rows(kept, np.ndim(leaves[path])) for path, kept in rows.items()}
+    fewer = entries.take({path: leaves[path] for path in rows}, cuts)
+    return without_leaves(jax.tree.unflatten(treedef, (leaves | fewer).values()), gone.variables)
 
 
 def arrays_of(graph: ChannelGraph, state: str | int | None) -> Arrays:

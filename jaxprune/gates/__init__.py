@@ -1,6 +1,7 @@
 """A network comes in; the same network with gates on its channels, or taps of them, goes out."""
 
 from jaxprune.gates.bn import Decorated, decorate, melt
+from jaxprune.gates.branch_gates import unit_branches
 from jaxprune.gates.unit_gates import fold, gated, refused, tap, unit
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     "refused",
     "tap",
     "unit",
+    "unit_branches",
 ]

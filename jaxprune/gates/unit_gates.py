@@ -10,6 +10,8 @@ import numpy as np
 from jaxprune.arguments import dtypes, paths
 from jaxprune.arguments.checks import check_mapping, check_names, kind_of
 from jaxprune.errors import GateError
+from jaxprune.gates import branch_gates
+from jaxprune.gates.branch_gates import BranchSite
 from jaxprune.gates.sites import CLOSED, UNTAPPED, Site, find_sites, read_once, refusals
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.groups.channels import located, spread
@@ -49,6 +51,10 @@ def refused(graph: ChannelGraph) -> dict[str, str]:
 def gated(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., Any]:
     """Returns `fn` with gates: `gated(fn, graph)(variables, gates, *inputs)`.
 
+    The gate of a branch (`jp.branches`) is one number, or f32[steps] in a scan: it multiplies what
+    the branch adds to its stream, and with zero the sum is what `jp.narrow` leaves of it. A bool
+    chooses instead, so that what is not finite in a branch that is off does not spread.
+
     A gate multiplies channel c of a group at every contraction (`dot_general`, convolution) that
     sums over the group: where the channel leaves the layers that are pruned together, behind
     their normalization, activation and residual sums. Depthwise convolutions, the groups of a
@@ -84,18 +90,20 @@ def gated(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., Any]:
     retraced = evaluator.retracer(fn, graph)
 
     def run(variables: Any, gates: Gates, *inputs: Any, **keywords: Any) -> Any:
-        _check_gates(graph, gates)
+        own, channels = branch_gates.split(graph, gates)
+        _check_gates(graph, channels)
         here = retraced(evaluator.full(graph, variables, {}), inputs, keywords)
-        evaluator.check_groups(graph, here, gates.keys())
+        evaluator.check_groups(graph, here, channels.keys())
         places = list(find_sites(here.walk))
-        _check(gates, refusals(here, places, CLOSED), "a gate")
-        marked = _Marked([site for site in places if site.groups & gates.keys()])
+        _check(channels, refusals(here, places, CLOSED), "a gate")
+        sums = branch_gates.sites(graph, here, own)
+        marked = _Marked([*(site for site in places if site.groups & gates.keys()), *sums])
 
-        def note(site: Site, x: Any, gates: Gates) -> tuple[Any, Noted]:
+        def note(site: Site | BranchSite, x: Any, gates: Gates) -> tuple[Any, Noted]:
             return site.scaled(x, gates), {}
 
         args = evaluator.operands(variables, inputs, keywords)
-        return _evaluate(here, marked, note, gates, args)[0]
+        return _evaluate(here, marked, note, {**gates, **own}, args)[0]
 
     return run
 
@@ -188,7 +196,8 @@ def tap(
         }
         marked = _Marked([site for site in places if keys[id(site)]])
 
-        def note(site: Site, x: Any, _gates: Gates) -> tuple[Any, Noted]:
+        def note(site: Site | BranchSite, x: Any, _gates: Gates) -> tuple[Any, Noted]:
+            assert isinstance(site, Site)
             return x, {key: site.channels(x, key[0]) for key in keys[id(site)]}
 
         outs, noted = _evaluate(
@@ -203,8 +212,8 @@ def tap(
 class _Marked:
     """The sites of operations, and the operations that have some inside."""
 
-    def __init__(self, places: Sequence[Site]):
-        self.at: dict[int, list[Site]] = {}
+    def __init__(self, places: Sequence[Site | BranchSite]):
+        self.at: dict[int, list[Site | BranchSite]] = {}
         self.around = {id(op) for site in places for op in site.op.around}
         for site in places:
             self.at.setdefault(id(site.op), []).append(site)
@@ -213,7 +222,7 @@ class _Marked:
 def _evaluate(
     here: ChannelGraph,
     marked: _Marked,
-    note: Callable[[Site, Any, Gates], tuple[Any, Noted]],
+    note: Callable[[Site | BranchSite, Any, Gates], tuple[Any, Noted]],
     gates: Gates,
     args: Sequence[Any],
 ) -> tuple[Any, Noted]:
@@ -222,7 +231,9 @@ def _evaluate(
     What holds no site is applied as it is, with its own derivative. The steps of a scan have the
     gates of their own layers.
     """
-    stack = {name: here.groups[name].slots[0].atom.layers for name in gates}
+    stack = {n: here.groups[n].slots[0].atom.layers for n in gates if n in here.groups}
+    for sites in marked.at.values():
+        stack |= {site.name: site.scan for site in sites if isinstance(site, BranchSite)}
 
     def runner(gates: Gates) -> evaluator.Run:
         def again(walk: Walk, args: Sequence[Any]) -> tuple[list[Any], Noted]:
