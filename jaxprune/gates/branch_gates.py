@@ -11,7 +11,8 @@ from jaxprune.arguments.checks import check_mapping, kind_of
 from jaxprune.arguments.paths import near
 from jaxprune.errors import GateError
 from jaxprune.graph import ChannelGraph
-from jaxprune.inspecting.branches import PREFIX, branches
+from jaxprune.inspecting.branches import branches
+from jaxprune.keep.check import BRANCH
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.traits import Form
 
@@ -58,7 +59,7 @@ def split(graph: ChannelGraph, gates: Any) -> tuple[dict[str, Any], dict[str, An
       GateError: the graph has no such branch, or a gate is not a number of its shape.
     """
     given = check_mapping(gates, "gates", "{group: f32[n], branch: f32[]}", GateError)
-    own = {n: v for n, v in given.items() if isinstance(n, str) and n.startswith(PREFIX)}
+    own = {n: v for n, v in given.items() if isinstance(n, str) and n.startswith(BRANCH)}
     channels = {name: value for name, value in given.items() if name not in own}
     if not own:
         return {}, channels

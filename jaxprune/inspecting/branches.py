@@ -8,12 +8,10 @@ from typing import NamedTuple
 
 from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting.cached import once
+from jaxprune.keep.check import BRANCH
 from jaxprune.program import outputs, residual_sums
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.residual_sums import Found, Other
-
-PREFIX = "+"
-"""What the name of every branch starts with; it is not the start of a path in use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +104,7 @@ def _sums(graph: ChannelGraph) -> _Sums:
     names: dict[tuple[Op, int], str] = {}
     for item in found:
         short = [paths[i].removeprefix("params/") for i in item.kernels]
-        name = PREFIX + PREFIX.join(short)
+        name = BRANCH + BRANCH.join(short)
         times[name] += 1
         names[item.op, item.side] = f"{name}#{times[name]}" if times[name] > 1 else name
     made = {names[item.op, item.side]: _branch(item, names, paths) for item in found}

@@ -1,6 +1,6 @@
 """What goes with branches: operations, variables, and rows of stacked variables."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,13 +9,14 @@ from jax.core import Tracer
 from jaxprune.arguments.checks import check_mapping, kind_of
 from jaxprune.arguments.paths import near
 from jaxprune.errors import KeepError
-from jaxprune.graph import ChannelGraph, check_graph
-from jaxprune.inspecting.branches import PREFIX, branches, results
+from jaxprune.graph import ChannelGraph, Contraction, check_graph
+from jaxprune.inspecting.branches import Branch, branches, results
+from jaxprune.keep.check import BRANCH
 from jaxprune.program import jaxpr
 from jaxprune.program.flat_program import INLINED
-from jaxprune.program.interpret import steps
+from jaxprune.program.interpret import every_op, steps
 from jaxprune.program.jaxpr import Op
-from jaxprune.program.liveness import Cuts, Live, tainted
+from jaxprune.program.liveness import Cuts, Live, Run, tainted
 from jaxprune.program.relate import Walk
 from jaxprune.program.traits import Trait
 
@@ -32,13 +33,15 @@ class Kept(NamedTuple):
 class Without(NamedTuple):
     """A program without some of its branches.
 
-    live: what is left of it. idle: the operations that go.
+    live: what is left of it. idle: the operations that go. runs: the steps of the scans of which
+    something goes.
     variables: the paths of the variables that go. rows: {path: bool[steps]}, which rows stay of
     stacked variables of which some go. outputs: places of the outputs that go with their variables.
     """
 
-    live: Live
+    live: Live | None
     idle: frozenset[Op]
+    runs: Mapping[Op, Sequence[Run]]
     variables: frozenset[str]
     rows: Mapping[str, np.ndarray]
     outputs: frozenset[int]
@@ -53,7 +56,7 @@ def split(graph: ChannelGraph, keep: Keep) -> Kept:
     """
     check_graph(graph)
     given = check_mapping(keep, "keep", "{group: bool[n], branch: bool}", KeepError)
-    named = {n: v for n, v in given.items() if isinstance(n, str) and n.startswith(PREFIX)}
+    named = {n: v for n, v in given.items() if isinstance(n, str) and n.startswith(BRANCH)}
     channels = {name: value for name, value in given.items() if name not in named}
     if not named:
         return Kept(channels, {})
@@ -111,6 +114,32 @@ def without(graph: ChannelGraph, kept: Mapping[str, np.ndarray]) -> Without:
     return _without(graph, cuts)
 
 
+def alone(branch: Branch) -> Without:
+    """Returns what is there for one branch alone."""
+    inner = (op for layer in branch.layers for walk in layer.inner for op in every_op(walk))
+    return Without(
+        live=None,
+        idle=frozenset((*branch.layers, *inner)),
+        runs={},
+        variables=frozenset(branch.variables),
+        rows={},
+        outputs=frozenset(),
+    )
+
+
+def repeats(item: Contraction, gone: Without | None) -> int:
+    """How often a contraction runs: in a scan, in as many steps as need it."""
+    if gone is None:
+        return item.repeats
+    if item.op in gone.idle:
+        return 0
+    for scan, runs in gone.runs.items():
+        if scan in item.op.around:
+            times = sum(run.stop - run.start for run in runs if item.op not in run.idle)
+            return item.repeats * times // scan.params["length"]
+    return item.repeats
+
+
 def _without(graph: ChannelGraph, cuts: Cuts) -> Without:
     walk, program = graph.walk, graph.walk.program
     counts = results(graph)
@@ -138,6 +167,7 @@ def _without(graph: ChannelGraph, cuts: Cuts) -> Without:
     return Without(
         live=live,
         idle=live.idle(walk),
+        runs=live.runs,
         variables=frozenset(paths[i] for i in unread),
         rows={paths[i]: rows for i, rows in _rows(walk, live, places).items() if i not in unread},
         outputs=frozenset(lost),
