@@ -12,7 +12,7 @@ from jaxprune.arguments.paths import near
 from jaxprune.errors import GateError
 from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting.branches import branches
-from jaxprune.keep.check import BRANCH
+from jaxprune.keep.check import is_branch
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.traits import Form
 
@@ -59,7 +59,7 @@ def split(graph: ChannelGraph, gates: Any) -> tuple[dict[str, Any], dict[str, An
       GateError: the graph has no such branch, or a gate is not a number of its shape.
     """
     given = check_mapping(gates, "gates", "{group: f32[n], branch: f32[]}", GateError)
-    own = {n: v for n, v in given.items() if isinstance(n, str) and n.startswith(BRANCH)}
+    own = {n: v for n, v in given.items() if is_branch(n)}
     channels = {name: value for name, value in given.items() if name not in own}
     if not own:
         return {}, channels

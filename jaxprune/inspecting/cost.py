@@ -262,7 +262,7 @@ def _split(
     graph: ChannelGraph, widths: Mapping[str, Any] | None
 ) -> tuple[dict[str, int], Without | None]:
     """Returns the widths of the groups, and what goes with branches, if any are named."""
-    named = isinstance(widths, Mapping) and any(str(n).startswith(check.BRANCH) for n in widths)
+    named = isinstance(widths, Mapping) and any(map(check.is_branch, widths))
     if not named or widths is None:
         return check.widths(graph, widths), None
     parts = without_branches.split(graph, widths)

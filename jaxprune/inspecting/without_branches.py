@@ -11,7 +11,7 @@ from jaxprune.arguments.paths import near
 from jaxprune.errors import KeepError
 from jaxprune.graph import ChannelGraph, Contraction, check_graph
 from jaxprune.inspecting.branches import Branch, branches, results
-from jaxprune.keep.check import BRANCH
+from jaxprune.keep.check import is_branch
 from jaxprune.program import jaxpr
 from jaxprune.program.flat_program import INLINED
 from jaxprune.program.interpret import every_op, steps
@@ -56,7 +56,7 @@ def split(graph: ChannelGraph, keep: Keep) -> Kept:
     """
     check_graph(graph)
     given = check_mapping(keep, "keep", "{group: bool[n], branch: bool}", KeepError)
-    named = {n: v for n, v in given.items() if isinstance(n, str) and n.startswith(BRANCH)}
+    named = {n: v for n, v in given.items() if is_branch(n)}
     channels = {name: value for name, value in given.items() if name not in named}
     if not named:
         return Kept(channels, {})

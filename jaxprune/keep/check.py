@@ -27,6 +27,11 @@ _KEEP = "{group: bool[n]}, a bool for each channel that says whether it stays"
 _SELECT = "Fix: select with jp.select, or compare the scores with a threshold."
 
 
+def is_branch(name: Any) -> bool:
+    """True of the name of a branch."""
+    return isinstance(name, str) and name.startswith(BRANCH)
+
+
 def check_keep(graph: ChannelGraph, keep: Keep, *, traced: bool = False) -> dict[str, Any]:
     """Returns the masks of `keep` as host arrays, traced ones as they are.
 
@@ -238,7 +243,7 @@ def _without_input(graph: ChannelGraph, masks: Mapping[str, Any]) -> Iterator[st
 
 
 def _unknown(graph: ChannelGraph, name: Any, what: str) -> str:
-    if isinstance(name, str) and name.startswith(BRANCH):
+    if is_branch(name):
         return (
             f"{what} branch {name!r}, and branches are not pruned here. Fix: jp.slice, "
             "jp.unslice, jp.slice_opt_state, jp.narrow, jp.compose and the costs take a keep with "

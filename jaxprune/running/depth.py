@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from jaxprune.arguments import paths
-from jaxprune.cutting.absent import without_leaves
+from jaxprune.cutting.absent import with_rows, without_leaves
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting import without_branches
@@ -55,9 +55,8 @@ def with_all_rows(variables: Any, gone: Without) -> Any:
     leaves, treedef = paths.flatten(variables)
     for path, kept in gone.rows.items():
         leaf = leaves.get(path)
-        if leaf is not None and np.shape(leaf)[:1] == (np.count_nonzero(kept),):
-            zeros = jnp.zeros((len(kept), *np.shape(leaf)[1:]), leaf.dtype)
-            leaves[path] = zeros.at[np.flatnonzero(kept)].set(leaf)
+        if leaf is not None:
+            leaves[path] = with_rows(leaf, kept)
     return jax.tree.unflatten(treedef, leaves.values())
 
 
