@@ -52,7 +52,17 @@ def unit_branches(graph: ChannelGraph) -> dict[str, np.ndarray]:
     return {name: np.ones(item.shape, np.float32) for name, item in branches(graph).items()}
 
 
-def split(graph: ChannelGraph, gates: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def gate_places(graph: ChannelGraph) -> dict[str, np.ndarray]:
+    """Returns {branch: int[] or int[steps]}: the gates of all branches counted through."""
+    found, start = {}, 0
+    for name, item in branches(graph).items():
+        size = item.steps or 1
+        found[name] = np.arange(start, start + size).reshape(item.shape)
+        start += size
+    return found
+
+
+def split_gates(graph: ChannelGraph, gates: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the gates of branches, in their shapes, and those of channels, unchecked.
 
     Raises:
@@ -89,7 +99,7 @@ def _is_number(gate: Any) -> bool:
     return jnp.issubdtype(dtype, np.floating) or dtype == np.bool_ or dtype.kind in "iu"
 
 
-def sites(graph: ChannelGraph, here: ChannelGraph, gates: Gates) -> list[BranchSite]:
+def branch_sites(graph: ChannelGraph, here: ChannelGraph, gates: Gates) -> list[BranchSite]:
     """Returns the sums of the graph of now that add these branches.
 
     Raises:

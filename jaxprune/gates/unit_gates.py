@@ -10,8 +10,7 @@ import numpy as np
 from jaxprune.arguments import dtypes, paths
 from jaxprune.arguments.checks import check_mapping, check_names, kind_of
 from jaxprune.errors import GateError
-from jaxprune.gates import branch_gates
-from jaxprune.gates.branch_gates import BranchSite
+from jaxprune.gates.branch_gates import BranchSite, branch_sites, split_gates
 from jaxprune.gates.sites import CLOSED, UNTAPPED, Site, find_sites, read_once, refusals
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.groups.channels import located, spread
@@ -90,13 +89,13 @@ def gated(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., Any]:
     retraced = evaluator.retracer(fn, graph)
 
     def run(variables: Any, gates: Gates, *inputs: Any, **keywords: Any) -> Any:
-        own, channels = branch_gates.split(graph, gates)
+        own, channels = split_gates(graph, gates)
         _check_gates(graph, channels)
         here = retraced(evaluator.full(graph, variables, {}), inputs, keywords)
         evaluator.check_groups(graph, here, channels.keys())
         places = list(find_sites(here.walk))
         _check(channels, refusals(here, places, CLOSED), "a gate")
-        sums = branch_gates.sites(graph, here, own)
+        sums = branch_sites(graph, here, own)
         marked = _Marked([*(site for site in places if site.groups & gates.keys()), *sums])
 
         def note(site: Site | BranchSite, x: Any, gates: Gates) -> tuple[Any, Noted]:

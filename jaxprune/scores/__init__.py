@@ -6,6 +6,7 @@ no group at all is an error. `normalized` makes them comparable between groups.
 """
 
 from jaxprune.scores.bn import bn_scale
+from jaxprune.scores.branches import block_influence, removal_loss, taylor_branch
 from jaxprune.scores.energy import channel_energy
 from jaxprune.scores.first_order import (
     taylor,
@@ -28,6 +29,7 @@ from jaxprune.scores.normalizing import (
 from jaxprune.scores.uninformed import random
 
 __all__ = [
+    "block_influence",
     "bn_scale",
     "channel_energy",
     "euclidean",
@@ -40,10 +42,12 @@ __all__ = [
     "none",
     "normalized",
     "random",
+    "removal_loss",
     "standard",
     "sum",
     "taylor",
     "taylor_activation",
     "taylor_bn",
+    "taylor_branch",
     "taylor_gate",
 ]
