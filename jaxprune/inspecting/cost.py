@@ -125,11 +125,8 @@ def channel_cost(
 def branch_cost(graph: ChannelGraph, cost: Cost = macs) -> dict[str, int]:
     """Returns {branch: what the network costs less without it alone}.
 
-    The savings of several branches do not add up where they share what stands before them.
-
-    Args:
-      graph: what `jaxprune.trace` returned.
-      cost: one of this module.
+    What several branches save does not add up where they share what stands before them; `cost` is
+    one of this module.
 
     >>> from jaxprune import trace
     >>> v = {"up": np.ones((4, 8)), "down": np.ones((8, 4)), "head": np.ones((4, 2))}
@@ -138,12 +135,20 @@ def branch_cost(graph: ChannelGraph, cost: Cost = macs) -> dict[str, int]:
     ({'+down': 64}, 72)
     """
     check_callable(cost, "cost", "cost=jp.cost.macs.")
-    whole = cost(graph, None)
-    if cost not in _TERMS:
-        return {name: whole - cost(graph, {name: False}) for name in branches(graph)}
-    at = check.widths(graph)
-    alone = {name: without_branches.alone(item) for name, item in branches(graph).items()}
-    return {name: whole - _total(_TERMS[cost](graph, gone), at) for name, gone in alone.items()}
+    known, at = branches(graph), check.widths(graph)
+    plain = all(isinstance(item, Contraction) for item in graph.contractions)
+    if cost is params:
+        each = dict(zip(parameters(graph), _params(graph), strict=True))
+        parts = {name: branch.variables for name, branch in known.items()}
+    elif cost in (macs, activation_bytes) and plain:  # of a `cond` the dearest branch counts
+        ops = [item.op for item in each_contraction(graph.contractions)]
+        each = dict(zip(ops, _TERMS[cost](graph), strict=True))
+        parts = {name: without_branches.alone(branch) for name, branch in known.items()}
+    else:
+        whole = cost(graph, None)
+        return {name: whole - cost(graph, {name: False}) for name in known}
+    sizes = {key: _total([term], at) for key, term in each.items()}
+    return {name: sum(sizes.get(key, 0) for key in keys) for name, keys in parts.items()}
 
 
 class Uncounted(NamedTuple):

@@ -1,6 +1,6 @@
 """What goes with branches: operations, variables, and rows of stacked variables."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from jaxprune.program import jaxpr
 from jaxprune.program.flat_program import INLINED
 from jaxprune.program.interpret import every_op, steps
 from jaxprune.program.jaxpr import Op
-from jaxprune.program.liveness import Cuts, Live, Run, tainted
+from jaxprune.program.liveness import Cuts, Live, tainted
 from jaxprune.program.relate import Walk
 from jaxprune.program.traits import Trait
 
@@ -33,15 +33,13 @@ class Kept(NamedTuple):
 class Without(NamedTuple):
     """A program without some of its branches.
 
-    live: what is left of it. idle: the operations that go. runs: the steps of the scans of which
-    something goes.
+    live: what is left of it. idle: the operations that go.
     variables: the paths of the variables that go. rows: {path: bool[steps]}, which rows stay of
     stacked variables of which some go. outputs: places of the outputs that go with their variables.
     """
 
-    live: Live | None
+    live: Live
     idle: frozenset[Op]
-    runs: Mapping[Op, Sequence[Run]]
     variables: frozenset[str]
     rows: Mapping[str, np.ndarray]
     outputs: frozenset[int]
@@ -114,17 +112,10 @@ def without(graph: ChannelGraph, kept: Mapping[str, np.ndarray]) -> Without:
     return _without(graph, cuts)
 
 
-def alone(branch: Branch) -> Without:
-    """Returns what is there for one branch alone."""
+def alone(branch: Branch) -> frozenset[Op]:
+    """Returns the contractions that are there for one branch alone, and what is inside of them."""
     inner = (op for layer in branch.layers for walk in layer.inner for op in every_op(walk))
-    return Without(
-        live=None,
-        idle=frozenset((*branch.layers, *inner)),
-        runs={},
-        variables=frozenset(branch.variables),
-        rows={},
-        outputs=frozenset(),
-    )
+    return frozenset((*branch.layers, *inner))
 
 
 def repeats(item: Contraction, gone: Without | None) -> int:
@@ -133,7 +124,7 @@ def repeats(item: Contraction, gone: Without | None) -> int:
         return item.repeats
     if item.op in gone.idle:
         return 0
-    for scan, runs in gone.runs.items():
+    for scan, runs in gone.live.runs.items():
         if scan in item.op.around:
             times = sum(run.stop - run.start for run in runs if item.op not in run.idle)
             return item.repeats * times // scan.params["length"]
@@ -167,7 +158,6 @@ def _without(graph: ChannelGraph, cuts: Cuts) -> Without:
     return Without(
         live=live,
         idle=live.idle(walk),
-        runs=live.runs,
         variables=frozenset(paths[i] for i in unread),
         rows={paths[i]: rows for i, rows in _rows(walk, live, places).items() if i not in unread},
         outputs=frozenset(lost),

@@ -82,7 +82,6 @@ def of_now(
             + "\nFix: trace the graph with the function and the input ranks that you run."
         )
     found = without_branches.without(here, kept)
-    assert found.live is not None
     reads = dict(zip(here.variables, found.live.reads, strict=False))
     read = [path for path in sorted(gone.variables) if reads[path]]
     if read or any(not _within(found.rows.get(path), rows) for path, rows in gone.rows.items()):

@@ -101,7 +101,6 @@ def evaluate(
         args = evaluator.operands(variables, inputs, keywords)
         outs = Evaluator(here, kept, constants=constants).run(here.walk, args)
         return jax.tree.unflatten(jax.tree.structure(here.output), outs)
-    assert without.live is not None
     args = depth.operands(here, variables, inputs, keywords)
     outs = Evaluator(here, kept, part=Part.of(without.live, here.walk)).run(here.walk, args)
     return depth.outputs(here, outs, without)
