@@ -1,7 +1,8 @@
-"""Random residual networks as functions, each with a form in which branches are left out by hand."""
+"""Random residual networks as functions, which are written without some branches too."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,64 +51,72 @@ def names(forms: Sequence[str]) -> list[str]:
 
 def network(forms: Sequence[str], kept: Kept | None = None) -> Callable[[Any, Any], Any]:
     """Returns the function of a network, written without the branches that `kept` leaves out."""
-    kept = kept or {}
-
-    def stays(name: str, step: int | None = None) -> bool:
-        found = np.asarray(kept.get(name, True))
-        return bool(found[step] if found.ndim else found)
-
-    def block(i: int, form: str, v: Any, x: Any) -> Any:
-        a, b = f"+{i}/a/down", f"+{i}/b/down"
-        if form == "scanned":
-            return scanned(a, b, v, x)
-        if form == "parallel":
-            if not stays(a + b):
-                return x
-            h = norm(x)
-            terms = [mlp(v[n], h) for n, name in (("a", a), ("b", b)) if stays(name)]
-            return x + sum(terms) if terms else x
-        if form == "nested":
-            h = x * v["scale"][None]
-            h = h + mlp(v["b"], h) if stays(b) else h
-            return x + mlp(v["a"], h) if stays(a) else x
-        make = {
-            "scaled": lambda: mlp(v["a"], x) * v["scale"][None],
-            "dropped": lambda: jnp.where(jnp.arange(len(x))[:, None] != 1, mlp(v["a"], x) / 0.9, 0),
-            "post": lambda: mlp(v["a"], x),
-            "activated": lambda: mlp(v["a"], x),
-        }.get(form, lambda: mlp(v["a"], norm(x)))
-        y = x + make() if stays(a) else x
-        if form == "pre":
-            return y + mlp(v["b"], y) if stays(b) else y
-        if form == "shared":
-            return y + mlp(v["a"], norm(y)) if stays(f"{a}#2") else y
-        return {"post": norm, "activated": jax.nn.relu}.get(form, lambda y: y)(y)
-
-    def scanned(a: str, b: str, v: Any, x: Any) -> Any:
-        if not kept:
-            return jax.lax.scan(lambda x, w: (step(w, x, True, True), None), x, layers(v))[0]
-        for i in range(STEPS):
-            x = step(jax.tree.map(lambda w, i=i: w[i], layers(v)), x, stays(a, i), stays(b, i))
-        return x
+    without = Without(kept or {})
 
     def apply(v: Any, x: Any) -> Any:
         x = x @ v["stem"]
         for i, form in enumerate(forms):
-            run = lambda v, x, i=i, form=form: block(i, form, v, x)
-            wrap = {"jitted": jax.jit, "remat": jax.checkpoint}.get(form, lambda run: run)
-            x = wrap(run)(v[f"{i}"], x)
+            run = functools.partial(getattr(without, form, without.pre), f"+{i}/a/down")
+            if form in ("jitted", "remat"):
+                run = {"jitted": jax.jit, "remat": jax.checkpoint}[form](run)
+            x = run(v[f"{i}"], x)
         return x @ v["head"]
 
     return apply
 
 
-def layers(v: Any) -> Any:
-    return {"a": v["a"], "b": v["b"]}
+class Without(NamedTuple):
+    """The forms of blocks without some branches; `a` is the name of the first of a block."""
+
+    kept: Kept
+
+    def stays(self, name: str, step: int | None = None) -> bool:
+        found = np.asarray(self.kept.get(name, True))
+        return bool(found[step] if found.ndim else found)
+
+    def pre(self, a: str, v: Any, x: Any) -> Any:
+        x = x + mlp(v["a"], norm(x)) if self.stays(a) else x
+        return x + mlp(v["b"], x) if "b" in v and self.stays(second(a)) else x
+
+    def post(self, a: str, v: Any, x: Any) -> Any:
+        return norm(x + mlp(v["a"], x) if self.stays(a) else x)
+
+    def activated(self, a: str, v: Any, x: Any) -> Any:
+        return jax.nn.relu(x + mlp(v["a"], x) if self.stays(a) else x)
+
+    def parallel(self, a: str, v: Any, x: Any) -> Any:
+        named = {"a": a, "b": second(a)}
+        terms = [mlp(v[key], norm(x)) for key, name in named.items() if self.stays(name)]
+        return x + sum(terms) if terms and self.stays(a + second(a)) else x
+
+    def scaled(self, a: str, v: Any, x: Any) -> Any:
+        return x + mlp(v["a"], x) * v["scale"][None] if self.stays(a) else x
+
+    def dropped(self, a: str, v: Any, x: Any) -> Any:
+        kept = jnp.arange(len(x))[:, None] != 1
+        return x + jnp.where(kept, mlp(v["a"], x) / 0.9, 0) if self.stays(a) else x
+
+    def shared(self, a: str, v: Any, x: Any) -> Any:
+        for name in (a, f"{a}#2"):
+            x = x + mlp(v["a"], norm(x)) if self.stays(name) else x
+        return x
+
+    def nested(self, a: str, v: Any, x: Any) -> Any:
+        h = x * v["scale"][None]
+        h = h + mlp(v["b"], h) if self.stays(second(a)) else h
+        return x + mlp(v["a"], h) if self.stays(a) else x
+
+    def scanned(self, a: str, v: Any, x: Any) -> Any:
+        if not self.kept:
+            return jax.lax.scan(lambda x, w: (self.pre(a, w, x), None), x, v)[0]
+        for i in range(STEPS):
+            here = {name: self.stays(name, i) for name in (a, second(a))}
+            x = Without(here).pre(a, jax.tree.map(lambda w, i=i: w[i], v), x)
+        return x
 
 
-def step(v: Any, x: Any, first: bool, second: bool) -> Any:
-    x = x + mlp(v["a"], norm(x)) if first else x
-    return x + mlp(v["b"], x) if second else x
+def second(a: str) -> str:
+    return a.replace("/a/", "/b/")
 
 
 def mlp(v: Any, x: Any) -> Any:
@@ -119,7 +128,7 @@ def norm(x: Any) -> Any:
 
 
 def drawn_keep(graph: jp.ChannelGraph, random: np.random.Generator) -> dict[str, np.ndarray]:
-    """Returns branches and channels that stay, both drawn; of the channels those of exact groups."""
+    """Returns branches and channels that stay, both drawn; channels only of exact groups."""
     keep = {name: random.random(item.shape) < 0.5 for name, item in jp.branches(graph).items()}
     for name, group in graph.groups.items():
         if group.inexact is None and random.random() < 0.5:

@@ -46,7 +46,10 @@ def check(forms: tuple[str, ...], seed: int) -> None:
         kept = {name: mask for name, mask in keep.items() if name in jp.branches(graph)}
         channels = {name: mask for name, mask in keep.items() if name not in kept}
         full, small = jp.mask(graph, variables, channels), jp.slice(graph, variables, keep)
-        gated = lambda v, x: jp.gated(fn, graph)(v, kept, x)
+
+        def gated(v, x):
+            return jp.gated(fn, graph)(v, kept, x)
+
         runs = {
             "gate": (gated, full),
             "narrow": (jp.narrow(fn, graph, keep), small),
