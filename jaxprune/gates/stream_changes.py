@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxprune.arguments.checks import check_callable
 from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting.branches import branches
 from jaxprune.program import jaxpr
@@ -29,6 +30,7 @@ def branch_changes(
       measure: a function of two arrays of one shape.
 
     Raises:
+      JaxpruneError: `measure` is not a function.
       TreeError: when the result is called, if the variables are not those of the graph.
 
     Example:
@@ -41,6 +43,7 @@ def branch_changes(
       >>> {name: float(value) for name, value in noted.items()}
       {'+down': 33.0}
     """
+    check_callable(measure, "measure", "measure=lambda before, after: jnp.mean(after - before).")
     retraced = evaluator.retracer(fn, graph)
     known = branches(graph)
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.arguments.checks import check_mapping, kind_of
+from jaxprune.arguments.checks import check_callable, check_mapping, kind_of
 from jaxprune.errors import ScoreError
 from jaxprune.gates.branch_gates import gate_places
 from jaxprune.gates.stream_changes import branch_changes
@@ -116,6 +116,7 @@ def removal_loss(graph: ChannelGraph, loss: Callable[[Any], Any]) -> dict[str, A
         the network on data, or its divergence from the whole network.
 
     Raises:
+      JaxpruneError: `loss` is not a function.
       ScoreError: the network has no branches.
 
     Example:
@@ -127,6 +128,7 @@ def removal_loss(graph: ChannelGraph, loss: Callable[[Any], Any]) -> dict[str, A
       >>> {name: float(score) for name, score in jp.scores.removal_loss(graph, loss).items()}
       {'+down': 8.0}
     """
+    check_callable(loss, "loss", "loss=lambda gates: the loss of jp.gated(fn, graph).")
     _check_some(graph)
     places = gate_places(graph)
     count = sum(map(np.size, places.values()))

@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from refused import core, networks, penalties, schedules, selection, slimming
+from refused import core, depth, networks, penalties, schedules, selection, slimming
 
 if find_spec("keras"):
     from refused import keras_models
@@ -15,4 +15,5 @@ ROWS = {
     **penalties.ROWS,
     **schedules.ROWS,
     **slimming.ROWS,
+    **depth.ROWS,
 }
