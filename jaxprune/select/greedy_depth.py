@@ -109,9 +109,13 @@ def _units(
     known: Mapping[str, Branch], together: Iterable[Iterable[str]]
 ) -> list[tuple[Decision, ...]]:
     """What goes as one, in the order of the network."""
-    sets = [
-        sorted(paths.require(list(entry), known, what="together pattern")) for entry in together
-    ]
+    entries = list(together) if isinstance(together, Iterable) else [together]
+    if bad := [entry for entry in entries if not isinstance(entry, Iterable) or not list(entry)]:
+        raise BudgetError(
+            f"together must be lists of branches, got {bad[0]!r}.\n"
+            "Fix: together=[['+layer_0/attn/*', '+layer_0/mlp/*']]."
+        )
+    sets = [sorted(paths.require(list(e), known, what="together pattern")) for e in entries]
     of = {name: members for members in sets for name in members}
     if len(of) < sum(map(len, sets)):
         raise BudgetError("a branch is in several entries of together.\nFix: name each once.")
