@@ -27,6 +27,7 @@ from jaxprune.groups.interior import interior
 from jaxprune.groups.kinds import Kind, kinds, of_kind
 from jaxprune.inspecting import cost
 from jaxprune.inspecting.batch_norms import batch_norms, scale_mask
+from jaxprune.inspecting.branches import Branch, branches
 from jaxprune.inspecting.cost import latency
 from jaxprune.inspecting.draw import draw
 from jaxprune.inspecting.explain import explain
@@ -49,6 +50,7 @@ from jaxprune.tracing.trace import trace
 __all__ = [
     "RULES",
     "Absolute",
+    "Branch",
     "ChannelGraph",
     "Group",
     "Kind",
@@ -59,6 +61,7 @@ __all__ = [
     "Slot",
     "Verification",
     "batch_norms",
+    "branches",
     "check_spec",
     "compare",
     "compose",

@@ -10,6 +10,7 @@ import numpy as np
 from jaxprune.arguments.checks import kind_of
 from jaxprune.errors import JaxpruneError
 from jaxprune.program import spaces as ax
+from jaxprune.program.jaxpr import Op
 from jaxprune.program.linen_calls import Call
 from jaxprune.program.reasons import Why
 from jaxprune.program.relate import Walk
@@ -110,11 +111,12 @@ class Contraction:
     """One contraction: repeats * coefficient * product of `spaces` multiply-accumulates.
 
     Its output has `itemsize` bytes for each index of `output`; `kernels` are the variables that
-    enter it.
+    enter it. `op` is the operation itself.
     """
 
     name: str
     place: str
+    op: Op = field(repr=False)
     repeats: int
     coefficient: int
     spaces: tuple[Space, ...]

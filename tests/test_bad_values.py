@@ -20,6 +20,7 @@ DATA = (
         jp.Absolute,
         jp.Restored,
         jp.Pruned,
+        jp.Branch,
         jp.ChannelGraph,
         jp.Group,
         jp.Slot,

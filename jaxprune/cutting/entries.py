@@ -31,6 +31,12 @@ class Cut(NamedTuple):
         """Returns the cut of an array over `axes`."""
         return cls(tuple(indices), tuple(stacked_layers.layer_axis(axes, space) for space in axes))
 
+    @classmethod
+    def rows(cls, kept: np.ndarray, rank: int) -> "Cut":
+        """Returns the cut of an array of that rank to the rows that are kept."""
+        others = (None,) * (rank - 1)
+        return cls((np.flatnonzero(kept), *others), (None, *others))
+
     def parts(self) -> Iterator[tuple[int, np.ndarray, int | None]]:
         """Yields (axis, positions, layer axis) where something is taken."""
         for axis, (index, layer) in enumerate(zip(self.indices, self.layers, strict=True)):

@@ -10,9 +10,12 @@ import optax
 
 from jaxprune.arguments import paths
 from jaxprune.arguments.checks import kind_of
+from jaxprune.cutting import transforms
 from jaxprune.cutting.transforms import check_tree, sliced
 from jaxprune.errors import TreeError
 from jaxprune.graph import ChannelGraph, Variable
+from jaxprune.inspecting import without_branches
+from jaxprune.inspecting.without_branches import Without
 from jaxprune.keep.check import Keep, check_keep
 
 KeyPath = tuple[Any, ...]
@@ -41,7 +44,8 @@ def slice_opt_state(
     Args:
       graph: the channel graph of the network.
       opt_state: what `tx.init` and `tx.update` gave for the full network.
-      keep: {group: bool[n]}, concrete; groups that are absent stay whole.
+      keep: {group: bool[n]}, concrete; groups that are absent stay whole. With branches as in
+        `jp.slice`: what belongs to their variables goes too.
       tx: the optimizer, the same for both networks.
       params: the full tree, or its shapes, that `tx.init` was given: the variables, a part of
         them, or `variables["params"]`.
@@ -66,23 +70,27 @@ def slice_opt_state(
       >>> jax.tree.map(jnp.shape, small[0].trace)
       {'a': (2, 3), 'b': (3, 3)}
     """
-    check_keep(graph, keep)
+    parts = without_branches.split(graph, keep)
+    check_keep(graph, parts.channels)
+    gone = without_branches.without(graph, parts.branches) if parts.branches else None
     if not callable(getattr(tx, "init", None)) or isinstance(tx, type):
         raise TreeError(f"tx must be an optimizer, got {kind_of(tx)}.\nFix: tx=optax.adam(1e-3).")
     variables = _variables(graph, params)
     full = {own.path: own for own in variables.values()}
-    small = _cut(graph, full, jax.eval_shape(lambda tree: tree, params), keep)
+    small = _cut(graph, full, jax.eval_shape(lambda tree: tree, params), parts.channels)
+    small = _left(small, {path: own.path for path, own in full.items()}, gone, graph)
     expected = jax.eval_shape(tx.init, small)
-    _check_structure(opt_state, expected)
-    before, after = paths.flatten(opt_state)[0], paths.flatten(small)[0]
     owners = _owners(opt_state, variables)
+    named = {path: own.path for path, own in owners.items()}
+    _check_structure(_left(opt_state, named, gone, graph), expected)
+    before, after = paths.flatten(opt_state)[0], paths.flatten(small)[0]
     moments = {path: own for path, own in owners.items() if np.shape(before[path]) == own.shape}
     mixed = {
         path: own
         for path, own in owners.items()
-        if path not in moments and after[own.path].shape != own.shape
+        if path not in moments and (own.path not in after or after[own.path].shape != own.shape)
     }
-    found = _cut(graph, moments, opt_state, keep)
+    found = _left(_cut(graph, moments, opt_state, parts.channels), named, gone, graph)
     _check_leaves(found, expected, mixed)
     return found
 
@@ -120,6 +128,21 @@ def _cut(graph: ChannelGraph, owners: Mapping[str, Variable], tree: Any, keep: K
     view = replace(graph, variables={path: replace(own, path=path) for path, own in owners.items()})
     small = sliced(view, {path: leaves[path] for path in owners}, keep)
     return jax.tree.unflatten(treedef, (leaves | small).values())
+
+
+def _left(tree: Any, owners: Mapping[str, str], gone: Without | None, graph: ChannelGraph) -> Any:
+    """Returns a tree without the leaves, and their rows, whose variables go with branches."""
+    if gone is None:
+        return tree
+    known = graph.variables
+    whole = {path: own if own in known else f"params/{own}" for path, own in owners.items()}
+    return transforms.without(
+        tree,
+        gone._replace(
+            variables=frozenset(path for path, own in whole.items() if own in gone.variables),
+            rows={path: gone.rows[own] for path, own in whole.items() if own in gone.rows},
+        ),
+    )
 
 
 def _check_structure(opt_state: Any, expected: Any) -> None:

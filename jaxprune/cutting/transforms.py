@@ -11,9 +11,11 @@ import numpy as np
 
 from jaxprune.arguments import paths
 from jaxprune.arguments.checks import is_array, kind_of
-from jaxprune.cutting import entries
+from jaxprune.cutting import absent, entries
 from jaxprune.errors import TreeError
 from jaxprune.graph import ChannelGraph, Variable, check_graph
+from jaxprune.inspecting import without_branches
+from jaxprune.inspecting.without_branches import Without
 from jaxprune.keep.check import Keep, Widths, check_keep
 from jaxprune.keep.kept import Kept, touched
 from jaxprune.program import spaces as ax
@@ -63,8 +65,27 @@ def sliced(
     graph: ChannelGraph, variables: Any, keep: Keep, *, state: str | int | None = None
 ) -> Any:
     """Returns what `slice` does, without a word on variables that the traced call does not read."""
-    kept = Kept(check_keep(graph, keep))
-    return _take(arrays_of(graph, state), variables, {}, kept.indices, state)
+    parts = without_branches.split(graph, keep)
+    kept = Kept(check_keep(graph, parts.channels))
+    small = _take(arrays_of(graph, state), variables, {}, kept.indices, state)
+    if state is not None or all(map(np.all, parts.branches.values())):
+        return small
+    return without(small, without_branches.without(graph, parts.branches))
+
+
+def without(small: Any, gone: Without) -> Any:
+    """Returns a tree without the variables, and the rows of stacked ones, that go with branches."""
+    leaves, treedef = paths.flatten(small)
+    rows = {
+        path: kept
+        for path, kept in gone.rows.items()
+        if path in leaves and np.shape(leaves[path])[:1] == kept.shape
+    }
+    cuts = {path: entries.Cut.rows(kept, np.ndim(leaves[path])) for path, kept in rows.items()}
+    fewer = entries.take({path: leaves[path] for path in rows}, cuts)
+    return absent.without_leaves(
+        jax.tree.unflatten(treedef, (leaves | fewer).values()), gone.variables
+    )
 
 
 def arrays_of(graph: ChannelGraph, state: str | int | None) -> Arrays:
@@ -133,14 +154,15 @@ def unslice(
     Args:
       graph: the channel graph of the network.
       small: what `slice` gave for `keep`, or a tree that mirrors it.
-      keep: {group: bool[n]}, concrete.
+      keep: {group: bool[n]}, concrete; with branches as in `jp.slice`.
       into: a full tree that supplies the pruned entries; zeros where it is None.
       state: the name of the state that is given in the place of variables; as in `jp.slice`.
 
     Raises:
       KeepError, TreeError: before anything is changed.
     """
-    kept, known = Kept(check_keep(graph, keep)), arrays_of(graph, state)
+    parts = without_branches.split(graph, keep)
+    kept, known = Kept(check_keep(graph, parts.channels)), arrays_of(graph, state)
     full = None if into is None else paths.flatten(into)[0]
     if full is not None:
         _check_arrays(known, full, {}, state)
@@ -149,7 +171,13 @@ def unslice(
         base = None if full is None else full[variable.path]
         return _where([kept.mask(space) for space in variable.axes], leaf, variable, base)
 
-    return _map(known, _take(known, small, kept.counts, kept.places, state), {}, fill, state)
+    def widened(small: Any) -> Any:
+        return _map(known, _take(known, small, kept.counts, kept.places, state), {}, fill, state)
+
+    if state is not None or all(map(np.all, parts.branches.values())):
+        return widened(small)
+    gone = without_branches.without(graph, parts.branches)
+    return absent.with_leaves(graph, small, gone, full, into, widened)
 
 
 def _map(

@@ -10,6 +10,7 @@ import numpy as np
 from jaxprune.arguments import dtypes, paths
 from jaxprune.arguments.checks import check_mapping, check_names, kind_of
 from jaxprune.errors import GateError
+from jaxprune.gates.branch_gates import branch_sites, split_gates
 from jaxprune.gates.evaluation import Marked, evaluate
 from jaxprune.gates.sites import CLOSED, UNTAPPED, find_sites, read_once, refusals
 from jaxprune.graph import ChannelGraph, check_graph
@@ -48,6 +49,10 @@ def refused(graph: ChannelGraph) -> dict[str, str]:
 def gated(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., Any]:
     """Returns `fn` with gates: `gated(fn, graph)(variables, gates, *inputs)`.
 
+    The gate of a branch (`jp.branches`) is one number, or f32[steps] in a scan: it multiplies what
+    the branch adds to its stream, and with zero the sum is what `jp.narrow` leaves of it. A bool
+    chooses instead, so that what is not finite in a branch that is off does not spread.
+
     A gate multiplies channel c of a group at every contraction (`dot_general`, convolution) that
     sums over the group: where the channel leaves the layers that are pruned together, behind
     their normalization, activation and residual sums. Depthwise convolutions, the groups of a
@@ -83,12 +88,15 @@ def gated(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., Any]:
     retraced = evaluator.retracer(fn, graph)
 
     def run(variables: Any, gates: Gates, *inputs: Any, **keywords: Any) -> Any:
-        _check_gates(graph, gates)
+        own, channels = split_gates(graph, gates)
+        _check_gates(graph, channels)
         here = retraced(evaluator.full(graph, variables, {}), inputs, keywords)
-        evaluator.check_groups(graph, here, gates.keys())
+        evaluator.check_groups(graph, here, channels.keys())
         places = list(find_sites(here.walk))
-        _check(gates, refusals(here, places, CLOSED), "a gate")
-        marked = Marked((site.op, site) for site in places if site.groups & gates.keys())
+        _check(channels, refusals(here, places, CLOSED), "a gate")
+        sums = branch_sites(graph, here, own)
+        gated = [site for site in places if site.groups & channels.keys()]
+        marked = Marked((site.op, site) for site in (*gated, *sums))
 
         def scale(op: Op, args: list[Any], gates: Gates) -> list[Any]:
             for site in marked.at(op):
@@ -96,8 +104,10 @@ def gated(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., Any]:
             return args
 
         args = evaluator.operands(variables, inputs, keywords)
-        stacks = {name: here.groups[name].slots[0].atom.layers for name in gates}
-        return evaluate(here, marked, args, enter=scale, given=gates, stacks=stacks)[0]
+        stacks = {name: here.groups[name].slots[0].atom.layers for name in channels}
+        stacks |= {site.name: site.scan for site in sums}
+        given = {**channels, **own}
+        return evaluate(here, marked, args, enter=scale, given=given, stacks=stacks)[0]
 
     return run
 

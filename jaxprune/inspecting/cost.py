@@ -8,7 +8,7 @@ the pruned network gives.
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,9 +20,12 @@ from jaxprune.arguments.functions import check_inputs
 from jaxprune.arguments.numbers import check_count
 from jaxprune.errors import UncountedWarning
 from jaxprune.graph import Branches, ChannelGraph, Contraction, check_graph
+from jaxprune.inspecting import without_branches
+from jaxprune.inspecting.branches import branches
 from jaxprune.inspecting.cached import once
 from jaxprune.inspecting.parameters import each_contraction as each_contraction
 from jaxprune.inspecting.parameters import parameters
+from jaxprune.inspecting.without_branches import Without
 from jaxprune.keep import check
 from jaxprune.program import jaxpr
 from jaxprune.program import spaces as ax
@@ -34,6 +37,7 @@ __all__ = [
     "Latency",
     "Uncounted",
     "activation_bytes",
+    "branch_cost",
     "channel_cost",
     "each_contraction",
     "latency",
@@ -56,7 +60,8 @@ def macs(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int:
 
     Args:
       graph: what `jaxprune.trace` returned.
-      widths: {group: kept count}, or {group: bool[n]}; absent groups are whole.
+      widths: {group: kept count}, or {group: bool[n]}; absent groups are whole. {branch: False}
+        counts the network without a branch (`jp.branches`).
 
     >>> from jaxprune import trace
     >>> v = {"first": np.ones((2, 4)), "second": np.ones((4, 3))}
@@ -64,8 +69,8 @@ def macs(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int:
     >>> macs(graph), macs(graph, {"first": 1})
     (20, 5)
     """
-    at = check.widths(graph, widths)
-    return _total(_macs(graph), at)
+    at, gone = _split(graph, widths)
+    return _total(_macs(graph, gone), at)
 
 
 def activation_bytes(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int:
@@ -73,8 +78,8 @@ def activation_bytes(graph: ChannelGraph, widths: Mapping[str, Any] | None = Non
 
     Elementwise operations are left out: a compiler fuses them into their producers.
     """
-    at = check.widths(graph, widths)
-    return _total(_activation_bytes(graph), at)
+    at, gone = _split(graph, widths)
+    return _total(_activation_bytes(graph, gone), at)
 
 
 def params(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int:
@@ -83,8 +88,8 @@ def params(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int:
     They are the entries of what `inspecting.parameters.parameters` lists: all under `params`, or
     where there is no such collection all that the outputs are made of, but no state.
     """
-    at = check.widths(graph, widths)
-    return _total(_params(graph), at)
+    at, gone = _split(graph, widths)
+    return _total(_params(graph, gone), at)
 
 
 def weights(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int:
@@ -92,8 +97,8 @@ def weights(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int
 
     A kernel is a variable that enters a contraction, so biases and scales are left out.
     """
-    at = check.widths(graph, widths)
-    return _total(_weights(graph), at)
+    at, gone = _split(graph, widths)
+    return _total(_weights(graph, gone), at)
 
 
 def channel_cost(
@@ -115,6 +120,35 @@ def channel_cost(
         before, after = (at | {name: n} for n in (max(width, 2), max(width, 2) - 1))
         found[name] = cost(graph, before) - cost(graph, after)
     return found
+
+
+def branch_cost(graph: ChannelGraph, cost: Cost = macs) -> dict[str, int]:
+    """Returns {branch: what the network costs less without it alone}.
+
+    What several branches save does not add up where they share what stands before them; `cost` is
+    one of this module.
+
+    >>> from jaxprune import trace
+    >>> v = {"up": np.ones((4, 8)), "down": np.ones((8, 4)), "head": np.ones((4, 2))}
+    >>> fn = lambda v, x: (x + x @ v["up"] @ v["down"]) @ v["head"]
+    >>> branch_cost(trace(fn, v, np.ones((1, 4)))), macs(trace(fn, v, np.ones((1, 4))))
+    ({'+down': 64}, 72)
+    """
+    check_callable(cost, "cost", "cost=jp.cost.macs.")
+    known, at = branches(graph), check.widths(graph)
+    plain = all(isinstance(item, Contraction) for item in graph.contractions)
+    if cost is params:
+        each = dict(zip(parameters(graph), _params(graph), strict=True))
+        parts = {name: branch.variables for name, branch in known.items()}
+    elif cost in (macs, activation_bytes) and plain:  # of a `cond` the dearest branch counts
+        ops = [item.op for item in each_contraction(graph.contractions)]
+        each = dict(zip(ops, _TERMS[cost](graph), strict=True))
+        parts = {name: without_branches.alone(branch) for name, branch in known.items()}
+    else:
+        whole = cost(graph, None)
+        return {name: whole - cost(graph, {name: False}) for name in known}
+    sizes = {key: _total([term], at) for key, term in each.items()}
+    return {name: sum(sizes.get(key, 0) for key in keys) for name, keys in parts.items()}
 
 
 class Uncounted(NamedTuple):
@@ -229,27 +263,48 @@ class _Dearest(NamedTuple):
 _Terms = Iterable[_Product | _Dearest]
 
 
-def _macs(graph: ChannelGraph) -> _Terms:
+def _split(
+    graph: ChannelGraph, widths: Mapping[str, Any] | None
+) -> tuple[dict[str, int], Without | None]:
+    """Returns the widths of the groups, and what goes with branches, if any are named."""
+    named = isinstance(widths, Mapping) and any(map(check.is_branch, widths))
+    if not named or widths is None:
+        return check.widths(graph, widths), None
+    parts = without_branches.split(graph, widths)
+    gone = without_branches.without(graph, parts.branches)
+    return check.widths(graph, parts.channels), gone
+
+
+def _macs(graph: ChannelGraph, gone: Without | None = None) -> _Terms:
     def term(item: Contraction) -> _Product:
-        return _Product(item.repeats * item.coefficient, item.spaces)
+        return _Product(without_branches.repeats(item, gone) * item.coefficient, item.spaces)
 
     return _each(graph.contractions, term)
 
 
-def _activation_bytes(graph: ChannelGraph) -> _Terms:
+def _activation_bytes(graph: ChannelGraph, gone: Without | None = None) -> _Terms:
     def term(item: Contraction) -> _Product:
-        return _Product(item.repeats * item.itemsize, item.output)
+        return _Product(without_branches.repeats(item, gone) * item.itemsize, item.output)
 
     return _each(graph.contractions, term)
 
 
-def _params(graph: ChannelGraph) -> _Terms:
-    return [_Product(1, graph.variables[path].axes) for path in parameters(graph)]
+def _params(graph: ChannelGraph, gone: Without | None = None) -> _Terms:
+    return [term for path in parameters(graph) for term in _entries(graph, path, gone)]
 
 
-def _weights(graph: ChannelGraph) -> _Terms:
+def _weights(graph: ChannelGraph, gone: Without | None = None) -> _Terms:
     kernels = {path for term in each_contraction(graph.contractions) for path in term.kernels}
-    return [_Product(1, graph.variables[path].axes) for path in kernels]
+    return [term for path in kernels for term in _entries(graph, path, gone)]
+
+
+def _entries(graph: ChannelGraph, path: str, gone: Without | None) -> Iterator[_Product]:
+    """The entries of a variable that stay: all, those of some rows of a stacked one, or none."""
+    axes = graph.variables[path].axes
+    if gone is None or (path not in gone.variables and path not in gone.rows):
+        yield _Product(1, axes)
+    elif path in gone.rows:
+        yield _Product(int(np.count_nonzero(gone.rows[path])), axes[1:])
 
 
 def _each(
@@ -273,7 +328,7 @@ def _numbers(atom: Any, source: Any) -> bool:
     return jnp.issubdtype(dtype, jnp.integer) and bool(source)
 
 
-_TERMS: Mapping[Cost, Callable[[ChannelGraph], _Terms]] = {
+_TERMS: Mapping[Cost, Callable[..., _Terms]] = {
     macs: _macs,
     activation_bytes: _activation_bytes,
     params: _params,

@@ -9,8 +9,10 @@ from jaxprune.graph import ChannelGraph, Group, Slot, Variable, check_graph
 from jaxprune.groups import dataflow
 from jaxprune.groups.dataflow import Node
 from jaxprune.groups.kinds import kinds
+from jaxprune.inspecting import explain_branches
 from jaxprune.inspecting.tables import channel_costs, headline, table
 from jaxprune.inspecting.why_frozen import Explained, explained
+from jaxprune.keep.check import BRANCH
 from jaxprune.program import spaces as ax
 from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Op
@@ -27,7 +29,9 @@ def explain(graph: ChannelGraph, path: str | None = None) -> str:
     Args:
       graph: what `jaxprune.trace` returned.
       path: a variable, a group, a module with all below it, or a pattern over them; a leading
-        `params/` may be left out. None explains every group and sums up what is frozen.
+        `params/` may be left out. A branch (`jp.branches`), or a pattern over them that starts with
+        "+"; "+" alone explains all, and why other sums have none. None explains every group and
+        sums up what is frozen.
 
     Raises:
       PatternError: `path` matches no variable and no group.
@@ -38,6 +42,8 @@ def explain(graph: ChannelGraph, path: str | None = None) -> str:
         return "\n\n".join([*blocks, *_frozen(graph)])
     if not isinstance(path, str):
         raise PatternError(f"path must be a string, got {path!r}.\nFix: print(graph) lists names.")
+    if path.startswith(BRANCH):
+        return explain_branches.explained(graph, path)
     short = {name: name.removeprefix("params/") for name in graph.variables}
     names = dict.fromkeys([*graph.groups, *short.values(), *short])
     below = {name for name in names if name.startswith(f"{path.rstrip('/')}/")}

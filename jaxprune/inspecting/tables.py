@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from jaxprune.graph import ChannelGraph
 from jaxprune.groups.kinds import kinds
 from jaxprune.inspecting import cost, unread_variables
+from jaxprune.inspecting.branches import branches
 
 
 def graph_table(graph: ChannelGraph) -> str:
@@ -34,7 +35,28 @@ def graph_table(graph: ChannelGraph) -> str:
     frozen += uncounted_lines(cost.uncounted(graph))
     note = "MACs and params are those of one channel; jaxprune.explain(graph) says more."
     frozen += [unread_variables.line(graph)] if graph.unread else []
-    return "\n".join([headline(graph), *ruled(lines, after=(0, len(rows))), *frozen, note])
+    drawn = [*ruled(lines, after=(0, len(rows))), *branch_table(graph)]
+    return "\n".join([headline(graph), *drawn, *frozen, note])
+
+
+def branch_table(graph: ChannelGraph) -> list[str]:
+    """Returns one line per branch of a residual sum, none where there are no such."""
+    found = branches(graph)
+    per_macs, per_params = cost.branch_cost(graph), cost.branch_cost(graph, cost.params)
+    head = ("branch", "steps", "variables", "MACs", "params")
+    rows = [
+        (
+            name,
+            "" if branch.steps is None else f"{branch.steps}",
+            f"{len(branch.variables)}",
+            f"{per_macs[name]:,}",
+            f"{per_params[name]:,}",
+        )
+        for name, branch in found.items()
+    ]
+    if not rows:
+        return []
+    return list(ruled(table([head, *rows], numbers={1, 2, 3, 4}), after=(0, len(rows))))
 
 
 def headline(graph: ChannelGraph) -> str:

@@ -20,9 +20,16 @@ from jaxprune.graph import ChannelGraph, Group, check_graph
 from jaxprune.program import spaces as ax
 
 Keep = Mapping[str, Any]
+BRANCH = "+"
+"""What the name of every branch (`jp.branches`) starts with, unlike that of a group."""
 Widths = Mapping[str, int]
 _KEEP = "{group: bool[n]}, a bool for each channel that says whether it stays"
 _SELECT = "Fix: select with jp.select, or compare the scores with a threshold."
+
+
+def is_branch(name: Any) -> bool:
+    """True of the name of a branch."""
+    return isinstance(name, str) and name.startswith(BRANCH)
 
 
 def check_keep(graph: ChannelGraph, keep: Keep, *, traced: bool = False) -> dict[str, Any]:
@@ -236,6 +243,13 @@ def _without_input(graph: ChannelGraph, masks: Mapping[str, Any]) -> Iterator[st
 
 
 def _unknown(graph: ChannelGraph, name: Any, what: str) -> str:
+    if is_branch(name):
+        return (
+            f"{what} branch {name!r}, and branches are not pruned here. Fix: jp.slice, "
+            "jp.unslice, jp.slice_opt_state, jp.narrow, jp.compose and the costs take a keep with "
+            "branches; for the rest of the library trace the network without them, "
+            "jp.trace(jp.narrow(fn, graph, keep), small, x)."
+        )
     return (
         f"{what} group {name!r}, which the graph does not have; near: "
         f"{near(name, graph.groups) or list(graph.groups)[:5]}. Fix: list the groups with "

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from jaxprune.arguments.checks import kind_of
 from jaxprune.errors import KeepError
-from jaxprune.keep.check import Keep, check_masks
+from jaxprune.keep.check import Keep, check_masks, is_branch
 
 
 def compose(first: Keep, second: Keep) -> dict[str, np.ndarray]:
@@ -24,7 +25,7 @@ def compose(first: Keep, second: Keep) -> dict[str, np.ndarray]:
 
     Returns:
       {group: bool[n]} of every group that either names; bool[layers, n] where one of the two has
-      a mask for each layer.
+      a mask for each layer. Branches (`jp.branches`) that the first takes out stay out.
 
     Raises:
       KeepError: a mask is not a vector of bools, is empty, or is not as long as `first` keeps
@@ -36,7 +37,9 @@ def compose(first: Keep, second: Keep) -> dict[str, np.ndarray]:
       >>> compose(first, second)
       {'Dense_0/kernel': array([False, False,  True,  True])}
     """
-    keep, again = check_masks({"first keep": first, "second keep": second})
+    channels = [{n: v for n, v in keep.items() if not is_branch(n)} for keep in (first, second)]
+    keep, again = check_masks({"first keep": channels[0], "second keep": channels[1]})
+    branches = _branches(first, second)
     keep = {name: kept.copy() for name, kept in keep.items()}
     failures = [
         f"second keep for group {name!r} has shape {again[name].shape}, the first keeps "
@@ -55,7 +58,34 @@ def compose(first: Keep, second: Keep) -> dict[str, np.ndarray]:
             keep[name] = whole
         else:
             keep[name] = kept.copy()
-    return keep
+    return keep | branches
+
+
+def _branches(first: Keep, second: Keep) -> dict[str, np.ndarray]:
+    """Joins what two keeps say of branches.
+
+    Raises:
+      KeepError: the second names kernels of which the first took a branch out: they may have
+        another number now.
+    """
+    before, after = ({n: v for n, v in keep.items() if is_branch(n)} for keep in (first, second))
+    values = {**before, **after}
+    failures = [
+        f"keep for branch {name!r} is {kind_of(value)}, not bool or bool[steps]. Fix: False takes "
+        "it out."
+        for name, value in values.items()
+        if np.asarray(value).dtype != np.bool_ or np.ndim(value) > 1
+    ]
+    cut = {name.split("#")[0] for name, value in before.items() if not np.all(value)}
+    failures += [
+        f"second keep names branch {name!r}, of whose kernels the first keep took a branch out, so "
+        "that it is not known which one is meant. Fix: choose both on the graph of the original."
+        for name in after
+        if name.split("#")[0] in cut
+    ]
+    if failures:
+        raise KeepError("\n".join(failures))
+    return {name: np.array(value, bool) for name, value in values.items()}
 
 
 def _follows(first: np.ndarray, second: np.ndarray) -> bool:

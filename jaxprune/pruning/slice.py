@@ -8,7 +8,7 @@ from jaxprune.arguments.checks import kind_of
 from jaxprune.cutting.transforms import sliced
 from jaxprune.errors import JaxpruneError
 from jaxprune.graph import ChannelGraph
-from jaxprune.inspecting import unread_variables
+from jaxprune.inspecting import unread_variables, without_branches
 from jaxprune.keep.check import Keep
 from jaxprune.pruning import rescale as rescaling
 
@@ -27,10 +27,15 @@ def slice(
     under their own shardings; `jax.ShapeDtypeStruct`s give `jax.ShapeDtypeStruct`s. Differentiable
     in `variables`.
 
+    The variables of a branch that goes are absent: a dict loses their keys, and elsewhere, in a
+    list or a state of modules, None stands in their place, which JAX does not count as a leaf.
+    Where only some steps of a scan lose a branch, its stacked variables lose these rows.
+
     Args:
       graph: the channel graph of the network.
       variables: the variables, or any tree that mirrors them or a part of them.
-      keep: {group: bool[n]}, concrete; groups that are absent stay whole.
+      keep: {group: bool[n]}, concrete; groups that are absent stay whole. {branch: False} takes a
+        branch out (`jp.branches`), bool[steps] those of some steps of a scan.
       rescale: multiply weights such that the resized network equals the masked one also where it
         divides by a width (the root of the head size, a mean over channels). Give the resized
         network `lambda v, x: model2.apply(v, x)` where True does not find it. Not for `narrow`,
@@ -57,7 +62,8 @@ def slice(
         raise JaxpruneError("rescale is of variables, not of state.\nFix: leave rescale out.")
     small = sliced(graph, variables, keep, state=state)
     if graph.unread and state is None:
-        unread_variables.warn(graph, keep, "jp.slice", paths.flatten(variables)[0])
+        channels = without_branches.split(graph, keep).channels
+        unread_variables.warn(graph, channels, "jp.slice", paths.flatten(variables)[0])
     if rescale is False:
         return small
     return rescaling.rescale(graph, small, keep, resized)

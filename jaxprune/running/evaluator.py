@@ -77,21 +77,33 @@ def run(walk: Walk, args: Sequence[Any], apply: Apply, cut: Cut = whole) -> tupl
     return evaluation.run(walk, args), evaluation.noted
 
 
-def full(graph: ChannelGraph, variables: Any, counts: Mapping[str, int]) -> Any:
+def full(
+    graph: ChannelGraph,
+    variables: Any,
+    counts: Mapping[str, int],
+    gone: Collection[str] = (),
+) -> Any:
     """Returns what `variables` are to JAX at their full shapes: dtypes, weak types, shardings.
+
+    Those that are `gone` are as they were traced.
 
     Raises:
       TreeError: they are not all of the graph's variables in their shapes at `counts`.
     """
     leaves, treedef = paths.flatten(variables)
     check_tree(graph, leaves, counts)
-    if missing := [path for path in graph.variables if path not in leaves]:
-        tree = "jp.slice's tree" if counts else "the variables that were traced"
+    absent = [path for path in graph.variables if path not in leaves]
+    if missing := [path for path in absent if path not in gone]:
+        tree = "jp.slice's tree" if counts or gone else "the variables that were traced"
         raise TreeError(f"variables {missing} are missing.\nFix: pass all of {tree}.")
-    shapes = [
-        jax.typeof(leaf).update(shape=graph.variables[path].shape) for path, leaf in leaves.items()
-    ]
-    return jax.tree.unflatten(treedef, shapes)
+    shapes = {
+        path: jax.typeof(leaf).update(shape=graph.variables[path].shape)
+        for path, leaf in leaves.items()
+    }
+    if not absent:
+        return jax.tree.unflatten(treedef, shapes.values())
+    whole = [shapes.get(path, v.struct(v.shape)) for path, v in graph.variables.items()]
+    return jax.tree.unflatten(graph.treedef, whole)
 
 
 def full_state(
@@ -199,9 +211,12 @@ def _remat(run: Run, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
 
 
 def scan(
-    runner: Callable[[Any], Run], op: Op, args: list[Any], each: Any
+    runner: Callable[[Any], Run], op: Op, args: list[Any], each: Any, length: int | None = None
 ) -> tuple[list[Any], Noted]:
-    """Evaluates a scan, every step by `runner(each[step])`; `each` is a tree of stacked arrays."""
+    """Evaluates a scan, every step by `runner(each[step])`; `each` is a tree of stacked arrays.
+
+    It has the steps of the operation, or `length` others.
+    """
     n, m = steps(op)
     consts = args[:n]
 
@@ -211,6 +226,7 @@ def scan(
         return outs[:m], (outs[m:], noted)
 
     options = {key: op.params[key] for key in ("length", "reverse", "unroll")}
+    options |= {} if length is None else {"length": length, "unroll": 1}
     carry, (ys, noted) = lax.scan(body, args[n : n + m], (args[n + m :], each), **options)
     return [*carry, *ys], noted
 

@@ -19,6 +19,8 @@ from jaxprune.cutting import entries
 from jaxprune.cutting.entries import Cut
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
+from jaxprune.inspecting import without_branches
+from jaxprune.inspecting.without_branches import Without
 from jaxprune.keep.check import Keep, check_keep
 from jaxprune.keep.kept import Kept
 from jaxprune.program import jaxpr, stacked_layers, stream_readers
@@ -31,7 +33,8 @@ from jaxprune.program.rules import random
 from jaxprune.program.spaces import Space
 from jaxprune.program.stacked_layers import Stack
 from jaxprune.program.traits import Form, Trait
-from jaxprune.running import evaluator
+from jaxprune.running import depth, evaluator
+from jaxprune.running.depth import WHOLE, Part
 from jaxprune.running.evaluator import Noted
 
 Find = Callable[[Space], np.ndarray | None]
@@ -52,22 +55,30 @@ def narrow(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Callable[
       fn: the function that was traced, for example
         `lambda v, x: model.apply(v, x, train=False)`; any variant that takes the same variables.
       graph: the channel graph.
-      keep: {group: bool[n]}, concrete; groups that are absent stay whole.
+      keep: {group: bool[n]}, concrete; groups that are absent stay whole. {branch: False} takes a
+        branch out (`jp.branches`), bool[steps] those of some steps of a scan: what only they had
+        use for is not run, and its variables are absent.
 
     Raises:
       KeepError: now. TreeError, ResizeError: when the result is called, if the variables are not
         those that `slice` gives, or `fn` ties pruned channels that the graph does not.
     """
-    check_keep(graph, keep)
+    parts = without_branches.split(graph, keep)
+    channels = check_keep(graph, parts.channels)
+    gone = without_branches.without(graph, parts.branches)
     retraced = evaluator.retracer(fn, graph)
 
     def run(variables: Any, *inputs: Any, **keywords: Any) -> Any:
-        kept = Kept(keep)
-        full = evaluator.full(graph, variables, kept.counts)
+        kept = Kept(channels)
+        whole = depth.with_all_rows(variables, gone)
+        full = evaluator.full(graph, whole, kept.counts, gone.variables)
         here = retraced(full, *evaluator.full_state(graph, inputs, keywords, kept.counts))
-        evaluator.check_groups(graph, here, keep)
+        evaluator.check_groups(graph, here, channels)
         _check_layers(here, kept)
-        return evaluate(here, kept, variables, inputs, keywords)
+        if not any(mask.any() for mask in without_branches.gone_of(graph, parts.branches).values()):
+            return evaluate(here, kept, variables, inputs, keywords)
+        cut = depth.of_now(graph, here, parts.branches, gone)
+        return evaluate(here, kept, whole, inputs, keywords, without=cut)
 
     return run
 
@@ -79,14 +90,20 @@ def evaluate(
     inputs: Sequence[Any],
     keywords: Mapping[str, Any],
     constants: Constants = MappingProxyType({}),
+    without: Without | None = None,
 ) -> Any:
     """Returns the outputs of a graph traced at these inputs, for sliced variables.
 
-    `constants` are other values for some of those that the program reads.
+    `constants` are other values for some of those that the program reads. What is evaluated is
+    `without` some branches, and has no outputs that update their variables.
     """
-    args = evaluator.operands(variables, inputs, keywords)
-    outs = Evaluator(here, kept, constants=constants).run(here.walk, args)
-    return jax.tree.unflatten(jax.tree.structure(here.output), outs)
+    if without is None:
+        args = evaluator.operands(variables, inputs, keywords)
+        outs = Evaluator(here, kept, constants=constants).run(here.walk, args)
+        return jax.tree.unflatten(jax.tree.structure(here.output), outs)
+    args = depth.operands(here, variables, inputs, keywords)
+    outs = Evaluator(here, kept, part=Part.of(without.live, here.walk)).run(here.walk, args)
+    return depth.outputs(here, outs, without)
 
 
 def _check_layers(here: ChannelGraph, kept: Kept) -> None:
@@ -114,15 +131,18 @@ class Evaluator:
         kept: Kept,
         steps: Steps = MappingProxyType({}),
         constants: Constants = MappingProxyType({}),
+        part: Part = WHOLE,
     ):
         self.graph = graph
         self.kept = kept
         self.steps = steps
         self.constants = constants
+        self.part = part
 
-    def at(self, steps: Steps) -> "Evaluator":
-        """The evaluator inside of a step."""
-        return Evaluator(self.graph, self.kept, {**self.steps, **steps}, self.constants)
+    def at(self, steps: Steps, part: Part | None = None) -> "Evaluator":
+        """The evaluator inside of a step, of which a part is evaluated."""
+        here = {**self.steps, **steps}
+        return Evaluator(self.graph, self.kept, here, self.constants, part or self.part)
 
     def again(self, steps: Sequence[Any]) -> "Evaluator":
         """The evaluator at other layers of the same stacks."""
@@ -158,7 +178,11 @@ class Evaluator:
         return jnp.asarray(index)[self.steps[stack]]
 
     def apply(self, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
-        """Returns the results of one operation; nothing is noted."""
+        """Returns the results of one operation, None where nothing needs it; nothing is noted."""
+        if op in self.part.idle:
+            return [None] * len(op.eqn.outvars), {}
+        if op in self.part.cuts:
+            return [args[1 - self.part.cuts[op]]], {}
         if self.constants:
             args = [self._other(op, i, x) for i, x in enumerate(args)]
         if op.form is Form.SCAN:
@@ -183,7 +207,11 @@ class Evaluator:
             stacked_layers.stack(axes[0]) for axes in op.ins[before:]
         )
         each = jnp.arange(op.params["length"]) if over else ()
-        return evaluator.scan(lambda n: self.at(dict.fromkeys(over, n))._run, op, args, each)
+
+        def runner(part: Part) -> Callable[[Any], evaluator.Run]:
+            return lambda n: self.at(dict.fromkeys(over, n), part)._run
+
+        return depth.scan(self.part, runner, op, args, each)
 
     def _layered(self) -> set[Stack]:
         """The stacks whose layers keep channels of their own."""

@@ -29,6 +29,7 @@ in one pass, or as gradients of your own step.
 
 from jaxprune.scores.activations import activation_norm, apoz, entropy, mean_activation, wanda
 from jaxprune.scores.bn import bn_scale
+from jaxprune.scores.branches import block_influence, removal_loss, taylor_branch
 from jaxprune.scores.energy import channel_energy
 from jaxprune.scores.first_order import (
     taylor,
@@ -72,6 +73,7 @@ from jaxprune.scores.uninformed import random
 __all__ = [
     "activation_norm",
     "apoz",
+    "block_influence",
     "bn_scale",
     "channel_energy",
     "composite",
@@ -99,6 +101,7 @@ __all__ = [
     "quotas",
     "random",
     "redundancy",
+    "removal_loss",
     "sentinel",
     "snip",
     "standard",
@@ -106,6 +109,7 @@ __all__ = [
     "taylor",
     "taylor_activation",
     "taylor_bn",
+    "taylor_branch",
     "taylor_gate",
     "taylor_members",
     "taylor_second_order",

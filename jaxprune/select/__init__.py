@@ -3,6 +3,7 @@
 from jaxprune.arguments.old_names import renamed as _renamed
 from jaxprune.groups.constraints import Constraints
 from jaxprune.groups.scored import Scores
+from jaxprune.select.greedy_depth import depth
 from jaxprune.select.priced import cost_regularized
 from jaxprune.select.quota import members, of_remaining
 from jaxprune.select.selectors import budget, global_ratio, per_group, threshold
@@ -14,6 +15,7 @@ __all__ = [
     "Ties",
     "budget",
     "cost_regularized",
+    "depth",
     "exact_count",
     "global_ratio",
     "lua_author",

@@ -270,6 +270,7 @@ def _contraction(found: Recorded, names: Sequence[str]) -> Contraction | Branche
     return Contraction(
         name=found.op.name,
         place=found.op.place,
+        op=found.op,
         repeats=found.repeats,
         coefficient=found.coefficient,
         spaces=tuple(map(ax.resolve, found.spaces)),

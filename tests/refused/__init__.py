@@ -4,6 +4,7 @@ from importlib.util import find_spec
 
 from refused import (
     core,
+    depth,
     measured,
     networks,
     penalties,
@@ -26,4 +27,5 @@ ROWS = {
     **recovered.ROWS,
     **schedules.ROWS,
     **slimming.ROWS,
+    **depth.ROWS,
 }

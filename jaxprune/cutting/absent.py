@@ -1,0 +1,98 @@
+"""Trees without some of their leaves: absent from dicts, None in other containers."""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.core import FrozenDict
+
+from jaxprune.arguments import paths
+from jaxprune.errors import TreeError
+from jaxprune.graph import ChannelGraph
+from jaxprune.inspecting.without_branches import Without
+
+
+class _Absent:
+    """Stands in the place of a leaf that goes."""
+
+
+_ABSENT = _Absent()
+
+
+def without_leaves(tree: Any, gone: Collection[Any]) -> Any:
+    """Returns a tree without the leaves of the paths, or at the places, that are `gone`.
+
+    A dict loses their keys, and a dict that is empty then goes too. Elsewhere, in lists and states
+    of modules, they become None, which JAX does not count as a leaf: what is left keeps its path.
+    """
+    leaves, treedef = paths.flatten(tree)
+    marked = [
+        _ABSENT if path in gone or place in gone else leaf
+        for place, (path, leaf) in enumerate(leaves.items())
+    ]
+    found = _cleared(jax.tree.unflatten(treedef, marked))
+    return None if found is _ABSENT else found
+
+
+def _cleared(node: Any) -> Any:
+    if node is _ABSENT:
+        return node
+    if type(node) in (dict, FrozenDict):
+        items = {key: _cleared(value) for key, value in node.items()}
+        left = {key: value for key, value in items.items() if value is not _ABSENT}
+        return _ABSENT if items and not left else type(node)(left)
+    if jax.tree_util.all_leaves([node]):
+        return node
+    return jax.tree.map(_or_none, node, is_leaf=lambda child: child is not node)
+
+
+def _or_none(child: Any) -> Any:
+    found = _cleared(child)
+    return None if found is _ABSENT else found
+
+
+def with_leaves(
+    graph: ChannelGraph,
+    small: Any,
+    gone: Without,
+    full: Mapping[str, Any] | None,
+    into: Any,
+    widened: Callable[[Any], Any],
+) -> Any:
+    """Returns the tree of `into` with the leaves of a tree that lacks those that are `gone`.
+
+    What is absent is that of `full`, the leaves of `into`, or zero. `widened` gives a tree its
+    pruned channels back.
+
+    Raises:
+      TreeError: without `into`, `small` is a part of the tree of the graph.
+    """
+    leaves = paths.flatten(small)[0]
+    if full is None and (missing := graph.variables.keys() - leaves.keys() - gone.variables):
+        raise TreeError(
+            f"the tree lacks {sorted(missing)[:5]}, which do not go with a branch, so that its "
+            "full form is not known.\nFix: unslice(..., into=the full tree)."
+        )
+    rows = {path: kept for path, kept in gone.rows.items() if path in leaves}
+    wide = widened(leaves | {path: with_rows(leaves[path], kept) for path, kept in rows.items()})
+    if full is not None:
+        for path, kept in rows.items():
+            there = np.reshape(kept, (-1, *[1] * (np.ndim(wide[path]) - 1)))
+            wide[path] = jnp.where(there, wide[path], full[path])
+        filled = [wide.get(path, leaf) for path, leaf in full.items()]
+        return jax.tree.unflatten(jax.tree.structure(into), filled)
+    whole = [
+        wide[path] if path in wide else np.zeros(variable.shape, variable.dtype)
+        for path, variable in graph.variables.items()
+    ]
+    return jax.tree.unflatten(graph.treedef, whole)
+
+
+def with_rows(leaf: Any, kept: np.ndarray) -> Any:
+    """Returns an array with zeros for the rows that are not kept, or as it is if it has all."""
+    if np.shape(leaf)[:1] != (np.count_nonzero(kept),):
+        return leaf
+    zeros = jnp.zeros((len(kept), *np.shape(leaf)[1:]), leaf.dtype)
+    return zeros.at[np.flatnonzero(kept)].set(leaf)

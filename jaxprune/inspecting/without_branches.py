@@ -1,0 +1,206 @@
+"""What goes with branches: operations, variables, and rows of stacked variables."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.core import Tracer
+
+from jaxprune.arguments.checks import check_mapping, kind_of
+from jaxprune.arguments.paths import near
+from jaxprune.errors import KeepError
+from jaxprune.graph import ChannelGraph, Contraction, check_graph
+from jaxprune.inspecting.branches import Branch, branches, results
+from jaxprune.keep.check import is_branch
+from jaxprune.program import jaxpr
+from jaxprune.program.flat_program import INLINED
+from jaxprune.program.interpret import every_op, steps
+from jaxprune.program.jaxpr import Op
+from jaxprune.program.liveness import Cuts, Live, tainted
+from jaxprune.program.relate import Walk
+from jaxprune.program.traits import Trait
+
+Keep = Mapping[str, Any]
+
+
+class Kept(NamedTuple):
+    """A keep in two parts: that of channels, and {branch: np.bool_ or bool[steps]}."""
+
+    channels: dict[str, Any]
+    branches: dict[str, np.ndarray]
+
+
+class Without(NamedTuple):
+    """A program without some of its branches.
+
+    live: what is left of it. idle: the operations that go.
+    variables: the paths of the variables that go. rows: {path: bool[steps]}, which rows stay of
+    stacked variables of which some go. outputs: places of the outputs that go with their variables.
+    """
+
+    live: Live
+    idle: frozenset[Op]
+    variables: frozenset[str]
+    rows: Mapping[str, np.ndarray]
+    outputs: frozenset[int]
+
+
+def split(graph: ChannelGraph, keep: Keep) -> Kept:
+    """Returns the keep of channels, unchecked, and that of branches.
+
+    Raises:
+      KeepError: a name that starts with "+" is not that of a branch, or its value is not a bool,
+        or of a scan's branch one for each step; every failure is listed.
+    """
+    check_graph(graph)
+    given = check_mapping(keep, "keep", "{group: bool[n], branch: bool}", KeepError)
+    named = {n: v for n, v in given.items() if is_branch(n)}
+    channels = {name: value for name, value in given.items() if name not in named}
+    if not named:
+        return Kept(channels, {})
+    known = branches(graph)
+    found, failures = {}, []
+    for name, value in named.items():
+        if name not in known:
+            some = near(name, known) or list(known)[:5]
+            failures.append(
+                f"keep names branch {name!r}, which the graph does not have; near: {some}. Fix: "
+                "list the branches with jp.branches(graph)."
+            )
+            continue
+        mask = None if isinstance(value, Tracer) else np.asarray(value)
+        shapes = {(), known[name].shape}
+        if mask is None or mask.dtype != np.bool_ or mask.shape not in shapes:
+            wanted = "a bool" if not known[name].shape else f"a bool or bool[{known[name].steps}]"
+            what = kind_of(value) if mask is None or mask.dtype != np.bool_ else f"bool{mask.shape}"
+            failures.append(
+                f"keep for branch {name!r} is {what}, not {wanted}. Fix: {{{name!r}: False}} takes "
+                "it out."
+            )
+            continue
+        found[name] = np.broadcast_to(mask, known[name].shape)
+    if failures:
+        raise KeepError("\n".join(failures))
+    return Kept(channels, found)
+
+
+def gone_of(graph: ChannelGraph, kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns {branch: which of its steps go}; of whose terms all go, goes too."""
+    known = branches(graph)
+    gone = {name: ~np.asarray(mask) for name, mask in kept.items()}
+    for name in known:  # a term stands before the branch that it is a term of
+        pair = [n for n, other in known.items() if other.op is known[name].op]
+        within = known[name].within
+        if within is not None and len(pair) == 2:
+            none = np.zeros(known[name].shape, bool)
+            both = gone.get(pair[0], none) & gone.get(pair[1], none)
+            gone[within] = gone.get(within, none) | both
+    return {name: mask for name, mask in gone.items() if mask.any()}
+
+
+def without(graph: ChannelGraph, kept: Mapping[str, np.ndarray]) -> Without:
+    """Returns the program of a graph without the branches that `kept` does not keep.
+
+    Raises:
+      KeepError: only some steps of a scan would update their rows of a stacked variable.
+    """
+    known = branches(graph)
+    cuts: dict[Op, dict[int, Any]] = {}
+    for name, mask in gone_of(graph, kept).items():
+        branch = known[name]
+        cuts.setdefault(branch.op, {})[branch.side] = bool(mask) if mask.ndim == 0 else mask
+    return _without(graph, cuts)
+
+
+def alone(branch: Branch) -> frozenset[Op]:
+    """Returns the contractions that are there for one branch alone, and what is inside of them."""
+    inner = (op for layer in branch.layers for walk in layer.inner for op in every_op(walk))
+    return frozenset((*branch.layers, *inner))
+
+
+def repeats(item: Contraction, gone: Without | None) -> int:
+    """How often a contraction runs: in a scan, in as many steps as need it."""
+    if gone is None:
+        return item.repeats
+    if item.op in gone.idle:
+        return 0
+    for scan, runs in gone.live.runs.items():
+        if scan in item.op.around:
+            times = sum(run.stop - run.start for run in runs if item.op not in run.idle)
+            return item.repeats * times // scan.params["length"]
+    return item.repeats
+
+
+def _without(graph: ChannelGraph, cuts: Cuts) -> Without:
+    walk, program = graph.walk, graph.walk.program
+    counts = results(graph)
+    places = {var: i for i, var in enumerate(program.invars[: len(graph.variables)])}
+    passed = [None if jaxpr.is_literal(x) else places.get(x) for x in program.outvars]
+    before, after = Live(walk, counts, {}), Live(walk, counts, cuts)
+    gone, partly = before.ops - after.sometimes, before.ops - after.ops
+    always, ever = _always(cuts), _ever(cuts)
+    dead = tainted(walk, gone, always)
+    some = tainted(walk, partly, ever)
+    lost = {i for i, one in enumerate(dead) if one and not counts[i]}
+    torn = [i for i, one in enumerate(some) if one and not counts[i] and i not in lost]
+    if torn:
+        raise KeepError(
+            f"{len(torn)} outputs are updates of variables of which only some steps of a scan "
+            "would be left.\nFix: take the branch out of all steps, or trace the network in eval "
+            "mode, where it updates nothing."
+        )
+    unchanged = [place is not None for place in passed]
+    own = [not one and i not in lost for i, one in enumerate(unchanged)]
+    whole, live = Live(walk, [not one for one in unchanged], {}), Live(walk, own, cuts)
+    unread = {i for i in places.values() if whole.reads[i] and not live.reads[i]}
+    lost |= {i for i, place in enumerate(passed) if place in unread}
+    paths = list(graph.variables)
+    return Without(
+        live=live,
+        idle=live.idle(walk),
+        variables=frozenset(paths[i] for i in unread),
+        rows={paths[i]: rows for i, rows in _rows(walk, live, places).items() if i not in unread},
+        outputs=frozenset(lost),
+    )
+
+
+def _always(cuts: Cuts) -> dict[Op, int]:
+    """The operands that are taken out in every step."""
+    return {op: side for op, sides in cuts.items() for side, mask in sides.items() if np.all(mask)}
+
+
+def _ever(cuts: Cuts) -> dict[Op, int]:
+    """The operands that are taken out in some step."""
+    return {op: side for op, sides in cuts.items() for side in sides}
+
+
+def _rows(walk: Walk, live: Live, places: Mapping[Any, int]) -> dict[int, np.ndarray]:
+    """{variable: which of its rows stay}, of those that nothing but one scan steps over."""
+    uses: dict[int, list[tuple[Op | None, int]]] = {}
+    for place, op, operand in _uses(walk, places):
+        uses.setdefault(place, []).append((op, operand))
+    found = {}
+    for place, [(op, operand), *more] in uses.items():
+        if more or op not in live.runs or operand < sum(steps(op)):
+            continue
+        rows = [np.full(run.stop - run.start, run.reads[operand]) for run in live.runs[op]]
+        if not (mask := np.concatenate(rows)).all():
+            found[place] = mask
+    return found
+
+
+def _uses(walk: Walk, given: Mapping[Any, int]) -> Iterator[tuple[int, Op | None, int]]:
+    """Yields (variable, operation, operand) where variables are read as they are."""
+    here = dict(given)
+    for op in walk.ops:
+        ins = [None if jaxpr.is_literal(x) else here.get(x) for x in op.eqn.invars]
+        if op.form in INLINED:
+            inner = zip(op.inner[0].program.invars, ins, strict=True)
+            yield from _uses(op.inner[0], {var: i for var, i in inner if i is not None})
+        elif Trait.AS_IS in op.traits and ins[0] is not None:
+            here[op.eqn.outvars[0]] = ins[0]
+        else:
+            yield from ((i, op, operand) for operand, i in enumerate(ins) if i is not None)
+    for atom in walk.program.outvars:
+        if not jaxpr.is_literal(atom) and atom in here:
+            yield here[atom], None, 0
