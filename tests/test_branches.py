@@ -60,7 +60,7 @@ def recurrent(v, x):
 def scored(v, x):
     q, k = x @ v["a"], x @ v["b"]
     scores = q @ k.T
-    return jax.nn.softmax(scores + jnp.tanh(scores @ jnp.ones((2, 2)))) @ (x @ v["c"])
+    return jax.nn.softmax(scores + scores @ v["head"][:2]) @ (x @ v["c"])
 
 
 HAVE = {
@@ -233,6 +233,32 @@ def test_the_optimizer_state_goes_with_the_branch() -> None:
     small = jp.slice(graph, V, keep)
     state = jp.slice_opt_state(graph, tx.init(V), keep, tx=tx, params=V)
     assert jax.tree.structure(state) == jax.tree.structure(tx.init(small))
+
+
+def test_a_loop_carries_on_what_its_next_step_reads() -> None:
+    """Of three carries one is a result, one is read in the next step, and one is for nothing."""
+    random = np.random.default_rng(0)
+    v = {"w": random.normal(size=(3, 4, 4)), "u": random.normal(size=(3, 4, 4)), "o": np.eye(4)}
+
+    def step(carry, w):
+        x, before, unused = carry
+        y = x + jnp.tanh((x + before) @ w[0])
+        return (y + y @ w[1], x, unused + jnp.sin(y)), None
+
+    def fn(v, x):
+        return jax.lax.scan(step, (x, x, x), (v["w"], v["u"]))[0][0] @ v["o"]
+
+    graph = jp.trace(fn, v, X)
+    assert list(jp.branches(graph)) == ["+w", "+u"]
+    keep = {"+w": [True, False, True], "+u": [False, False, True]}
+    small = jp.slice(graph, v, keep)
+    assert (small["w"].shape, small["u"].shape) == ((2, 4, 4), (1, 4, 4))
+    wanted = jp.gated(fn, graph)(v, {name: np.array(mask) for name, mask in keep.items()}, X)
+    np.testing.assert_allclose(jp.narrow(fn, graph, keep)(small, X), wanted, rtol=1e-5)
+    assert jp.cost.params(graph, keep) == sum(leaf.size for leaf in small.values())
+    back = jp.unslice(graph, small, keep, into=v)
+    assert all((back[name] == v[name]).all() for name in v)
+    assert not jp.unslice(graph, small, keep)["w"][1].any()
 
 
 def test_unslice_gives_the_branch_back() -> None:

@@ -79,8 +79,7 @@ def with_leaves(
     wide = widened(leaves | {path: with_rows(leaves[path], kept) for path, kept in rows.items()})
     if full is not None:
         for path, kept in rows.items():
-            there = np.reshape(kept, (-1, *[1] * (np.ndim(wide[path]) - 1)))
-            wide[path] = jnp.where(there, wide[path], full[path])
+            wide[path] = _rows_of(wide[path], full[path], kept)
         filled = [wide.get(path, leaf) for path, leaf in full.items()]
         return jax.tree.unflatten(jax.tree.structure(into), filled)
     whole = [
@@ -90,9 +89,24 @@ def with_leaves(
     return jax.tree.unflatten(graph.treedef, whole)
 
 
+def _rows_of(wide: Any, other: Any, kept: np.ndarray) -> Any:
+    """Returns an array with the rows that are not kept of another one."""
+    if isinstance(wide, jax.ShapeDtypeStruct):
+        return wide
+    host = isinstance(wide, np.ndarray) and isinstance(other, np.ndarray)
+    there = np.reshape(kept, (-1, *[1] * (np.ndim(wide) - 1)))
+    return (np if host else jnp).where(there, wide, other)
+
+
 def with_rows(leaf: Any, kept: np.ndarray) -> Any:
     """Returns an array with zeros for the rows that are not kept, or as it is if it has all."""
     if np.shape(leaf)[:1] != (np.count_nonzero(kept),):
         return leaf
-    zeros = jnp.zeros((len(kept), *np.shape(leaf)[1:]), leaf.dtype)
-    return zeros.at[np.flatnonzero(kept)].set(leaf)
+    shape = (len(kept), *np.shape(leaf)[1:])
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf.update(shape=shape)
+    if isinstance(leaf, np.ndarray):
+        wide = np.zeros(shape, leaf.dtype)
+        wide[kept] = leaf
+        return wide
+    return jnp.zeros(shape, leaf.dtype).at[np.flatnonzero(kept)].set(leaf)

@@ -1,6 +1,9 @@
 """One keep for a network that was pruned more than once."""
 
+from collections.abc import Mapping
+
 import numpy as np
+from jax.core import Tracer
 
 from jaxprune.arguments.checks import kind_of
 from jaxprune.errors import KeepError
@@ -37,7 +40,7 @@ def compose(first: Keep, second: Keep) -> dict[str, np.ndarray]:
       >>> compose(first, second)
       {'Dense_0/kernel': array([False, False,  True,  True])}
     """
-    channels = [{n: v for n, v in keep.items() if not is_branch(n)} for keep in (first, second)]
+    channels = [_of_channels(keep) for keep in (first, second)]
     keep, again = check_masks({"first keep": channels[0], "second keep": channels[1]})
     branches = _branches(first, second)
     keep = {name: kept.copy() for name, kept in keep.items()}
@@ -61,6 +64,13 @@ def compose(first: Keep, second: Keep) -> dict[str, np.ndarray]:
     return keep | branches
 
 
+def _of_channels(keep: Keep) -> Keep:
+    """A keep without its branches; what is not a mapping as it is."""
+    if not isinstance(keep, Mapping):
+        return keep
+    return {name: mask for name, mask in keep.items() if not is_branch(name)}
+
+
 def _branches(first: Keep, second: Keep) -> dict[str, np.ndarray]:
     """Joins what two keeps say of branches.
 
@@ -74,7 +84,7 @@ def _branches(first: Keep, second: Keep) -> dict[str, np.ndarray]:
         f"keep for branch {name!r} is {kind_of(value)}, not bool or bool[steps]. Fix: False takes "
         "it out."
         for name, value in values.items()
-        if np.asarray(value).dtype != np.bool_ or np.ndim(value) > 1
+        if isinstance(value, Tracer) or np.asarray(value).dtype != np.bool_ or np.ndim(value) > 1
     ]
     cut = {name.split("#")[0] for name, value in before.items() if not np.all(value)}
     failures += [
