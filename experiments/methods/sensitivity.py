@@ -5,6 +5,9 @@ Paper:     Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, secti
 Command:   python -m experiments sensitivity
            python -m experiments sensitivity --score fisher --measure loss
 Device:    CPU, 2 cores
+CPU time:  30 s, with compilation
+Expected:  seed 0, validation accuracy in percent with half of one group gone, dense 99.0: the
+           three streams 55.5, 81.5 and 98.5, inside of the blocks 85.0, 98.5 and 96.5
 Writes:    sensitivity.json, for planners, and sensitivity.png
 """
 

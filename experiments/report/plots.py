@@ -180,10 +180,14 @@ def sensitivity(path: Path, found: Mapping[str, Any]) -> None:
     for number, (name, values) in enumerate(groups.items()):
         points = sorted((100 * float(ratio), value) for ratio, value in values.items())
         shares, heights = zip(*points, strict=True)
-        turn, color = divmod(number, len(_COLORS) - 1)
+        turn, color = divmod(number, 5)
         line = ("-", "--", ":", "-.")[turn % 4] + "o"
         axes.plot(shares, heights, line, markersize=3, color=_COLORS[1 + color], label=name)
-    axes.axhline(found["dense"], color=_BEFORE, label="nothing pruned")
+    dense, label = found["dense"], "nothing pruned"
+    if measure == "accuracy":
+        error, label = standard_error(dense, found["images"]), f"{label}, ± standard error"
+        axes.axhspan(dense - error, dense + error, color=_BEFORE, alpha=0.3)
+    axes.axhline(dense, color=_BEFORE, linestyle="--", label=label)
     axes.set(
         xlabel=f"channels of one group pruned by {found['score']}, %",
         ylabel=f"validation {measure}" + (", nats" if measure == "loss" else ""),
