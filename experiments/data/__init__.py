@@ -238,6 +238,11 @@ def shuffled(split: Split, *sizes: int) -> list[Split]:
 
 
 def some(train: Split | Stream, *, size: int, count: int, seed: int) -> Iterator[np.ndarray]:
+    """Yields the images of `examples`."""
+    return (batch.images for batch in examples(train, size=size, count=count, seed=seed))
+
+
+def examples(train: Split | Stream, *, size: int, count: int, seed: int) -> Iterator[Split]:
     """Yields at most `count` batches of training images as they are: of a stream the first ones.
 
     A batch has `size` images, or all where there are fewer.
@@ -245,10 +250,11 @@ def some(train: Split | Stream, *, size: int, count: int, seed: int) -> Iterator
     size = min(size, train.size)
     count = min(count, train.size // size)
     if isinstance(train, Stream):
-        yield from (batch.images for batch in islice(train.batches(size, None), count))
+        yield from islice(train.batches(size, None), count)
     else:
         order = np.random.default_rng(seed).permutation(train.size)
-        yield from (train.images[rows] for rows in order[: count * size].reshape(count, size))
+        for rows in order[: count * size].reshape(count, size):
+            yield Split(train.images[rows], train.labels[rows])
 
 
 def _balanced(split: Split, limit: int) -> Split:

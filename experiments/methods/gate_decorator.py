@@ -207,17 +207,17 @@ def _activation_scores(model: Any, graph: jp.ChannelGraph) -> Gather:
 
 SCORES: Mapping[str, Score] = MappingProxyType(
     {
-        "gbn": Score(lambda _g, _v, tally, _k: tally.scores(), _gate_scores, jp.select.members),
+        "gbn": Score(lambda _g, _v, tally, *_: tally.scores(), _gate_scores, jp.select.members),
         "slim": Score(
             lambda graph, variables, *_: jp.scores.bn_scale(graph, variables),
             groups=jp.select.members,
         ),
         "pcnn": Score(
-            lambda _g, _v, tally, _k: jp.scores.normalized(tally.scores()),
+            lambda _g, _v, tally, *_: jp.scores.normalized(tally.scores()),
             _activation_scores,
             jp.gates.unit,
         ),
-        "random": Score(lambda graph, _v, _t, key: jp.scores.random(graph, key)),
+        "random": Score(lambda graph, _v, _t, key, _task: jp.scores.random(graph, key)),
     }
 )
 """The global importance rankings that the paper compares; PCNN is Molchanov et al., ICLR 2017."""

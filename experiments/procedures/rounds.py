@@ -29,8 +29,8 @@ Transform = optax.GradientTransformation
 class Score(NamedTuple):
     """Where the scores of a pruning come from."""
 
-    read: Callable[[jp.ChannelGraph, Variables, Tally | None, jax.Array], Mapping[str, Any]]
-    """(graph, variables that train, tally, key) -> {group: f32[n]}."""
+    read: Callable[[jp.ChannelGraph, Variables, Tally | None, jax.Array, Task], Mapping[str, Any]]
+    """(graph, variables that train, tally, key, task) -> {group: f32[n]}."""
     gather: Callable[[Any, jp.ChannelGraph], Gather] | None = None
     """(model, graph) -> what a step adds to the tally; None for scores that need no batch."""
     groups: Callable[[jp.ChannelGraph], Iterable[str]] = lambda graph: graph.groups
@@ -156,7 +156,7 @@ def advanced(
         variables, tally = _trained(task, method, programs, state, phase, journal)
     if phase.prune:
         drawn = key(task.config, label(phase))
-        scores = method.score.read(progress.graph, variables, tally, drawn)
+        scores = method.score.read(progress.graph, variables, tally, drawn, task)
         progress = progress.prune(phase.prune, scores)
         variables = jp.mask(progress.graph, variables, progress.keep)
     model = state.model

@@ -167,5 +167,38 @@ def spectrum(
     figure.savefig(path, dpi=150)
 
 
+def sensitivity(path: Path, found: Mapping[str, Any]) -> None:
+    """Writes accuracy or loss against the share of the channels that one group lost, a line each.
+
+    Args:
+      path: of the picture.
+      found: as in `sensitivity.json`.
+    """
+    groups, measure = found["groups"], found["measure"]
+    figure = Figure(figsize=(8, 2.5 + 0.25 * max(8, len(groups))), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, values) in enumerate(groups.items()):
+        points = sorted((100 * float(ratio), value) for ratio, value in values.items())
+        shares, heights = zip(*points, strict=True)
+        turn, color = divmod(number, 5)
+        line = ("-", "--", ":", "-.")[turn % 4] + "o"
+        axes.plot(shares, heights, line, markersize=3, color=_COLORS[1 + color], label=name)
+    dense, label = found["dense"], "nothing pruned"
+    if measure == "accuracy":
+        error, label = standard_error(dense, found["images"]), f"{label}, ± standard error"
+        axes.axhspan(dense - error, dense + error, color=_BEFORE, alpha=0.3)
+    axes.axhline(dense, color=_BEFORE, linestyle="--", label=label)
+    axes.set(
+        xlabel=f"channels of one group pruned by {found['score']}, %",
+        ylabel=f"validation {measure}" + (", nats" if measure == "loss" else ""),
+        title=f"Each group alone, nothing retrained; {found['images']} images",
+    )
+    if measure == "accuracy":
+        axes.set_ylim(0, 1.02)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+    figure.savefig(path, dpi=150)
+
+
 def _whole_numbers(axis: Axis) -> None:
     axis.set_major_locator(MaxNLocator(integer=True))

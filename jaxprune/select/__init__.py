@@ -3,6 +3,7 @@
 from jaxprune.arguments.old_names import renamed as _renamed
 from jaxprune.groups.constraints import Constraints
 from jaxprune.groups.scored import Scores
+from jaxprune.select.alone import sensitivity
 from jaxprune.select.greedy_depth import depth
 from jaxprune.select.priced import cost_regularized
 from jaxprune.select.quota import members, of_remaining
@@ -23,6 +24,7 @@ __all__ = [
     "of_remaining",
     "per_group",
     "pytorch_author",
+    "sensitivity",
     "threshold",
 ]
 
