@@ -13,6 +13,7 @@ from refused.values import (
     Arg,
     G,
     S,
+    V,
     bad,
     without,
 )
@@ -25,6 +26,9 @@ ANSWERS = {
     repr(answer): lambda *_, answer=answer: answer for answer in ("x", None, 99, 0.5, -1, True)
 }
 """Rules that answer with no number of channels."""
+
+LOSSES = {repr(answer): lambda _, answer=answer: answer for answer in ("x", None, NAN, [0.5, 0.5])}
+"""Evaluations that give no finite number."""
 
 ROWS: dict[str, Row] = {
     "select.cost_regularized": Row(
@@ -76,6 +80,21 @@ ROWS: dict[str, Row] = {
         {
             **GIVEN,
             **BOUNDS,
+            **CONSTRAINTS,
+        },
+    ),
+    "select.sensitivity": Row(
+        jp.select.sensitivity,
+        {
+            "graph": G,
+            "variables": V,
+            "scores": S,
+            "evaluate": Arg(
+                lambda _: 0.5,
+                without(CALLABLES, "None") | {"None": None} | LOSSES,
+                "evaluate",
+            ),
+            "prune_ratios": Arg([0.5], bad(3, None, "x", [], [1.5], ["a"], [NAN], [None]), "ratio"),
             **CONSTRAINTS,
         },
     ),
