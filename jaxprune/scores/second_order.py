@@ -167,7 +167,8 @@ def taylor_members(
     Args:
       graph: what `jaxprune.trace` returned.
       variables: the variables.
-      gradients: dL/dw of one batch, as for `taylor`.
+      gradients: dL/dw of one batch, of all variables with slots of these roles: zeros for running
+        statistics, which have none.
       entry: applied to every product before the sum: None leaves them signed; `abs` is SNIP's sum
         and `param_first` of LLM-Pruner; `numpy.square` the first form of Molchanov et al., 2019.
       roles: the slots that count: "out", "in", "vector".
