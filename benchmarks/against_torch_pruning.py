@@ -23,7 +23,6 @@ RESULTS = Path(__file__).parent / "results" / "against_torch_pruning.json"
 NETWORKS = (
     "ResNet-18", "ResNet-50", "ResNet-56", "VGG-16", "MobileNetV2", "ViT-Ti/16", "BERT, 4 layers"
 )  # fmt: skip
-OURS = ("trace / make_jaxpr", "cut / trace")
 STAGES = (
     "import", "build", "graph", "make_jaxpr", "score, select and cut", "first call",
     "plan and cut, cold", "plan and cut, warm", "process", "peak",
@@ -38,11 +37,10 @@ and random weights; *graph* is `DependencyGraph` or `jp.linen.trace`; *score, se
 `pruner.step()`, or `jp.scores.l2`, `jp.select.per_group`, `jp.slice` and `jp.linen.resize`, which
 compares the resized network with the traced one, equation by equation. *make_jaxpr* is JAX's own
 share of both, which runs the Python code of the network: once for the graph and once for the cut,
-more often where attributes are found by trying, as the heads of the transformers are. The *first
-call* compiles in JAX. *Plan and cut* is all from the graph to the cut network, *cold* with the
+more often where attributes are found by trying, as the heads of the transformers are, and once for
+each derivative of its own. The *first call* compiles in JAX. *Plan and cut* is all from the graph to the cut network, *cold* with the
 imports, *warm* for a second network of the same kind in the same process. *Process* is the sum of
-everything in the first network and the imports, the first call too; *peak* is memory in MB. Warm
-too are *trace / make_jaxpr* and *cut / trace*, of `jp.slice` and `jp.linen.resize`."""
+everything in the first network and the imports, the first call too; *peak* is memory in MB."""
 
 
 def one(command: Sequence[str]) -> dict[str, float]:
@@ -60,7 +58,6 @@ def one(command: Sequence[str]) -> dict[str, float]:
     return {
         **{stage: cold[stage] for stage in (*every, "left")},
         "make_jaxpr": cold.get("make_jaxpr", 0.0),
-        **{key: warm.get(key, 0.0) for key in OURS},
         "import": found["import"],
         "import jaxprune": found.get("import jaxprune", 0.0),
         "plan and cut, cold": found["import"] + work[0],
@@ -102,11 +99,10 @@ def page(found: dict[str, Any], torch: str) -> str:
     ratios = [
         "plan and cut, cold", "plan and cut, warm", "without make_jaxpr, warm", "process", "peak"
     ]  # fmt: skip
-    lines = [f"| jaxprune / Torch-Pruning | {' | '.join([*ratios, *OURS])} | rounds |"]
-    lines.append("|---" * (len(ratios) + len(OURS) + 2) + "|")
+    lines = [f"| jaxprune / Torch-Pruning | {' | '.join(ratios)} | rounds |"]
+    lines.append("|---" * (len(ratios) + 2) + "|")
     for name, sides in found.items():
         parts = [f"{sides['jax'][key] / sides['torch'][key]:.2f}" for key in ratios]
-        parts += [f"{sides['jax'][key]:.2f}" for key in OURS]
         lines.append(f"| {name} | {' | '.join(parts)} | {sides['rounds']} |")
     head = ["network", "side", *STAGES, "parameters left"]
     lines += ["", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]

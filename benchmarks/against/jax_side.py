@@ -114,8 +114,6 @@ def pruned(name: str) -> dict[str, float]:
     lap("cut")
     jaxpr.trace = own
     times["make_jaxpr"] = sum(spent)
-    times["trace / make_jaxpr"] = times["graph"] / spent[0]
-    times["cut / trace"] = times["cut"] / times["graph"]
     call = jax.jit(lambda v, *xs: resized.apply(v, *xs, **words))
     jax.block_until_ready(call(small, *inputs))
     lap("first call")
