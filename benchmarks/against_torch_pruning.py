@@ -38,9 +38,10 @@ and random weights; *graph* is `DependencyGraph` or `jp.linen.trace`; *score, se
 compares the resized network with the traced one, equation by equation. *make_jaxpr* is JAX's own
 share of both, which runs the Python code of the network: once for the graph and once for the cut,
 more often where attributes are found by trying, as the heads of the transformers are, and once for
-each derivative of its own. The *first call* compiles in JAX. *Plan and cut* is all from the graph to the cut network, *cold* with the
-imports, *warm* for a second network of the same kind in the same process. *Process* is the sum of
-everything in the first network and the imports, the first call too; *peak* is memory in MB."""
+each derivative of its own. The *first call* compiles in JAX. *Plan and cut* is all from the graph
+to the cut network, *cold* with the imports, *warm* for a second network of the same kind in the
+same process. *Process* is the sum of everything in the first network and the imports, the first
+call too; *peak* is memory in MB."""
 
 
 def one(command: Sequence[str]) -> dict[str, float]:
