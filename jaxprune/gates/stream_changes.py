@@ -1,17 +1,15 @@
 """By how much branches change their streams, noted where they are added."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from jaxprune.arguments.checks import check_callable
+from jaxprune.gates.evaluation import Marked, evaluate
 from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting.branches import branches
-from jaxprune.program import jaxpr
 from jaxprune.program.jaxpr import Op
-from jaxprune.program.relate import Walk
 from jaxprune.running import evaluator
 from jaxprune.running.evaluator import Noted
 
@@ -50,23 +48,13 @@ def branch_changes(
     def run(variables: Any, *inputs: Any, **keywords: Any) -> Any:
         here = retraced(evaluator.full(graph, variables, {}), inputs, keywords)
         own = [item for name, item in branches(here).items() if name in known]
-        at: dict[Op, list[tuple[str, int]]] = {}
-        for item in own:
-            at.setdefault(item.op, []).append((item.name, item.side))
-        around = {op for item in own for op in item.op.around}
+        marked = Marked((item.op, item) for item in own)
 
-        def again(walk: Walk, args: Sequence[Any]) -> tuple[list[Any], Noted]:
-            return evaluator.run(walk, args, apply)
-
-        def apply(op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
-            if op in around:
-                return evaluator.CONTROL[op.form](again, op, args)
-            outs = jaxpr.bind(op.eqn, args, op.eqn.params)
-            return outs, {name: measure(args[1 - side], outs[0]) for name, side in at.get(op, ())}
+        def note(op: Op, args: list[Any], outs: list[Any]) -> Noted:
+            return {item.name: measure(args[1 - item.side], outs[0]) for item in marked.at(op)}
 
         args = evaluator.operands(variables, inputs, keywords)
-        outs, noted = again(here.walk, args)
-        outs = jax.tree.unflatten(jax.tree.structure(here.output), outs)
+        outs, noted = evaluate(here, marked, args, leave=note)
         return outs, {name: jnp.asarray(noted[name]) for name in known if name in noted}
 
     return run
