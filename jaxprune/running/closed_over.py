@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import flax.linen as nn
@@ -28,16 +29,31 @@ DEPTH = 24
 class ClosedOver:
     """What a function closes over.
 
-    Attributes:
-      holders: {path: a function, or a module below it}; the function itself has the path "".
+    All but the function itself is looked for only if something must be tried.
     """
 
     def __init__(self, fn: Function, graph: ChannelGraph):
         self.fn = fn
-        found = dict(_holders(fn, ()))
-        self.holders = {"/".join(way): holder for way, holder in found.items()}
-        self.roots = {way[:1] for way in found if way}
-        self.near = dict(_near(graph))
+        self.graph = graph
+
+    @cached_property
+    def holders(self) -> dict[str, Holder]:
+        """{path: a function, or a module below it}; the function itself has the path ""."""
+        return {"/".join(way): holder for way, holder in self._ways.items()}
+
+    @cached_property
+    def _ways(self) -> dict[tuple[str, ...], Holder]:
+        return dict(_holders(self.fn, ()))
+
+    @cached_property
+    def _roots(self) -> list[str]:
+        """Where the paths of the modules begin."""
+        return sorted({way[0] for way in self._ways if way})
+
+    @cached_property
+    def _variables(self) -> dict[int, tuple[str, ...]]:
+        """For every operation the path of the variable that was read last."""
+        return dict(_near(self.graph))
 
     def with_sizes(self, found: Overrides) -> Function:
         """Returns the function with other sizes: {path: {way: size}}."""
@@ -57,10 +73,10 @@ class ClosedOver:
 
         After each what it is made of: a module computes before it reads a variable of its own.
         """
-        names = self.near.get(id(op), ())
+        names = self._variables.get(id(op), ())
         ends = range(len(names), 0, -1)
         runs = [*(names[start:end] for end in ends for start in range(end)), ()]
-        ways = ("/".join((*root, *run)) for run in runs for root in sorted(self.roots))
+        ways = ("/".join((root, *run)) for run in runs for root in self._roots)
         found = [path for path in dict.fromkeys(ways) if path in self.holders]
         near = (path for each in found for path in (each, *parts_of(self.holders, each)))
         return list(dict.fromkeys((*near, *(p for p in self.holders if self._is_function(p)))))
