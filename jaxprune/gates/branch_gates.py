@@ -14,7 +14,6 @@ from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting.branches import branches
 from jaxprune.keep.check import is_branch
 from jaxprune.program.jaxpr import Op
-from jaxprune.program.traits import Form
 
 Gates = Mapping[str, Any]
 
@@ -116,6 +115,5 @@ def branch_sites(graph: ChannelGraph, here: ChannelGraph, gates: Gates) -> list[
     for name in gates:
         item = known[name]
         assert item.shape == shapes[name].shape
-        scan = next((op for op in item.op.around if op.form is Form.SCAN), None)
-        found.append(BranchSite(item.op, item.side, name, scan))
+        found.append(BranchSite(item.op, item.side, name, next(iter(item.op.scans), None)))
     return found

@@ -15,7 +15,7 @@ from jaxprune.program.jaxpr import Op
 from jaxprune.program.relate import Walk
 from jaxprune.program.rules import contraction
 from jaxprune.program.spaces import Space
-from jaxprune.program.traits import Form, Trait
+from jaxprune.program.traits import Trait
 
 
 class Kind(Enum):
@@ -141,8 +141,7 @@ def _adds(node: Node) -> bool:
     op = node.op
     if op is None or op.rule is None or len(op.rule.weights) != 2:
         return False
-    loops = (caller for caller in op.around if caller.form is Form.SCAN)
-    return all(any(map(_is_layer, every_op(loop.inner[0]))) for loop in loops)
+    return all(any(map(_is_layer, every_op(scan.inner[0]))) for scan in op.scans)
 
 
 def _is_layer(op: Op) -> bool:

@@ -289,6 +289,11 @@ class Op:
         return () if self.caller is None else (*self.caller.around, self.caller)
 
     @property
+    def scans(self) -> tuple["Op", ...]:
+        """The scans in whose bodies this one stands, outermost first."""
+        return tuple(op for op in self.around if op.form is Form.SCAN)
+
+    @property
     def place(self) -> str:
         """The module path of the operation; outside of modules, the file and line."""
         return place(self.eqn, self.scope) or (self.caller.place if self.caller else "")

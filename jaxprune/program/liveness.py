@@ -49,7 +49,7 @@ class Live:
         self.sometimes: set[Op] = set()
         self.runs: dict[Op, list[Run]] = {}
         self.carries: dict[Op, list[bool]] = {}
-        whole = {op: sides for op, sides in self._cuts.items() if not _scans(op)}
+        whole = {op: sides for op, sides in self._cuts.items() if not op.scans}
         self.cuts = {op: next(iter(sides)) for op, sides in whole.items()}
         self.reads = self._walk(walk, wanted, self.cuts, self.ops)
         self.sometimes |= self.ops
@@ -134,10 +134,6 @@ def _changes(which: Any) -> Iterable[int]:
 
 def _at(which: Any, step: int) -> bool:
     return bool(which[step] if np.ndim(which) else which)
-
-
-def _scans(op: Op) -> bool:
-    return any(around.form is Form.SCAN for around in op.around)
 
 
 def _named(atoms: Sequence[Any], flags: Sequence[bool]) -> set[Any]:

@@ -88,9 +88,7 @@ def _arrays(walk: Walk) -> Iterator[tuple[Sequence[Space], dict[Stack, int]]]:
     for axes in (*walk.ins, *walk.outs):
         yield axes, _layers(axes)
     for op in every_op(walk):
-        around: dict[Stack, int] = {
-            scan: length(scan) for scan in op.around if scan.form is Form.SCAN
-        }
+        around: dict[Stack, int] = {scan: length(scan) for scan in op.scans}
         if Trait.COUNTS in op.traits:
             yield [op.outs[0][op.params["dimension"]]], {}
         alike = Trait.APART in op.traits and _paired(op)

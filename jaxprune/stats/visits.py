@@ -13,7 +13,6 @@ from jaxprune.gates.evaluation import NOTHING, Given, Marked, evaluate
 from jaxprune.gates.sites import Site
 from jaxprune.graph import ChannelGraph
 from jaxprune.program.jaxpr import Op
-from jaxprune.program.traits import Form
 from jaxprune.running import evaluator
 from jaxprune.running.evaluator import Noted
 from jaxprune.stats.places import Place, places
@@ -195,7 +194,7 @@ class Visit:
     def _folded(self, item: Statistic, place: Place, state: Any) -> Any:
         """The states of the steps of loops merged, but for those of layers with own channels."""
         kept = False
-        for scan in (op for op in place.op.around if op.form is Form.SCAN):
+        for scan in place.op.scans:
             if scan is self._stack(place.group):
                 kept = True
             else:
