@@ -1,10 +1,13 @@
 """The strict world that every test runs in: several CPU devices, no silent broadcast of ranks.
 
 Programs are compiled as fast as XLA can, not as fast as they could run: networks here are small,
-and what they compute is tested, not XLA's optimization of it.
+and what they compute is tested, not XLA's optimization of it. A product and a sum are rounded one
+by one where XLA can be told so, so that what it computes twice it computes alike; see `laws.fast`.
 """
 
+import gc
 import os
+import platform
 from importlib.metadata import version
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -12,6 +15,7 @@ os.environ["XLA_FLAGS"] = (
     f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 "
     "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
     + (" --xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else "")
+    + (" --xla_cpu_max_isa=AVX" if platform.machine() in ("x86_64", "AMD64") else "")
 )  # later versions have no such emitters to turn off
 os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # a test must not depend on an earlier run
 
@@ -29,3 +33,19 @@ hypothesis.settings.load_profile("jaxprune")
 def unsearched(monkeypatch):
     """No attribute is found by trying, so that a resize refuses what only a search would mend."""
     monkeypatch.setattr("jaxprune.running.attribute_search.TRIES", 0)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Leaves what the imports made out of every search for garbage."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Leaves out too what JAX still caches behind a file: it grows, and is searched over and over."""
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()

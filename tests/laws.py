@@ -7,6 +7,7 @@ width, the resized network is that which one would write by hand for the kept wi
 
 import functools
 import math
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -31,14 +32,20 @@ Keep = Mapping[str, np.ndarray]
 Apply = Callable[[Any, Any], Any]
 
 
+EXACT = (
+    {} if "xla_cpu_max_isa" in os.environ["XLA_FLAGS"] else {"xla_backend_optimization_level": 3}
+)
+"""Options under which a maximum equals one of its operands.
+
+Unoptimized, XLA computes the operand of a maximum anew for its gradient, rounded otherwise where a
+product and a sum are one instruction, so that no entry equals it and the gradient is 0 / 0.
+"""
+
+
 @functools.cache
 def fast(spec: Blocks) -> dict[str, Any]:
-    """Returns options of the compiler where the unoptimized program will not do.
-
-    Unoptimized, XLA computes the operand of a maximum anew for its gradient, rounded otherwise, so
-    that no entry equals the maximum and the gradient is 0 / 0.
-    """
-    return {"xla_backend_optimization_level": 3} if "reduce=max" in repr(spec) else {}
+    """Returns options of the compiler where the unoptimized program will not do; see `EXACT`."""
+    return EXACT if "reduce=max" in repr(spec) else {}
 
 
 class Traced(NamedTuple):

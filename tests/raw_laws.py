@@ -11,7 +11,7 @@ import numpy as np
 
 import jaxprune as jp
 import raw_programs
-from laws import entries
+from laws import EXACT, entries
 from raw_programs import Program
 
 Keep = Mapping[str, np.ndarray]
@@ -214,8 +214,8 @@ def equations(fn: Callable[..., Any], *args: Any) -> Iterator[Any]:
 
 
 def options(made: Program) -> dict[str, Any]:
-    """Returns options of the compiler; see `laws.fast`."""
-    return {"xla_backend_optimization_level": 3} if MAXIMA & dict(made.recipe).keys() else {}
+    """Returns options of the compiler; see `laws.EXACT`."""
+    return EXACT if MAXIMA & dict(made.recipe).keys() else {}
 
 
 def draws(fn: Callable[..., Any], variables: Any, inputs: Any) -> list[Any]:
