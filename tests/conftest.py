@@ -45,7 +45,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Leaves out too what JAX still caches behind a file: it grows, and is searched over and over."""
+    """Leaves out too what JAX caches behind a file, which only grows."""
     if nextitem is None or nextitem.path != item.path:
         gc.collect()
         gc.freeze()

@@ -166,4 +166,4 @@ def half(graph):
 
 
 def call(model, x, **options):
-    return jax.tree.map(np.asarray, model(x, **options))
+    return jax.tree.map(np.asarray, jax.jit(lambda x: model(x, **options))(x))

@@ -126,7 +126,7 @@ class Einsums(nn.Module):
 
 def test_a_linen_module_with_an_einsum_is_resized():
     module = Einsums()
-    v = module.init(jax.random.key(0), X)
+    v = jax.jit(module.init)(jax.random.key(0), X)
     graph = jp.linen.trace(module, v, X)
     keep = {"in/kernel": KEEP["a"]}
     resized = jp.linen.resize(module, graph, keep)

@@ -34,7 +34,7 @@ class OffByOne(nn.Module):
 
 
 def traced(module: nn.Module) -> tuple[jp.ChannelGraph, Any]:
-    variables = module.init(jax.random.key(0), np.ones((2, STEPS, 6), np.float32))
+    variables = jax.jit(module.init)(jax.random.key(0), np.ones((2, STEPS, 6), np.float32))
     return jp.linen.trace(module, variables, TOKENS[0], mutable=["cache"]), variables
 
 

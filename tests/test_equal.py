@@ -211,7 +211,7 @@ class OneHeadSize(nnx.Module):
 def test_unlike_head_sizes_are_named_with_the_way_out():
     x = jax.random.normal(jax.random.key(1), (2, 6, 5))
     module = Attention()
-    variables = module.init(jax.random.key(0), x)
+    variables = jax.jit(module.init)(jax.random.key(0), x)
     graph = jp.linen.trace(module, variables, x)
     keys, values = jp.of_kind(graph, jp.Kind.QUERY_KEY)[0], jp.of_kind(graph, jp.Kind.VALUE)[0]
     unlike = {keys: np.arange(8) < 5, values: np.arange(8) < 3}

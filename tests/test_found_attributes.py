@@ -110,7 +110,7 @@ def plain(**values: Any) -> Any:
 
 
 def traced(module: nn.Module) -> tuple[jp.ChannelGraph, Any]:
-    variables = module.init(jax.random.key(0), X)
+    variables = jax.jit(module.init)(jax.random.key(0), X)
     return jp.linen.trace(module, variables, X), variables
 
 

@@ -85,7 +85,9 @@ def test_the_resized_function_is_the_narrow_one(name):
         close = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
         jax.tree.map(close, found, expected)
     whole = jp.haiku.resize(fn, graph, {})
-    jax.tree.map(np.testing.assert_array_equal, whole(variables, x), fn(variables, x))
+    jax.tree.map(
+        np.testing.assert_array_equal, jax.jit(whole)(variables, x), jax.jit(fn)(variables, x)
+    )
 
 
 def test_what_was_found_is_listed_and_can_be_given(monkeypatch):

@@ -80,7 +80,7 @@ def test_the_batch_norms_of_mapped_replicas() -> None:
             return nn.Dense(3)(nn.relu(x))
 
     net = Net()
-    v = net.init(jax.random.key(0), X[0].astype(np.float32))
+    v = jax.jit(net.init)(jax.random.key(0), X[0].astype(np.float32))
 
     def train(v: Any, x: Any) -> Any:
         replica = functools.partial(net.apply, v, mutable=["batch_stats"])
@@ -91,8 +91,8 @@ def test_the_batch_norms_of_mapped_replicas() -> None:
     graph = jp.trace(train, v, x)
     assert {name: group.inexact for name, group in graph.groups.items()} == {"Dense_0/kernel": None}
     keep = {"Dense_0/kernel": np.isin(np.arange(8), [1, 4, 6])}
-    logits, updates = train(jp.mask(graph, v, keep), x)
-    small, updated = jp.narrow(train, graph, keep)(jp.slice(graph, v, keep), x)
+    logits, updates = jax.jit(train)(jp.mask(graph, v, keep), x)
+    small, updated = jax.jit(jp.narrow(train, graph, keep))(jp.slice(graph, v, keep), x)
     np.testing.assert_allclose(logits, small, rtol=1e-4, atol=1e-6)
     kept = jp.slice(graph, updates, keep)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), kept, updated)

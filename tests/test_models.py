@@ -1,7 +1,7 @@
 """The networks of the experiments: sizes counted by hand, initial values, one step of training."""
 
 import re
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,7 @@ def shapes(model: nn.Module, image=CIFAR):
     return jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct(image, jnp.float32))
 
 
+@cache
 def traced(model: nn.Module, image=CIFAR) -> jp.ChannelGraph:
     x = jax.ShapeDtypeStruct(image, jnp.float32)
     return jp.trace(partial(model.apply, train=False), shapes(model, image), x)

@@ -57,7 +57,7 @@ class Mean(nn.Module):
 
 TOKENS = jnp.ones((1, 4, 32))
 STACK = Stack()
-WEIGHTS = STACK.init(jax.random.key(0), TOKENS)
+WEIGHTS = jax.jit(STACK.init)(jax.random.key(0), TOKENS)
 MLPS = "Layer_*/Dense_0/kernel"
 
 

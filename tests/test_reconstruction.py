@@ -44,7 +44,7 @@ def hidden(v: Any = V, x: Any = None) -> np.ndarray:
 
 def small(graph: Any, variables: Any, keep: Any, x: Any) -> Any:
     run = jp.narrow(graph.fn, graph, keep)
-    return np.asarray(run(jp.slice(graph, variables, keep), x))
+    return np.asarray(jax.jit(run)(jp.slice(graph, variables, keep), x))
 
 
 def moments_of(x: np.ndarray, y: np.ndarray) -> Moments:
@@ -210,7 +210,7 @@ def test_no_layout_is_worse_on_its_data(form: Form, order: Order) -> None:
     whys = {one.why for one in found.fits if not one.kernel}
     assert whys <= {"it multiplies two activations, so it has no weights"}
     # what the last reader wrote, by another way than the moments
-    dense = np.concatenate([np.asarray(LAYOUTS.fn(v, x)) for x in IMAGES])
+    dense = np.concatenate([np.asarray(jax.jit(LAYOUTS.fn)(v, x)) for x in IMAGES])
     errors = [
         ((np.concatenate([small(LAYOUTS, w, keep, x) for x in IMAGES]) - dense) ** 2).mean()
         for w in (v, found.variables)

@@ -53,7 +53,7 @@ class Net(nn.Module):
 
 def halved(module: nn.Module, x: Any = X) -> tuple[jp.linen.Resized, Any, Any]:
     """The module at half of every width, its variables, and the keep."""
-    variables = module.init(jax.random.key(0), x)
+    variables = jax.jit(module.init)(jax.random.key(0), x)
     graph = jp.linen.trace(module, variables, x)
     keep = jp.select.per_group(graph, jp.scores.l2(graph, variables), prune_ratio=0.5)
     return jp.linen.resize(module, graph, keep), jp.slice(graph, variables, keep), keep
@@ -218,7 +218,7 @@ def test_overrides_are_among_the_kept_attributes() -> None:
             return nn.Dense(3)(x.reshape(*x.shape[:2], -1))
 
     module = Heads()
-    variables = module.init(jax.random.key(0), X)
+    variables = jax.jit(module.init)(jax.random.key(0), X)
     graph = jp.linen.trace(module, variables, X)
     (heads,) = (name for name in graph.groups if name.endswith("[1.0]"))
     keep = {heads: np.arange(4) < 2}
@@ -270,7 +270,7 @@ class Counting(nn.Module):
 def test_a_parameter_that_is_there_needs_no_initializer(box):
     counted: list[int] = []
     module, x = Counting(lambda: counted.append(1), box), np.ones((1, 3), np.float32)
-    variables = module.init(jax.random.key(0), x)
+    variables = jax.jit(module.init)(jax.random.key(0), x)
     plain = nn.unbox(variables)
     counted.clear()
     graph = jp.linen.trace(module, plain, x)
@@ -288,7 +288,7 @@ def test_a_parameter_that_is_there_needs_no_initializer(box):
 
 def test_a_resize_traces_the_network_once(monkeypatch):
     module, x = nn.Sequential([nn.Dense(8), nn.relu, nn.Dense(2)]), np.ones((1, 3))
-    variables = module.init(jax.random.key(0), x)
+    variables = jax.jit(module.init)(jax.random.key(0), x)
     traced, trace = [], jaxpr.trace
     for graph in (
         jp.linen.trace(module, variables, x),

@@ -102,7 +102,7 @@ def test_every_score_by_name_is_of_the_groups_of_the_network() -> None:
         logits = task.model.apply(variables | {"params": params}, images, train=False)
         return 2 * training.cross_entropy(logits, batch.labels)
 
-    gradients = jax.grad(loss)(variables["params"])
+    gradients = jax.jit(jax.grad(loss))(variables["params"])
     expected = jp.scores.taylor(task.graph, variables, {"params": gradients})
     for name, values in found["taylor"].items():
         np.testing.assert_allclose(values, expected[name], rtol=1e-4, atol=1e-6)

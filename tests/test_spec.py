@@ -249,7 +249,7 @@ def test_what_was_edited_inside_of_a_loop_or_a_branch_is_found(network):
 
 def test_a_spec_says_what_the_call_may_write():
     module, x = nn.Dense(3), np.ones((1, 2), np.float32)
-    variables = module.init(jax.random.key(0), x)
+    variables = jax.jit(module.init)(jax.random.key(0), x)
     spec = jp.spec(jp.linen.trace(module, variables, x, mutable=False), {})
     assert spec["description"]["call"] == ["__call__(array)"]
     other = [[name, kind, "other"] for name, kind, _ in spec["description"]["program"]]

@@ -37,7 +37,7 @@ class Stacked(nn.Module):
 def test_linen_scan_resized(remat):
     model = Stacked(remat=remat)
     x = jax.random.normal(jax.random.key(1), (2, 5, 4))
-    v = model.init(jax.random.key(0), x)
+    v = jax.jit(model.init)(jax.random.key(0), x)
     graph = jp.trace(model.apply, v, x)
     shapes = {name: group.shape for name, group in graph.groups.items()}
     stack = [name for name in shapes if "Scan" in name]

@@ -25,7 +25,7 @@ def half(graph: jp.ChannelGraph, seed: int = 0) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def linen() -> Any:
     model = decoders.Decoder()
-    variables = model.init(jax.random.key(0), TOKENS, POSITIONS, CACHE)
+    variables = jax.jit(model.init)(jax.random.key(0), TOKENS, POSITIONS, CACHE)
     graph = jp.linen.trace(model, variables, TOKENS, POSITIONS, CACHE, state="cache")
     return model, variables, graph
 
@@ -108,7 +108,7 @@ def test_a_cache_by_keyword_is_the_same_and_may_be_left_out(linen):
     small = jp.slice(graph, variables, keep)
     cache = jp.slice(graph, CACHE, keep, state="cache")
     model2 = jp.linen.resize(model, graph, keep)
-    run = jp.narrow(model.apply, graph, keep)
+    run = jax.jit(jp.narrow(model.apply, graph, keep))
     wanted = run(small, TOKENS, positions=POSITIONS, cache=cache)[0]
     np.testing.assert_allclose(run(small, TOKENS, POSITIONS, cache=cache)[0], wanted, rtol=1e-6)
     by_name = {"positions": POSITIONS, "cache": CACHE}
@@ -117,8 +117,9 @@ def test_a_cache_by_keyword_is_the_same_and_may_be_left_out(linen):
     def loss(v, x, cache):
         return jnp.sum(model.apply(v, x, POSITIONS, cache)[0])
 
-    masked = loss(jp.mask(graph, variables, keep), TOKENS, CACHE)
-    np.testing.assert_allclose(jp.narrow(loss, graph, keep)(small, TOKENS, cache=cache), masked)
+    masked = jax.jit(loss)(jp.mask(graph, variables, keep), TOKENS, CACHE)
+    narrow = jax.jit(jp.narrow(loss, graph, keep))
+    np.testing.assert_allclose(narrow(small, TOKENS, cache=cache), masked)
 
 
 def test_a_spec_describes_the_state(linen):
@@ -149,7 +150,7 @@ class Cell(nn.Module):
 
 def cell(**options: Any) -> tuple[Any, Any, Any]:
     module, x, h = Cell(**options), jnp.ones((2, 5)), jnp.zeros((2, 6))
-    variables = module.init(jax.random.key(0), x, h)
+    variables = jax.jit(module.init)(jax.random.key(0), x, h)
     return module, variables, jp.linen.trace(module, variables, x, h, state="h")
 
 

@@ -54,7 +54,7 @@ class Net(nn.Module):
 
 
 MODEL = Net()
-VARIABLES = MODEL.init(jax.random.key(0), jnp.ones((1, 8, 8, 3)))
+VARIABLES = jax.jit(MODEL.init)(jax.random.key(0), jnp.ones((1, 8, 8, 3)))
 IMAGES = jax.random.normal(jax.random.key(1), (3, 8, 8, 3))
 FN = lambda v, x: MODEL.apply(v, x)  # noqa: E731
 GRAPH = jp.trace(FN, VARIABLES, shape(B, 8, 8, 3))

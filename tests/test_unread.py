@@ -38,7 +38,7 @@ class Net(nn.Module):
 
 
 MODULE = Net()
-VARIABLES = MODULE.init(jax.random.key(0), X)
+VARIABLES = jax.jit(MODULE.init)(jax.random.key(0), X)
 AUX = ("params/aux/bias", "params/aux/kernel")
 
 

@@ -34,7 +34,7 @@ class Twin(nnx.Module):
 
 MODEL, TWIN = Net(), Twin(nnx.Rngs(0))
 X = np.ones((1, 2), np.float32)
-VARIABLES = jax.device_get(MODEL.init(jax.random.key(0), X))
+VARIABLES = jax.device_get(jax.jit(MODEL.init)(jax.random.key(0), X))
 PARAMS = VARIABLES["params"]
 
 
