@@ -13,13 +13,18 @@ from jaxprune.program import collection, jaxpr
 
 V = {"a": np.ones((2, 4), np.float32), "b": np.ones((4, 3), np.float32)}
 X = np.ones((1, 2), np.float32)
+LONG = 600
+"""Seconds after which a thread is not slow but stuck."""
 
 
 @pytest.fixture(autouse=True)
 def _on():
+    before = gc.get_threshold()
     gc.enable()
+    gc.set_threshold(700, 10, 10)
     yield
     gc.enable()
+    gc.set_threshold(*before)
     assert collection._held == 0
 
 
@@ -118,22 +123,22 @@ def test_the_last_of_several_threads_turns_it_on_again(on):
     def first():
         with collection.held_off():
             first_is_in.set()
-            first_may_end.wait(10)
+            first_may_end.wait(LONG)
 
     def second():
-        first_is_in.wait(10)
+        first_is_in.wait(LONG)
         with collection.held_off():
             second_is_in.set()
-            ending.join(10)
+            ending.join(LONG)
             states.append(gc.isenabled())
         states.append(gc.isenabled())
 
     ending, other = threading.Thread(target=first), threading.Thread(target=second)
     ending.start()
     other.start()
-    second_is_in.wait(10)
+    second_is_in.wait(LONG)
     first_may_end.set()
-    other.join(10)
+    other.join(LONG)
     assert states == [False, on]
 
 
@@ -142,7 +147,8 @@ def test_many_threads_leave_it_on():
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(LONG)
+    assert not any(thread.is_alive() for thread in threads)
     assert gc.isenabled()
 
 

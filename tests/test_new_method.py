@@ -158,7 +158,9 @@ def test_in_a_terminal_the_bar_comes_with_the_first_step(monkeypatch) -> None:
     with progress.shown("dense") as shown:
         assert "dense" not in out.getvalue()
         shown.on_step(1, 40)
-        time.sleep(0.2)
+        until = time.monotonic() + 60  # a thread draws it
+        while "dense" not in out.getvalue() and time.monotonic() < until:
+            time.sleep(0.01)
         assert "dense" in out.getvalue()
         shown.on_epoch(Epoch(1, 2, {"loss": 0.5}), 1.0)
     assert "1/2  loss 0.5000" in out.getvalue()
