@@ -8,7 +8,12 @@ by one where XLA can be told so, so that what it computes twice it computes alik
 import gc
 import os
 import platform
+import sys
+import zlib
+from collections.abc import Generator
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
@@ -21,6 +26,7 @@ os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # a test must not depend on a
 
 import hypothesis
 import jax
+import numpy as np
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -36,8 +42,9 @@ def unsearched(monkeypatch):
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
     """Leaves what the imports made out of every search for garbage."""
+    session.config.pluginmanager.register(Draws())
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)
@@ -49,3 +56,41 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     if nextitem is None or nextitem.path != item.path:
         gc.collect()
         gc.freeze()
+
+
+class Draws:
+    """The random generators of test files and their helpers, by the name of the file.
+
+    Workers take tests from each other: what a test draws must not depend on what ran before it.
+    """
+
+    def __init__(self) -> None:
+        here = str(Path(__file__).parent)
+        self._generators = [
+            (Path(str(module.__file__)).stem, value)
+            for module in list(sys.modules.values())
+            if str(getattr(module, "__file__", "")).startswith(here)
+            for value in vars(module).values()
+            if isinstance(value, np.random.Generator)
+        ]
+        self._file = ""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        self._file = item.path.stem
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: Any) -> Generator[None, Any, Any]:
+        self._begin(fixturedef.argname)
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        self._begin(item.name)
+        return (yield)
+
+    def _begin(self, name: str) -> None:
+        for file, generator in self._generators:
+            if file == self._file or not file.startswith("test_"):
+                seed = zlib.crc32(name.encode())
+                generator.bit_generator.state = np.random.default_rng(seed).bit_generator.state
