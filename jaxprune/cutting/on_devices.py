@@ -256,13 +256,20 @@ def _block(
 
 
 def _mapped(plan: Plan, fn: Any, leaf: Any, indices: Any, kept: Any, into: Any, *more: Any) -> Any:
-    """Runs `fn` on every device with its parts of the arrays."""
-    if plan.mesh is None:
-        return fn(plan, leaf, indices, kept, into, *more)
+    """Runs `fn` on every device with its parts of the arrays, all of them as bits."""
+    dtype = leaf.dtype if into is None else into.dtype
+    leaf = leaf if leaf.dtype == dtype else leaf.astype(dtype)
+    as_bits = _as_bits if _has_bits(leaf) else lambda x: x
 
     def own(leaf: Any, indices: Any, kept: Any, into: Any, *more: Any) -> Any:
-        return fn(plan, leaf, *_own(plan, indices, kept), into, *more)
+        indices, kept = _own(plan, indices, kept)
+        into = None if into is None else as_bits(into)
+        more = (*more[:-1], *map(as_bits, more[-1:]))
+        found = fn(plan, as_bits(leaf), indices, kept, into, *more)
+        return found if found.dtype == dtype else lax.bitcast_convert_type(found, dtype)
 
+    if plan.mesh is None:
+        return own(leaf, indices, kept, into, *more)
     before, after = plan.before.spec, plan.after.spec
     mapped = jax.shard_map(
         own,
@@ -272,6 +279,15 @@ def _mapped(plan: Plan, fn: Any, leaf: Any, indices: Any, kept: Any, into: Any, 
         check_vma=False,
     )
     return mapped(leaf, indices, kept, into, *more)
+
+
+def _has_bits(x: Any) -> bool:
+    real = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize in (1, 2, 4, 8)
+    return real and not getattr(x, "weak_type", False)
+
+
+def _as_bits(x: Any) -> Any:
+    return lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
 
 
 def _own(plan: Plan, indices: Any, kept: Any) -> tuple[list[Any], list[Any]]:
@@ -295,19 +311,14 @@ def _share(plan: Plan, x: Any, axis: int, names: Names) -> Any:
     return lax.dynamic_slice_in_dim(x, lax.axis_index(names) * size, size, axis)
 
 
-def _piece(plan: Plan, leaf: Any, indices: Any, kept: Any, into: Any) -> Any:
+def _piece(plan: Plan, x: Any, indices: Any, kept: Any, into: Any) -> Any:
     """Cuts the part of an array that is on one device, or that XLA divides."""
-    dtype = leaf.dtype
-    bits = jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize in (1, 2, 4, 8)
-    bits = bits and not getattr(leaf, "weak_type", False)
-    x = lax.bitcast_convert_type(leaf, f"uint{8 * dtype.itemsize}") if bits else leaf
     divided = [bool(plan.names(plan.before, axis)) for axis in range(len(indices))]
     for axis in sorted(range(len(indices)), key=divided.__getitem__):  # what is whole comes first
         index = indices[axis]
         layer = plan.layers[axis] if index is not None and index.ndim == 2 else None
         if index is not None:
             x = (_moved if divided[axis] else _taken)(x, index, axis, layer, plan)
-    x = lax.bitcast_convert_type(x, dtype) if bits else x
     return filled(x, kept, plan.layers, into)
 
 
