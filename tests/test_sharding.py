@@ -93,8 +93,9 @@ class Compiled(logging.Handler):
 def compiled() -> Any:
     handler, logger = Compiled(), logging.getLogger("jax")
     logger.addHandler(handler)
-    with jax.log_compiles():
-        yield handler
+    jax.config.update("jax_log_compiles", True)  # in every thread
+    yield handler
+    jax.config.update("jax_log_compiles", False)
     logger.removeHandler(handler)
 
 

@@ -27,7 +27,7 @@ from jax.core import Tracer
 from jaxprune.program import stacked_layers
 
 PIECE = 2**25
-"""Bytes of a leaf, or of several, that one program reads on each device."""
+"""Bytes of a leaf, or of several, that one program cuts on each device."""
 
 Names = tuple[str, ...]
 
@@ -85,9 +85,10 @@ class Work(NamedTuple):
 
     @property
     def share(self) -> int:
-        """The bytes of the leaf on each device."""
-        shard = self.plan.before.shard_shape(self.leaf.shape)
-        return math.prod(shard) * self.leaf.dtype.itemsize
+        """The bytes of the leaf, or of the larger result, on each device."""
+        leaf = self.plan.before.shard_shape(self.leaf.shape)
+        result = self.plan.after.shard_shape(self.shape)
+        return max(math.prod(leaf), math.prod(result)) * self.leaf.dtype.itemsize
 
     @property
     def shape(self) -> tuple[int, ...]:
