@@ -81,6 +81,9 @@ def take(
     found, waiting = {}, {}
     for path, leaf in leaves.items():
         cut, base = cuts[path], None if into is None else into[path]
+        if not any(item is not None for item in (*cut.indices, *cut.kept)):
+            found[path] = leaf
+            continue
         if isinstance(leaf, jax.ShapeDtypeStruct):
             new = shardings.fitted(leaf.sharding, shapes[path])
             found[path] = leaf.update(shape=shapes[path], sharding=new)
