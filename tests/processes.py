@@ -38,7 +38,8 @@ def _started(
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    count = f"--xla_force_host_platform_device_count={devices}"
+    flags = " ".join([os.environ.get("XLA_FLAGS", ""), count])  # the last one counts
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", START + program, *given, port, str(number)],

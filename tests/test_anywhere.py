@@ -25,6 +25,7 @@ mesh = here.mesh_of(jax.sharding.AxisType.Auto)
 with jax.set_mesh(mesh):
     found = here.core(mesh, given[0])
 print(json.dumps(here.plain(found)), flush=True)
+print(json.dumps(here.refused(given[0], mesh)), flush=True)
 multihost_utils.sync_global_devices("the end")
 """
 
@@ -140,6 +141,26 @@ def core(mesh: jax.sharding.Mesh | None, path: str) -> dict[str, Any]:
     return found
 
 
+def refused(path: str, mesh: jax.sharding.Mesh) -> list[str]:
+    """Returns what saves say that only one of the processes can see is wrong."""
+    second = jax.process_index() == 1
+    w = jax.device_put(X, jax.NamedSharding(mesh, jax.P()))
+    spec = {"format": 1, "groups": {}, "versions": {}}
+    calls = [
+        ({"w": w, "n": object() if second else 1}, path),
+        ({"w": w, "n": 1.0 if second else 1}, path),
+        ({"w": w}, path + "x" * second),
+        ({"w": jnp.ones(2)}, path),
+    ]
+    said = []
+    for tree, place in calls:
+        try:
+            jp.save(place, tree, spec, overwrite=True)
+        except jp.errors.CheckpointError as error:
+            said.append(str(error))
+    return said
+
+
 def plain(tree: Any) -> Any:
     """Returns the tree with lists for arrays."""
     return jax.tree.map(lambda x: np.asarray(x).tolist(), fetch(tree))
@@ -172,5 +193,15 @@ def test_eight_devices_give_the_numbers_of_one(
 
 
 def test_two_processes_give_the_numbers_of_one(expected: Any, tmp_path: pathlib.Path) -> None:
+    said = []
     for lines in in_two_processes(PROCESS, str(tmp_path / "small"), devices=4):
-        assert_same(json.loads(lines[-1]), expected)
+        assert_same(json.loads(lines[-2]), expected)
+        said.append(json.loads(lines[-1]))
+    assert said[0] == said[1]
+    unknown, number, path, local = said[0]
+    assert "process 1: cannot save" in unknown
+    assert "leaf 'n' is of type object" in unknown
+    assert number == path
+    assert number.startswith("process 1 saves another path, spec or tree than process 0.")
+    assert "process 0: cannot save" in local
+    assert "leaf 'w' is on devices of one process alone" in local

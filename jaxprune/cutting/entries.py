@@ -1,6 +1,7 @@
 """Chosen entries of arrays of every kind, each cut where it lives."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -106,6 +107,10 @@ def take(
     return found | on_devices.run(waiting)
 
 
+_AT_ONCE = 2**19
+"""Bytes of an array on the host that are cut along all axes before the next."""
+
+
 def _shape(leaf: Any, cut: Cut) -> tuple[int, ...]:
     shape = list(leaf.shape)
     for axis, index, _ in cut.parts():
@@ -114,6 +119,32 @@ def _shape(leaf: Any, cut: Cut) -> tuple[int, ...]:
 
 
 def _on_host(leaf: np.ndarray, cut: Cut) -> np.ndarray:
+    """Cuts rows of the first axis at a time, such that they stay in the cache between two cuts."""
+    if not any(cut.parts()):
+        return leaf
+    first, *others = cut.indices
+    rows = len(leaf) if first is None else first.shape[-1]
+    once = all(index is None for index in others) or (first is not None and first.ndim == 2)
+    if leaf.nbytes <= _AT_ONCE or once:
+        return _taken(leaf, cut)
+    size = max(1, _AT_ONCE * len(leaf) // leaf.nbytes)
+    result = np.empty(_shape(leaf, cut), leaf.dtype)
+
+    def write(start: int) -> None:
+        end = min(start + size, rows)
+        part = leaf[start:end] if first is None else np.take(leaf, first[start:end], axis=0)
+        own = [
+            i[start:end] if layer == 0 and i is not None and i.ndim == 2 else i
+            for i, layer in zip(others, cut.layers[1:], strict=True)
+        ]
+        result[start:end] = _taken(part, cut._replace(indices=(None, *own)))
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(write, range(0, rows, size)))
+    return result
+
+
+def _taken(leaf: np.ndarray, cut: Cut) -> np.ndarray:
     for axis, index, layer in cut.parts():
         if layer is None:
             leaf = np.take(leaf, index, axis=axis)
