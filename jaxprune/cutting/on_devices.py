@@ -1,4 +1,4 @@
-"""Arrays on devices, cut where they lie: no device holds more than its part of an array.
+"""Arrays on devices, cut where they lie: no device gathers more than a vector.
 
 An axis that a mesh divides cannot be cut in its parts: the kept entries must be divided anew. Such
 an axis is moved together, while another one, which stays whole meanwhile, is divided in its place;
