@@ -47,13 +47,18 @@ class Slot:
 
         They are [m], or [layers, m] where the layers of a stack have their own channels.
         """
-        kept = {self.axis, self.layer}
-        sums = values.sum(axis=tuple(axis for axis in range(values.ndim) if axis not in kept))
-        return sums.T if self.layer is not None and self.layer > self.axis else sums
+        return sums_along(values, self.axis, self.layer)
 
     def owned(self, sums: Any) -> Any:
         """Returns what every channel owns of sums along the axis: [n], or [layers, n]."""
         return sums if self.space is self.atom else sums[..., self.positions].sum(axis=-1)
+
+
+def sums_along(values: Any, axis: int, layer: int | None) -> Any:
+    """Returns the sums at every index of an axis: [m], or [layers, m] with an axis of layers."""
+    others = tuple(other for other in range(values.ndim) if other not in (axis, layer))
+    sums = values.sum(axis=others)
+    return sums.T if layer is not None and layer > axis else sums
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

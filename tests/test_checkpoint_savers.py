@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from checkpoints import PARAMS, SPEC, assert_identical, data
 from faults import DELETES, Killed, die, elsewhere, is_read, watched
 from jaxprune.checkpoint import restore, save
 from jaxprune.errors import CheckpointError
+from processes import in_two_processes
 
 OLD, NEW, OTHER = ({"w": np.full(3, value), "n": np.ones((2, 2))} for value in (1.0, 2.0, 3.0))
 
@@ -157,6 +157,7 @@ import resource, sys
 import numpy as np
 import jaxprune as jp
 from jaxprune.errors import CheckpointError
+from processes import in_two_processes
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 spec = {"format": 1, "groups": {}, "versions": {}}
 rng = np.random.default_rng(0)
@@ -307,16 +308,11 @@ def test_what_is_not_superseded_for_good_is_never_deleted(tmp_path):
 
 
 PROCESS = """
-import sys
-import jax
 import numpy as np
-jax.config.update("jax_cpu_collectives_implementation", "gloo")
-path, port, process = sys.argv[1:]
-jax.distributed.initialize(f"localhost:{port}", 2, int(process))
 import jaxprune as jp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 sharding = NamedSharding(Mesh(np.array(jax.devices()), "d"), P("d"))
-whole = np.arange(8, dtype=np.float32)
+path, whole = given[0], np.arange(8, dtype=np.float32)
 w = jax.make_array_from_callback((8,), sharding, lambda index: whole[index])
 variables, spec = {"w": w, "n": np.ones(2)}, {"format": 1, "groups": {}, "versions": {}}
 for step in range(2):
@@ -333,20 +329,8 @@ print(restored.metadata, sum(parts, []), flush=True)
 
 def test_two_processes_save_one_checkpoint(tmp_path):
     """The first process claims, commits and cleans; the other hears what came of it."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    flags = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(tmp_path / "pruned"), port, str(number)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=flags,
-        )
-        for number in range(2)
-    ]  # fmt: skip
-    found = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], found
-    first, second = (out.splitlines()[-2:] for out, _ in found)
+    found = in_two_processes(PROCESS, str(tmp_path / "pruned"))
+    first, second = (lines[-2:] for lines in found)
     assert "there is a checkpoint" in first[0]
     assert first[1] == "1 [0.0, 1.0, 2.0, 3.0]"
     assert second == ["the first process cannot save.", "1 [4.0, 5.0, 6.0, 7.0]"]

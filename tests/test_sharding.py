@@ -93,8 +93,9 @@ class Compiled(logging.Handler):
 def compiled() -> Any:
     handler, logger = Compiled(), logging.getLogger("jax")
     logger.addHandler(handler)
-    with jax.log_compiles():
-        yield handler
+    jax.config.update("jax_log_compiles", True)  # in every thread
+    yield handler
+    jax.config.update("jax_log_compiles", False)
     logger.removeHandler(handler)
 
 
@@ -198,7 +199,8 @@ TEXT = (
     "size 4\n"
     "'c' would have width 6 along axis 0, which does not fit the sharding: mesh axis 'data' has "
     "size 4\n"
-    "Fix: select with multiple_of=4, or replicate these variables before (jax.device_put)."
+    "Fix: select with multiple_of=4, or slice with shardings='fit', which divides such an axis "
+    "less, or not at all."
 )
 
 

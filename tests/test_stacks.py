@@ -116,7 +116,7 @@ def test_layers_of_an_array_of_four_axes_are_cut_alike_on_host_and_device(axis, 
     )
     places = [None] * 4, [None] * 4
     places[0][axis], places[1][axis] = index, layer
-    cut = entries.Cut(*map(tuple, places))
+    cut = entries.Cut(*map(tuple, places), (None,) * 4)
     expected = np.stack(
         [
             np.moveaxis(

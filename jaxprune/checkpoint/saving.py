@@ -1,9 +1,11 @@
 """Writes a checkpoint."""
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -16,6 +18,10 @@ from jaxprune.arguments.checks import check_flag, check_path
 from jaxprune.checkpoint.directory import Claim
 from jaxprune.errors import CheckpointError
 from jaxprune.keep.format import Spec, spec_problems
+
+T = TypeVar("T")
+_TOLD = 4096
+"""Bytes that a process tells the others of its checks: whether it fails, a digest, and why."""
 
 
 def save(
@@ -32,7 +38,8 @@ def save(
     Every argument is checked before anything is written. A save that fails or is killed leaves the
     old checkpoint, or none. Of two saves to one path at once, one may raise; `path` holds a whole
     checkpoint, that of the last one that returned. Of several processes each makes the same call,
-    on a file system that all of them see; Orbax writes every shard from a host that owns it.
+    on a file system that all of them see; Orbax writes every shard from a host that owns it. What
+    one of them cannot save none does, with the same error.
 
     Args:
       path: directory to create, with its parents, on a local or shared file system.
@@ -45,7 +52,8 @@ def save(
 
     Raises:
       CheckpointError: `path` is taken, an argument cannot be stored, another save to `path` has
-        finished meanwhile, or Orbax cannot write.
+        finished meanwhile, or Orbax cannot write. Of several processes: they save different
+        things, or one holds an array that is on its devices alone.
       OSError: the file system refuses a write.
 
     >>> import tempfile
@@ -59,9 +67,13 @@ def save(
     {'accuracy': 0.97}
     """
     stored = {"variables": variables} | ({} if opt_state is None else {"opt_state": opt_state})
-    check_flag(overwrite, "overwrite")
-    _check(path, stored, spec, metadata)
-    described = {name: trees.describe(tree) for name, tree in stored.items()}
+
+    def checked() -> dict[str, Any]:
+        check_flag(overwrite, "overwrite")
+        _check(path, stored, spec, metadata)
+        return {name: trees.describe(tree) for name, tree in stored.items()}
+
+    described = _agreed(checked, lambda found: [os.path.abspath(path), overwrite, spec, found])
     content: dict[str, object] = {"spec": spec, "metadata": metadata, "trees": described}
     arrays = {name: found for name, tree in stored.items() if (found := trees.arrays(tree))}
     begun = _claim(Path(path).absolute(), overwrite)
@@ -75,6 +87,36 @@ def save(
             if too_late:
                 raise directory.overtaken(begun) from error
         raise
+
+
+def _agreed(check: Callable[[], T], said: Callable[[T], object]) -> T:
+    """Returns what `check` gives, if it gives something on every process and they say the same.
+
+    Raises:
+      CheckpointError: that of the first process that has one, on all of them.
+    """
+    if jax.process_count() == 1:
+        return check()
+    found, failure, text = None, None, b""
+    told = np.zeros(_TOLD, np.uint8)
+    try:
+        found = check()
+        digest = hashlib.sha256(json.dumps(said(found), sort_keys=True).encode()).digest()
+    except Exception as error:
+        failure, digest = error, bytes(32)
+        text = str(error).encode()[: _TOLD - 33] or b"?"
+    told[: 33 + len(text)] = np.frombuffer(bytes([failure is not None]) + digest + text, np.uint8)
+    everywhere = np.asarray(multihost_utils.process_allgather(told), np.uint8)
+    if (bad := np.flatnonzero(everywhere[:, 0])).size:
+        shown = everywhere[bad[0], 33:].tobytes().rstrip(b"\0").decode(errors="replace")
+        raise CheckpointError(f"process {bad[0]}: {shown}") from failure
+    if (others := np.flatnonzero((everywhere[:, 1:33] != everywhere[0, 1:33]).any(axis=1))).size:
+        raise CheckpointError(
+            f"process {others[0]} saves another path, spec or tree than process 0.\n"
+            "Fix: make the same call on every process; only the parts of arrays may differ."
+        )
+    assert found is not None
+    return found
 
 
 def _check(

@@ -53,10 +53,19 @@ def problems(tree: Any, name: str) -> Iterator[str]:
             yield f"{place} is of type {type(leaf).__name__}, not an array or a number"
         elif isinstance(leaf, jax.Array) and leaf.is_deleted():
             yield f"{place} is a deleted array, perhaps donated to a jitted function"
+        elif isinstance(leaf, jax.Array) and _is_local(leaf):
+            yield (
+                f"{place} is on devices of one process alone: jax.device_put it to a mesh of all, "
+                "or pass np.asarray of what every process has"
+            )
         elif not _is_numeric(
             dtype := leaf.dtype if hasattr(leaf, "dtype") else np.result_type(leaf)
         ):
             yield f"{place} has the dtype {dtype}, which is not numeric"
+
+
+def _is_local(leaf: jax.Array) -> bool:
+    return jax.process_count() > 1 and leaf.is_fully_addressable
 
 
 def arrays(tree: Any) -> dict[str, Any]:

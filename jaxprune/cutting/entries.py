@@ -1,8 +1,7 @@
 """Chosen entries of arrays of every kind, each cut where it lives."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxprune.errors import TreeError
+from jaxprune.cutting import on_devices, shardings
 from jaxprune.program import stacked_layers
 from jaxprune.program.spaces import Space
 
@@ -21,21 +20,29 @@ class Cut(NamedTuple):
     indices: per axis the positions to take, int[k], or int[layers, k] where every layer has its
       own; None takes all.
     layers: per axis the axis that counts these layers.
+    kept: per axis which of the entries taken are kept, bool[k] or bool[layers, k]; None keeps all.
     """
 
     indices: tuple[np.ndarray | None, ...]
     layers: tuple[int | None, ...]
+    kept: tuple[Any, ...]
 
     @classmethod
-    def of(cls, indices: Iterable[np.ndarray | None], axes: Sequence[Space]) -> "Cut":
+    def of(
+        cls,
+        indices: Iterable[np.ndarray | None],
+        axes: Sequence[Space],
+        kept: Iterable[Any] = (),
+    ) -> "Cut":
         """Returns the cut of an array over `axes`."""
-        return cls(tuple(indices), tuple(stacked_layers.layer_axis(axes, space) for space in axes))
+        layers = tuple(stacked_layers.layer_axis(axes, space) for space in axes)
+        return cls(tuple(indices), layers, tuple(kept) or (None,) * len(axes))
 
     @classmethod
     def rows(cls, kept: np.ndarray, rank: int) -> "Cut":
         """Returns the cut of an array of that rank to the rows that are kept."""
         others = (None,) * (rank - 1)
-        return cls((np.flatnonzero(kept), *others), (None, *others))
+        return cls((np.flatnonzero(kept), *others), (None,) * rank, (None,) * rank)
 
     def parts(self) -> Iterator[tuple[int, np.ndarray, int | None]]:
         """Yields (axis, positions, layer axis) where something is taken."""
@@ -43,32 +50,65 @@ class Cut(NamedTuple):
             if index is not None:
                 yield axis, index, layer if index.ndim == 2 else None
 
+    @property
+    def traced(self) -> bool:
+        """True if masks are traced."""
+        return any(isinstance(mask, Tracer) for mask in self.kept)
 
-def take(leaves: Mapping[str, Any], cuts: Mapping[str, Cut]) -> dict[str, Any]:
+
+def take(
+    leaves: Mapping[str, Any],
+    cuts: Mapping[str, Cut],
+    *,
+    into: Mapping[str, Any] | None = None,
+    fit: bool = False,
+) -> dict[str, Any]:
     """Returns {path: the chosen entries of the leaf}, of the leaf's kind and sharding.
 
-    Arrays of one device set are cut by one jitted program, those of a single CPU on the host.
+    Arrays on devices are cut there, in programs; those of a single CPU on the host.
+
+    Args:
+      leaves: {path: array}.
+      cuts: {path: what to take}.
+      into: {path: what stands where an entry is not kept}; zero otherwise.
+      fit: whether an axis whose new width the mesh does not divide loses mesh axes.
 
     Raises:
-      TreeError: the mesh does not divide a new width.
+      TreeError: the mesh does not divide a new width, without `fit`.
     """
     shapes = {path: _shape(leaf, cuts[path]) for path, leaf in leaves.items()}
-    _check_shardings(leaves, shapes)
+    if not fit:
+        shardings.check(leaves, shapes)
     found, waiting = {}, {}
     for path, leaf in leaves.items():
+        cut, base = cuts[path], None if into is None else into[path]
+        if not any(item is not None for item in (*cut.indices, *cut.kept)):
+            found[path] = leaf
+            continue
         if isinstance(leaf, jax.ShapeDtypeStruct):
-            found[path] = leaf.update(shape=shapes[path])
-        elif isinstance(leaf, np.ndarray):
-            found[path] = _on_host(leaf, cuts[path])
-        elif isinstance(leaf, Tracer):
-            found[path] = entries(leaf, cuts[path])
+            new = shardings.fitted(leaf.sharding, shapes[path])
+            found[path] = leaf.update(shape=shapes[path], sharding=new)
+            continue
+        if isinstance(leaf, np.ndarray):
+            taken = _on_host(leaf, cut)
+        elif isinstance(leaf, Tracer) or isinstance(base, Tracer) or cut.traced:
+            taken = entries(leaf, cut)
         elif _on_one_cpu(leaf):
-            found[path] = _placed_like(leaf, _on_host(np.asarray(leaf), cuts[path]))
+            taken = (
+                _placed_like(leaf, _on_host(np.asarray(leaf), cut)) if any(cut.parts()) else leaf
+            )
         else:
-            waiting.setdefault(frozenset(leaf.devices()), {})[path] = leaf
-    for together in waiting.values():
-        found |= _on_devices(together, {path: cuts[path] for path in together})
-    return found
+            new = shardings.fitted(leaf.sharding, shapes[path])
+            plan = on_devices.Plan(leaf.sharding, new, cut.layers)
+            base = None if base is None else jax.device_put(base, new)
+            waiting[path] = on_devices.Work(plan, leaf, cut.indices, cut.kept, base)
+            continue
+        found[path] = on_devices.filled(taken, cut.kept, cut.layers, base)
+    return found | on_devices.run(waiting)
+
+
+_AT_ONCE = 2**19
+"""Bytes of an array on the host that are cut along all axes before the next."""
 
 
 def _shape(leaf: Any, cut: Cut) -> tuple[int, ...]:
@@ -79,6 +119,32 @@ def _shape(leaf: Any, cut: Cut) -> tuple[int, ...]:
 
 
 def _on_host(leaf: np.ndarray, cut: Cut) -> np.ndarray:
+    """Cuts rows of the first axis at a time, such that they stay in the cache between two cuts."""
+    if not any(cut.parts()):
+        return leaf
+    first, *others = cut.indices
+    rows = len(leaf) if first is None else first.shape[-1]
+    once = all(index is None for index in others) or (first is not None and first.ndim == 2)
+    if leaf.nbytes <= _AT_ONCE or once:
+        return _taken(leaf, cut)
+    size = max(1, _AT_ONCE * len(leaf) // leaf.nbytes)
+    result = np.empty(_shape(leaf, cut), leaf.dtype)
+
+    def write(start: int) -> None:
+        end = min(start + size, rows)
+        part = leaf[start:end] if first is None else np.take(leaf, first[start:end], axis=0)
+        own = [
+            i[start:end] if layer == 0 and i is not None and i.ndim == 2 else i
+            for i, layer in zip(others, cut.layers[1:], strict=True)
+        ]
+        result[start:end] = _taken(part, cut._replace(indices=(None, *own)))
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(write, range(0, rows, size)))
+    return result
+
+
+def _taken(leaf: np.ndarray, cut: Cut) -> np.ndarray:
     for axis, index, layer in cut.parts():
         if layer is None:
             leaf = np.take(leaf, index, axis=axis)
@@ -94,9 +160,10 @@ def entries(leaf: Any, cut: Cut) -> Any:
 
     Along explicit mesh axes JAX wants the sharding of the result.
     """
-    sharding = jax.typeof(leaf).sharding
-    out = sharding if any(sharding.spec) else None
     for axis, index, layer in cut.parts():
+        sharding = jax.typeof(leaf).sharding
+        shape = (*leaf.shape[:axis], index.shape[-1], *leaf.shape[axis + 1 :])
+        out = shardings.fitted(sharding, shape) if any(sharding.spec) else None
         if layer is None:
             where = (slice(None),) * axis + (index,)
             leaf = leaf.at[where].get(mode="clip", out_sharding=out)
@@ -129,55 +196,3 @@ def _placed_like(leaf: jax.Array, small: np.ndarray) -> jax.Array:
         return jax.device_put(small, leaf.sharding)
     with jax.default_device(next(iter(leaf.devices()))):
         return jax.device_put(small)
-
-
-def _on_devices(leaves: dict[str, jax.Array], cuts: dict[str, Cut]) -> dict[str, Any]:
-    layers = tuple(cut.layers for cut in cuts.values())
-    program = _program(tuple(leaf.sharding for leaf in leaves.values()), layers)
-    indices = [cut.indices for cut in cuts.values()]
-    return dict(zip(leaves, program([*leaves.values()], indices), strict=True))
-
-
-@lru_cache(maxsize=8)
-def _program(shardings: tuple[Any, ...], layers: tuple[tuple[int | None, ...], ...]) -> Any:
-    """Returns the program that cuts leaves; indices are arguments, so that it serves others."""
-
-    def cut(leaves: Any, indices: Any) -> Any:
-        cuts = map(Cut, indices, layers)
-        return [entries(leaf, cut) for leaf, cut in zip(leaves, cuts, strict=True)]
-
-    return jax.jit(cut, out_shardings=list(shardings))
-
-
-def _check_shardings(leaves: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> None:
-    """Raises TreeError where a mesh does not divide a width, with all such widths."""
-    failures, sizes = [], []
-    for path, leaf in leaves.items():
-        for axis, (width, (names, size)) in enumerate(
-            zip(shapes[path], _parts(leaf), strict=False)
-        ):
-            if width % size:
-                failures.append(
-                    f"{path!r} would have width {width} along axis {axis}, which does not fit the "
-                    f"sharding: mesh axis {names} has size {size}"
-                )
-                sizes.append(size)
-    if failures:
-        raise TreeError(
-            "\n".join(failures)
-            + f"\nFix: select with multiple_of={math.lcm(*sizes)}, or replicate these variables "
-            "before (jax.device_put)."
-        )
-
-
-def _parts(leaf: Any) -> Iterator[tuple[str, int]]:
-    """Yields (names of mesh axes, the number of parts) for the axes of a leaf."""
-    if isinstance(leaf, np.ndarray):
-        return
-    sharding = jax.typeof(leaf).sharding if isinstance(leaf, Tracer) else leaf.sharding
-    if not isinstance(sharding, jax.NamedSharding):
-        return
-    for item in sharding.spec:
-        names = item if isinstance(item, tuple) else (item,)
-        names = [name for name in names if name in sharding.mesh.shape]
-        yield ", ".join(map(repr, names)), math.prod(sharding.mesh.shape[name] for name in names)

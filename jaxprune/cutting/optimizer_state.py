@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -10,6 +10,7 @@ import optax
 
 from jaxprune.arguments import paths
 from jaxprune.arguments.checks import kind_of
+from jaxprune.cutting import shardings as choice
 from jaxprune.cutting import transforms
 from jaxprune.cutting.transforms import check_tree, sliced
 from jaxprune.errors import TreeError
@@ -28,6 +29,7 @@ def slice_opt_state(
     *,
     tx: optax.GradientTransformation | optax.MultiSteps,
     params: Any,
+    shardings: Literal["fit"] | None = None,
 ) -> Any:
     """Returns `opt_state` without the pruned entries: the state of `tx` for the small params.
 
@@ -49,6 +51,7 @@ def slice_opt_state(
       tx: the optimizer, the same for both networks.
       params: the full tree, or its shapes, that `tx.init` was given: the variables, a part of
         them, or `variables["params"]`.
+      shardings: as in `jp.slice`, which must be given the same.
 
     Returns:
       A state with the structure, shapes and dtypes of `tx.init(small_params)`.
@@ -70,6 +73,7 @@ def slice_opt_state(
       >>> jax.tree.map(jnp.shape, small[0].trace)
       {'a': (2, 3), 'b': (3, 3)}
     """
+    fit = choice.check_choice(shardings)
     parts = without_branches.split(graph, keep)
     check_keep(graph, parts.channels)
     gone = without_branches.without(graph, parts.branches) if parts.branches else None
@@ -77,7 +81,7 @@ def slice_opt_state(
         raise TreeError(f"tx must be an optimizer, got {kind_of(tx)}.\nFix: tx=optax.adam(1e-3).")
     variables = _variables(graph, params)
     full = {own.path: own for own in variables.values()}
-    small = _cut(graph, full, jax.eval_shape(lambda tree: tree, params), parts.channels)
+    small = _cut(graph, full, jax.eval_shape(lambda tree: tree, params), parts.channels, fit)
     small = _left(small, {path: own.path for path, own in full.items()}, gone, graph)
     expected = jax.eval_shape(tx.init, small)
     owners = _owners(opt_state, variables)
@@ -90,7 +94,7 @@ def slice_opt_state(
         for path, own in owners.items()
         if path not in moments and (own.path not in after or after[own.path].shape != own.shape)
     }
-    found = _left(_cut(graph, moments, opt_state, parts.channels), named, gone, graph)
+    found = _left(_cut(graph, moments, opt_state, parts.channels, fit), named, gone, graph)
     _check_leaves(found, expected, mixed)
     return found
 
@@ -122,11 +126,13 @@ def _keys(tree: Any) -> list[KeyPath]:
     return [key for key, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
-def _cut(graph: ChannelGraph, owners: Mapping[str, Variable], tree: Any, keep: Keep) -> Any:
-    """Slices every leaf that has an owner, all of them in one program."""
+def _cut(
+    graph: ChannelGraph, owners: Mapping[str, Variable], tree: Any, keep: Keep, fit: bool
+) -> Any:
+    """Slices every leaf that has an owner."""
     leaves, treedef = paths.flatten(tree)
     view = replace(graph, variables={path: replace(own, path=path) for path, own in owners.items()})
-    small = sliced(view, {path: leaves[path] for path in owners}, keep)
+    small = sliced(view, {path: leaves[path] for path in owners}, keep, fit=fit)
     return jax.tree.unflatten(treedef, (leaves | small).values())
 
 

@@ -1,12 +1,9 @@
 """Masking, slicing and scattering back: pure transforms of any tree that mirrors the variables."""
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.arguments import paths
@@ -47,27 +44,54 @@ def mask(graph: ChannelGraph, variables: Any, keep: Keep, *, state: str | int | 
         (slot.path, name) for name in keep for slot in graph.groups[name].slots if not slot.masked
     }
 
-    def apply(leaf: Any, variable: Variable) -> Any:
+    def masks(variable: Variable) -> list[Any]:
         own = state is None
         zeroed = {n: v for n, v in keep.items() if not own or (variable.path, n) not in spared}
-        return masked_leaf(zeroed, leaf, variable)
+        return _masks(zeroed, variable)
 
-    return _map(known, variables, {}, apply, state)
+    leaves, treedef = paths.flatten(variables)
+    _check_arrays(known, leaves, {}, state)
+    kept = {path: masks(known[path]) for path in leaves}
+    return jax.tree.unflatten(treedef, _filled(known, leaves, kept).values())
 
 
 def masked_leaf(keep: Keep, leaf: Any, variable: Variable) -> Any:
     """Returns an array with the pruned entries zero."""
-    masks = [ax.select(space, keep) if touched(space, keep) else None for space in variable.axes]
-    return _where(masks, leaf, variable)
+    found = _filled({"": variable}, {"": leaf}, {"": _masks(keep, variable)})
+    return found[""]
+
+
+def _masks(keep: Keep, variable: Variable) -> list[Any]:
+    """Returns what every axis of a variable keeps; None where no group is named."""
+    return [ax.select(space, keep) if touched(space, keep) else None for space in variable.axes]
+
+
+def _filled(
+    known: Arrays, leaves: Mapping[str, Any], kept: Mapping[str, Sequence[Any]]
+) -> dict[str, Any]:
+    """Returns the leaves with zeros where a mask says so."""
+    touched = [path for path in leaves if any(mask is not None for mask in kept[path])]
+    cuts = {
+        path: entries.Cut.of([None] * len(kept[path]), known[path].axes, kept[path])
+        for path in touched
+    }
+    return {**leaves, **entries.take({path: leaves[path] for path in touched}, cuts)}
 
 
 def sliced(
-    graph: ChannelGraph, variables: Any, keep: Keep, *, state: str | int | None = None
+    graph: ChannelGraph,
+    variables: Any,
+    keep: Keep,
+    *,
+    state: str | int | None = None,
+    fit: bool = False,
 ) -> Any:
     """Returns what `slice` does, without a word on variables that the traced call does not read."""
     parts = without_branches.split(graph, keep)
-    kept = Kept(check_keep(graph, parts.channels))
-    small = _take(arrays_of(graph, state), variables, {}, kept.indices, state)
+    kept, known = Kept(check_keep(graph, parts.channels)), arrays_of(graph, state)
+    leaves, treedef = paths.flatten(variables)
+    _check_arrays(known, leaves, {}, state)
+    small = jax.tree.unflatten(treedef, _taken(known, leaves, kept.indices, fit=fit).values())
     if state is not None or all(map(np.all, parts.branches.values())):
         return small
     return without(small, without_branches.without(graph, parts.branches))
@@ -105,40 +129,27 @@ def arrays_of(graph: ChannelGraph, state: str | int | None) -> Arrays:
     return graph.state[str(state)].variables
 
 
-def _where(masks: Sequence[Any], leaf: Any, variable: Variable, base: Any = None) -> Any:
-    """Returns `leaf` where all masks of its axes hold, elsewhere `base` or zero."""
-    found = [
-        stacked_layers.aligned(mask, variable.axes, axis)
-        for axis, mask in enumerate(masks)
-        if mask is not None
-    ]
-    if not found or isinstance(leaf, jax.ShapeDtypeStruct):
-        return leaf
-    kept = reduce(operator.and_, found)
-    host = isinstance(leaf, np.ndarray) and isinstance(kept, np.ndarray)
-    xp = np if host else jnp
-    if base is None:
-        weak = getattr(leaf, "weak_type", False)
-        return xp.where(kept, leaf, 0 if weak else xp.zeros((), leaf.dtype))
-    base = xp.asarray(base)
-    return xp.where(kept, leaf if leaf.dtype == base.dtype else leaf.astype(base.dtype), base)
-
-
-def _take(
+def _taken(
     known: Arrays,
-    tree: Any,
-    counts: Widths,
+    leaves: Mapping[str, Any],
     find: Callable[[ax.Space], Any],
-    state: str | int | None,
-) -> Any:
-    """Returns the tree with the entries that `find(space)` chooses along every axis."""
-    leaves, treedef = paths.flatten(tree)
-    _check_arrays(known, leaves, counts, state)
-    found = {path: [find(space) for space in known[path].axes] for path in leaves}
-    touched = [path for path in found if any(index is not None for index in found[path])]
-    cuts = {path: entries.Cut.of(found[path], known[path].axes) for path in touched}
-    cut = entries.take({path: leaves[path] for path in touched}, cuts)
-    return jax.tree.unflatten(treedef, [cut.get(path, leaf) for path, leaf in leaves.items()])
+    kept: Callable[[ax.Space], Any] | None = None,
+    *,
+    into: Mapping[str, Any] | None = None,
+    fit: bool = False,
+) -> dict[str, Any]:
+    """Returns the leaves with the entries that `find(space)` chooses along every axis.
+
+    Of these `kept(space)` stay; in the place of others stands `into`, or zero.
+    """
+    cuts = {}
+    for path in leaves:
+        axes = known[path].axes
+        found = [find(space) for space in axes]
+        if any(index is not None for index in found):
+            cuts[path] = entries.Cut.of(found, axes, map(kept, axes) if kept else ())
+    cut = entries.take({path: leaves[path] for path in cuts}, cuts, into=into, fit=fit)
+    return {**leaves, **cut}
 
 
 def unslice(
@@ -167,30 +178,16 @@ def unslice(
     if full is not None:
         _check_arrays(known, full, {}, state)
 
-    def fill(leaf: Any, variable: Variable) -> Any:
-        base = None if full is None else full[variable.path]
-        return _where([kept.mask(space) for space in variable.axes], leaf, variable, base)
-
     def widened(small: Any) -> Any:
-        return _map(known, _take(known, small, kept.counts, kept.places, state), {}, fill, state)
+        leaves, treedef = paths.flatten(small)
+        _check_arrays(known, leaves, kept.counts, state)
+        wide = _taken(known, leaves, kept.places, kept.mask, into=full)
+        return jax.tree.unflatten(treedef, wide.values())
 
     if state is not None or all(map(np.all, parts.branches.values())):
         return widened(small)
     gone = without_branches.without(graph, parts.branches)
     return absent.with_leaves(graph, small, gone, full, into, widened)
-
-
-def _map(
-    known: Arrays,
-    tree: Any,
-    counts: Widths,
-    fn: Callable[[Any, Variable], Any],
-    state: str | int | None,
-) -> Any:
-    """Applies `fn(leaf, variable)` to every leaf of a tree of known arrays."""
-    leaves, treedef = paths.flatten(tree)
-    _check_arrays(known, leaves, counts, state)
-    return jax.tree.unflatten(treedef, [fn(leaf, known[path]) for path, leaf in leaves.items()])
 
 
 def check_tree(graph: ChannelGraph, leaves: Mapping[str, Any], counts: Widths) -> None:

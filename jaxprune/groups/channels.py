@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.arguments.checks import check_roles, is_array, kind_of
+from jaxprune.arguments.fetching import replicated
 from jaxprune.errors import JaxpruneError, TreeError
 from jaxprune.graph import ChannelGraph, Slot, check_graph
 from jaxprune.groups.constraints import Groups, scope
@@ -50,7 +51,7 @@ def norms(slots: Sequence[Slot], kernels: Mapping[str, jax.Array]) -> jax.Array:
 
 def spread(values: jax.Array, slot: Slot, kernel: jax.Array) -> jax.Array:
     """Returns f[*shape of the kernel]: each channel's value at the entries that it owns, else 1."""
-    back = jax.linear_transpose(lambda w: slot.owned(_replicated(slot.along(w))), kernel.real)
+    back = jax.linear_transpose(lambda w: slot.owned(replicated(slot.along(w))), kernel.real)
     return back(values)[0] + (1 - back(jnp.ones_like(values))[0])
 
 
@@ -97,12 +98,4 @@ def located(
 def _owned(kernel: jax.Array, slot: Slot) -> jax.Array:
     """Returns f[*layers, n]: the sum of squares of the entries that each channel owns."""
     squares = (kernel * kernel.conj()).real if jnp.iscomplexobj(kernel) else jnp.square(kernel)
-    return slot.owned(_replicated(slot.along(squares)))
-
-
-def _replicated(vector: jax.Array) -> jax.Array:
-    """Returns the vector on every device where explicit mesh axes would not add it to others."""
-    sharding = jax.typeof(vector).sharding
-    if not any(sharding.spec):
-        return vector
-    return jax.sharding.reshard(vector, jax.NamedSharding(sharding.mesh, jax.P()))
+    return slot.owned(replicated(slot.along(squares)))

@@ -1,7 +1,9 @@
 """From the entries of variables to one number per channel."""
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +13,15 @@ from jax.core import Tracer
 from jaxprune.arguments import paths
 from jaxprune.arguments.checks import check_callable, is_array, kind_of
 from jaxprune.arguments.dtypes import wide
+from jaxprune.arguments.fetching import fetch, replicated
 from jaxprune.errors import ScoreError, TreeError
-from jaxprune.graph import ChannelGraph, Slot, check_graph
+from jaxprune.graph import ChannelGraph, Slot, check_graph, sums_along
 
 Array = Any  # a numpy array outside `jax.jit`, a traced one inside
+
+
+_AT_ONCE = 2**23
+"""Entries of an array on the host that are widened at a time."""
 
 
 class Reduce(Protocol):
@@ -43,9 +50,9 @@ def collect(
 
     A wanted slot is a member: it gives every channel `finish(sum of entry(w))` over the entries w
     that the channel owns there, in float32 or wider (float64 variables give float64 scores);
-    `reduce` then combines the members. Concrete arrays are fetched
-    and the work is done by numpy, because eager JAX would compile a program for every shape;
-    inside `jax.jit` all stays in the program.
+    `reduce` then combines the members. Arrays on the host are read there by NumPy, a part at a
+    time; others are summed where they are, in a program for each shape and sharding, and the sums
+    are fetched. Inside `jax.jit` all stays in the program.
 
     Raises:
       TreeError: `variables` lack a leaf of the graph, or one has another shape.
@@ -58,7 +65,8 @@ def collect(
         if (slots := [slot for slot in group.slots if wanted(slot)])
     }
     wanted_paths = [slot.path for slots in members.values() for slot in slots]
-    leaves = leaves_at(graph, variables, wanted_paths)
+    checked = isinstance(variables, Pairs)
+    leaves = variables if checked else _checked(graph, variables, wanted_paths)
     scores = {}
     for name, slots in members.items():
         columns = [finish(owned(leaves[slot.path], slot, entry)) for slot in slots]
@@ -66,12 +74,94 @@ def collect(
     return scores
 
 
-def owned(leaf: Array, slot: Slot, entry: Callable[[Array], Array]) -> Array:
+class Pair(NamedTuple):
+    """A variable with what belongs to each of its entries: `combine(first, second)`."""
+
+    first: Array
+    second: Array
+    combine: Callable[[Array, Array], Array]
+
+    @property
+    def value(self) -> Array:
+        """What the two give: traced, or on the host."""
+        return self.combine(here(self.first), here(self.second))
+
+
+class Pairs(dict[str, Pair]):
+    """{path: the pair of a variable}, checked."""
+
+
+def owned(leaf: Array | Pair, slot: Slot, entry: Callable[[Array], Array]) -> Array:
     """Returns the sum of `entry` over the entries of `leaf` that each channel owns.
 
     It is f32[n], and f32[layers, n] where every layer of a stack has its own channels.
     """
-    return slot.owned(slot.along(entry(wide(leaf))))
+    if isinstance(leaf, Pair):
+        parts, combine = (leaf.first, leaf.second), leaf.combine
+    else:
+        parts, combine = (leaf,), None
+    summed = _Summed(slot.axis, slot.layer, entry, combine)
+    if any(isinstance(part, Tracer) for part in parts):
+        return slot.owned(replicated(summed(*parts)))
+    if not all(map(_is_near, parts)):
+        try:
+            return slot.owned(fetch(_program(summed, _mesh(parts))(*parts)))
+        except (jax.errors.TracerArrayConversionError, ValueError):
+            pass  # an entry of NumPy, arrays of several device sets
+    return slot.owned(_in_parts(summed, [np.asarray(part) for part in fetch(parts)]))
+
+
+class _Summed(NamedTuple):
+    """The sums at every index of an axis, and of each layer, over entries made of arrays."""
+
+    axis: int
+    layer: int | None
+    entry: Callable[[Array], Array]
+    combine: Callable[[Array, Array], Array] | None
+
+    def __call__(self, *parts: Array) -> Array:
+        values = [wide(part) for part in parts]
+        made = values[0] if self.combine is None else self.combine(*values)
+        return sums_along(self.entry(made), self.axis, self.layer)
+
+
+@lru_cache(maxsize=256)
+def _program(summed: _Summed, mesh: Any) -> Any:
+    """Returns the program that sums where the arrays are; every device gets the small result."""
+
+    def run(*parts: Array) -> Array:
+        return replicated(summed(*parts))
+
+    everywhere = None if mesh is None else jax.NamedSharding(mesh, jax.P())
+    return jax.jit(run, out_shardings=everywhere)
+
+
+def _mesh(parts: Iterable[Array]) -> Any:
+    """The mesh of arrays, None without one."""
+    own = (part.sharding for part in parts if isinstance(part, jax.Array))
+    return next((one.mesh for one in own if isinstance(one, jax.NamedSharding)), None)
+
+
+def _is_near(part: Array) -> bool:
+    """True for an array that NumPy reads in place."""
+    if not isinstance(part, jax.Array):
+        return True
+    devices = part.devices()
+    return len(devices) == 1 and next(iter(devices)).platform == "cpu" and part.is_fully_addressable
+
+
+def _in_parts(summed: _Summed, parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the sums with at most `_AT_ONCE` entries widened at a time."""
+    shape = parts[0].shape
+    pieces = -(-math.prod(shape) // _AT_ONCE)
+    if pieces < 2:
+        return summed(*parts)
+    along = shape.index(max(shape))
+    cuts = [np.array_split(part, pieces, axis=along) for part in parts]
+    found = [summed(*own) for own in zip(*cuts, strict=True)]
+    if along in (summed.axis, summed.layer):
+        return np.concatenate(found, axis=0 if along == summed.layer else -1)
+    return sum(found[1:], found[0])
 
 
 def found(scores: dict[str, Array], *, by: str, fix: str) -> dict[str, Array]:
@@ -86,11 +176,18 @@ def found(scores: dict[str, Array], *, by: str, fix: str) -> dict[str, Array]:
 
 
 def leaves_at(graph: ChannelGraph, variables: Any, wanted: Iterable[str]) -> dict[str, Array]:
-    """Returns {path: leaf} of the wanted variables, concrete ones on the host.
+    """Returns {path: leaf} of the wanted variables, whole: concrete ones on the host.
 
     Raises:
       TreeError: one is absent, has another shape, or is a shape.
     """
+    leaves = _checked(graph, variables, wanted)
+    whole = {k: replicated(v) for k, v in leaves.items() if isinstance(v, Tracer)}
+    return {**leaves, **whole, **fetch({k: v for k, v in leaves.items() if k not in whole})}
+
+
+def _checked(graph: ChannelGraph, variables: Any, wanted: Iterable[str]) -> dict[str, Array]:
+    """Returns {path: leaf} of the wanted variables, as they are."""
     named, _ = paths.flatten(variables)
     wanted = dict.fromkeys(wanted)
     failures = [
@@ -106,7 +203,7 @@ def leaves_at(graph: ChannelGraph, variables: Any, wanted: Iterable[str]) -> dic
             f"variables {shapes[:5]} are shapes, which have no scores.\n"
             "Fix: pass arrays, or scores.random(graph, key)."
         )
-    return _on_host({path: named[path] for path in wanted})
+    return {path: named[path] for path in wanted}
 
 
 def shape_in(leaves: Mapping[str, Any], path: str) -> Any:
@@ -118,12 +215,7 @@ def shape_in(leaves: Mapping[str, Any], path: str) -> Any:
 
 def here(values: Any) -> Array:
     """Returns `wide` values: traced ones in the program, others on the host."""
-    return wide(values if isinstance(values, Tracer) else np.asarray(jax.device_get(values)))
-
-
-def _on_host(leaves: Mapping[str, Array]) -> dict[str, Array]:
-    concrete = {k: v for k, v in leaves.items() if not isinstance(v, Tracer)}
-    return {**leaves, **jax.device_get(concrete)}
+    return wide(values if isinstance(values, Tracer) else np.asarray(fetch(values)))
 
 
 def _numpy_of(arrays: Iterable[Array]) -> Any:

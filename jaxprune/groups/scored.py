@@ -8,6 +8,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxprune.arguments.checks import check_mapping, kind_of
+from jaxprune.arguments.fetching import fetch
 from jaxprune.arguments.paths import near
 from jaxprune.errors import ScoreError
 from jaxprune.graph import ChannelGraph, Group, check_graph
@@ -65,8 +66,8 @@ def host_scores(scores: Any) -> dict[Any, np.ndarray | None]:
         )
     arrays = {name: value for name, value in given.items() if isinstance(value, jax.Array)}
     try:
-        given |= jax.device_get(arrays)
-    except (TypeError, ValueError, RuntimeError):  # keys, deleted arrays, arrays of other hosts
+        given |= fetch(arrays)
+    except (TypeError, ValueError, RuntimeError):  # keys, deleted arrays
         given |= dict.fromkeys(arrays)
     return {name: real(value) for name, value in given.items()}
 
@@ -74,7 +75,7 @@ def host_scores(scores: Any) -> dict[Any, np.ndarray | None]:
 def real(value: Any) -> np.ndarray | None:
     """Returns real numbers as float64 on the host, None for anything else."""
     try:
-        array = np.asarray(jax.device_get(value))
+        array = np.asarray(fetch(value))
         number = array.dtype.kind in "iuf" or jax.numpy.issubdtype(array.dtype, np.floating)
         return array.astype(np.float64) if number or array.size == 0 else None
     except (TypeError, ValueError):  # ragged lists, objects

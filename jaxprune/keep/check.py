@@ -13,6 +13,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxprune.arguments.checks import check_mapping, kind_of
+from jaxprune.arguments.fetching import fetch
 from jaxprune.arguments.numbers import is_integer, plain
 from jaxprune.arguments.paths import near
 from jaxprune.errors import KeepError
@@ -137,8 +138,8 @@ def count(mask: np.ndarray) -> int:
 def _fetched(masks: dict[Any, Any]) -> dict[Any, Any]:
     """Copies the masks from their devices, all at once."""
     try:
-        return jax.device_get(masks)
-    except (TypeError, ValueError, RuntimeError):  # keys, deleted arrays, arrays of other hosts
+        return fetch(masks)
+    except (TypeError, ValueError, RuntimeError):  # keys, deleted arrays
         return dict.fromkeys(masks)
 
 

@@ -56,10 +56,15 @@ def layer_axis(axes: Sequence[Space], space: Space) -> int | None:
 
 def aligned(mask: Any, axes: Sequence[Space], axis: int) -> Any:
     """Returns the mask of one of `axes`, bool[n] or bool[layers, n], in the rank of the array."""
-    shape = [1] * len(axes)
+    layer = layer_axis(axes, axes[axis]) if mask.ndim == 2 else None
+    return in_rank(mask, axis, layer, len(axes))
+
+
+def in_rank(mask: Any, axis: int, layer: int | None, rank: int) -> Any:
+    """Returns the mask of one axis, whose layers `layer` counts, in the rank of an array."""
+    shape = [1] * rank
     shape[axis] = mask.shape[-1]
     if mask.ndim == 2:
-        layer = layer_axis(axes, axes[axis])
         assert layer is not None
         shape[layer] = mask.shape[0]
         mask = mask if layer < axis else mask.T

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy
+from jax.core import Tracer
 
 from jaxprune.arguments import paths
 from jaxprune.arguments.dtypes import wide_dtype
@@ -87,17 +88,33 @@ def rescale(graph: ChannelGraph, small: Any, keep: Keep, resized: Resized | None
     """Returns what `slice` gave for `keep` with the `factors` multiplied in; dtypes stay."""
     by = factors(graph, keep, resized)
     leaves, treedef = paths.flatten(small)
-    found = [_times(leaf, by[path]) if path in by else leaf for path, leaf in leaves.items()]
-    return jax.tree.unflatten(treedef, found)
+    machines: dict[Any, dict[str, Any]] = {}
+    for path, leaf in leaves.items():
+        if path in by and not isinstance(leaf, jax.ShapeDtypeStruct):
+            concrete = isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)
+            machine = frozenset(leaf.devices()) if concrete else None
+            machines.setdefault(machine, {})[path] = leaf
+    for machine, own in machines.items():
+        numbers = {path: _number(by[path], leaf) for path, leaf in own.items()}
+        places = {} if machine is None else {path: leaf.sharding for path, leaf in own.items()}
+        times = jax.jit(_times, out_shardings=places) if places else _times
+        leaves |= times(own, numbers)
+    return jax.tree.unflatten(treedef, leaves.values())
 
 
-def _times(leaf: Any, factor: float) -> Any:
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        return leaf
-    if getattr(leaf, "weak_type", False):
-        return leaf * factor
-    wide = wide_dtype(leaf.dtype)
-    return (leaf.astype(wide) * np.asarray(factor, wide)).astype(leaf.dtype)
+def _number(factor: float, leaf: Any) -> Any:
+    weak = getattr(leaf, "weak_type", False)
+    return factor if weak else np.asarray(factor, wide_dtype(leaf.dtype))
+
+
+def _times(leaves: Mapping[str, Any], numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the products in the dtypes of the leaves; in a program nothing wide is stored."""
+    return {
+        path: leaf * numbers[path]
+        if getattr(leaf, "weak_type", False)
+        else (leaf.astype(numbers[path].dtype) * numbers[path]).astype(leaf.dtype)
+        for path, leaf in leaves.items()
+    }
 
 
 def _refuse(failures: Sequence[str]) -> NoReturn:

@@ -1,10 +1,11 @@
 """The public slice: a smaller tree, rescaled where that is asked for."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from jaxprune.arguments import paths
 from jaxprune.arguments.checks import kind_of
+from jaxprune.cutting import shardings as choice
 from jaxprune.cutting.transforms import sliced
 from jaxprune.errors import JaxpruneError
 from jaxprune.graph import ChannelGraph
@@ -20,12 +21,14 @@ def slice(
     *,
     rescale: bool | Callable[..., Any] = False,
     state: str | int | None = None,
+    shardings: Literal["fit"] | None = None,
 ) -> Any:
     """Returns `variables` without the pruned entries: a smaller tree of the same structure.
 
-    Host arrays are cut on the host; arrays on devices by one jitted program for the whole tree,
-    under their own shardings; `jax.ShapeDtypeStruct`s give `jax.ShapeDtypeStruct`s. Differentiable
-    in `variables`.
+    Host arrays are cut on the host. Arrays on devices are cut where they lie, under their own
+    shardings and bit for bit: beside the two trees a device holds about twice 32 MB, or twice its
+    share of a leaf all of whose axes are cut. All processes of a computation make the same call.
+    `jax.ShapeDtypeStruct`s give `jax.ShapeDtypeStruct`s. Differentiable in `variables`.
 
     The variables of a branch that goes are absent: a dict loses their keys, and elsewhere, in a
     list or a state of modules, None stands in their place, which JAX does not count as a leaf.
@@ -43,6 +46,9 @@ def slice(
       state: the name of the state that is given in the place of variables, as `state` of the trace
         has it: `jp.slice(graph, cache, keep, state="cache")`. Its batch and its length may be
         others than the traced ones.
+      shardings: None keeps those of the leaves, and raises where a mesh does not divide a kept
+        width. "fit" divides such an axis by the first of its mesh axes alone that do, or not at
+        all.
 
     Raises:
       KeepError: a mask does not fit its group.
@@ -60,7 +66,8 @@ def slice(
         )
     if state is not None and rescale is not False:
         raise JaxpruneError("rescale is of variables, not of state.\nFix: leave rescale out.")
-    small = sliced(graph, variables, keep, state=state)
+    fit = choice.check_choice(shardings)
+    small = sliced(graph, variables, keep, state=state, fit=fit)
     if graph.unread and state is None:
         channels = without_branches.split(graph, keep).channels
         unread_variables.warn(graph, channels, "jp.slice", paths.flatten(variables)[0])

@@ -7,6 +7,7 @@ and the constant with it.
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting.batch_norms import batch_norms
 from jaxprune.keep.check import Keep, check_keep
-from jaxprune.recover.leaves import concrete
+from jaxprune.recover.leaves import concrete, is_divided, plus
 from jaxprune.recover.partial import zero
 from jaxprune.recover.shifts import Outcome as Outcome
 from jaxprune.recover.shifts import Shifts, pruned_entries
@@ -60,11 +61,22 @@ def absorb_constants(graph: ChannelGraph, variables: Any, keep: Keep) -> Absorbe
     leaves = concrete(graph, variables)
     pruned = {name: np.asarray(kept) for name, kept in keep.items() if not np.all(kept)}
     run = Shifts(pruned)
-    run.start(graph.walk, _silenced(graph, leaves, pruned))
+    with _beside_accelerators(leaves):
+        run.start(graph.walk, _silenced(graph, leaves, pruned))
     for path, delta in run.finish().items():
-        leaves[path] = leaves[path] + delta.astype(leaves[path].dtype)
+        leaves[path] = plus(leaves[path], delta)
     tree = jax.tree.structure(variables).unflatten(leaves.values())
     return Absorbed(tree, tuple(dict.fromkeys(run.outcomes)))
+
+
+def _beside_accelerators(leaves: Mapping[str, Any]) -> AbstractContextManager[Any]:
+    """Where variables are divided no device need hold a whole one: the host computes."""
+    if not any(map(is_divided, leaves.values())):
+        return nullcontext()
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # JAX was told to use accelerators alone
+        return nullcontext()
 
 
 def _silenced(graph: ChannelGraph, leaves: Mapping[str, Any], pruned: Keep) -> dict[str, Any]:

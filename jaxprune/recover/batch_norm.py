@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.arguments.checks import check_arrays, check_batches, check_callable
+from jaxprune.arguments.fetching import fetch
 from jaxprune.arguments.paths import flatten
 from jaxprune.errors import JaxpruneError, TreeError
 from jaxprune.graph import ChannelGraph
@@ -105,7 +106,7 @@ def _read(statistics: Any, paths: list[str]) -> dict[str, np.ndarray]:
     leaves = _named(statistics, paths)
     if missing := [path for path in paths if path not in leaves]:
         raise TreeError(f"recalibrate: update returned no {', no '.join(missing)}.\n{_FIX_UPDATE}")
-    arrays = {path: np.asarray(leaves[path]) for path in paths}
+    arrays = {path: np.asarray(fetch(leaves[path])) for path in paths}
     return {
         path: array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
         for path, array in arrays.items()
@@ -155,11 +156,11 @@ def _check_debiased(
 ) -> None:
     """Raises if statistics that are made anew are made of other state that is not zero."""
     shapes = {leaves[path].shape for path in anew}
-    others = [
-        path
-        for path, new in _named(returned, [path for path in leaves if path not in paths]).items()
-        if np.shape(new) in shapes and np.any(leaves[path]) and np.any(new != leaves[path])
-    ]
+    given = _named(returned, [path for path in leaves if path not in paths])
+    pairs = {
+        path: fetch((leaves[path], new)) for path, new in given.items() if np.shape(new) in shapes
+    }
+    others = [path for path, (old, new) in pairs.items() if np.any(old) and np.any(new != old)]
     if others:
         raise JaxpruneError(
             f"recalibrate: update makes {anew[0]} of other state that it moves, such as "

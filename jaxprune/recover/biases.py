@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxprune.arguments.fetching import fetch
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep.check import Keep
 from jaxprune.program.jaxpr import Op
+from jaxprune.recover.leaves import plus
 from jaxprune.recover.partial import zero
 from jaxprune.recover.readers import Reader, contractions, on_result
 from jaxprune.recover.shifts import Origin, Shifts, pruned_entries
@@ -56,7 +58,7 @@ def added(
 ) -> dict[str, Any]:
     """Returns {path: new value} of the biases and running means that take f64[blocks, O] each."""
     deltas = _run(graph, leaves, keep, readers, constants).finish()
-    return {path: leaves[path] + d.astype(leaves[path].dtype) for path, d in deltas.items()}
+    return {path: plus(leaves[path], d) for path, d in deltas.items()}
 
 
 def _run(
@@ -67,7 +69,7 @@ def _run(
     constants: Sequence[Array],
 ) -> Births:
     run = Births(keep, births_of(graph, readers, constants))
-    run.start(graph.walk, {path: np.asarray(leaves[path]) for path in graph.variables})
+    run.start(graph.walk, {path: np.asarray(fetch(leaves[path])) for path in graph.variables})
     return run
 
 

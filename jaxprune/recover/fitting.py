@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxprune.arguments import paths
 from jaxprune.arguments.checks import check_callable, kind_of
+from jaxprune.arguments.fetching import fetch
 from jaxprune.arguments.numbers import check_finite
 from jaxprune.cutting.transforms import mask
 from jaxprune.errors import JaxpruneError
@@ -139,7 +140,7 @@ class Fitting:
     def _fitted(self, own: Sequence[int], moments: Sequence[Moments]) -> list[Array]:
         """Fits one kernel, and returns what each of its readers should add to its outputs."""
         readers = [self.readers[i] for i in own]
-        leaf = np.asarray(self.leaves[readers[0].path])
+        leaf = np.asarray(fetch(self.leaves[readers[0].path]))
         dtype, leaf = leaf.dtype, leaf.astype(np.float64)
         blocks = [reader.blocks(leaf) for reader in readers]
         kernels, methods = [], []

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxprune.arguments.checks import check_mapping
+from jaxprune.arguments.fetching import fetch
 from jaxprune.arguments.paths import flatten
 from jaxprune.cutting.transforms import check_tree
 from jaxprune.errors import KeepError, TreeError
@@ -26,6 +27,17 @@ def replaced(variables: Any, values: Mapping[str, Any]) -> Any:
         treedef,
         [new(leaf, values[path]) if path in values else leaf for path, leaf in leaves.items()],
     )
+
+
+def is_divided(leaf: Any) -> bool:
+    """True for an array on several devices."""
+    return isinstance(leaf, jax.Array) and len(leaf.devices()) > 1
+
+
+def plus(leaf: Any, delta: np.ndarray) -> Any:
+    """Returns a small variable with a change added, in its dtype and sharding."""
+    delta = delta.astype(leaf.dtype)
+    return jax.device_put(fetch(leaf) + delta, leaf.sharding) if is_divided(leaf) else leaf + delta
 
 
 def checked_counts(graph: ChannelGraph, widths: Any) -> dict[str, int]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.arguments.checks import check_batches
+from jaxprune.arguments.fetching import fetch
 from jaxprune.errors import JaxpruneError, ResizeError
 from jaxprune.gates.evaluation import Marked, evaluate
 from jaxprune.graph import ChannelGraph
@@ -78,7 +79,7 @@ class Measuring:
             state = here if state is None else self.merge(state, here, number)
         if state is None:
             raise JaxpruneError(f"{self.where}: no batches.\nFix: pass at least one batch of data.")
-        found = jax.device_get([state[i] for i in wanted])
+        found = fetch([state[i] for i in wanted])
         self.rounding = max(float(np.finfo(own.moments.xx.dtype).eps) for own in found)
         self._check(found, wanted)
         return [jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), own) for own, _ in found]

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprune.arguments.fetching import fetch
 from jaxprune.program import jaxpr
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.traits import Trait
+from jaxprune.recover.leaves import is_divided
 
 FOLLOWED = Trait.LINEAR | Trait.MULTIPLIES | Trait.MAXIMUM
 """What reaches no other channels than its axes say."""
@@ -44,7 +46,13 @@ def only(item: Partial, where: np.ndarray) -> Partial:
 
 def zero(values: Any, where: np.ndarray) -> Any:
     """Returns `values` with zeros at `where`, which broadcasts to them."""
-    return np.where(where, np.zeros((), values.dtype), values) if where.any() else values
+    return np.where(where, np.zeros((), values.dtype), read(values)) if where.any() else values
+
+
+def read(values: Any) -> Any:
+    """Returns values that are on several devices on the host, others as they are."""
+    native = values is not None and not jnp.issubdtype(values.dtype, jax.dtypes.extended)
+    return fetch(values) if native and is_divided(values) else values
 
 
 def follows(op: Op) -> bool:
@@ -57,7 +65,7 @@ def evaluate(op: Op, ins: Sequence[Partial]) -> list[Partial]:
     varies = _varies(op, ins)
     if all(where.all() for where in varies):
         return [unknown(var) for var in op.eqn.outvars]
-    values = jaxpr.bind(op.eqn, [item.values for item in ins], op.eqn.params)
+    values = jaxpr.bind(op.eqn, [read(item.values) for item in ins], op.eqn.params)
     return [Partial(zero(value, where), where) for value, where in zip(values, varies, strict=True)]
 
 
@@ -66,7 +74,7 @@ def _varies(op: Op, ins: Sequence[Partial]) -> list[np.ndarray]:
     if not any(item.varies.any() for item in ins):
         return [np.zeros(shape, bool) for shape in op.out_shapes]
     if Trait.MULTIPLIES in op.traits:  # zero times anything is zero
-        left, right = (item.varies | (np.asarray(item.values) != 0) for item in ins)
+        left, right = (item.varies | (np.asarray(read(item.values)) != 0) for item in ins)
         pairs = (ins[0].varies, right), (left, ins[1].varies)
         return [np.any([_reach(op, ins, pair)[0] for pair in pairs], axis=0)]
     if _elementwise(op):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprune.arguments.checks import check_callable
+from jaxprune.arguments.fetching import fetch
 from jaxprune.arguments.numbers import check_finite
 from jaxprune.errors import JaxpruneError
 from jaxprune.graph import ChannelGraph, check_graph
@@ -124,7 +125,7 @@ def _solved(
         own = [final[reader.number] for reader in kernel.readers]
         leaf = leaves[own[0].path]
         solved = [surgeon.kernel for surgeon in kernel.surgeons]
-        wide = np.asarray(leaf).astype(np.float64)
+        wide = np.asarray(fetch(leaf)).astype(np.float64)
         new[own[0].path] = own[0].with_kernel(wide, solved).astype(leaf.dtype)
         words = ", ".join(dict.fromkeys([s.method for s in kernel.surgeons] + ["no bias"]))
         for reader, one in zip(own, kernel.moments, strict=True):
@@ -153,7 +154,7 @@ def _kernels(
         kernel.readers.append(reader)
         kernel.moments.append(one)
     for kernel in found.values():
-        leaf = np.asarray(leaves[kernel.readers[0].path]).astype(np.float64)
+        leaf = np.asarray(fetch(leaves[kernel.readers[0].path])).astype(np.float64)
         for b, block in enumerate(kernel.readers[0].blocks(leaf)):
             rows = sum(one.rows[b] for one in kernel.moments)
             both = [

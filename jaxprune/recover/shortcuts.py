@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxprune.arguments.fetching import fetch
 from jaxprune.gates.sites import UNTAPPED
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep.check import Keep
@@ -65,7 +66,7 @@ def find_sums(
     """
     ones = [np.ones(reader.written.shape) for reader in readers]
     run = _Met(keep, births_of(graph, readers, ones))
-    run.start(graph.walk, {path: np.asarray(leaves[path]) for path in graph.variables})
+    run.start(graph.walk, {path: np.asarray(fetch(leaves[path])) for path in graph.variables})
     numbers = {id(op): i for i, op in enumerate(every_op(graph.walk))}
     found: dict[int, int] = {}
     sums: dict[int, Sum] = {}

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.arguments import call_inputs, paths
+from jaxprune.arguments.fetching import fetch
 from jaxprune.arguments.functions import check_function, check_inputs
 from jaxprune.arguments.numbers import check_positive
 from jaxprune.cutting import entries
@@ -328,7 +329,7 @@ def _is_inexact(leaf: Any) -> bool:
 
 def _taken(leaf: Any, axes: Sequence[Any], kept: Kept) -> Any:
     cut = entries.Cut.of(map(kept.indices, axes), axes)
-    return entries.take({"": leaf}, {"": cut})[""]
+    return entries.take({"": leaf}, {"": cut}, fit=True)[""]
 
 
 def _difference(a: Any, b: Any, *, together: bool = False) -> float:
@@ -350,4 +351,4 @@ def _host(leaf: Any) -> np.ndarray:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     wide = np.complex128 if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else np.float64
-    return np.asarray(leaf).astype(wide)
+    return np.asarray(fetch(leaf)).astype(wide)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.arguments.checks import check_mapping, check_names, kind_of
+from jaxprune.arguments.fetching import fetch
 from jaxprune.errors import ScoreError
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.groups.scored import real
@@ -65,7 +66,7 @@ class Tally(NamedTuple):
         Raises:
           ScoreError: nothing was added, or a batch had a score that was not finite.
         """
-        sums, batches, bad = jax.device_get(tuple(self))
+        sums, batches, bad = fetch(tuple(self))
         if bad:
             raise ScoreError(
                 f"batch {bad} of {batches} gave scores that are not finite, so its loss or its "

@@ -8,11 +8,11 @@ from typing import Any
 
 from jaxprune.gates.sites import read_once
 from jaxprune.graph import ChannelGraph, Group, check_graph
-from jaxprune.groups.members import Array, Reduce, collect, found, total
+from jaxprune.groups.members import Array, Pairs, Reduce, collect, found, total
 from jaxprune.inspecting.batch_norms import batch_norms
 from jaxprune.scores.bn import NO_SCALE, WITHOUT_SCALE
 from jaxprune.scores.given import given
-from jaxprune.scores.products import pairs
+from jaxprune.scores.products import pairs, product
 
 
 def taylor(graph: ChannelGraph, variables: Any, gradients: Any) -> dict[str, Array]:
@@ -91,7 +91,7 @@ def taylor_bn(
     biases = [bias for bias in scales.values() if bias is not None]
     products = _products(graph, variables, gradients, [*scales, *biases])
     joint = {
-        scale: products[scale] + (0 if bias is None else products[bias])
+        scale: products[scale].value + (0 if bias is None else products[bias].value)
         for scale, bias in scales.items()
     }
     return _of_scales(graph, joint, reduce)
@@ -136,9 +136,9 @@ def _examples(group: Group) -> tuple[int | str, ...]:
 
 def _products(
     graph: ChannelGraph, variables: Any, gradients: Any, wanted: Collection[str]
-) -> dict[str, Array]:
+) -> Pairs:
     """Returns {path: w * dL/dw} of the wanted variables."""
-    return pairs(graph, variables, gradients, wanted, lambda w, g: (w * g).real)
+    return pairs(graph, variables, gradients, wanted, product)
 
 
 def _scales(graph: ChannelGraph) -> dict[str, str | None]:

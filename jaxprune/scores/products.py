@@ -8,7 +8,7 @@ import jax
 from jaxprune.arguments import paths
 from jaxprune.errors import ScoreError, TreeError
 from jaxprune.graph import ChannelGraph
-from jaxprune.groups.members import Array, here, shape_in
+from jaxprune.groups.members import Array, Pair, Pairs, shape_in
 
 
 def pairs(
@@ -18,8 +18,8 @@ def pairs(
     wanted: Collection[str],
     combine: Callable[[Array, Array], Array],
     what: str = "gradients",
-) -> dict[str, Array]:
-    """Returns {path: combine(w, other)} of the wanted variables.
+) -> Pairs:
+    """Returns {path: the pair combine(w, other)} of the wanted variables.
 
     Raises:
       TreeError: a tree does not mirror the graph.
@@ -44,5 +44,10 @@ def pairs(
             f"{still[:5]} are integers, which have no gradient.\n"
             "Fix: scores.l2, or the gates of jp.gated."
         )
-    ours, theirs = ({path: here(tree[path]) for path in wanted} for tree in trees)
-    return {path: combine(ours[path], theirs[path]) for path in wanted}
+    ours, theirs = trees
+    return Pairs({path: Pair(ours[path], theirs[path], combine) for path in wanted})
+
+
+def product(w: Array, gradient: Array) -> Array:
+    """Returns the real part of w * dL/dw."""
+    return (w * gradient).real

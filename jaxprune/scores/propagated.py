@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from jaxprune.arguments.checks import check_flag, kind_of
+from jaxprune.arguments.fetching import fetch
 from jaxprune.arguments.numbers import check_share
 from jaxprune.errors import ScoreError
 from jaxprune.gates.sites import Site, find_sites
@@ -74,7 +75,7 @@ def nisp(
     leaves = leaves_at(graph, variables, graph.variables)
     weights = [leaves[path] for path in graph.variables]
     probes = {name: jnp.zeros(graph.groups[name].shape) for name in run.read}
-    passed = jax.device_get(jax.jit(jax.grad(run.objective))(probes, weights))
+    passed = fetch(jax.jit(jax.grad(run.objective))(probes, weights))
     if any(not np.isfinite(values).all() for values in passed.values()):
         raise ScoreError(
             "nisp: importance comes to operations that cannot pass it on: "

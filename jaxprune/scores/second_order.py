@@ -12,7 +12,7 @@ from jaxprune.errors import ScoreError
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.groups.members import Array, Reduce, collect, found, total
 from jaxprune.scores.given import given
-from jaxprune.scores.products import pairs
+from jaxprune.scores.products import pairs, product
 
 _ROLES = ("out", "in", "vector")
 _SLOPES = 'found["slopes"] of jp.stats.sum(at=jp.stats.At.GATES).'
@@ -140,9 +140,7 @@ def obd(
     check_graph(graph)
     check_roles(roles, _ROLES, ScoreError)
     wanted = [s.path for g in graph.groups.values() for s in g.slots if s.role in roles]
-    saliencies = pairs(
-        graph, variables, curvature, wanted, lambda w, h: abs(w) ** 2 * h.real / 2, "curvatures"
-    )
+    saliencies = pairs(graph, variables, curvature, wanted, _saliency, "curvatures")
     scores = collect(
         graph, saliencies, wanted=lambda slot: slot.role in roles, entry=_same, reduce=reduce
     )
@@ -185,7 +183,7 @@ def taylor_members(
     check_roles(roles, _ROLES, ScoreError)
     check_callable(entry, "entry", "entry=abs.", ScoreError, optional=True)
     wanted = [s.path for g in graph.groups.values() for s in g.slots if s.role in roles]
-    products = pairs(graph, variables, gradients, wanted, lambda w, g: (w * g).real, "gradients")
+    products = pairs(graph, variables, gradients, wanted, product, "gradients")
     scores = collect(
         graph,
         products,
@@ -207,6 +205,10 @@ def _same_groups(graph: ChannelGraph, slopes: Any, curvature: Any) -> tuple[Any,
             f"slopes and curvatures differ in the groups {names}.\nFix: collect both in one pass."
         )
     return first, second
+
+
+def _saliency(w: Array, h: Array) -> Array:
+    return abs(w) ** 2 * h.real / 2
 
 
 def _same(values: Array) -> Array:

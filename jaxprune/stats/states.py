@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprune.arguments.fetching import fetch
 from jaxprune.errors import JaxpruneError
 from jaxprune.graph import ChannelGraph
 from jaxprune.stats.curvatures import By, Curvature
@@ -54,7 +55,7 @@ def finished(graph: ChannelGraph, statistics: Mapping[str, Any], state: State) -
     Raises:
       JaxpruneError: no data, or numbers that are not finite.
     """
-    bad, batches = jax.device_get((state.bad, state.batches))
+    bad, batches = fetch((state.bad, state.batches))
     if not batches:
         raise JaxpruneError("the state holds no data.\nFix: update it with a batch.")
     broken = sorted(
@@ -78,7 +79,7 @@ def finished(graph: ChannelGraph, statistics: Mapping[str, Any], state: State) -
         if isinstance(item, Curvature):
             results[name] = _curvature(graph, item, own, int(batches))
         else:
-            results[name] = {g: _finalized(item, jax.device_get(s)) for g, s in own.items()}
+            results[name] = {g: _finalized(item, fetch(s)) for g, s in own.items()}
     return results
 
 
@@ -90,9 +91,7 @@ def _finalized(item: Statistic, found: tuple[Any, ...]) -> Any:
 
 def _curvature(graph: ChannelGraph, item: Curvature, own: Any, batches: int) -> Any:
     if item.by is By.GATES:
-        return {
-            group: np.asarray(jax.device_get(found)) / batches for group, (found,) in own.items()
-        }
+        return {group: np.asarray(fetch(found)) / batches for group, (found,) in own.items()}
     leaves = [
         own[path][0] / batches if path in own else jnp.zeros(variable.shape)
         for path, variable in graph.variables.items()
