@@ -4,7 +4,7 @@ Paper:     Zhu and Gupta, "To prune, or not to prune", 2017, https://arxiv.org/a
            single weights go, here channels, by default those of the least energy
 Command:   python -m experiments agp
            python -m experiments agp --final 0.7 --rounds 8
-           python -m experiments agp --score fisher
+           python -m experiments agp --score fisher --recover lasso
 Device:    CPU, 2 cores
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 import jaxprune as jp
-from experiments.procedures import kept_rounds, rounds, scoring
+from experiments.procedures import kept_rounds, recovering, rounds, scoring
 from experiments.procedures.rounds import Method, Score
 from experiments.runner import config as configuration
 from experiments.runner.config import Common
@@ -42,6 +42,9 @@ class Config(Common):
     score: str = "l2"
     """Of the channels, a name in experiments/procedures/scoring.py; the lowest go, of all groups
     together."""
+    recover: str = recovering.NONE
+    """After each pruning, a name in experiments/procedures/recovering.py; the rounds go on from
+    there."""
     min_keep_ratio: float = 0.1
     """Of its channels, how many every group keeps."""
     dense: Training = Training(epochs=15, rates=stepped(0.1))  # noqa: RUF009
@@ -53,7 +56,8 @@ class Config(Common):
 
     def __post_init__(self) -> None:
         """Raises ValueError where values contradict each other."""
-        configuration.check(self, scoring.unknown(self.score), positive=("rounds", "final"))
+        problems = scoring.unknown(self.score) + recovering.unknown(self.recover)
+        configuration.check(self, problems, positive=("rounds", "final"))
 
 
 PRESETS: Presets = MappingProxyType({"digits": {"widths": (16, 32, 64)}})
@@ -70,6 +74,7 @@ def method(config: Config) -> Method:
         dense=dense,
         begin=partial(_begin, config),
         score=Score(partial(_scores, config)),
+        recover=None if config.recover == recovering.NONE else partial(_recovered, config),
     )
 
 
@@ -90,6 +95,18 @@ def _scores(
 ) -> Mapping[str, Any]:
     del tally
     return scoring.scores(config.score, scoring.Given(task, graph, variables, key))
+
+
+def _recovered(
+    config: Config,
+    graph: jp.ChannelGraph,
+    variables: Variables,
+    keep: Mapping[str, Any],
+    key: jax.Array,
+    task: Task,
+) -> tuple[Mapping[str, Any], Variables]:
+    given = scoring.Given(task, graph, variables, key)
+    return recovering.recovered(config.recover, given, keep)
 
 
 EXPERIMENT = Experiment(

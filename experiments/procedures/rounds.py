@@ -37,6 +37,10 @@ class Score(NamedTuple):
     """Those that have scores."""
 
 
+Recover = Callable[[jp.ChannelGraph, Variables, Mapping[str, Any], jax.Array, Task], Any]
+"""(graph, variables before a pruning, keep, key, task) -> keep, variables to be masked by it."""
+
+
 class Method(NamedTuple):
     """What tells one procedure from another.
 
@@ -44,6 +48,7 @@ class Method(NamedTuple):
       plan: what comes next, of `jaxprune.schedule`.
       dense: how the network trains before the plan begins.
       score: of the channels; the lowest go.
+      recover: what makes up for a pruning, if anything does.
       begin: graph -> the progress before any pruning, with what it obeys.
       penalty: what a training with a strength puts in front of the momentum.
       decorated: whether gates stand for the BatchNorms, until the fine-tuning.
@@ -53,6 +58,7 @@ class Method(NamedTuple):
     plan: Plan
     dense: Training
     score: Score
+    recover: Recover | None = None
     begin: Callable[[jp.ChannelGraph], Progress] = jp.schedule.begin
     penalty: Callable[[Training, jp.ChannelGraph, Variables], Transform] | None = None
     decorated: bool = False
@@ -158,6 +164,9 @@ def advanced(
         drawn = key(task.config, label(phase))
         scores = method.score.read(progress.graph, variables, tally, drawn, task)
         progress = progress.prune(phase.prune, scores)
+        if method.recover:
+            kept = method.recover(progress.graph, variables, progress.keep, drawn, task)
+            progress, variables = replace(progress, keep=kept[0]), kept[1]
         variables = jp.mask(progress.graph, variables, progress.keep)
     model = state.model
     if phase.commit:
