@@ -1,4 +1,4 @@
-"""What `--recover` names: what becomes of the weights that are left, without training.
+"""What `--recover` names: what becomes of the weights that are left, before anything trains.
 
 Each is measured on the batches of `experiments.procedures.scoring`.
 """
@@ -43,6 +43,17 @@ def _lasso(given: Given, keep: Keep) -> tuple[Keep, Variables]:
     return _fitted(Form.KERNEL)(given, {**keep, **found.keep})
 
 
+def _dcp(given: Given, keep: Keep) -> tuple[Keep, Variables]:
+    found = jp.recover.dcp(
+        given.graph,
+        given.variables,
+        _widths(given, keep),
+        batches(given.task),
+        loss=lambda outputs, batch: given.task.loss(outputs, batch[1]),
+    )
+    return {**keep, **found.keep}, found.variables
+
+
 def _absorbed(given: Given, keep: Keep) -> tuple[Keep, Variables]:
     return keep, jp.recover.absorb_constants(given.graph, given.variables, keep).variables
 
@@ -56,10 +67,11 @@ RECOVERIES: Mapping[str, Recovery] = MappingProxyType(
         "absorb": _absorbed,
         "obs": _obs,
         "lasso": _lasso,
+        "dcp": _dcp,
     }
 )
-"""Name -> what it does. `obs` and `lasso` choose the channels of every group themselves, as many as
-the scores leave it."""
+"""Name -> what it does. `obs`, `lasso` and `dcp` choose the channels of every group themselves, as
+many as the scores leave it."""
 
 
 def unknown(name: str) -> list[str]:

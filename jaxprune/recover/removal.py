@@ -7,7 +7,6 @@ import numpy as np
 
 from jaxprune.arguments.checks import check_callable
 from jaxprune.arguments.numbers import check_finite
-from jaxprune.errors import JaxpruneError
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.recover.brain_surgeon import Surgeon, remove_cheapest
 from jaxprune.recover.fits import Moments
@@ -15,7 +14,7 @@ from jaxprune.recover.fitting import Fit, fit_of
 from jaxprune.recover.leaves import checked_counts, concrete, replaced
 from jaxprune.recover.measuring import Measuring, call_of
 from jaxprune.recover.normal_equations import damped
-from jaxprune.recover.readers import Reader, find_readers
+from jaxprune.recover.readers import Reader, check_read, find_readers
 
 Array = np.ndarray
 
@@ -91,7 +90,7 @@ def obs(
     counts = {name: count for name, count in counts.items() if count < graph.groups[name].size}
     trial = {name: np.ones(graph.groups[name].size, bool) for name in counts}
     readers, refused = find_readers(graph, trial)
-    _check_read(graph, counts, readers, {r.groups: r.why for r in refused})
+    check_read("recover.obs", graph, counts, readers, refused)
     measuring = Measuring(
         graph, readers, call_of(graph, inputs), graph.fn if fn is None else fn, "recover.obs"
     )
@@ -162,26 +161,3 @@ def _kernels(
             hessian = damped(np.sum(both, axis=0) / rows, damping)
             kernel.surgeons.append(Surgeon(hessian, block.kernel, block.written, rounding))
     return list(found.values())
-
-
-def _check_read(
-    graph: ChannelGraph,
-    counts: dict[str, int],
-    readers: Sequence[Reader],
-    refused: dict[tuple[str, ...], str],
-) -> None:
-    read = {name for reader in readers for name in reader.groups}
-    failures = []
-    for name in counts:
-        if graph.groups[name].layers is not None:
-            failures.append(f"group {name!r}: every layer of a stack has channels of its own")
-        elif name not in read:
-            why = next(
-                (why for groups, why in refused.items() if name in groups), "nothing reads it"
-            )
-            failures.append(f"group {name!r}: {why}")
-    if failures:
-        raise JaxpruneError(
-            "\n".join(["recover.obs: no reader of these groups can be fitted:", *failures])
-            + "\nFix: leave them out of widths."
-        )

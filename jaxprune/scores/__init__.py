@@ -27,6 +27,8 @@ in one pass, or as gradients of your own step.
 | `taylor_squared`, `snip` | yes | yes | by gates | 2 to 3 | dL/dm of a batch |
 | `taylor_second_order`, `obd_gates` | yes | yes | by gates, twice | 6 a probe | in expectation |
 | `obd` | yes | yes | by weights, twice or per example | 6 a probe | the diagonal alone |
+| `jp.recover.obs`, `lasso`, which also change the readers | yes | | | 1 | their problem |
+| `jp.recover.dcp`, which trains them | yes | yes | of readers | 6 a kept channel | |
 """
 
 from jaxprune.scores.activations import activation_norm, apoz, entropy, mean_activation, wanda
