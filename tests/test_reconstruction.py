@@ -312,6 +312,38 @@ def test_two_uses_of_one_kernel_are_fitted_together() -> None:
     assert len(removed.fits) == 2
 
 
+def test_rows_are_drawn_and_one_program_serves_all_batches() -> None:
+    traced = []
+
+    def fn(v: Any, x: Any) -> Any:  # 12 rows of each example, of two kinds that want other kernels
+        traced.append(x.shape)
+        h = jax.nn.relu(x @ v["a"])
+        return jnp.tanh(h @ v["b"]) @ v["e"]
+
+    v = {"a": V["a"], "b": V["b"], "e": normal(3, 2)}
+    batches = [normal(4, 12, 5) for _ in range(3)]
+    graph = jp.trace(fn, v, batches[0])
+    keep = {"a": KEEP["a"], "b": np.array([True, False, True])}
+
+    def kernel(count: int, **options: Any) -> np.ndarray:
+        traced.clear()
+        return np.asarray(least_squares(graph, v, keep, batches[:count], **options).variables["b"])
+
+    whole = kernel(1)
+    once = len(traced)
+    kernel(3)
+    assert len(traced) == once  # of two kernels in turn, whatever the number of batches
+    np.testing.assert_array_equal(kernel(1, positions=12), whole)
+    drawn = kernel(1, positions=3)
+    assert abs(drawn - whole).max() > 1e-3
+    np.testing.assert_array_equal(kernel(1, positions=3, key=jax.random.key(0)), drawn)
+    assert abs(kernel(1, positions=3, key=jax.random.key(1)) - drawn).max() > 1e-3
+    two = {"a": 5, "b": 2}
+    assert obs(graph, v, two, batches, positions=2).fits[0].after < 1
+    with pytest.raises(JaxpruneError, match="positions must be an int, at least 1, got 0"):
+        kernel(1, positions=0)
+
+
 def test_what_cannot_be_fitted_says_why() -> None:
     def fn(v: Any, x: Any) -> Any:
         h = x @ v["a"]

@@ -12,7 +12,7 @@ from jaxprune.recover.brain_surgeon import Surgeon, remove_cheapest
 from jaxprune.recover.fits import Moments
 from jaxprune.recover.fitting import Fit, fit_of
 from jaxprune.recover.leaves import checked_counts, concrete, replaced
-from jaxprune.recover.measuring import Measuring, call_of
+from jaxprune.recover.measuring import Measuring, call_of, draw_of
 from jaxprune.recover.normal_equations import damped
 from jaxprune.recover.readers import Reader, check_read, find_readers
 
@@ -39,6 +39,8 @@ def obs(
     batches: Iterable[Any],
     *,
     damping: float = 0.01,
+    positions: int | None = None,
+    key: Any = None,
     inputs: Callable[[Any], Any] | None = None,
     fn: Callable[..., Any] | None = None,
 ) -> Removal:
@@ -62,6 +64,8 @@ def obs(
       batches: as for `jp.stats.collect`; one pass.
       damping: relative to the mean square of the inputs; at least 0. Where H is singular, the least
         that its rounding asks for is added, and the fit says so.
+      positions: as for `least_squares`.
+      key: as for `least_squares`.
       inputs: as for `least_squares`.
       fn: as for `least_squares`.
 
@@ -91,9 +95,8 @@ def obs(
     trial = {name: np.ones(graph.groups[name].size, bool) for name in counts}
     readers, refused = find_readers(graph, trial)
     check_read("recover.obs", graph, counts, readers, refused)
-    measuring = Measuring(
-        graph, readers, call_of(graph, inputs), graph.fn if fn is None else fn, "recover.obs"
-    )
+    run, draw = graph.fn if fn is None else fn, draw_of(positions, key)
+    measuring = Measuring(graph, readers, call_of(graph, inputs), run, "recover.obs", draw)
     every = list(range(len(readers)))
     moments = measuring.collect(batches, variables, None, every) if readers else []
     kernels = _kernels(readers, moments, leaves, damping, measuring.rounding)
