@@ -365,6 +365,28 @@ def test_what_cannot_be_fitted_says_why() -> None:
     assert any(one.kernel == "h" for one in found.fits)
 
 
+def test_constant_channels_go_into_the_bias() -> None:
+    """Two channels are constant, one of them silent; another is what remains of its layer."""
+    v = {
+        **V,
+        "a": V["a"] * (np.arange(8) > 1),
+        "c": np.where(np.arange(8) > 1, V["c"], [2, -1] * 4),
+    }
+    v["c"] = v["c"].astype(np.float32)
+    dense = np.asarray(mlp(v, X[0]))
+    keep = {"a": np.arange(8) > 1}
+    found = least_squares(GRAPH, v, keep, X).variables
+    np.testing.assert_allclose(small(GRAPH, found, keep, X[0]), dense, rtol=1e-4, atol=1e-4)
+    alone = {"a": np.arange(8) == 0}
+    left = least_squares(GRAPH, v, alone, X, ridge=0)
+    mean = np.concatenate([np.asarray(mlp(v, x)) for x in X]).mean(0)
+    got = small(GRAPH, left.variables, alone, X[0])
+    np.testing.assert_allclose(got, np.broadcast_to(mean, got.shape), rtol=1e-3, atol=1e-4)
+    removed = obs(GRAPH, v, {"a": 7}, X)
+    assert not removed.keep["a"][1]  # the silent one costs least
+    assert np.isfinite(removed.variables["b"]).all()
+
+
 def test_bad_input() -> None:
     with pytest.raises(JaxpruneError, match=r"least_squares: no batches"):
         least_squares(GRAPH, V, KEEP, [])
@@ -373,6 +395,10 @@ def test_bad_input() -> None:
     broken = [X[0], X[0] * np.where(np.arange(40) == 7, np.nan, 1)[:, None].astype(np.float32)]
     with pytest.raises(JaxpruneError, match=r"batch 2: what .* reads of \['a'\]"):
         least_squares(GRAPH, V, KEEP, broken)
+    with pytest.raises(JaxpruneError, match=r"recover.obs: no batches"):
+        obs(GRAPH, V, {"a": 4}, [])
+    with pytest.raises(JaxpruneError, match=r"obs: numbers that are not finite:\nbatch 2: what"):
+        obs(GRAPH, V, {"a": 4}, broken)
     with pytest.raises(JaxpruneError, match=r"form must be .*\nFix: form=jp.recover.Form.KERNEL"):
         least_squares(GRAPH, V, KEEP, X, form="kernel")  # type: ignore[arg-type]
     with pytest.raises(JaxpruneError, match=r"Fix: ridge=0.01"):
