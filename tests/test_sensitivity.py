@@ -16,14 +16,14 @@ from matplotlib.figure import Figure
 import jaxprune as jp
 from experiments import data
 from experiments.data.augment import normalized
-from experiments.methods import agp, sensitivity
+from experiments.methods import agp, layerwise, sensitivity
 from experiments.procedures import recovering, scoring
 from experiments.report import plots
-from experiments.runner import training
+from experiments.runner import checkpoints, training
 from experiments.runner.experiment import execute
 from experiments.runner.task import initial
 from experiments.tasks import classification
-from jaxprune.schedule import Training, constant
+from jaxprune.schedule import Part, Training, constant
 
 ONCE = Training(epochs=1, rates=constant(0.05))
 SMALL: dict[str, Any] = {
@@ -155,6 +155,23 @@ def test_agp_recovers_by_the_name_that_is_given(tmp_path) -> None:
     assert summary["channels"] == {"dense": 12, "pruned": 6}
     with pytest.raises(ValueError, match=r"recover='l3' is not one of none, least_squares, "):
         agp.Config(recover="l3")
+
+
+def test_layer_by_layer_only_what_reads_a_group_trains(tmp_path) -> None:
+    train = replace(ONCE, part=Part.READERS)
+    config = layerwise.Config(
+        **SMALL, train=train, finetune=(), recover="least_squares", root=tmp_path
+    )
+    path = execute(layerwise.EXPERIMENT, config)
+    summary = json.loads((path / "summary.json").read_text())
+    assert summary["channels"] == {"dense": 12, "pruned": 6}
+    phases = [record["phase"] for record in summary["rounds"]]
+    assert phases == ["dense", "layer-1", "recover-1", "layer-2", "recover-2", "commit-1"]
+    task = classification.task(CONFIG)
+    before, after = (checkpoints.load(path, task, name).variables for name in ("dense", "commit-1"))
+    kept = np.asarray(after["params"]["Dense_0"]["kernel"])
+    old = np.asarray(before["params"]["Dense_0"]["kernel"])
+    assert {column.tobytes() for column in kept.T} <= {column.tobytes() for column in old.T}
 
 
 def test_a_score_or_a_ratio_that_is_none_is_an_error() -> None:

@@ -8,11 +8,9 @@ Command:   python -m experiments agp
 Device:    CPU, 2 cores
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any
 
 import jax
 
@@ -22,11 +20,9 @@ from experiments.procedures.rounds import Method, Score
 from experiments.runner import config as configuration
 from experiments.runner.config import Common
 from experiments.runner.experiment import Experiment
-from experiments.runner.fit import Variables
 from experiments.runner.presets import Presets
-from experiments.runner.task import Task
 from experiments.tasks import classification
-from jaxprune.schedule import Tally, Training, stepped, triangular
+from jaxprune.schedule import Training, stepped, triangular
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +69,8 @@ def method(config: Config) -> Method:
         ),
         dense=dense,
         begin=partial(_begin, config),
-        score=Score(partial(_scores, config)),
-        recover=None if config.recover == recovering.NONE else partial(_recovered, config),
+        score=Score(scoring.reader(config.score)),
+        recover=recovering.after(config.recover),
     )
 
 
@@ -83,30 +79,6 @@ def _begin(config: Config, graph: jp.ChannelGraph) -> jp.schedule.Progress:
     last = jp.schedule.Prune(prune_ratio=config.final, of=jp.schedule.Quota.CHANNELS)
     progress.prune(last, jp.scores.random(graph, jax.random.key(0)))  # an error if out of reach
     return progress
-
-
-def _scores(
-    config: Config,
-    graph: jp.ChannelGraph,
-    variables: Variables,
-    tally: Tally | None,
-    key: jax.Array,
-    task: Task,
-) -> Mapping[str, Any]:
-    del tally
-    return scoring.scores(config.score, scoring.Given(task, graph, variables, key))
-
-
-def _recovered(
-    config: Config,
-    graph: jp.ChannelGraph,
-    variables: Variables,
-    keep: Mapping[str, Any],
-    key: jax.Array,
-    task: Task,
-) -> tuple[Mapping[str, Any], Variables]:
-    given = scoring.Given(task, graph, variables, key)
-    return recovering.recovered(config.recover, given, keep)
 
 
 EXPERIMENT = Experiment(

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import jax
 import numpy as np
 
 import jaxprune as jp
 from experiments.procedures.scoring import Given, batches
 from experiments.runner.fit import Variables
+from experiments.runner.task import Task
 from jaxprune.recover import Form
 
 NONE = "none"
@@ -88,6 +90,17 @@ def recovered(name: str, given: Given, keep: Keep) -> tuple[Keep, Variables]:
       keep: which channels the scores leave, of every group.
     """
     return RECOVERIES[name](given, keep)
+
+
+def after(name: str) -> Callable[..., tuple[Keep, Variables]] | None:
+    """Returns `recover` of a `rounds.Method`; None for `none`."""
+
+    def recover(
+        graph: jp.ChannelGraph, variables: Variables, keep: Keep, key: jax.Array, task: Task
+    ) -> tuple[Keep, Variables]:
+        return recovered(name, Given(task, graph, variables, key), keep)
+
+    return None if name == NONE else recover
 
 
 def _images(given: Given) -> list[Any]:

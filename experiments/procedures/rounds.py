@@ -72,6 +72,7 @@ class Use(NamedTuple):
     gathers: bool  # scores
     gated: bool  # whether the variables are in the Gate Decorator's form
     batch_size: int
+    groups: tuple[str, ...] | None  # whose readers train
 
 
 Programs = Callable[[Use], tuple[Any, Step]]
@@ -163,7 +164,7 @@ def advanced(
     if phase.prune:
         drawn = key(task.config, label(phase))
         scores = method.score.read(progress.graph, variables, tally, drawn, task)
-        progress = progress.prune(phase.prune, scores)
+        progress = progress.prune(phase.prune, scores, phase.groups)
         if method.recover:
             kept = method.recover(progress.graph, variables, progress.keep, drawn, task)
             progress, variables = replace(progress, keep=kept[0]), kept[1]
@@ -218,6 +219,7 @@ def _use(task: Task, method: Method, phase: Phase) -> Use:
         phase.prune is not None and method.score.gather is not None,
         _opens(method, phase),
         finetune or config.batch_size,
+        phase.groups if phase.training.part == Part.READERS else None,
     )
 
 
@@ -236,7 +238,7 @@ def _programs(task: Task, method: Method, state: State) -> Programs:
             nesterov=False,
             before=_penalty(method, how, graph, variables),
         )
-        trains = jp.schedule.trainable(graph, variables, how.part)
+        trains = jp.schedule.trainable(graph, variables, how.part, groups=use.groups)
         tx = jp.schedule.masked_updates(tx, graph, trains)
         gather = method.score.gather if use.gathers else None
         step = training.train_step(

@@ -186,3 +186,15 @@ def scores(name: str, given: Given) -> Mapping[str, Any]:
       ScoreError: the network has no group that the score covers.
     """
     return SCORES[name](given)
+
+
+def reader(name: str) -> Callable[..., Mapping[str, Any]]:
+    """Returns `read` of a `rounds.Score` that is measured anew at every pruning."""
+
+    def read(
+        graph: jp.ChannelGraph, variables: Variables, tally: Any, key: jax.Array, task: Task
+    ) -> Mapping[str, Any]:
+        del tally
+        return scores(name, Given(task, graph, variables, key))
+
+    return read
