@@ -1,9 +1,10 @@
 """What statistics cost beside a forward pass and a gradient, on ResNet-20 and a 4-layer decoder.
 
 Command: python -m benchmarks.measuring
-Compiles one update of `jp.stats.collector` for each, with the plain forward pass and gradient, each
-of which stands there twice as the measure of noise. Calls them in turn and writes the least times
-and the temporary memory of the compiled programs to benchmarks/results/measuring.md.
+Compiles one update of `jp.stats.collector` for each, and the measuring pass of `least_squares`,
+with the plain forward pass and gradient, each of which stands there twice as the measure of noise.
+Calls them in turn and writes the least times, the temporary memory of the compiled programs and the
+size of what they keep to benchmarks/results/measuring.md.
 """
 
 import time
@@ -20,6 +21,9 @@ import jaxprune as jp
 from benchmarks.resnet20 import MODEL, problem
 from experiments.runner.training import cross_entropy
 from jaxprune import stats
+from jaxprune.recover import Form, Order
+from jaxprune.recover.fitting import Fitting
+from jaxprune.recover.measuring import draw_of
 from jaxprune.stats import At
 
 ROUNDS = 15
@@ -28,9 +32,16 @@ TEXT = """# Statistics
 
 Written by `python -m benchmarks.measuring` on {device}: one update by one batch, least of {rounds}
 calls, as a share of a forward pass and of a gradient by all weights. *Memory* is the temporary
-memory of the compiled program. *Eight* are mean, zeros, norm, maximum, mean square, moments, what
-contractions write, and weighted norm in one pass."""
-HEAD = "| program | ms | of a forward | of a gradient | memory, MiB |\n|---|---|---|---|---|"
+memory of the compiled program, *kept* what goes from batch to batch: n numbers of each channel,
+n x n of a covariance, and K x K of each reader of K inputs for the last six, whose patches of
+convolutions take window times the memory of the activation. `least_squares` is its pass over a
+batch, for all readers of all groups at once (`AT_ONCE`), and in the pruned network with targets of
+the whole one (`IN_TURN`), where every kernel has a pass of its own. *Eight* are mean, zeros, norm,
+maximum, mean square, moments, what contractions write, and weighted norm in one pass."""
+HEAD = (
+    "| program | ms | of a forward | of a gradient | memory, MiB | kept, MiB |\n"
+    "|---|---|---|---|---|---|"
+)
 FORWARD = {
     "mean": {"mean": stats.mean()},
     "zero_share": {"zeros": stats.zero_share()},
@@ -47,6 +58,10 @@ FORWARD = {
         "weighted": stats.weighted_norm(),
     },
     "covariance": {"covariance": stats.covariance()},
+    "gram": {"gram": stats.gram()},
+    "gram, 10 rows an example": {"gram": stats.gram(positions=10)},
+    "contributions": {"added": stats.contributions()},
+    "removal_costs": {"costs": stats.removal_costs()},
 }
 BACKWARD = {
     "by gates": {"slopes": stats.sum(at=At.GATES)},
@@ -113,28 +128,52 @@ def decoder() -> Network:
     return Network("decoder, 8 x 128 tokens", jp.trace(decode, v, tokens), v, tokens, loss)
 
 
-def programs(net: Network) -> dict[str, tuple[Callable[[], Any], float]]:
-    """Returns {name: (call, MiB)} of the compiled programs."""
+def programs(net: Network) -> dict[str, tuple[Callable[[], Any], float, float]]:
+    """Returns {name: (call, MiB of temporary memory, MiB of the results)}, compiled."""
     inputs = net.batch[0] if isinstance(net.batch, tuple) else net.batch
 
     def compiled(run: Callable[..., Any], *args: Any) -> Any:
         program = jax.jit(run).lower(*args).compile()
-        memory = program.memory_analysis().temp_size_in_bytes / 2**20
-        return lambda: program(*args), memory
+        memory = program.memory_analysis()
+        sizes = (memory.temp_size_in_bytes / 2**20, memory.output_size_in_bytes / 2**20)
+        return lambda: program(*args), *sizes
 
     def gradient(v: Any, inputs: Any, batch: Any) -> Any:
         return jax.grad(lambda v: net.loss(net.graph.fn(v, inputs), batch))(v)
+
+    def scored(v: Any, inputs: Any, batch: Any) -> Any:
+        return jp.scores.taylor(net.graph, v, gradient(v, inputs, batch))
 
     found: dict[str, Any] = {}
     for name in ("forward", "forward again"):
         found[name] = compiled(lambda v, x: net.graph.fn(v, x), net.variables, inputs)
     for name in ("gradient", "gradient again"):
         found[name] = compiled(gradient, net.variables, inputs, net.batch)
+    found["taylor, by weights"] = compiled(scored, net.variables, inputs, net.batch)
     for name, wanted in (FORWARD | BACKWARD).items():
         loss = net.loss if name in BACKWARD else None
         tools = stats.collector(net.graph, wanted, loss=loss)
         state = tools.init(net.variables, net.batch)
         found[name] = compiled(tools.update, state, net.variables, net.batch)
+    keep = {name: np.arange(g.size) >= g.size // 2 for name, g in net.graph.groups.items()}
+    keep = {name: kept for name, kept in keep.items() if net.graph.groups[name].layers is None}
+    work = Fitting(
+        net.graph,
+        net.variables,
+        keep,
+        [inputs],
+        Form.KERNEL,
+        0.01,
+        Order.AT_ONCE,
+        None,
+        None,
+        draw_of(None, None),
+    )
+    every = np.ones(len(work.readers), bool)
+    measure = work.measuring.measure
+    found["least_squares, AT_ONCE"] = compiled(measure, net.variables, None, inputs, every, 0)
+    pruned = jp.mask(net.graph, net.variables, keep)
+    found["least_squares, IN_TURN"] = compiled(measure, pruned, net.variables, inputs, every, 0)
     return found
 
 
@@ -143,14 +182,14 @@ def table(net: Network) -> str:
     calls = programs(net)
     least = dict.fromkeys(calls, float("inf"))
     for _ in range(ROUNDS):
-        for name, (call, _) in calls.items():
+        for name, (call, *_) in calls.items():
             start = time.perf_counter()
             jax.block_until_ready(call())
             least[name] = min(least[name], time.perf_counter() - start)
     rows = [
         f"| {name} | {1e3 * least[name]:.1f} | {least[name] / least['forward']:.2f} "
-        f"| {least[name] / least['gradient']:.2f} | {memory:.1f} |"
-        for name, (_, memory) in calls.items()
+        f"| {least[name] / least['gradient']:.2f} | {memory:.1f} | {kept:.2f} |"
+        for name, (_, memory, kept) in calls.items()
     ]
     return "\n".join([f"## {net.name}", "", HEAD, *rows])
 

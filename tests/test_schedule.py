@@ -11,6 +11,7 @@ import pytest
 import jaxprune as jp
 from chains import chain, kept, widths
 from jaxprune import schedule
+from jaxprune.arguments.paths import flatten
 from jaxprune.errors import BudgetError, JaxpruneError, KeepError, ScoreError
 from jaxprune.schedule import Part, Phase, Prune, Quota, Training
 
@@ -97,6 +98,51 @@ def test_the_other_plans() -> None:
     assert names(found) == ["score-1", "commit-1", "finetune-1", "finetune-2"]
     assert found[0].prune == Prune(keep_macs=0.5)
     assert found[0].training.part is Part.NOTHING
+
+
+def test_layers_one_after_another() -> None:
+    readers = Training(epochs=1, rates=schedule.constant(0.1), part=Part.READERS)
+    plan = schedule.layerwise([B, A], prune_ratio=0.5, training=readers, finetune=(ONCE,))
+    found = played(plan, [0.8, 0.6])
+    assert names(found) == [
+        "layer-1",
+        "recover-1",
+        "layer-2",
+        "recover-2",
+        "commit-1",
+        "finetune-1",
+    ]
+    assert [phase.groups for phase in found[:4]] == [(B,), (B,), (A,), (A,)]
+    assert [phase.training for phase in found[:2]] == [None, readers]
+    for phase in found:  # a run that was killed goes on from any of them
+        again = schedule.from_json(json.loads(json.dumps(schedule.to_json(phase))))
+        assert again == phase
+        assert plan(again, 0.6) == plan(phase, 0.6)
+    closed = schedule.layerwise([A], prune_ratio=0.5, training=None)
+    assert names(played(closed, [0.8])) == ["layer-1", "commit-1"]
+    graph, variables = chain(4, 5)
+    progress = schedule.begin(graph)
+    half = found[0].prune
+    first = progress.prune(half, SCORES, found[0].groups)
+    np.testing.assert_array_equal(first.keep[B], [False, True, False, True, True])
+    assert first.keep[A].all()
+    second = first.prune(half, SCORES, found[2].groups)
+    np.testing.assert_array_equal(second.keep[A], [True, False, True, False])
+    np.testing.assert_array_equal(second.keep[B], first.keep[B])
+    tied = schedule.begin(graph, only=[A])
+    assert tied.prune(half, SCORES, [A]).keep[B].all()
+    trains = schedule.trainable(graph, variables, Part.READERS, groups=[A])
+    flags = {path: leaf for path, leaf in flatten(trains)[0].items() if leaf}
+    assert list(flags) == ["layer_1/kernel"]
+    for groups in (None, ["z"]):
+        with pytest.raises(JaxpruneError, match=r"no kernel reads .*\nFix: groups=phase.groups"):
+            schedule.trainable(graph, variables, Part.READERS, groups=groups)
+    with pytest.raises(KeepError, match=r"no groups \['z'\]"):
+        progress.prune(half, SCORES, ["z"])
+    with pytest.raises(BudgetError, match=r"only a share of their channels can be pruned"):
+        progress.prune(Prune(keep_macs=0.5), SCORES, [A])
+    with pytest.raises(JaxpruneError, match=r"groups must be names, each once"):
+        schedule.layerwise([A, A], prune_ratio=0.5, training=None)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from jax import lax
 
 import jaxprune as jp
 from jaxprune import scores, stats
-from jaxprune.errors import ScoreError, TreeError
+from jaxprune.errors import JaxpruneError, ScoreError, TreeError
 from jaxprune.stats import At, By
 
 RANDOM = np.random.default_rng(0)
@@ -235,6 +235,56 @@ def residual(v: Any, x: Any) -> Any:
     return jax.nn.softmax(h @ v["head"])
 
 
+def refitted(x: np.ndarray, w: np.ndarray, channel: Any, damping: float) -> float:
+    """1/2 of the least mean squared error, with a ridge toward w, without some of the inputs."""
+    h = x.T @ x / len(x)
+    h = h + damping * np.diag(h).mean() * np.eye(len(h))
+    gone = np.isin(np.arange(len(h)), channel)
+    d = -w.copy()
+    d[~gone] = np.linalg.solve(h[np.ix_(~gone, ~gone)], h[np.ix_(~gone, gone)] @ w[gone])
+    return float(np.sum(d * (h @ d))) / 2
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.1])
+def test_obs_is_the_error_of_the_readers_refitted(damping: float) -> None:
+    x = normal(40, 3)
+    wanted = {"costs": stats.removal_costs(damping=damping)}
+    found = stats.collect(GRAPH, V, [x[:15], x[15:]], wanted)["costs"]
+    h = np.maximum(x.astype(np.float64) @ V["a"], 0)
+    stream = np.tanh(h @ V["b"]) + h @ V["c"]
+    pairs = {"a": ((h, V["b"]), (h, V["c"])), "b": ((stream, V["d"]),)}
+    expected = {
+        name: [sum(refitted(*pair, c, damping) for pair in own) for c in range(own[0][0].shape[1])]
+        for name, own in pairs.items()
+    }
+    close(scores.obs(GRAPH, found), expected, rtol=2e-3)
+
+
+def test_obs_of_patches_and_of_the_layers_of_a_scan() -> None:
+    """All taps of a channel go at once; layers with own channels have their own costs."""
+
+    def fn(v: Any, x: Any) -> Any:
+        h = jnp.tanh(x @ v["a"])
+        h = lax.conv_general_dilated(h, v["k"], (1, 1), "VALID", dimension_numbers=LAYOUT)
+        h = h.reshape(-1, 2)
+        return lax.scan(lambda c, w: (c + jnp.tanh(c @ w["u"]) @ w["d"], None), h, v["s"])[0]
+
+    v = {"a": normal(3, 4), "k": normal(1, 2, 4, 2), "s": {"u": normal(2, 2, 3)}}
+    v["s"]["d"] = normal(2, 3, 2)
+    x = normal(6, 5, 3, 3)
+    found = stats.collect(jp.trace(fn, v, x), v, [x], {"costs": stats.removal_costs()})["costs"]
+    h = np.tanh(x.astype(np.float64) @ v["a"])
+    patches = np.stack([h[:, :, :2], h[:, :, 1:]], -1).reshape(-1, 8)  # (channel, tap)
+    kernel = v["k"][0].transpose(1, 0, 2).reshape(8, 2)
+    taps = [refitted(patches, kernel, (2 * c, 2 * c + 1), 0.01) for c in range(4)]
+    carry, layers = patches @ kernel, []
+    for u, d in zip(v["s"]["u"], v["s"]["d"], strict=True):
+        h = np.tanh(carry @ u)
+        layers.append([refitted(h, d, c, 0.01) for c in range(3)])
+        carry = carry + h @ d
+    close(found, {"a": taps, "s/u": layers}, rtol=2e-3)
+
+
 def test_nisp_against_the_pseudo_code() -> None:
     v = {"stem": normal(3, 3, 2, 4), "bias": normal(4), "mean": normal(4), "shift": normal(4),
          "var": np.exp(normal(4)), "scale": normal(4), "up": normal(1, 1, 4, 5),
@@ -324,6 +374,10 @@ def test_what_data_cannot_say() -> None:
         scores.taylor_second_order(GRAPH, means, means | {"b": np.ones(5)})
     with pytest.raises(ScoreError, match=r"there are no contributions, so no group has a score"):
         scores.thinet(GRAPH, {})
+    with pytest.raises(JaxpruneError, match=r"damping must be finite and at least 0, got -1"):
+        stats.removal_costs(damping=-1)
+    silent = stats.collect(GRAPH, V, [X * 0], {"c": stats.removal_costs(damping=0.0)})["c"]
+    np.testing.assert_array_equal(scores.obs(GRAPH, silent)["a"], 0)
     with pytest.raises(ScoreError, match=r"expected contributions \[4, 4\], got \[4\]"):
         scores.lasso(GRAPH, means)
     with pytest.raises(TreeError, match=r"the curvatures have no such leaf"):

@@ -9,7 +9,8 @@ import pytest
 
 import jaxprune as jp
 from jaxprune import scores, stats
-from jaxprune.errors import ScoreError
+from jaxprune.errors import KeepError, ScoreError
+from jaxprune.scores.clusters import clustered
 
 RANDOM = np.random.default_rng(0)
 
@@ -101,6 +102,34 @@ def greedy(similarity: np.ndarray) -> np.ndarray:
         found[gone] = 1 - size
         left.remove(gone)
     return found
+
+
+def test_kmeans_keeps_one_of_each_cluster() -> None:
+    """Planted clusters are found, of every layer its own; no step of the algorithm improves."""
+    v = {**V, "layers": dict(V["layers"])}
+    centers = np.eye(4, dtype=np.float32)[:, :3] * 9
+    for layer, who in enumerate(([0, 1, 1, 2, 0], [2, 2, 1, 0, 0])):
+        v["layers"]["up"] = v["layers"]["up"].copy()
+        v["layers"]["up"][layer] = centers[:, who] + 0.1 * V["layers"]["up"][layer]
+    found = scores.kmeans(GRAPH, v, {"layers/up": 3, "embed": 2})
+    keep = jp.select.per_group(GRAPH, {"layers/up": found["layers/up"]}, prune_ratio=0.4)
+    kept = keep["layers/up"]
+    assert kept[0, [0, 4]].sum() == kept[0, [1, 2]].sum() == kept[0, 3] == 1
+    assert kept[1, [0, 1]].sum() == kept[1, [3, 4]].sum() == kept[1, 2] == 1
+    filters = RANDOM.normal(size=(30, 2))
+    clusters, means = clustered(filters, 5)
+    for k in range(5):
+        np.testing.assert_allclose(means[k], filters[clusters == k].mean(0))
+    nearest = [np.argmin(((one - means) ** 2).sum(1)) for one in filters]
+    np.testing.assert_array_equal(clusters, nearest)
+    with pytest.raises(KeepError, match="embed"):
+        scores.kmeans(GRAPH, V, {"embed": 5})
+    twins = {
+        **V,
+        "embed": V["embed"][:, [0, 0, 0, 0]],
+        "layers": jax.tree.map(np.zeros_like, V["layers"]),
+    }
+    assert sorted(scores.kmeans(GRAPH, twins, {"embed": 2})["embed"]) == [0, 0, 0, 1]
 
 
 def test_redundancy_step_by_step() -> None:

@@ -16,14 +16,14 @@ from matplotlib.figure import Figure
 import jaxprune as jp
 from experiments import data
 from experiments.data.augment import normalized
-from experiments.methods import agp, sensitivity
-from experiments.procedures import scoring
+from experiments.methods import agp, layerwise, sensitivity
+from experiments.procedures import recovering, scoring
 from experiments.report import plots
-from experiments.runner import training
+from experiments.runner import checkpoints, training
 from experiments.runner.experiment import execute
 from experiments.runner.task import initial
 from experiments.tasks import classification
-from jaxprune.schedule import Training, constant
+from jaxprune.schedule import Part, Training, constant
 
 ONCE = Training(epochs=1, rates=constant(0.05))
 SMALL: dict[str, Any] = {
@@ -122,6 +122,56 @@ def test_agp_prunes_by_the_score_that_is_named(tmp_path, monkeypatch) -> None:
     summary = json.loads((path / "summary.json").read_text())
     assert asked == ["wanda", "wanda"]
     assert summary["channels"] == {"dense": 12, "pruned": 6}
+
+
+def test_every_recovery_by_name_makes_up_for_what_went() -> None:
+    """On its images it is never farther from the dense outputs, and keeps as many channels."""
+    task = classification.task(CONFIG)
+    variables, graph = initial(task).variables, task.graph
+    given = scoring.Given(task, graph, variables, jax.random.key(0))
+    keep = {FIRST: np.arange(8) % 3 != 0, SECOND: np.arange(4) != 1}
+    images = np.concatenate([images for images, _ in scoring.batches(task)])
+    dense = np.asarray(graph.fn(variables, images))
+
+    def error(keep: Any, variables: Any) -> float:
+        return float(
+            ((np.asarray(graph.fn(jp.mask(graph, variables, keep), images)) - dense) ** 2).sum()
+        )
+
+    found = {name: recovering.recovered(name, given, keep) for name in recovering.RECOVERIES}
+    errors = {name: error(*each) for name, each in found.items()}
+    for name, (kept, _) in found.items():
+        assert jp.widths(graph, kept) == {FIRST: 5, SECOND: 3}, name
+    fitted = {"least_squares", "scale", "bias", "obs", "lasso", "dcp"}
+    assert all(errors[name] < errors["none"] for name in fitted), errors
+    assert errors["absorb"] <= errors["none"]
+    assert errors["least_squares"] < min(errors["scale"], errors["bias"])
+
+
+def test_agp_recovers_by_the_name_that_is_given(tmp_path) -> None:
+    how = {"train": ONCE, "finetune": (), "rounds": 2, "final": 0.5, "recover": "obs"}
+    path = execute(agp.EXPERIMENT, agp.Config(**SMALL, **how, root=tmp_path))
+    summary = json.loads((path / "summary.json").read_text())
+    assert summary["channels"] == {"dense": 12, "pruned": 6}
+    with pytest.raises(ValueError, match=r"recover='l3' is not one of none, least_squares, "):
+        agp.Config(recover="l3")
+
+
+def test_layer_by_layer_only_what_reads_a_group_trains(tmp_path) -> None:
+    train = replace(ONCE, part=Part.READERS)
+    config = layerwise.Config(
+        **SMALL, train=train, finetune=(), recover="least_squares", root=tmp_path
+    )
+    path = execute(layerwise.EXPERIMENT, config)
+    summary = json.loads((path / "summary.json").read_text())
+    assert summary["channels"] == {"dense": 12, "pruned": 6}
+    phases = [record["phase"] for record in summary["rounds"]]
+    assert phases == ["dense", "layer-1", "recover-1", "layer-2", "recover-2", "commit-1"]
+    task = classification.task(CONFIG)
+    before, after = (checkpoints.load(path, task, name).variables for name in ("dense", "commit-1"))
+    kept = np.asarray(after["params"]["Dense_0"]["kernel"])
+    old = np.asarray(before["params"]["Dense_0"]["kernel"])
+    assert {column.tobytes() for column in kept.T} <= {column.tobytes() for column in old.T}
 
 
 def test_a_score_or_a_ratio_that_is_none_is_an_error() -> None:

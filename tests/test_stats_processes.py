@@ -1,4 +1,4 @@
-"""Statistics, scores and reconstruction over two processes: as in one, to rounding."""
+"""Statistics, scores and reconstruction over devices and processes: as on one, to rounding."""
 
 import json
 from typing import Any
@@ -80,6 +80,17 @@ def results(graph: jp.ChannelGraph, v: Any, batches: Any) -> Any:
         "scores": scores,
         "fitted": {"b": np.asarray(fitted["b"]), "d": np.asarray(fitted["d"])},
     }
+
+
+def test_eight_devices_give_the_same_scores_and_kernels() -> None:
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = jax.device_put(normal_batches(), jax.NamedSharding(mesh, jax.P("d")))
+    everywhere = jax.device_put(V, jax.NamedSharding(mesh, jax.P()))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        results(GRAPH, everywhere, spread),
+        results(GRAPH, V, normal_batches()),
+    )
 
 
 def test_two_processes_measure_what_one_does() -> None:

@@ -4,29 +4,25 @@ Paper:     Zhu and Gupta, "To prune, or not to prune", 2017, https://arxiv.org/a
            single weights go, here channels, by default those of the least energy
 Command:   python -m experiments agp
            python -m experiments agp --final 0.7 --rounds 8
-           python -m experiments agp --score fisher
+           python -m experiments agp --score fisher --recover lasso
 Device:    CPU, 2 cores
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any
 
 import jax
 
 import jaxprune as jp
-from experiments.procedures import kept_rounds, rounds, scoring
+from experiments.procedures import kept_rounds, recovering, rounds, scoring
 from experiments.procedures.rounds import Method, Score
 from experiments.runner import config as configuration
 from experiments.runner.config import Common
 from experiments.runner.experiment import Experiment
-from experiments.runner.fit import Variables
 from experiments.runner.presets import Presets
-from experiments.runner.task import Task
 from experiments.tasks import classification
-from jaxprune.schedule import Tally, Training, stepped, triangular
+from jaxprune.schedule import Training, stepped, triangular
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +38,9 @@ class Config(Common):
     score: str = "l2"
     """Of the channels, a name in experiments/procedures/scoring.py; the lowest go, of all groups
     together."""
+    recover: str = recovering.NONE
+    """After each pruning, a name in experiments/procedures/recovering.py; the rounds go on from
+    there."""
     min_keep_ratio: float = 0.1
     """Of its channels, how many every group keeps."""
     dense: Training = Training(epochs=15, rates=stepped(0.1))  # noqa: RUF009
@@ -53,7 +52,8 @@ class Config(Common):
 
     def __post_init__(self) -> None:
         """Raises ValueError where values contradict each other."""
-        configuration.check(self, scoring.unknown(self.score), positive=("rounds", "final"))
+        problems = scoring.unknown(self.score) + recovering.unknown(self.recover)
+        configuration.check(self, problems, positive=("rounds", "final"))
 
 
 PRESETS: Presets = MappingProxyType({"digits": {"widths": (16, 32, 64)}})
@@ -69,7 +69,8 @@ def method(config: Config) -> Method:
         ),
         dense=dense,
         begin=partial(_begin, config),
-        score=Score(partial(_scores, config)),
+        score=Score(scoring.reader(config.score)),
+        recover=recovering.after(config.recover),
     )
 
 
@@ -78,18 +79,6 @@ def _begin(config: Config, graph: jp.ChannelGraph) -> jp.schedule.Progress:
     last = jp.schedule.Prune(prune_ratio=config.final, of=jp.schedule.Quota.CHANNELS)
     progress.prune(last, jp.scores.random(graph, jax.random.key(0)))  # an error if out of reach
     return progress
-
-
-def _scores(
-    config: Config,
-    graph: jp.ChannelGraph,
-    variables: Variables,
-    tally: Tally | None,
-    key: jax.Array,
-    task: Task,
-) -> Mapping[str, Any]:
-    del tally
-    return scoring.scores(config.score, scoring.Given(task, graph, variables, key))
 
 
 EXPERIMENT = Experiment(

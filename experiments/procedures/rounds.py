@@ -37,6 +37,10 @@ class Score(NamedTuple):
     """Those that have scores."""
 
 
+Recover = Callable[[jp.ChannelGraph, Variables, Mapping[str, Any], jax.Array, Task], Any]
+"""(graph, variables before a pruning, keep, key, task) -> keep, variables to be masked by it."""
+
+
 class Method(NamedTuple):
     """What tells one procedure from another.
 
@@ -44,6 +48,7 @@ class Method(NamedTuple):
       plan: what comes next, of `jaxprune.schedule`.
       dense: how the network trains before the plan begins.
       score: of the channels; the lowest go.
+      recover: what makes up for a pruning, if anything does.
       begin: graph -> the progress before any pruning, with what it obeys.
       penalty: what a training with a strength puts in front of the momentum.
       decorated: whether gates stand for the BatchNorms, until the fine-tuning.
@@ -53,6 +58,7 @@ class Method(NamedTuple):
     plan: Plan
     dense: Training
     score: Score
+    recover: Recover | None = None
     begin: Callable[[jp.ChannelGraph], Progress] = jp.schedule.begin
     penalty: Callable[[Training, jp.ChannelGraph, Variables], Transform] | None = None
     decorated: bool = False
@@ -66,6 +72,7 @@ class Use(NamedTuple):
     gathers: bool  # scores
     gated: bool  # whether the variables are in the Gate Decorator's form
     batch_size: int
+    groups: tuple[str, ...] | None  # whose readers train
 
 
 Programs = Callable[[Use], tuple[Any, Step]]
@@ -157,7 +164,10 @@ def advanced(
     if phase.prune:
         drawn = key(task.config, label(phase))
         scores = method.score.read(progress.graph, variables, tally, drawn, task)
-        progress = progress.prune(phase.prune, scores)
+        progress = progress.prune(phase.prune, scores, phase.groups)
+        if method.recover:
+            kept = method.recover(progress.graph, variables, progress.keep, drawn, task)
+            progress, variables = replace(progress, keep=kept[0]), kept[1]
         variables = jp.mask(progress.graph, variables, progress.keep)
     model = state.model
     if phase.commit:
@@ -209,6 +219,7 @@ def _use(task: Task, method: Method, phase: Phase) -> Use:
         phase.prune is not None and method.score.gather is not None,
         _opens(method, phase),
         finetune or config.batch_size,
+        phase.groups if phase.training.part == Part.READERS else None,
     )
 
 
@@ -227,7 +238,7 @@ def _programs(task: Task, method: Method, state: State) -> Programs:
             nesterov=False,
             before=_penalty(method, how, graph, variables),
         )
-        trains = jp.schedule.trainable(graph, variables, how.part)
+        trains = jp.schedule.trainable(graph, variables, how.part, groups=use.groups)
         tx = jp.schedule.masked_updates(tx, graph, trains)
         gather = method.score.gather if use.gathers else None
         step = training.train_step(

@@ -39,11 +39,45 @@ def _of_activations(score: Callable[..., Mapping[str, Any]], statistic: Statisti
     """Reads `score(graph, result of the statistic)`."""
 
     def scores(given: Given) -> Mapping[str, Any]:
-        images = [images for images, _ in _batches(given.task)]
-        found = jp.stats.collect(given.graph, given.variables, images, {"found": statistic})
-        return score(given.graph, found["found"])
+        return score(given.graph, _measured(given, statistic))
 
     return scores
+
+
+def _measured(given: Given, statistic: Statistic) -> Any:
+    images = [images for images, _ in batches(given.task)]
+    return jp.stats.collect(given.graph, given.variables, images, {"found": statistic})["found"]
+
+
+def _entropy(given: Given) -> Mapping[str, Any]:
+    """In two passes, of which the first finds the range of every channel."""
+    ends = _measured(given, jp.stats.extremes())
+    return jp.scores.entropy(given.graph, _measured(given, jp.stats.histogram(bins=32, range=ends)))
+
+
+def _nisp(given: Given) -> Mapping[str, Any]:
+    """From the infinite feature selection of what the head reads."""
+    graph, variables = given.graph, given.variables
+    part = jp.schedule.Part.GATES  # the head, and BatchNorms, which have no kernels
+    trains, _ = jax.tree.flatten_with_path(jp.schedule.trainable(graph, variables, part))
+    shapes = jax.tree.leaves(variables["params"])
+    heads = {
+        "/".join(["params", *(key.key for key in keys)])
+        for (keys, on), leaf in zip(trains, shapes, strict=True)
+        if on and leaf.ndim > 1
+    }
+    read = [
+        name
+        for name, group in graph.groups.items()
+        if any(slot.role == "in" and slot.path in heads for slot in group.slots)
+    ]
+    images, _ = batches(given.task)[0]
+    taps = jax.jit(jp.tap(graph.fn, graph, groups=read))(variables, images)[1]
+    last = {
+        name: jp.scores.inf_fs(found[-1].reshape(-1, graph.groups[name].size))
+        for name, found in taps.items()
+    }
+    return jp.scores.nisp(graph, variables, last)
 
 
 def _of_losses(
@@ -56,7 +90,7 @@ def _of_losses(
         found = jp.stats.collect(
             given.graph,
             given.variables,
-            _batches(given.task),
+            batches(given.task),
             named,
             loss=lambda outputs, batch: given.task.loss(outputs, batch[1]),
             key=given.key,
@@ -80,7 +114,7 @@ def _of_gradients(score: Callable[..., Mapping[str, Any]]) -> Scoring:
 
             return jax.grad(loss)(variables["params"])
 
-        parts = [gradient(variables, *batch) for batch in _batches(given.task)]
+        parts = [gradient(variables, *batch) for batch in batches(given.task)]
         still = jax.tree.map(jnp.zeros_like, variables)  # running statistics are not trained
         gradients = jax.tree.map(lambda *each: sum(each), *parts)
         return score(graph, variables, still | {"params": gradients})
@@ -88,8 +122,8 @@ def _of_gradients(score: Callable[..., Mapping[str, Any]]) -> Scoring:
     return scores
 
 
-def _batches(task: Task) -> list[tuple[jax.Array, jax.Array]]:
-    """Returns images, normalized and not augmented, with their labels; the same for one seed."""
+def batches(task: Task) -> list[tuple[jax.Array, jax.Array]]:
+    """Returns training images, not augmented, with their labels; the same for one seed."""
     dataset = task.dataset
     found = data.examples(dataset.train, size=SIZE, count=BATCHES, seed=task.config.seed)
     return [
@@ -117,9 +151,15 @@ SCORES: Mapping[str, Scoring] = MappingProxyType(
         ),
         "activation_norm": _of_activations(jp.scores.activation_norm, jp.stats.activation_norm()),
         "wanda": _of_activations(jp.scores.wanda, jp.stats.weighted_norm()),
+        "fluctuation": _of_activations(jp.scores.wanda, jp.stats.weighted_variance()),
+        "entropy": _entropy,
+        "nisp": _nisp,
+        "obs": _of_activations(jp.scores.obs, jp.stats.removal_costs()),
         "thinet": _of_activations(jp.scores.thinet, jp.stats.contributions()),
         "lasso": _of_activations(jp.scores.lasso, jp.stats.contributions()),
         "fisher": _of_losses(jp.scores.fisher, jp.stats.mean_square(at=At.EXAMPLES)),
+        "taylor_activation": _of_losses(lambda _, sizes: sizes, jp.stats.mean_size(at=At.EXAMPLES)),
+        "snip": _of_losses(jp.scores.snip, jp.stats.sum(at=At.GATES)),
         "taylor_squared": _of_losses(jp.scores.taylor_squared, jp.stats.mean_square(at=At.GATES)),
         "taylor_second_order": _of_losses(
             jp.scores.taylor_second_order, jp.stats.mean(at=At.GATES), jp.stats.hutchinson()
@@ -130,7 +170,8 @@ SCORES: Mapping[str, Scoring] = MappingProxyType(
         "taylor_members": _of_gradients(jp.scores.taylor_members),
     }
 )
-"""Name -> the scores of `jp.scores` of that name, which says what each is."""
+"""Name -> the scores of `jp.scores` of that name, which says what each is; `fluctuation` is `wanda`
+of `jp.stats.weighted_variance`, and `snip` is taken where the network stands."""
 
 
 def unknown(name: str) -> list[str]:
@@ -145,3 +186,15 @@ def scores(name: str, given: Given) -> Mapping[str, Any]:
       ScoreError: the network has no group that the score covers.
     """
     return SCORES[name](given)
+
+
+def reader(name: str) -> Callable[..., Mapping[str, Any]]:
+    """Returns `read` of a `rounds.Score` that is measured anew at every pruning."""
+
+    def read(
+        graph: jp.ChannelGraph, variables: Variables, tally: Any, key: jax.Array, task: Task
+    ) -> Mapping[str, Any]:
+        del tally
+        return scores(name, Given(task, graph, variables, key))
+
+    return read

@@ -1,16 +1,18 @@
 """A pruned network comes in; the same widths with the accuracy that needs no training go out.
 
-`least_squares` fits what reads pruned channels to what it wrote before; `obs` and
-`lasso` also choose them; `absorb_constants` keeps what constant channels add, and `recalibrate`
-measures BatchNorms afresh:
+`least_squares` fits what reads pruned channels to what it wrote before; `obs`, `lasso` and `dcp`
+also choose them; `absorb_constants` keeps what constant channels add, and `recalibrate` measures
+BatchNorms afresh:
 
     found = jp.recover.least_squares(graph, variables, keep, batches)
     small = jp.slice(graph, found.variables, keep)
 """
 
 from jaxprune.recover.absorb import Absorbed, absorb_constants
+from jaxprune.recover.auxiliary_heads import Head
 from jaxprune.recover.batch_norm import recalibrate
 from jaxprune.recover.coefficients import Shrunk, lasso
+from jaxprune.recover.discrimination import Discriminating, dcp
 from jaxprune.recover.fits import Form
 from jaxprune.recover.fitting import Fit, Order, Recovered
 from jaxprune.recover.reconstruction import least_squares
@@ -19,14 +21,17 @@ from jaxprune.recover.shifts import Outcome
 
 __all__ = [
     "Absorbed",
+    "Discriminating",
     "Fit",
     "Form",
+    "Head",
     "Order",
     "Outcome",
     "Recovered",
     "Removal",
     "Shrunk",
     "absorb_constants",
+    "dcp",
     "lasso",
     "least_squares",
     "obs",

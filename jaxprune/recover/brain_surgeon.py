@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxprune.recover.normal_equations import solve
+from jaxprune.stats.refitted import block_costs
 
 Array = np.ndarray
 REFRESH = 64
@@ -37,18 +38,8 @@ class Surgeon:
 
     def costs(self, owner: Array, channels: int) -> Array:
         """Returns f64[channels]: 1/2 tr(W_c^T ((H^-1)_cc)^-1 W_c), 0 where no input is of c."""
-        places = np.flatnonzero(self.left & (owner >= 0))
-        places = places[np.argsort(owner[places], kind="stable")]
-        sizes = np.bincount(owner[places], minlength=channels)
-        starts = np.cumsum(sizes) - sizes
-        found = np.zeros(channels)
-        for size in np.unique(sizes[sizes > 0]):
-            who = np.flatnonzero(sizes == size)
-            own = places[starts[who][:, None] + np.arange(size)]
-            w = self.kernel[own][..., self.written]
-            inside = self.inverse[own[:, :, None], own[:, None, :]]
-            found[who] = (w * np.linalg.solve(inside, w)).sum((1, 2)) / 2
-        return found
+        left = np.where(self.left, owner, -1)
+        return block_costs(self.inverse, self.kernel[:, self.written], left, channels)
 
     def remove(self, gone: Array) -> None:
         """Removes the inputs bool[K], downdating the kernel and the inverse."""

@@ -19,7 +19,7 @@ from jaxprune.keep.check import Keep, check_keep
 from jaxprune.recover.biases import added, takers
 from jaxprune.recover.fits import Block, Form, Moments, bias, error, fit, size
 from jaxprune.recover.leaves import concrete, replaced
-from jaxprune.recover.measuring import Measuring, call_of
+from jaxprune.recover.measuring import Draw, Measuring, call_of
 from jaxprune.recover.readers import Reader, find_readers
 from jaxprune.recover.shortcuts import find_sums
 
@@ -79,6 +79,7 @@ class Fitting:
         order: Order,
         inputs: Callable[[Any], Any] | None,
         fn: Callable[..., Any] | None,
+        draw: Draw,
     ):
         masks = check_keep(graph, keep)
         self.graph = graph
@@ -95,7 +96,7 @@ class Fitting:
         self.readers = [replace(r, biased=not no) for r, no in zip(found, why, strict=True)]
         call = call_of(graph, inputs)
         run = graph.fn if fn is None else fn
-        self.measuring = Measuring(graph, self.readers, call, run, "recover.least_squares")
+        self.measuring = Measuring(graph, self.readers, call, run, "recover.least_squares", draw)
         self.fits: dict[int, Fit] = {}
 
     def recovered(self) -> Recovered:

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.arguments.checks import check_batches
+from jaxprune.arguments.checks import check_batches, check_key
 from jaxprune.arguments.fetching import fetch
+from jaxprune.arguments.numbers import check_count
 from jaxprune.errors import JaxpruneError, ResizeError
 from jaxprune.gates.evaluation import Marked, evaluate
 from jaxprune.graph import ChannelGraph
@@ -20,12 +21,32 @@ from jaxprune.recover.shortcuts import Sum
 from jaxprune.running import evaluator
 from jaxprune.running.evaluator import Noted
 from jaxprune.stats.collecting import first_inputs
-from jaxprune.stats.readings import Reading, read_matrix, written_matrix
+from jaxprune.stats.readings import Reading, read_matrix, sampled, written_matrix
 
 Array = Any
 Call = Callable[[Any], tuple[Sequence[Any], dict[str, Any]]]
 """`(batch) -> (inputs, keywords)` of the call of the network."""
 _EXACT = jax.lax.Precision.HIGHEST
+
+
+class Draw(NamedTuple):
+    """How many rows of each example are drawn of every batch, by which key; None draws all."""
+
+    positions: int | None = None
+    key: Any = None
+
+
+def draw_of(positions: Any, key: Any) -> Draw:
+    """Returns the draw of these arguments; the key is that of 0 by default.
+
+    Raises:
+      JaxpruneError: `positions` is no count, or `key` no key.
+    """
+    if positions is not None:
+        positions = check_count(positions, "positions", "positions=10.")
+    key = jax.random.key(0) if key is None else key
+    check_key(key, JaxpruneError)
+    return Draw(positions, key)
 
 
 class Sums(NamedTuple):
@@ -48,8 +69,10 @@ class Measuring:
         call: Call,
         fn: Callable[..., Any],
         where: str,
+        draw: Draw,
     ):
         self.graph = graph
+        self.draw = draw
         self.readers = readers
         self.call = call
         self.where = where
@@ -75,7 +98,7 @@ class Measuring:
                     f"{self.where}: batch {number} has no examples along its first axis.\n"
                     "Fix: every array of a batch is [examples, ...]; leave empty batches out."
                 )
-            here = self.measure(now, dense, batch, chosen)
+            here = self.measure(now, dense, batch, chosen, number)
             state = here if state is None else self.merge(state, here, number)
         if state is None:
             raise JaxpruneError(f"{self.where}: no batches.\nFix: pass at least one batch of data.")
@@ -99,7 +122,9 @@ class Measuring:
                 "the parameters before the first contraction named here; leave the batch out."
             )
 
-    def _measured(self, now: Any, dense: Any, batch: Any, chosen: Array) -> list[Sums]:
+    def _measured(
+        self, now: Any, dense: Any, batch: Any, chosen: Array, number: Array
+    ) -> list[Sums]:
         inputs, keywords = self.call(batch)
         keywords = {**keywords, **self.graph.constants}
         full = evaluator.full(self.graph, now, {})
@@ -125,19 +150,21 @@ class Measuring:
 
         seen = noted(now)
         targets = seen if dense is None else noted(dense)
+        examples = np.shape(jax.tree.leaves(batch)[0])[0]
+        key = jax.random.fold_in(self.draw.key, number)
         return [
             jax.lax.cond(
                 chosen[i],
-                lambda i=i: self._sums(ops, i, seen, targets),
+                lambda i=i: self._sums(ops, i, seen, targets, examples, key),
                 lambda i=i: jax.tree.map(
                     lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-                    jax.eval_shape(lambda: self._sums(ops, i, seen, targets)),
+                    jax.eval_shape(lambda: self._sums(ops, i, seen, targets, examples, key)),
                 ),
             )
             for i in range(len(self.readers))
         ]
 
-    def _sums(self, ops: Any, i: int, seen: Noted, targets: Noted) -> Sums:
+    def _sums(self, ops: Any, i: int, seen: Noted, targets: Noted, examples: int, key: Any) -> Sums:
         op, sites = ops[self.readers[i].number]
 
         def reading(noted: Noted, what: str) -> Reading:
@@ -158,6 +185,10 @@ class Measuring:
             lost = written_matrix(reading(targets, "sum")) - written_matrix(reading(seen, "sum"))
             factor = self.sums[i].factor[:, None]
             y = jnp.where(factor == 0, y, ours + lost / np.where(factor == 0, 1, factor))
+        if self.draw.positions is not None:
+            count = self.draw.positions * examples
+            x, drawn = sampled(x, jax.random.fold_in(key, i), count)
+            y = jnp.take(y, drawn, axis=-2)
         broken = jnp.any(~jnp.isfinite(x)) | jnp.any(~jnp.isfinite(y))
         return Sums(moments(x, y), broken.astype(jnp.int32))
 

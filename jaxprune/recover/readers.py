@@ -1,12 +1,13 @@
 """The contractions that read pruned groups, and where their weights stand in the variables."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprune.errors import JaxpruneError
 from jaxprune.gates.sites import UNTAPPED, Site, find_sites
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep.check import Keep
@@ -106,6 +107,29 @@ def find_readers(graph: ChannelGraph, keep: Keep) -> tuple[list[Reader], list[Re
     tied = dict(_tied(readers, views.uses))
     refused += [Refused(r.groups, r.place, tied[r.path]) for r in readers if r.path in tied]
     return [reader for reader in readers if reader.path not in tied], refused
+
+
+def check_read(
+    where: str,
+    graph: ChannelGraph,
+    names: Iterable[str],
+    readers: Sequence[Reader],
+    refused: Sequence[Refused],
+) -> None:
+    """Raises JaxpruneError for groups none of whose readers has weights that can be changed."""
+    read = {name for reader in readers for name in reader.groups}
+    failures = []
+    for name in names:
+        if graph.groups[name].layers is not None:
+            failures.append(f"group {name!r}: every layer of a stack has channels of its own")
+        elif name not in read:
+            why = next((other.why for other in refused if name in other.groups), "nothing reads it")
+            failures.append(f"group {name!r}: {why}")
+    if failures:
+        raise JaxpruneError(
+            "\n".join([f"{where}: no reader of these groups can be fitted:", *failures])
+            + "\nFix: leave them out of widths."
+        )
 
 
 def on_result(reader: Reader, values: Array) -> Array:

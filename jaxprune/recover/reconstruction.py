@@ -7,6 +7,7 @@ from jaxprune.graph import ChannelGraph
 from jaxprune.keep.check import Keep
 from jaxprune.recover.fits import Form
 from jaxprune.recover.fitting import Fitting, Order, Recovered
+from jaxprune.recover.measuring import draw_of
 
 
 def least_squares(
@@ -18,6 +19,8 @@ def least_squares(
     form: Form = Form.KERNEL,
     ridge: float = 0.01,
     order: Order = Order.IN_TURN,
+    positions: int | None = None,
+    key: Any = None,
     inputs: Callable[[Any], Any] | None = None,
     fn: Callable[..., Any] | None = None,
 ) -> Recovered:
@@ -34,11 +37,12 @@ def least_squares(
     summed up in float32 (float64 where the model is), by Cholesky; where that fails, or the moments
     are too coarse for it, by the pseudo-inverse, which the fit then names.
 
-    Exact: on the data, no fitted reader has a larger squared error, for these inputs, than with W0
-    and its old bias (a ridge toward W0; checked, and W0 stays where rounding says otherwise). Where
-    pruned inputs are linear in the kept ones and ridge is 0, its outputs are what they were. Not
-    exact: what this is worth on other data, and to the loss. The inputs of the pruned network are
-    those of the masked one, which is the sliced one where the groups are exact.
+    Exact: on the data (the rows that are drawn), no fitted reader has a larger squared error, for
+    these inputs, than with W0 and its old bias (a ridge toward W0; checked, and W0 stays where
+    rounding says otherwise). Where pruned inputs are linear in the kept ones and ridge is 0, its
+    outputs are what they were. Not exact: what this is worth on other data, and to the loss. The
+    inputs of the pruned network are those of the masked one, which is the sliced one where the
+    groups are exact.
 
     Args:
       graph: the channel graph, traced in evaluation mode.
@@ -54,6 +58,10 @@ def least_squares(
         reader before a sum with a shortcut (of which only factors of its outputs part it, such as
         a BatchNorm) makes up for the error of the shortcut too: y is what makes the sum that of
         the whole network. `AT_ONCE` takes one pass; no reader is told of the errors before it.
+      positions: how many rows of an example are drawn for each reader, in every batch anew; all by
+        default, and where there are fewer. They are drawn without replacement of all rows of
+        a batch together: as many times `positions` as it has examples. He et al. take 10.
+      key: the PRNG key of the draw; that of 0 by default.
       inputs: `inputs(batch)` gives the inputs of the call, a tuple, or a mapping of keywords.
       fn: the function that runs, if not the traced one: a variant that takes the same variables.
 
@@ -71,7 +79,7 @@ def least_squares(
     section 3.1 (KERNEL); Luo et al., "ThiNet", ICCV 2017, "Minimize the reconstruction error"
     (SCALE); An et al., "Fluctuation-based Adaptive Structured Pruning for Large Language Models"
     (FLAP), AAAI 2024, "Baseline bias compensation" (BIAS). Deviations: the ridge and the bias,
-    which neither of the first two has; all outputs of all positions count, where they draw some.
+    which neither of the first two has; all outputs of a position count, where they draw some.
 
     >>> import jaxprune as jp, numpy as np
     >>> fn = lambda v, x: x @ v["a"] @ v["b"]
@@ -82,5 +90,6 @@ def least_squares(
     >>> round(float(jp.slice(graph, found.variables, keep)["b"][0, 0]), 4)
     7.0
     """
-    work = Fitting(graph, variables, keep, batches, form, ridge, order, inputs, fn)
+    draw = draw_of(positions, key)
+    work = Fitting(graph, variables, keep, batches, form, ridge, order, inputs, fn, draw)
     return work.recovered()

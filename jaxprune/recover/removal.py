@@ -8,15 +8,14 @@ import numpy as np
 from jaxprune.arguments.checks import check_callable
 from jaxprune.arguments.fetching import fetch
 from jaxprune.arguments.numbers import check_finite
-from jaxprune.errors import JaxpruneError
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.recover.brain_surgeon import Surgeon, remove_cheapest
 from jaxprune.recover.fits import Moments
 from jaxprune.recover.fitting import Fit, fit_of
 from jaxprune.recover.leaves import checked_counts, concrete, replaced
-from jaxprune.recover.measuring import Measuring, call_of
+from jaxprune.recover.measuring import Measuring, call_of, draw_of
 from jaxprune.recover.normal_equations import damped
-from jaxprune.recover.readers import Reader, find_readers
+from jaxprune.recover.readers import Reader, check_read, find_readers
 
 Array = np.ndarray
 
@@ -41,6 +40,8 @@ def obs(
     batches: Iterable[Any],
     *,
     damping: float = 0.01,
+    positions: int | None = None,
+    key: Any = None,
     inputs: Callable[[Any], Any] | None = None,
     fn: Callable[..., Any] | None = None,
 ) -> Removal:
@@ -64,6 +65,8 @@ def obs(
       batches: as for `jp.stats.collect`; one pass.
       damping: relative to the mean square of the inputs; at least 0. Where H is singular, the least
         that its rounding asks for is added, and the fit says so.
+      positions: as for `least_squares`.
+      key: as for `least_squares`.
       inputs: as for `least_squares`.
       fn: as for `least_squares`.
 
@@ -92,10 +95,9 @@ def obs(
     counts = {name: count for name, count in counts.items() if count < graph.groups[name].size}
     trial = {name: np.ones(graph.groups[name].size, bool) for name in counts}
     readers, refused = find_readers(graph, trial)
-    _check_read(graph, counts, readers, {r.groups: r.why for r in refused})
-    measuring = Measuring(
-        graph, readers, call_of(graph, inputs), graph.fn if fn is None else fn, "recover.obs"
-    )
+    check_read("recover.obs", graph, counts, readers, refused)
+    run, draw = graph.fn if fn is None else fn, draw_of(positions, key)
+    measuring = Measuring(graph, readers, call_of(graph, inputs), run, "recover.obs", draw)
     every = list(range(len(readers)))
     moments = measuring.collect(batches, variables, None, every) if readers else []
     kernels = _kernels(readers, moments, leaves, damping, measuring.rounding)
@@ -163,26 +165,3 @@ def _kernels(
             hessian = damped(np.sum(both, axis=0) / rows, damping)
             kernel.surgeons.append(Surgeon(hessian, block.kernel, block.written, rounding))
     return list(found.values())
-
-
-def _check_read(
-    graph: ChannelGraph,
-    counts: dict[str, int],
-    readers: Sequence[Reader],
-    refused: dict[tuple[str, ...], str],
-) -> None:
-    read = {name for reader in readers for name in reader.groups}
-    failures = []
-    for name in counts:
-        if graph.groups[name].layers is not None:
-            failures.append(f"group {name!r}: every layer of a stack has channels of its own")
-        elif name not in read:
-            why = next(
-                (why for groups, why in refused.items() if name in groups), "nothing reads it"
-            )
-            failures.append(f"group {name!r}: {why}")
-    if failures:
-        raise JaxpruneError(
-            "\n".join(["recover.obs: no reader of these groups can be fitted:", *failures])
-            + "\nFix: leave them out of widths."
-        )

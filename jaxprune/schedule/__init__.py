@@ -8,7 +8,7 @@ A plan says what comes next, the progress how far it has come, and the training 
       if phase.training:  # says how; the step masks by progress.keep
           variables, tally = train(variables, progress, phase.training)
       if phase.prune:
-          progress = progress.prune(phase.prune, tally.scores())
+          progress = progress.prune(phase.prune, tally.scores(), phase.groups)
       if phase.commit:
           variables = jp.slice(progress.graph, variables, progress.keep)
           model = jp.linen.resize(original, progress.original, progress.total)
@@ -38,6 +38,7 @@ from jaxprune.schedule.plans import (
     Plan,
     agp,
     iterative,
+    layerwise,
     one_shot,
     phases,
     tick_only,
@@ -65,6 +66,7 @@ __all__ = [
     "constant",
     "from_json",
     "iterative",
+    "layerwise",
     "masked_updates",
     "one_shot",
     "phases",

@@ -29,6 +29,7 @@ class Part(StrEnum):
 
     ALL = "all"
     GATES = "gates"  # the scales and biases of BatchNorm, and the head
+    READERS = "readers"  # the kernels that read the groups of the phase
     NOTHING = "nothing"  # for scores without training
 
 
@@ -188,13 +189,14 @@ class Phase:
     the last phase that it finished.
 
     Attributes:
-      kind: "tick", "tock", "score", "train", "ramp", "commit" or "finetune".
+      kind: "tick", "tock", "score", "train", "ramp", "layer", "recover", "commit" or "finetune".
       number: from 1, among those of its kind.
       rounds: prunings so far, its own included.
       milestone: how many of the targets are reached and committed, its own included.
       training: None where nothing runs over the data.
       prune: what goes at its end. Scores that need data are gathered while it trains.
       commit: cut out what is masked.
+      groups: those that are pruned, and whose readers train by `Part.READERS`; None is all.
     """
 
     kind: str
@@ -204,6 +206,7 @@ class Phase:
     training: Training | None = None
     prune: Prune | None = None
     commit: bool = False
+    groups: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Raises JaxpruneError where a value makes no sense."""
@@ -220,6 +223,10 @@ class Phase:
             bad.append(f"prune of a phase must be a Prune, got {kind_of(self.prune)}")
         if not isinstance(self.commit, bool):
             bad.append(f"commit of a phase must be True or False, got {self.commit!r}")
+        if self.groups is not None and not (
+            isinstance(self.groups, tuple) and all(isinstance(name, str) for name in self.groups)
+        ):
+            bad.append(f"groups of a phase must be a tuple of names, got {self.groups!r}")
         if bad:
             fix = "Fix: take the phases of a plan, such as jp.schedule.tick_tock(keep_macs=0.5)."
             raise JaxpruneError("\n".join([*bad, fix]))
@@ -254,6 +261,8 @@ def from_json(value: Mapping[str, Any]) -> Phase:
     if found["prune"] is not None:
         prune = _fields(found["prune"], Prune)
         found["prune"] = Prune(**prune | {"of": _word(Quota, prune["of"])})
+    if isinstance(found["groups"], list):
+        found["groups"] = tuple(found["groups"])
     return Phase(**found)
 
 

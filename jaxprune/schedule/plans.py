@@ -5,10 +5,11 @@ being asked for what follows the last finished phase, and it may look at what ha
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from jaxprune.arguments.bounds import Absolute, Share
-from jaxprune.arguments.checks import check_callable, kind_of
+from jaxprune.arguments.checks import check_callable, check_names, kind_of
 from jaxprune.arguments.numbers import check_count, check_finite, check_positive, is_number, plain
 from jaxprune.errors import BudgetError, JaxpruneError
 from jaxprune.schedule.phase import (
@@ -223,6 +224,66 @@ def agp(
         return work_of(kind, done, milestone, Prune(prune_ratio=gone, of=of))
 
     return _plan(lambda done, _: int(done == rounds), 1, work, finetune)
+
+
+def layerwise(
+    groups: Sequence[str],
+    *,
+    prune_ratio: float,
+    training: Training | None,
+    finetune: Sequence[Training] = (),
+) -> Plan:
+    """Returns the plan that prunes group after group, and lets its readers make up for it.
+
+      prune the first, train, prune the second, train, ..., commit, then fine-tuning
+
+    Args:
+      groups: in this order; `list(graph.groups)` is that of the program.
+      prune_ratio: the share of the channels that each loses, in (0, 1).
+      training: after each of them; with `part=Part.READERS` all but the kernels that read the group
+        is frozen. None where nothing trains, since a closed form makes up for it.
+      finetune: the trainings at the end; may be empty.
+
+    Raises:
+      BudgetError: `prune_ratio` is not in (0, 1).
+      JaxpruneError: `groups` are no names, or one comes twice.
+
+    Source: Luo et al., "ThiNet", ICCV 2017, section 3.1, which trains all layers for one or two
+    epochs after each; He et al., "Channel Pruning", ICCV 2017, which trains none.
+
+    >>> training = Training(epochs=1, rates=constant(0.01), part=Part.READERS)
+    >>> plan = layerwise(["a", "b"], prune_ratio=0.5, training=training)
+    >>> [phase.name for phase in phases(plan, lambda: 1.0)]
+    ['layer-1', 'recover-1', 'layer-2', 'recover-2', 'commit-1']
+    """
+    names = tuple(check_names(groups, "groups", JaxpruneError))
+    if not names or len(set(names)) < len(names):
+        raise JaxpruneError(
+            f"groups must be names, each once, got {names}.\nFix: list(graph.groups)."
+        )
+    prune = Prune(prune_ratio=_ratio(prune_ratio), of=Quota.CHANNELS)
+    if training is not None:
+        _check_trainings(training=training)
+
+    def work(kind: str, rounds: int, milestone: int) -> Phase:
+        del kind
+        return Phase(
+            kind="layer",
+            number=rounds + 1,
+            rounds=rounds + 1,
+            milestone=milestone,
+            prune=prune,
+            groups=(names[rounds],),
+        )
+
+    pruned = _plan(lambda rounds, _: int(rounds == len(names)), 1, work, finetune)
+
+    def plan(done: Phase | None, left: float) -> Phase | None:
+        if training is None or done is None or check_phase(done).kind != "layer":
+            return pruned(done, left)
+        return replace(done, kind="recover", training=training, prune=None)
+
+    return plan
 
 
 Work = Callable[[str, int, int, Prune], Phase]

@@ -1,14 +1,14 @@
 """How far a pruning in rounds has come: what is cut out, what is masked, what is left."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
 import numpy as np
 
 from jaxprune.arguments.bounds import Share
-from jaxprune.arguments.checks import check_callable, kind_of
-from jaxprune.errors import JaxpruneError, KeepError, ScoreError
+from jaxprune.arguments.checks import check_callable, check_names, kind_of
+from jaxprune.errors import BudgetError, JaxpruneError, KeepError, ScoreError
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.groups.constraints import Constraints
 from jaxprune.groups.scored import Scores, host_scores
@@ -56,15 +56,21 @@ class Progress:
         check_callable(cost, "cost", "cost=jp.cost.macs.")
         return cost(self.original, self.total) / cost(self.original, None)
 
-    def prune(self, prune: Prune, scores: Scores) -> "Progress":
+    def prune(
+        self, prune: Prune, scores: Scores, groups: Collection[str] | None = None
+    ) -> "Progress":
         """Returns the progress with a round more of transforms.
 
         Args:
           prune: how far it goes.
           scores: {group: f32[n]} of `self.graph`, higher means keep.
+          groups: the only ones that lose channels, with those that `equal=` ties to them:
+            `prune_ratio` is then the share of the channels of each, as of `jp.select.per_group`.
 
         Raises:
-          BudgetError: the constraints do not let it go so far.
+          BudgetError: the constraints do not let it go so far, or `prune` is not a share of the
+            channels where there are `groups`.
+          KeepError: one of `groups` is unknown.
           ScoreError: NaN, a wrong length, an unknown group, no score for a group that was pruned.
         """
         if not isinstance(prune, Prune):
@@ -75,9 +81,15 @@ class Progress:
         total = self.total
         scores = _scattered(self, scores)
         scores = quota.sunk(self.original, scores, total)
-        quota.taken(removal_order(self.original, scores, self.constraints), total)
+        order = removal_order(self.original, scores, self.constraints)
+        quota.taken(order, total)
         found = None
-        if prune.prune_ratio is not None:
+        if groups is not None:
+            share = _only_a_ratio(prune)
+            units = [unit for unit in order.units.values() if {*unit} & {*_known(self, groups)}]
+            each = select.per_group(self.original, scores, prune_ratio=share, **self.constraints)
+            found = {name: each[name] for unit in units for name in unit}
+        elif prune.prune_ratio is not None:
             found = _by_share(self, prune.prune_ratio, prune.of, scores)
         if prune.keep_macs is not None:
             share = Share(float(prune.keep_macs))
@@ -187,6 +199,23 @@ def _by_share(progress: Progress, share: float, of: Quota, scores: Scores) -> Ke
     again: Constraints = {**constraints, "within": progress.total}
     members, ties = progress.members, progress.ties
     return quota.of_remaining(graph, scores, prune_ratio=share, members=members, ties=ties, **again)
+
+
+def _only_a_ratio(prune: Prune) -> float:
+    if prune.prune_ratio is None or prune.keep_macs is not None or prune.of != Quota.CHANNELS:
+        raise BudgetError(
+            f"of some groups only a share of their channels can be pruned, got {prune}.\n"
+            "Fix: jp.schedule.Prune(prune_ratio=0.5, of=jp.schedule.Quota.CHANNELS)."
+        )
+    return prune.prune_ratio
+
+
+def _known(progress: Progress, groups: Collection[str]) -> list[str]:
+    names = check_names(groups, "groups", KeepError)
+    if unknown := [name for name in names if name not in progress.original.groups]:
+        some = list(progress.original.groups)[:5]
+        raise KeepError(f"the network has no groups {unknown[:5]}.\nFix: names of {some}.")
+    return names
 
 
 def _whole(graph: ChannelGraph) -> Keep:

@@ -1,6 +1,6 @@
 """What does not train: frozen parts of a network, and the channels that a mask has pruned."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,13 @@ import numpy as np
 import optax
 
 from jaxprune.arguments import paths
-from jaxprune.arguments.checks import check_arrays, check_pytree, check_structure, kind_of
+from jaxprune.arguments.checks import (
+    check_arrays,
+    check_names,
+    check_pytree,
+    check_structure,
+    kind_of,
+)
 from jaxprune.arguments.paths import listed
 from jaxprune.cutting import transforms
 from jaxprune.errors import JaxpruneError, PatternError, TreeError
@@ -21,20 +27,28 @@ from jaxprune.program import reasons
 from jaxprune.schedule.phase import Part
 
 
-def trainable(graph: ChannelGraph, variables: Any, part: Part, *, head: Sequence[str] = ()) -> Any:
+def trainable(
+    graph: ChannelGraph,
+    variables: Any,
+    part: Part,
+    *,
+    head: Sequence[str] = (),
+    groups: Collection[str] | None = None,
+) -> Any:
     """Returns a tree of bools like `variables["params"]`: what trains in a phase.
 
     Args:
       part: `Part.GATES` is the scale and bias of every BatchNorm and the head, as in a Tick;
-        `ALL` and `NOTHING` are what they say.
+        `READERS` is every kernel that reads one of `groups`; `ALL` and `NOTHING` are what they say.
       graph: what `jaxprune.trace` returned.
       variables: the whole variables, running statistics included. Where there is no `params`, as
         in an NNX state, the result mirrors the whole tree.
       head: patterns of paths, such as `params/head/*`. By default the head is what has an axis
         that is an axis of the network's output.
+      groups: of the phase; only `READERS` looks at them, and needs them.
 
     Raises:
-      JaxpruneError: `part` is none.
+      JaxpruneError: `part` is none, or `READERS` without groups of the graph that something reads.
       PatternError: a pattern matches nothing, or has no effect because all or nothing trains.
       TreeError: no parameter has an axis of the output.
     """
@@ -51,6 +65,9 @@ def trainable(graph: ChannelGraph, variables: Any, part: Part, *, head: Sequence
     linen = isinstance(variables, Mapping) and "params" in variables
     names, treedef = paths.flatten(variables["params"] if linen else variables)
     names = [f"params/{name}" if linen else name for name in names]
+    if part == Part.READERS:
+        read = _read_by(graph, groups)
+        return jax.tree.unflatten(treedef, [name in read for name in names])
     if part != Part.GATES:
         return jax.tree.unflatten(treedef, [part == Part.ALL] * len(names))
     norms = batch_norms(graph).values()
@@ -65,6 +82,19 @@ def trainable(graph: ChannelGraph, variables: Any, part: Part, *, head: Sequence
             "Fix: head=('params/...',), the layers that train with the gates."
         )
     return jax.tree.unflatten(treedef, [name in found for name in names])
+
+
+def _read_by(graph: ChannelGraph, groups: Collection[str] | None) -> set[str]:
+    """The paths of the kernels that read these groups."""
+    names = check_names(() if groups is None else groups, "groups", JaxpruneError)
+    slots = (slot for name in names if name in graph.groups for slot in graph.groups[name].slots)
+    found = {slot.path for slot in slots if slot.role == "in"}
+    if not found:
+        raise JaxpruneError(
+            f"part={str(Part.READERS)!r} trains what reads groups, but no kernel reads {names}.\n"
+            f"Fix: groups=phase.groups, some of {list(graph.groups)[:5]}."
+        )
+    return found
 
 
 def _check_gates(part: Part, head: Any) -> None:

@@ -1,4 +1,4 @@
-"""Orders of removal by what channels add to the outputs of their readers: ThiNet, LASSO."""
+"""Scores by what the outputs of the readers lose without a channel: ThiNet, LASSO, OBS."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -57,6 +57,23 @@ def lasso(graph: ChannelGraph, contributions: Mapping[str, Any]) -> dict[str, Ar
     network that was measured, and channels that leave the path again keep their score.
     """
     return _by_group(graph, contributions, _lasso)
+
+
+def obs(graph: ChannelGraph, costs: Mapping[str, Any]) -> dict[str, Array]:
+    """Returns {group: f64[n]}: what the readers lose without a channel, refitted; as it is given.
+
+    Args:
+      graph: what `jaxprune.trace` returned.
+      costs: `jp.stats.removal_costs()`, whose docstring has the formula.
+
+    Raises:
+      ScoreError: a group is unknown, or its costs have another shape.
+
+    Source: Hassibi and Stork, "Optimal Brain Surgeon", NeurIPS 1992, equation 5, for the block of
+    the weights that read a channel. It tells what each channel costs alone; `jp.recover.obs` takes
+    into account what is gone already, and updates the weights that are left.
+    """
+    return given(graph, costs, "costs", 'found["costs"] of jp.stats.removal_costs().')
 
 
 def _by_group(

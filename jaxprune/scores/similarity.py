@@ -16,7 +16,7 @@ from jaxprune.graph import ChannelGraph, Slot, check_graph
 from jaxprune.groups.members import Array, Reduce, found, leaves_at, total
 from jaxprune.scores.given import given, of_pairs
 
-_NO_FILTERS = "no group is made by a kernel"
+NO_FILTERS = "no group is made by a kernel"
 _FIX = "scores.l2(roles=('in',)), or scores.random."
 
 
@@ -54,11 +54,11 @@ def fpgm(
         raise ScoreError(f"order must be a number from 1 on, got {order!r}.\nFix: order=2.0.")
     check_callable(reduce, "reduce", "reduce=jnp.sum, called with axis=1.", ScoreError)
     scores = {}
-    for name, members in _filters(graph, variables).items():
+    for name, members in filters_of(graph, variables).items():
         columns = [_sums_of_distances(filters, float(plain(order))) for filters in members]
         xp = jnp if any(isinstance(column, Tracer) for column in columns) else np
         scores[name] = reduce(xp.stack(columns, axis=-1), axis=-1)
-    return found(scores, by=_NO_FILTERS, fix=_FIX)
+    return found(scores, by=NO_FILTERS, fix=_FIX)
 
 
 def filter_similarity(
@@ -77,14 +77,14 @@ def filter_similarity(
     """
     check_flag(centered, "centered")
     result = {}
-    for name, members in _filters(graph, variables).items():
+    for name, members in filters_of(graph, variables).items():
         xp: Any = jnp if any(isinstance(member, Tracer) for member in members) else np
         filters = xp.concatenate(members, axis=-1)
         filters = filters - filters.mean(-1, keepdims=True) if centered else filters
         size = _sum_of_squares(filters)[..., None] ** 0.5
         unit = filters / (size + (size == 0))
         result[name] = xp.matmul(unit, unit.conj().swapaxes(-1, -2)).real
-    return found(result, by=_NO_FILTERS, fix=_FIX)
+    return found(result, by=NO_FILTERS, fix=_FIX)
 
 
 def redundancy(graph: ChannelGraph, similarities: Mapping[str, Any]) -> dict[str, Array]:
@@ -130,8 +130,8 @@ def _greedy(similarity: np.ndarray) -> np.ndarray:
     return scores
 
 
-def _filters(graph: ChannelGraph, variables: Any) -> dict[str, list[Array]]:
-    """{group: [f32[*layers, n, K] of every kernel that makes it]}."""
+def filters_of(graph: ChannelGraph, variables: Any) -> dict[str, list[Array]]:
+    """Returns {group: [f32[*layers, n, K] of every kernel that makes it]}."""
     check_graph(graph)
     members = {
         name: slots

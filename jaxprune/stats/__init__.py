@@ -25,6 +25,7 @@ from jaxprune.stats.norms import (
     weighted_variance,
 )
 from jaxprune.stats.readings import Reading
+from jaxprune.stats.refitted import removal_costs
 from jaxprune.stats.states import State
 from jaxprune.stats.statistic import At, Rows, Statistic
 from jaxprune.stats.sums import (
@@ -75,6 +76,7 @@ __all__ = [
     "mean_size",
     "mean_square",
     "moments",
+    "removal_costs",
     "sum",
     "sum_of_squares",
     "weighted_norm",

@@ -198,13 +198,18 @@ def _not_finite(state: Any) -> Array:
 
 
 def scalar(work: Pass, outs: Any, batch: Any) -> Array:
-    """Returns the loss of a batch.
+    """Returns the loss of a batch; errors as of `loss_value`."""
+    assert work.loss is not None
+    return loss_value(work.loss(outs, batch))
+
+
+def loss_value(value: Any) -> Array:
+    """Returns what a loss gave.
 
     Raises:
       JaxpruneError: it is no real number.
     """
-    assert work.loss is not None
-    value = jnp.asarray(work.loss(outs, batch))
+    value = jnp.asarray(value)
     if value.shape or not jnp.issubdtype(value.dtype, jnp.floating):
         raise JaxpruneError(
             f"loss must return one real number, got {value.dtype}{list(value.shape)}.\n"
