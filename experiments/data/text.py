@@ -7,6 +7,7 @@ ends of Unix and without the blank lines around it: 148,476 bytes of ASCII, SHA-
 """
 
 import lzma
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -64,9 +65,7 @@ def parts(text: bytes, *, length: int = LENGTH) -> tuple[Split, Split, Split]:
         )
     ends = (0, len(text) - 2 * held, len(text) - held, len(text))
     data = np.frombuffer(text, np.uint8)
-    train, validation, test = (
-        _windows(data[a:b], length) for a, b in zip(ends, ends[1:], strict=False)
-    )
+    train, validation, test = (_windows(data[a:b], length) for a, b in pairwise(ends))
     return train, validation, test
 
 

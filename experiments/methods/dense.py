@@ -28,9 +28,7 @@ from experiments.runner.task import initial
 from experiments.tasks import classification
 from jaxprune.schedule import Training, stepped, triangular
 
-OPTIMIZERS: Mapping[str, dense.Optimizer] = MappingProxyType(
-    {"sgd": dense.sgd, "adam": dense.adam}
-)
+OPTIMIZERS: Mapping[str, dense.Optimizer] = MappingProxyType({"sgd": dense.sgd, "adam": dense.adam})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

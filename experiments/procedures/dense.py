@@ -18,9 +18,7 @@ Optimizer = Callable[[Training, optax.Schedule], optax.GradientTransformation]
 
 def sgd(how: Training, rate: optax.Schedule) -> optax.GradientTransformation:
     """Returns SGD with momentum and weight decay."""
-    return training.sgd(
-        rate, momentum=how.momentum, weight_decay=how.weight_decay, nesterov=False
-    )
+    return training.sgd(rate, momentum=how.momentum, weight_decay=how.weight_decay, nesterov=False)
 
 
 def adam(how: Training, rate: optax.Schedule) -> optax.GradientTransformation:
