@@ -15,9 +15,10 @@ import jaxprune as jp
 from benchmarks import criteria, criteria_page
 from benchmarks import dense as packed
 from benchmarks.criterion_cells import Bench, Cell
+from experiments import models
 from experiments.data import text
 from experiments.methods import dense
-from experiments.runner import directory, presets
+from experiments.runner import directory, presets, training
 from experiments.runner.config import from_json, to_json
 from experiments.runner.experiment import execute
 from experiments.tasks import classification
@@ -62,6 +63,14 @@ def test_what_is_no_text_is_an_error_that_says_what_to_do(tmp_path) -> None:
         text.parts(b"x" * 100)
     with pytest.raises(ValueError, match=r"(?s)'convnet' does not read dataset='text'.*decoder"):
         classification.task(replace(dense.Config(), dataset="text"))
+
+
+def test_the_sizes_of_the_decoder_are_those_counted_by_hand() -> None:
+    graph = training.channel_graph(models.build("decoder"), (128,))
+    weights = 64 * 64 + 2 * 64 * 32 + 64 * 64 + 3 * 64 * 128  # queries, keys and values, out, MLP
+    assert jp.cost.params(graph) == 2 * 256 * 64 + 4 * (weights + 2 * 64) + 64
+    attention = 2 * 8 * 128 * 128 * 8
+    assert jp.cost.macs(graph) == 128 * (256 * 64 + 4 * weights) + 4 * attention
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Dense: a network is trained and nothing is pruned; loss and accuracy of its best use, the start.
+"""Dense: a network of images or of text is trained and not pruned; other work starts from it.
 
 Command:   python -m experiments dense
            python -m experiments dense --preset resnet20-cifar10 --data-dir DIR
