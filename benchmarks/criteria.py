@@ -43,7 +43,7 @@ class Config:
     """Where its data are."""
     shares: tuple[float, ...] = (0.5, 0.3)
     """Of the MACs that stay."""
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[int, ...] = (0, 1, 2)
     """Of random channels."""
     minutes: float = float("inf")
     """After so many no further cell is begun."""
