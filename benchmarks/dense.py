@@ -8,8 +8,10 @@ Writes:    benchmarks/results/dense/NAME.npz (float32) and NAME.json: SHA-256 of
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -79,13 +81,21 @@ def task(dense: Dense, data_dir: Path | None) -> Task[Any]:
     return experiment.task(replace(config, data_dir=data_dir))
 
 
-def pack(run: Path, name: str, *, data_dir: Path | None = None, root: Path = ROOT) -> Path:
+def pack(
+    run: Path,
+    name: str,
+    *,
+    data_dir: Path | None = None,
+    made: Mapping[str, str] = MappingProxyType({}),
+    root: Path = ROOT,
+) -> Path:
     """Writes the dense network of a run, and returns the file.
 
     Args:
       run: its directory.
       name: of the files.
       data_dir: where its data are, if not where they were.
+      made: `command` and `commit` of the training, of a run that is not finished.
       root: where to write.
     """
     value = directory.read_json(run / directory.CONFIG)
@@ -98,8 +108,8 @@ def pack(run: Path, name: str, *, data_dir: Path | None = None, root: Path = ROO
     file = root / f"{name}.npz"
     root.mkdir(parents=True, exist_ok=True)
     np.savez(file, **{path: np.asarray(leaf, np.float32) for path, leaf in flat.items()})
-    made = run / directory.SUMMARY
-    made = directory.read_json(made) if made.exists() else directory.provenance()
+    summary = run / directory.SUMMARY
+    known = directory.read_json(summary) if summary.exists() else directory.provenance() | made
     epochs = [each for each in directory.read_metrics(run) if each["phase"] == "dense"]
     about = {
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
@@ -113,7 +123,7 @@ def pack(run: Path, name: str, *, data_dir: Path | None = None, root: Path = ROO
         "accuracy": metrics.accuracy,
         "epochs": epochs[-1]["epoch"] if epochs else 0,
         "train_s": round(sum(each["seconds"] for each in epochs), 1),
-        **{field: made[field] for field in ("command", "commit", "device", "cpu", "versions")},
+        **{field: known[field] for field in ("command", "commit", "device", "cpu", "versions")},
         "config": configuration.to_json(config),
     }
     directory.write_json(file.with_suffix(".json"), about)
@@ -121,7 +131,11 @@ def pack(run: Path, name: str, *, data_dir: Path | None = None, root: Path = ROO
 
 
 def main(
-    run: Annotated[Path, tyro.conf.Positional], name: str, data_dir: Path | None = None
+    run: Annotated[Path, tyro.conf.Positional],
+    name: str,
+    data_dir: Path | None = None,
+    command: str = "",
+    commit: str = "",
 ) -> None:
     """Packs the dense network of a run.
 
@@ -129,8 +143,12 @@ def main(
       run: directory of the run.
       name: of the files.
       data_dir: where its data are, if not where they were.
+      command: of the training, where the run is not finished and does not tell.
+      commit: likewise.
     """
-    file = pack(run, name, data_dir=data_dir)
+    given = {"command": command, "commit": commit}
+    made = {field: value for field, value in given.items() if value}
+    file = pack(run, name, data_dir=data_dir, made=made)
     about = load(name).about
     print(f"{file}: {about['bytes']:,} bytes, SHA-256 {about['sha256']}")
     print(f"test loss {about['loss']:.4f}, accuracy {about['accuracy']:.2%}")
