@@ -53,12 +53,22 @@ class Config:
     """Where the results go."""
 
 
-def cells(shares: Sequence[float], seeds: Sequence[int]) -> Iterator[Cell]:
-    """Yields all cells: no reconstruction and the same widths for all first."""
+def cells(
+    shares: Sequence[float], seeds: Sequence[int], alone: Sequence[str] = ()
+) -> Iterator[Cell]:
+    """Yields all cells: no reconstruction and the same widths for all first.
+
+    Args:
+      shares: of the MACs, or of the channels of kinds, that stay.
+      seeds: of random channels.
+      alone: kinds of groups that lose channels alone.
+    """
     first, *others = RECOVERIES
     for recovery in (first, "least_squares"):
         for share in shares:
             yield from _row(share, "uniform", recovery, seeds)
+        for kind in alone:
+            yield from _row(shares[0], kind, recovery, seeds)
     for share in shares:
         yield from (Cell(share, "uniform", own, own) for own in OWN)
     for share in shares:
@@ -84,13 +94,14 @@ def run(config: Config) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     journal = directory.read_json(file) if file.exists() else {"dense": {}, "cells": {}}
     journal["about"] = {**found.about, **directory.provenance()}
-    journal["planned"] = [each.name for each in cells(config.shares, config.seeds)]
+    planned = list(cells(config.shares, config.seeds, bench.alone))
+    journal["planned"] = [each.name for each in planned]
     if "loss" not in journal["dense"] or losses.read("dense") is None:
         values, right = bench.evaluate(found.variables)
         losses.write("dense", values)
         journal["dense"] = {"loss": float(values.mean()), "accuracy": float(right.mean())}
     end = time.monotonic() + 60 * config.minutes
-    for cell in cells(config.shares, config.seeds):
+    for cell in planned:
         if time.monotonic() > end:
             break
         if cell.name not in journal["cells"]:

@@ -15,7 +15,8 @@ there are any, are measured anew on 1,000 training images. All numbers are of th
 
 * *Same widths*: every group (streams, heads, hidden units) loses the same share of its channels, so
   that criteria differ only in which channels they choose. *Own widths*: the scores, each over the
-  mean of its group, are ranked over the whole network, as `jp.prune` does.
+  mean of its group, are ranked over the whole network, as `jp.prune` does. Networks with heads
+  also lose half of the channels of one kind alone.
 * *Loss* is cross-entropy in nats (per byte for text). Brackets are 95 % intervals of a bootstrap
   over the test examples (2,000 resamples, the same for all), of the loss, or of the difference of
   two losses example by example.
@@ -64,9 +65,14 @@ def _network(name: str, journal: Mapping[str, Any]) -> Iterator[str]:
             for key, cell in cells.items()
             if key.startswith(f"{share}/{widths}/")
         }
-        macs = sorted({f"{cell['macs']:.1%}" for cell in here.values() if "macs" in cell})
-        kept = macs[0] if len(macs) < 2 else f"{macs[0]} to {macs[-1]}"
-        yield f"### {float(share):.0%} of the MACs, {TITLES[widths]} ({kept} kept)"
+        macs = sorted(cell["macs"] for cell in here.values() if "macs" in cell)
+        ends = dict.fromkeys(f"{part:.1%}" for part in (*macs[:1], *macs[-1:]))
+        kept = f"{' to '.join(ends) or 'nothing'} of the MACs"
+        title = TITLES.get(widths)
+        what = (
+            f"the MACs, {title}" if title else f"the channels of every {widths} group, others whole"
+        )
+        yield f"### {float(share):.0%} of {what} ({kept} left)"
         yield ""
         yield from _plain(here)
         yield ""

@@ -20,6 +20,8 @@ from jaxprune.keep.check import Keep
 
 SCOPE = (jp.Kind.STREAM, jp.Kind.HEADS, jp.Kind.HIDDEN)
 """Kinds of the groups that lose channels; dimensions inside of heads stay."""
+ALONE = {"stream": jp.Kind.STREAM, "heads": jp.Kind.HEADS, "hidden": jp.Kind.HIDDEN}
+"""Kinds that lose channels alone in a network with heads."""
 FIT = {"size": 128, "count": 4, "seed": 1}
 """Training images that reconstructions read: size and number of the batches."""
 BATCH_NORM = {"size": 250, "count": 4, "seed": 2}
@@ -42,8 +44,8 @@ OWN = ("obs", "lasso")
 class Cell(NamedTuple):
     """What is measured; its name is its place in the journal."""
 
-    share: float  # of the MACs that stay
-    widths: str  # "uniform" or "global"
+    share: float  # of the MACs that stay; of the channels where `widths` is a kind
+    widths: str  # "uniform", "global", or of ALONE
     criterion: str
     recovery: str
     seed: int = 0  # of random scores
@@ -77,6 +79,7 @@ class Bench:
         self.scores: dict[tuple[str, int], Any] = {}
         self.ratios: dict[float, float] = {}
         self.macs = jp.cost.macs(self.graph)
+        self.alone = tuple(ALONE) if jp.Kind.HEADS in jp.kinds(self.graph).values() else ()
 
         @jax.jit
         def evaluated(variables: Variables, images: Any, labels: Any) -> tuple[Any, Any]:
@@ -145,8 +148,10 @@ class Bench:
                 only=SCOPE,
                 strict=True,
             )
-        ratio = self.ratio(cell.share)
-        return jp.select.per_group(self.graph, scores, prune_ratio=ratio, only=SCOPE, strict=True)
+        alone = cell.widths in ALONE
+        ratio = 1 - cell.share if alone else self.ratio(cell.share)
+        scope = (ALONE[cell.widths],) if alone else SCOPE
+        return jp.select.per_group(self.graph, scores, prune_ratio=ratio, only=scope, strict=True)
 
     def scored(self, criterion: str, seed: int) -> Mapping[str, Any]:
         """Returns the scores of a criterion, computed once."""
