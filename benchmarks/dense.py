@@ -27,6 +27,8 @@ from experiments.runner.fit import Variables
 from experiments.runner.task import Task
 
 ROOT = Path(__file__).parent / "results" / "dense"
+HERE = ("root", "data_dir")
+"""Fields of a configuration that are of one machine."""
 
 
 class Dense(NamedTuple):
@@ -124,7 +126,7 @@ def pack(
         "epochs": epochs[-1]["epoch"] if epochs else 0,
         "train_s": round(sum(each["seconds"] for each in epochs), 1),
         **{field: known[field] for field in ("command", "commit", "device", "cpu", "versions")},
-        "config": configuration.to_json(config),
+        "config": {n: v for n, v in configuration.to_json(config).items() if n not in HERE},
     }
     directory.write_json(file.with_suffix(".json"), about)
     return file
