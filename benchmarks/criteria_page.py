@@ -9,7 +9,7 @@ from experiments.runner import directory
 HEAD = """# Criteria and reconstructions, with no training after the cut
 
 Every criterion of `python -m experiments agp --score` chooses channels of one dense network at a
-share of its MACs; every reconstruction of `jp.recover` then makes up for what went, from 512
+share of its MACs; every reconstruction of `jp.recover` then makes up for what went, from 256
 training examples. Scores read 256 training examples. Nothing is trained; BatchNorm's statistics, if
 there are any, are measured anew on 1,000 training images. All numbers are of the test examples.
 

@@ -22,7 +22,7 @@ SCOPE = (jp.Kind.STREAM, jp.Kind.HEADS, jp.Kind.HIDDEN)
 """Kinds of the groups that lose channels; dimensions inside of heads stay."""
 ALONE = {"stream": jp.Kind.STREAM, "heads": jp.Kind.HEADS, "hidden": jp.Kind.HIDDEN}
 """Kinds that lose channels alone in a network with heads."""
-FIT = {"size": 128, "count": 4, "seed": 1}
+FIT = {"size": 128, "count": 2, "seed": 1}
 """Training images that reconstructions read: size and number of the batches."""
 BATCH_NORM = {"size": 250, "count": 4, "seed": 2}
 """Training images that BatchNorm's statistics are measured on."""
