@@ -89,10 +89,13 @@ def run(config: Config) -> None:
     """Measures the cells of a network that the journal does not hold."""
     found = dense.load(config.network)
     bench = Bench(dense.task(found, config.data_dir), found.variables)
-    losses = Losses(config.root / config.network)
+    sha256 = found.about["sha256"]
+    losses = Losses(config.root / f"{config.network}-{sha256[:8]}")
     file = config.out / "criteria" / f"{config.network}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     journal = directory.read_json(file) if file.exists() else {"dense": {}, "cells": {}}
+    if journal["cells"] and journal["about"]["sha256"] != sha256:
+        raise ValueError(f"{file} is of another network.\nFix: remove it, and measure again.")
     journal["about"] = {**found.about, **directory.provenance()}
     planned = list(cells(config.shares, config.seeds, bench.alone))
     journal["planned"] = [each.name for each in planned]
