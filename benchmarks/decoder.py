@@ -15,19 +15,11 @@ import jax.numpy as jnp
 
 import jaxprune as jp
 from benchmarks.analysis import least, planned, timed
+from experiments.models.decoder import rotated
 
 REPEATS = 3
 LAYERS, WIDTH, HEADS, GROUPS, SIZE, HIDDEN, WORDS = 32, 4096, 32, 8, 128, 14336, 128256
 TOKENS = jax.ShapeDtypeStruct((1, 128), jnp.int32)
-
-
-def rotated(x: jax.Array) -> jax.Array:
-    """Returns [batch, time, heads, size] with its halves turned by the position."""
-    half = x.shape[-1] // 2
-    angle = jnp.arange(x.shape[1])[:, None] / 10_000 ** (jnp.arange(half) / half)[None]
-    cos, sin = jnp.cos(angle)[None, :, None], jnp.sin(angle)[None, :, None]
-    left, right = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
 
 
 class Layer(nn.Module):

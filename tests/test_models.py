@@ -71,7 +71,7 @@ def test_sizes_are_those_counted_by_hand(request, counted, params, macs):
 
 def test_every_model_is_pinned():
     wide = {f"{name}_wide" for name in models.MOBILE}
-    assert set(models.MODELS) == {*REFERENCES, *wide, "convnet"}
+    assert set(models.MODELS) == {*REFERENCES, *wide, "convnet", "decoder"}  # test_language.py
 
 
 def test_the_densenet_of_table_1_has_a_stem_of_16():

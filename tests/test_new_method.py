@@ -72,7 +72,14 @@ def test_the_list_has_every_experiment_in_one_line() -> None:
         assert entry.line.endswith(".")
         assert registry.load(name).name == name
         assert registry.load(name).config.preset in registry.load(name).presets
-    commands = {"agp", "search", "evaluate", "spectrum", "data"}  # agp: python -m experiments agp
+    commands = {
+        "agp",
+        "dense",
+        "search",
+        "evaluate",
+        "spectrum",
+        "data",
+    }  # python -m experiments agp
     for name in registry.known().keys() - commands:
         assert (ROOT / "experiments" / f"{name}.py").exists()
 

@@ -1,4 +1,4 @@
-"""Image classification data sets: arrays in memory, or, for ImageNet, streams from disk.
+"""Data sets of images or bytes: arrays in memory, or, for ImageNet, streams from disk.
 
 To add one of TensorFlow Datasets (TFDS), enter it in `PREPARED`; to add any other, write a function
 like `_digits`. Nothing else knows data sets. Those of TFDS are prepared once, with a network:
@@ -16,25 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.data import prepared
+from experiments.data import prepared, text
 from experiments.data.augment import Augment
-
-
-class Split(NamedTuple):
-    """Images and labels of one part of a data set."""
-
-    images: np.ndarray  # u8[n, height, width, channels], raw pixels
-    labels: np.ndarray  # i32[n], or those of all pixels, u8[n, height, width]
-
-    @property
-    def size(self) -> int:
-        """Number of images."""
-        return len(self.labels)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of one image."""
-        return self.images.shape[1:]  # pyright: ignore[reportReturnType]
+from experiments.data.split import Split as Split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +88,7 @@ PREPARED: Mapping[str, Recipe] = MappingProxyType(
         "svhn_cropped": Recipe("train+extra", 6000, Augment()),
     }
 )
-NAMES = ("digits", *PREPARED, "imagenet2012")
+NAMES = ("digits", "text", *PREPARED, "imagenet2012")
 
 
 def load(
@@ -120,7 +104,7 @@ def load(
     Args:
       name: one of `NAMES`.
       data_dir: where TFDS has prepared it; `TFDS_DATA_DIR` or `~/tensorflow_datasets` by default.
-        The digits need none.
+        The digits need none; of "text" it is a file, or a folder of *.txt, if not the default text.
       limit: at most that many training images, as many of each class as there are; a smaller limit
         takes a part of what a larger one takes. Mean and deviation stay those of all of them. Of
         ImageNet the first ones, as TFDS has shuffled them: to know the classes is to read it all.
@@ -140,6 +124,8 @@ def load(
         return _imagenet(data_dir, limit, workers, mobile)
     if mobile:
         raise ValueError(f"mobile is not for {name}, only for imagenet2012.\nFix: leave it out.")
+    if name == "text":
+        return _text(data_dir, limit)
     dataset = _digits() if name == "digits" else _prepared(name, data_dir)
     if limit is not None and isinstance(dataset.train, Split):
         dataset = replace(dataset, train=_balanced(dataset.train, limit))
@@ -168,6 +154,21 @@ def _digits() -> Dataset:
         test=test,
         mean=mean,
         std=std,
+        augment=Augment(),
+    )
+
+
+def _text(path: Path | None, limit: int | None) -> Dataset:
+    """Returns windows of bytes as if they were images; the first `limit` of them to train on."""
+    train, validation, test = text.parts(text.read(path))
+    return Dataset(
+        name="text",
+        classes=256,
+        train=Split(train.images[:limit], train.labels[:limit]),
+        validation=validation,
+        test=test,
+        mean=(0.0,),
+        std=(1.0,),
         augment=Augment(),
     )
 

@@ -66,9 +66,10 @@ def normalized(mean: Sequence[float], std: Sequence[float], images: jax.Array) -
     Args:
       mean: that of the training images per channel, in units of raw pixels.
       std: their standard deviation.
-      images: raw pixels [n, height, width, channels].
+      images: raw pixels [n, height, width, channels], or other numbers [n, ..., channels].
     """
-    center, scale = (jnp.array(x, jnp.float32).reshape(1, 1, 1, -1) for x in (mean, std))
+    shape = (*(1,) * (images.ndim - 1), -1)
+    center, scale = (jnp.array(x, jnp.float32).reshape(shape) for x in (mean, std))
     return (images.astype(jnp.float32) - center) / scale
 
 

@@ -19,22 +19,21 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import jax
-import optax
 from rich.console import Console
 from rich.table import Table
 
 import jaxprune as jp
 from experiments.data import Split
-from experiments.procedures import rounds, scoring, steps
+from experiments.procedures import dense, scoring, steps
 from experiments.report import plots
 from experiments.runner import config as configuration
 from experiments.runner import training
 from experiments.runner.config import Common
 from experiments.runner.experiment import Experiment, Summary
-from experiments.runner.fit import Journal, Variables
+from experiments.runner.fit import Variables
 from experiments.runner.presets import Presets
 from experiments.runner.run import Run
-from experiments.runner.task import Network, Task, initial, key
+from experiments.runner.task import Task, initial, key
 from experiments.tasks import classification
 from jaxprune.schedule import Training, stepped
 
@@ -111,34 +110,11 @@ def _by_ratio(ratios: tuple[float, ...], values: list[Any]) -> dict[str, Any]:
 def method(run: Run[Config]) -> Summary:
     """Trains the network, sweeps over its groups, and writes both files."""
     task = run.task
-    train = steps.Step("dense", partial(_train, task))
+    train = steps.Step("dense", partial(dense.trained, task))
     variables = steps.follow(run, [train], initial(task))["dense"].variables
     found = run.value(Path(FILE).stem, lambda: sweep(task, variables))
     plots.sensitivity(run.path / PICTURE, found)
     return {"sensitivity": found, "seed": task.config.seed}
-
-
-def _train(task: Task[Config], network: Network, journal: Journal) -> Network:
-    config = task.config
-    (how,) = rounds.scaled(config, config.dense)
-    steps = how.epochs * (task.dataset.train.size // config.batch_size)
-    tx: optax.GradientTransformation = training.sgd(
-        how.learning_rate(steps),
-        momentum=how.momentum,
-        weight_decay=how.weight_decay,
-        nesterov=False,
-    )
-    state = training.fit(
-        network.model,
-        network.variables,
-        task.dataset,
-        tx=tx,
-        epochs=how.epochs,
-        batch_size=config.batch_size,
-        key=key(config, "dense"),
-        journal=journal,
-    )
-    return network._replace(variables=jax.device_get(state.variables))
 
 
 def report(run: Path, summary: Summary) -> None:

@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from experiments.models.bottleneck_resnet import BottleneckResNet as BottleneckResNet
 from experiments.models.convnet import ConvNet as ConvNet
+from experiments.models.decoder import Decoder as Decoder
 from experiments.models.densenet import DenseNet as DenseNet
 from experiments.models.mlp import Mlp as Mlp
 from experiments.models.mobilenet import MobileNet as MobileNet
@@ -40,6 +41,7 @@ MOBILE = {
 MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
     {
         "convnet": ConvNet,
+        "decoder": Decoder,
         "mlp": Mlp,
         "vgg11": partial(Vgg, layers=(1, 1, 2, 2, 2)),
         "vgg16": partial(Vgg, layers=(2, 2, 3, 3, 3)),

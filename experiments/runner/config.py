@@ -35,7 +35,7 @@ class Common:
     dataset: str = "digits"
     """Data set, a name in experiments/data."""
     data_dir: Path | None = None
-    """Where TensorFlow Datasets has prepared it."""
+    """Where TensorFlow Datasets has prepared it; of the text, a file or a folder of *.txt."""
     workers: int = 0
     """Processes that decode ImageNet, best one for each core; none decodes in four threads."""
     limit: int | None = None

@@ -1,4 +1,7 @@
-"""Images of classes: which of them is it."""
+"""Images of classes: which of them is it. Or bytes of a text: which comes next.
+
+A byte is one of 256 classes, and the mean loss is in nats per byte.
+"""
 
 from experiments import data, models
 from experiments.runner import training
@@ -7,7 +10,16 @@ from experiments.runner.task import Task
 
 
 def task(config: C) -> Task[C]:
-    """Returns the data, the unpruned model and its channel graph."""
+    """Returns the data, the unpruned model and its channel graph.
+
+    Raises:
+      ValueError: the model does not read such data.
+    """
+    if (config.dataset == "text") != (config.model == "decoder"):
+        raise ValueError(
+            f"model={config.model!r} does not read dataset={config.dataset!r}.\n"
+            "Fix: the decoder is for the text, all others for images."
+        )
     dataset = data.load(
         config.dataset,
         data_dir=config.data_dir,

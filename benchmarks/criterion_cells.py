@@ -1,0 +1,200 @@
+"""One pruned network: channels chosen by one criterion, readers made up by one reconstruction."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxprune as jp
+from experiments import data
+from experiments.data.augment import normalized
+from experiments.procedures import scoring
+from experiments.runner import training
+from experiments.runner.fit import Variables
+from experiments.runner.task import Task, key
+from jaxprune.keep.check import Keep
+
+SCOPE = (jp.Kind.STREAM, jp.Kind.HEADS, jp.Kind.HIDDEN)
+"""Kinds of the groups that lose channels; dimensions inside of heads stay."""
+ALONE = {"stream": jp.Kind.STREAM, "heads": jp.Kind.HEADS, "hidden": jp.Kind.HIDDEN}
+"""Kinds that lose channels alone in a network with heads."""
+FIT = {"size": 128, "count": 2, "seed": 1}
+"""Training images that reconstructions read: size and number of the batches."""
+BATCH_NORM = {"size": 250, "count": 4, "seed": 2}
+"""Training images that BatchNorm's statistics are measured on."""
+BATCH = 500
+"""Test images that are evaluated at once."""
+
+RECOVERIES: Mapping[str, Mapping[str, Any] | None] = {
+    "none": None,
+    "least_squares": {},
+    "scale": {"form": jp.recover.Form.SCALE},
+    "bias": {"form": jp.recover.Form.BIAS},
+    "at_once": {"order": jp.recover.Order.AT_ONCE},
+}
+"""Name -> options of `jp.recover.least_squares`; `bias` is FLAP's compensation."""
+OWN = ("obs", "lasso")
+"""Functions of `jp.recover` that choose the channels themselves, at given widths."""
+
+
+class Cell(NamedTuple):
+    """What is measured; its name is its place in the journal."""
+
+    share: float  # of the MACs that stay; of the channels where `widths` is a kind
+    widths: str  # "uniform", "global", or of ALONE
+    criterion: str
+    recovery: str
+    seed: int = 0  # of random scores
+
+    @property
+    def name(self) -> str:
+        """Returns `0.5/uniform/l2/none`; random has its seed behind it."""
+        criterion = f"random-{self.seed}" if self.criterion == "random" else self.criterion
+        return f"{self.share}/{self.widths}/{criterion}/{self.recovery}"
+
+
+class Measured(NamedTuple):
+    """One number for each test example, and what is left."""
+
+    losses: np.ndarray  # f32[examples], nats, mean over the positions
+    right: np.ndarray  # f32[examples], share of right answers
+    macs: float  # share of the dense ones
+
+
+class Bench:
+    """A network with everything that its cells share: graph, data on the device, programs."""
+
+    def __init__(self, task: Task[Any], variables: Variables):
+        model = task.model
+        apply = partial(model.apply, train=False)
+        x = jax.ShapeDtypeStruct((1, *task.dataset.image_shape), jnp.float32)
+        self.graph = jp.trace(apply, variables, x)
+        self.task = task._replace(graph=self.graph)
+        self.variables = jax.device_put(variables)
+        self.update = training.batch_statistics(model, task.dataset)
+        self.scores: dict[tuple[str, int], Any] = {}
+        self.ratios: dict[float, float] = {}
+        self.macs = jp.cost.macs(self.graph)
+        self.alone = tuple(ALONE) if jp.Kind.HEADS in jp.kinds(self.graph).values() else ()
+
+        @jax.jit
+        def evaluated(variables: Variables, images: Any, labels: Any) -> tuple[Any, Any]:
+            logits: Any = apply(variables, self.inputs(images))
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            right = (logits.argmax(-1) == labels).astype(jnp.float32)
+            return tuple(each.reshape(len(images), -1).mean(1) for each in (losses, right))
+
+        self.evaluated = evaluated
+
+    def inputs(self, images: Any) -> jax.Array:
+        """Returns raw images as the network reads them."""
+        return normalized(self.task.dataset.mean, self.task.dataset.std, jnp.asarray(images))
+
+    def evaluate(self, variables: Variables) -> tuple[np.ndarray, np.ndarray]:
+        """Returns loss and share of right answers of every test example."""
+        test: Any = self.task.dataset.test
+        size = min(BATCH, test.size)
+        parts = []
+        for start in range(0, test.size, size):
+            rows = np.minimum(np.arange(start, start + size), test.size - 1)
+            found = jax.device_get(self.evaluated(variables, test.images[rows], test.labels[rows]))
+            parts.append([each[: test.size - start] for each in found])
+        losses, right = (np.concatenate(each) for each in zip(*parts, strict=True))
+        return losses, right
+
+    def measure(self, cell: Cell) -> Measured:
+        """Returns what a cell gives.
+
+        Raises:
+          JaxpruneError: the criterion does not score what should be pruned.
+        """
+        keep, variables = self.pruned(cell)
+        variables = self.recalibrated(jp.mask(self.graph, variables, keep))
+        losses, right = self.evaluate(variables)
+        return Measured(losses, right, jp.cost.macs(self.graph, keep) / self.macs)
+
+    def pruned(self, cell: Cell) -> tuple[Keep, Variables]:
+        """Returns which channels stay, and full variables that make up for the others."""
+        graph, batches = self.graph, self.batches(FIT)
+        if cell.recovery in OWN:
+            widths = self.uniform(cell.share)
+            if cell.recovery == "obs":
+                found = jp.recover.obs(graph, self.variables, widths, batches)
+                return found.keep, found.variables
+            added = {"added": jp.stats.contributions()}
+            added = jp.stats.collect(graph, self.variables, batches, added)["added"]
+            shrunk = jp.recover.lasso(graph, self.variables, widths, added)
+            return shrunk.keep, shrunk.variables
+        keep = self.keep(cell)
+        options = RECOVERIES[cell.recovery]
+        if options is None:
+            return keep, self.variables
+        found = jp.recover.least_squares(graph, self.variables, keep, batches, **options)
+        return keep, found.variables
+
+    def keep(self, cell: Cell) -> Keep:
+        """Returns the channels that a criterion keeps."""
+        scores = self.scored(cell.criterion, cell.seed)
+        if cell.widths == "global":
+            return jp.select.budget(
+                self.graph,
+                jp.scores.normalized(scores),
+                keep_macs=cell.share,
+                min_keep_ratio=0.1,
+                only=SCOPE,
+                strict=True,
+            )
+        alone = cell.widths in ALONE
+        ratio = 1 - cell.share if alone else self.ratio(cell.share)
+        scope = (ALONE[cell.widths],) if alone else SCOPE
+        return jp.select.per_group(self.graph, scores, prune_ratio=ratio, only=scope, strict=True)
+
+    def scored(self, criterion: str, seed: int) -> Mapping[str, Any]:
+        """Returns the scores of a criterion, computed once."""
+        if (criterion, seed) not in self.scores:
+            given = scoring.Given(self.task, self.graph, self.variables, self.key(seed))
+            self.scores[criterion, seed] = jax.device_get(scoring.scores(criterion, given))
+        return self.scores[criterion, seed]
+
+    def key(self, seed: int) -> jax.Array:
+        """Returns the key of what a criterion draws."""
+        return jax.random.fold_in(key(self.task.config, "criteria"), seed)
+
+    def ratio(self, share: float) -> float:
+        """Returns the least share of the channels of every group to remove for these MACs."""
+        if share not in self.ratios:
+            tried = np.arange(200) / 200
+            self.ratios[share] = next(
+                r for r in tried if jp.cost.macs(self.graph, self.random(r)) <= share * self.macs
+            )
+        return self.ratios[share]
+
+    def random(self, ratio: float) -> Keep:
+        """Returns any channels, of every group in scope the same share."""
+        some = jp.scores.random(self.graph, self.key(0))
+        return jp.select.per_group(self.graph, some, prune_ratio=ratio, only=SCOPE)
+
+    def uniform(self, share: float) -> dict[str, int]:
+        """Returns {group: how many channels stay} for these MACs, of what loses some."""
+        keep = self.random(self.ratio(share))
+        counts = {name: int(np.sum(kept)) for name, kept in keep.items()}
+        return {name: n for name, n in counts.items() if n < self.graph.groups[name].size}
+
+    def recalibrated(self, variables: Variables) -> Variables:
+        """Returns the variables with BatchNorm's statistics measured anew, if there are any."""
+        if "batch_stats" not in variables:
+            return variables
+        images = [batch.images for batch in self.examples(BATCH_NORM)]
+        return jp.recover.recalibrate(self.update, variables, images)
+
+    def batches(self, which: Mapping[str, int]) -> list[jax.Array]:
+        """Returns training images as the network reads them."""
+        return [self.inputs(batch.images) for batch in self.examples(which)]
+
+    def examples(self, which: Mapping[str, int]) -> list[data.Split]:
+        """Returns batches of raw training images and labels."""
+        return list(data.examples(self.task.dataset.train, **which))

@@ -1,0 +1,160 @@
+"""Dense networks that several benchmarks start from: trained once, committed, read by `load`.
+
+Command:   python -m benchmarks.dense RUN --name NAME
+           packs the checkpoint `dense` of a finished run of an experiment that classifies
+Writes:    benchmarks/results/dense/NAME.npz (float32) and NAME.json: SHA-256 of the file, how the
+           network was trained and on what, its loss and accuracy on the test images
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import numpy as np
+import tyro
+from flax import linen as nn
+from flax import traverse_util
+
+from experiments import models
+from experiments.runner import checkpoints, directory, registry, training
+from experiments.runner import config as configuration
+from experiments.runner.fit import Variables
+from experiments.runner.task import Task
+
+ROOT = Path(__file__).parent / "results" / "dense"
+HERE = ("root", "data_dir")
+"""Fields of a configuration that are of one machine."""
+
+
+class Dense(NamedTuple):
+    """A trained network that nothing was pruned from.
+
+    about: what NAME.json holds: `config` of the run, `loss` in nats and `accuracy` on the test
+    images, `sha256`, and how it was made.
+    """
+
+    module: nn.Module
+    variables: Variables  # NumPy arrays
+    about: dict[str, Any]
+
+
+def load(name: str, *, root: Path = ROOT) -> Dense:
+    """Returns a committed network.
+
+    Args:
+      name: of its files.
+      root: where they are.
+
+    Raises:
+      ValueError: there is none of that name, or the file is not the one that was packed.
+    """
+    file = root / f"{name}.npz"
+    if not file.exists():
+        known = sorted(path.stem for path in root.glob("*.npz"))
+        raise ValueError(f"no network {name!r} in {root}.\nFix: one of {known}.")
+    about = json.loads(file.with_suffix(".json").read_text("utf-8"))
+    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    if found != about["sha256"]:
+        raise ValueError(
+            f"{file} has the SHA-256 {found}, {about['sha256']} was expected.\n"
+            "Fix: check out both files of one commit."
+        )
+    with np.load(file) as arrays:
+        variables = traverse_util.unflatten_dict(dict(arrays), sep="/")
+    config = about["config"]
+    module = models.build(config["model"], classes=about["classes"], widths=tuple(config["widths"]))
+    return Dense(module, variables, about)
+
+
+def task(dense: Dense, data_dir: Path | None) -> Task[Any]:
+    """Returns the data, the model and the graph that a network was trained with.
+
+    Args:
+      dense: what `load` returned.
+      data_dir: where the data are on this machine.
+    """
+    experiment = registry.load(dense.about["experiment"])
+    config = configuration.from_json(dense.about["config"], type(experiment.config))
+    return experiment.task(replace(config, data_dir=data_dir))
+
+
+def pack(
+    run: Path,
+    name: str,
+    *,
+    data_dir: Path | None = None,
+    made: Mapping[str, str] = MappingProxyType({}),
+    root: Path = ROOT,
+) -> Path:
+    """Writes the dense network of a run, and returns the file.
+
+    Args:
+      run: its directory.
+      name: of the files.
+      data_dir: where its data are, if not where they were.
+      made: `command` and `commit` of the training, of a run that is not finished.
+      root: where to write.
+    """
+    value = directory.read_json(run / directory.CONFIG)
+    experiment = registry.load(value["experiment"])
+    config = configuration.from_json(directory.read_config(run), type(experiment.config))
+    work = experiment.task(replace(config, data_dir=data_dir or config.data_dir))
+    network = checkpoints.load(run, work, "dense")
+    metrics = training.evaluate(network.model, network.variables, work.dataset, work.dataset.test)
+    flat = traverse_util.flatten_dict(jax.device_get(network.variables), sep="/")
+    file = root / f"{name}.npz"
+    root.mkdir(parents=True, exist_ok=True)
+    np.savez(file, **{path: np.asarray(leaf, np.float32) for path, leaf in flat.items()})
+    summary = run / directory.SUMMARY
+    known = directory.read_json(summary) if summary.exists() else directory.provenance() | made
+    epochs = [each for each in directory.read_metrics(run) if each["phase"] == "dense"]
+    about = {
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "bytes": file.stat().st_size,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(network.variables["params"])),
+        "experiment": value["experiment"],
+        "dataset": work.dataset.name,
+        "classes": work.dataset.classes,
+        "test_examples": work.dataset.test.size,
+        "loss": metrics.loss,
+        "accuracy": metrics.accuracy,
+        "epochs": epochs[-1]["epoch"] if epochs else 0,
+        "train_s": round(sum(each["seconds"] for each in epochs), 1),
+        **{field: known[field] for field in ("command", "commit", "device", "cpu", "versions")},
+        "config": {n: v for n, v in configuration.to_json(config).items() if n not in HERE},
+    }
+    directory.write_json(file.with_suffix(".json"), about)
+    return file
+
+
+def main(
+    run: Annotated[Path, tyro.conf.Positional],
+    name: str,
+    data_dir: Path | None = None,
+    command: str = "",
+    commit: str = "",
+) -> None:
+    """Packs the dense network of a run.
+
+    Args:
+      run: directory of the run.
+      name: of the files.
+      data_dir: where its data are, if not where they were.
+      command: of the training, where the run is not finished and does not tell.
+      commit: likewise.
+    """
+    given = {"command": command, "commit": commit}
+    made = {field: value for field, value in given.items() if value}
+    file = pack(run, name, data_dir=data_dir, made=made)
+    about = load(name).about
+    print(f"{file}: {about['bytes']:,} bytes, SHA-256 {about['sha256']}")
+    print(f"test loss {about['loss']:.4f}, accuracy {about['accuracy']:.2%}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main, prog="python -m benchmarks.dense")
