@@ -50,7 +50,7 @@ def built(**fields: Any) -> Net:
     return Net(act=lambda x: nn.relu(x), norm=partial(nn.BatchNorm, momentum=0.9), **fields)
 
 
-VARIABLES = jax.jit(Net().init)(jax.random.key(0), X)
+VARIABLES = Net().init(jax.random.key(0), X)
 
 
 def graphs(module: nn.Module, **call: Any) -> dict[str, jp.ChannelGraph]:
@@ -277,7 +277,7 @@ class Compact(nn.Module):
 def test_shared_scopes_and_transforms(kind, transform):
     x = jnp.ones((1, 3))
     make = transform(kind)
-    variables = jax.jit(make().init)(jax.random.key(0), x)
+    variables = make().init(jax.random.key(0), x)
     for graph in (
         jp.linen.trace(make(), variables, x),
         jp.trace(lambda v, x: make().apply(v, x), variables, x),

@@ -90,7 +90,7 @@ def test_a_norm_that_only_scales_is_resized_and_leaves_the_graph_alone() -> None
 
 def test_the_same_in_linen() -> None:
     model = LinenNet()
-    v = jax.jit(model.init)(jax.random.key(0), X)
+    v = model.init(jax.random.key(0), X)
     graph = jp.trace(model.apply, v, X)
     before = snapshot(graph)
     keep = {"Dense_1/kernel": np.isin(np.arange(8), [1, 4, 6])}

@@ -92,7 +92,7 @@ def test_the_ways_out_lead_out() -> None:
 def test_a_group_whose_name_has_brackets_is_selected_by_it() -> None:
     module = nn.MultiHeadDotProductAttention(num_heads=4, qkv_features=8)
     x = np.ones((1, 5, 6), np.float32)
-    variables = jax.jit(module.init)(jax.random.key(0), x, x)
+    variables = module.init(jax.random.key(0), x, x)
     graph = jp.linen.trace(module, variables, x, x)
     name = next(name for name in graph.groups if "[" in name)
     scores = jp.scores.l2(graph, variables)

@@ -119,7 +119,7 @@ class NnxNet(nnx.Module):
 
 def test_linen_and_nnx():
     module = Net()
-    variables = jax.jit(module.init)(jax.random.key(0), X)
+    variables = module.init(jax.random.key(0), X)
     graph = jp.linen.trace(module, variables, X, mask=MASK, train=True)
     assert list(graph.keywords) == ["mask"]
     keep = {"a/kernel": np.arange(6) < 2}
