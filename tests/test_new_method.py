@@ -75,6 +75,7 @@ def test_the_list_has_every_experiment_in_one_line() -> None:
     commands = {
         "agp",
         "dense",
+        "layerwise",
         "search",
         "evaluate",
         "spectrum",
