@@ -157,7 +157,6 @@ import resource, sys
 import numpy as np
 import jaxprune as jp
 from jaxprune.errors import CheckpointError
-from processes import in_two_processes
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 spec = {"format": 1, "groups": {}, "versions": {}}
 rng = np.random.default_rng(0)
