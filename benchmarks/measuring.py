@@ -33,9 +33,10 @@ TEXT = """# Statistics
 Written by `python -m benchmarks.measuring` on {device}: one update by one batch, least of {rounds}
 calls, as a share of a forward pass and of a gradient by all weights. *Memory* is the temporary
 memory of the compiled program, *kept* what goes from batch to batch: n numbers of each channel,
-n x n of a covariance, and K x K of each reader of K inputs for the last six, whose patches of
-convolutions take window times the memory of the activation. `least_squares` is its pass over a
-batch, for all readers of all groups at once (`AT_ONCE`), and in the pruned network with targets of
+n x n of covariances and contributions, and K x K of each reader of K inputs of `gram`,
+`removal_costs` and `least_squares`, whose patches of convolutions take window times the memory of
+the activation. `least_squares` is its pass over a batch, for all readers of all groups that no
+stack has, at once (`AT_ONCE`), and in the pruned network with targets of
 the whole one (`IN_TURN`), where every kernel has a pass of its own. *Eight* are mean, zeros, norm,
 maximum, mean square, moments, what contractions write, and weighted norm in one pass."""
 HEAD = (
