@@ -18,8 +18,10 @@ import flax.linen as nn
 import jax
 
 from jaxprune.errors import JaxpruneError
+from jaxprune.linen import removed
 from jaxprune.linen.attributes import Shape
 from jaxprune.linen.kept_attributes import described, holds_modules, modules_in
+from jaxprune.linen.removed import NOTHING, Removed, Skipped
 from jaxprune.program import linen_calls, stream_readers
 
 Items = tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
@@ -42,7 +44,7 @@ class Resizing:
     {attribute: value}; `selections`: path of a module -> the channels that it reads;
     `follows`: the constants of the network that follow a pruned size; `draws`: what it draws over
     pruned channels; `classes`: path of a module -> its class, for `print`; `overrides`:
-    those of the attributes that were found by trying.
+    those of the attributes that were found by trying; `removed`: what goes with branches.
     """
 
     shapes: tuple[tuple[str, tuple[Shape, Shape]], ...]
@@ -52,6 +54,7 @@ class Resizing:
     draws: tuple[str, ...] = field(default=(), compare=False)
     classes: tuple[tuple[str, str], ...] = field(default=(), compare=False)
     overrides: Items = field(default=(), compare=False)
+    removed: Removed = field(default=NOTHING)
 
     def below(self, path: str) -> "Resizing":
         """Returns the plan of the module at a path, for that module by itself."""
@@ -71,6 +74,7 @@ class Resizing:
             selections=inside(self.selections),
             classes=inside(self.classes),
             overrides=inside(self.overrides),
+            removed=self.removed.below(path),
         )
 
     def attributes_of(self) -> Callable[[nn.Module, str, When], Mapping[str, Any]]:
@@ -83,12 +87,14 @@ class Resizing:
         """Modules called inside, below the scope `prefix`, have the kept widths."""
         shapes, attributes = dict(self.shapes), self.attributes_of()
         selections = dict(self.selections)
+        skipped = Skipped()
 
         def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
             module = context.module
             where = scope_of(module)
             if where is not None and where[: len(prefix)] == prefix:
                 path = "/".join(where[len(prefix) :])
+                skipped.enter(module.scope)
                 self._change(module, path, shapes, attributes(module, path, When.CALLED))
                 for child in _given(module):
                     below = "/".join((scope_of(child) or ())[len(prefix) :])
@@ -100,6 +106,8 @@ class Resizing:
                 if is_call(context) and path in selections and self._selects(module):
                     chosen = selections[path]
                     call = call if chosen is None else on_stream(call, "/".join(where), chosen)
+                if path in self.removed.calls:
+                    return skipped.zeros(call, args, kwargs)
             return call(*args, **kwargs)
 
         with nn.intercept_methods(intercept):
@@ -118,6 +126,7 @@ class Resizing:
             return
         done[id(self)] = self  # held, so that no other plan has its id
         linen_calls.declare_quickly(module.scope)
+        removed.change(module, path, self.removed)
         object.__setattr__(module, "param", partial(_param, module.param, path, shapes))
         for name, value in attributes.items():
             if name not in done:
