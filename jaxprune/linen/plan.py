@@ -21,8 +21,9 @@ from jaxprune.errors import JaxpruneError
 from jaxprune.linen import removed
 from jaxprune.linen.attributes import Shape
 from jaxprune.linen.kept_attributes import described, holds_modules, modules_in
-from jaxprune.linen.removed import NOTHING, Removed, Skipped
+from jaxprune.linen.removed import NOTHING, Removed
 from jaxprune.program import linen_calls, stream_readers
+from jaxprune.running.removed_calls import is_part
 
 Items = tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
 """Attributes by the path of a module."""
@@ -87,14 +88,12 @@ class Resizing:
         """Modules called inside, below the scope `prefix`, have the kept widths."""
         shapes, attributes = dict(self.shapes), self.attributes_of()
         selections = dict(self.selections)
-        skipped = Skipped()
 
         def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
             module = context.module
             where = scope_of(module)
             if where is not None and where[: len(prefix)] == prefix:
                 path = "/".join(where[len(prefix) :])
-                skipped.enter(module.scope)
                 self._change(module, path, shapes, attributes(module, path, When.CALLED))
                 for child in _given(module):
                     below = "/".join((scope_of(child) or ())[len(prefix) :])
@@ -107,7 +106,7 @@ class Resizing:
                     chosen = selections[path]
                     call = call if chosen is None else on_stream(call, "/".join(where), chosen)
                 if path in self.removed.calls:
-                    return skipped.zeros(call, args, kwargs)
+                    return removed.zeros(call, args, kwargs)
             return call(*args, **kwargs)
 
         with nn.intercept_methods(intercept):
@@ -214,11 +213,11 @@ def _param(
 def _window(shape: Shape, full: Shape, kept: Shape) -> tuple[slice, ...]:
     """The kept part of an initial value; a scanned layer sees its shape without one axis."""
     if len(shape) == len(full) - 1:
-        for axis, size in enumerate(full):
+        axes = sorted(range(len(full)), key=lambda axis: kept[axis] != full[axis])  # or layers go
+        for axis in axes:
             rest = full[:axis] + full[axis + 1 :]
             small = kept[:axis] + kept[axis + 1 :]
-            pairs = zip(shape, rest, small, strict=True)
-            if kept[axis] == size and all(n in (f, k) for n, f, k in pairs):
+            if all(n in (f, k) for n, f, k in zip(shape, rest, small, strict=True)):
                 return tuple(slice(0, k) for k in small)
     return tuple(slice(0, k) for k in kept[: len(shape)])
 
@@ -309,12 +308,13 @@ class Resized(nn.Module):
 
     def __repr__(self) -> str:
         classes, attributes, shapes = {}, {}, {}
+        gone = [call for plan in self.plans for call in plan.removed.calls]
         for plan in self.plans:
-            classes |= dict(plan.classes)
+            classes |= {p: kind for p, kind in plan.classes if not any(is_part(p, m) for m in gone)}
             shapes |= {path: kept for path, (_, kept) in plan.shapes}
             for path, values in plan.attributes:
                 attributes[path] = attributes.get(path, {}) | dict(values)
-        return described(self.original.module, classes, attributes, shapes)
+        return described(self.original.module, classes, attributes, shapes, gone)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the module."""

@@ -11,17 +11,13 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-from flax.core import meta, tracers
-from jax.ad_checkpoint import checkpoint_name
+from flax.core import meta
 
 from jaxprune.graph import ChannelGraph
-from jaxprune.inspecting import without_branches
-from jaxprune.program import jaxpr
-from jaxprune.program.interpret import every_op
-from jaxprune.running import evaluator
+from jaxprune.program import jaxpr, removed_values
+from jaxprune.running import removed_calls
 from jaxprune.running.kept_depth import KeptDepth
-
-_MARK = "jaxprune/"
+from jaxprune.running.removed_calls import is_part
 
 
 class Removed(NamedTuple):
@@ -36,14 +32,16 @@ class Removed(NamedTuple):
     def below(self, path: str) -> "Removed":
         """Returns what goes of the module at a path, for that module by itself."""
         start = f"{path}/" if path else ""
-        calls = ["" if c == path else c[len(start) :] for c in self.calls if _below(c, path)]
+        calls = ["" if c == path else c[len(start) :] for c in self.calls if is_part(c, path)]
         own = [(kind, name) for kind, name in self.variables if name.startswith(start)]
         return Removed(tuple(calls), tuple((kind, name[len(start) :]) for kind, name in own))
 
     def has(self, collection: str, path: str, name: str) -> bool:
         """True of a variable that goes."""
         key = f"{path}/{name}" if path else name
-        return (collection, key) in self.variables or any(_below(path, c) for c in self.calls)
+        return (collection, key) in self.variables or any(
+            is_part(path, call) for call in self.calls
+        )
 
 
 NOTHING = Removed()
@@ -66,19 +64,9 @@ def of(
     dead = {path for key, (_, path) in every.items() if key in gone}
     alive = {path for key, (_, path) in every.items() if key not in gone}
     found = sorted({above for path in dead for above in _above(path)})
-    candidates = [path for path in found if not any(_below(other, path) for other in alive)]
-    fn = marked(candidates)
-    here = evaluator.retracer(fn, graph)(graph.abstract, graph.inputs, graph.keywords)
-    live = without_branches.without(here, kept.branches).live
-    calls: dict[str, bool] = dict.fromkeys(candidates, False)
-    for op in every_op(here.walk):
-        label = str(op.params.get("name", ""))
-        if label.startswith(_MARK):
-            path = label.removeprefix(_MARK)
-            calls[path] = calls.get(path, False) or op in live.sometimes
-    idle = [path for path, needed in calls.items() if not needed]
-    outermost = [p for p in idle if not any(p != o and _below(p, o) for o in idle)]
-    return Removed(tuple(outermost), tuple(every[path] for path in sorted(gone)))
+    candidates = [path for path in found if not any(is_part(other, path) for other in alive)]
+    calls = removed_calls.of(graph, kept, marked(candidates))
+    return Removed(tuple(calls), tuple(every[path] for path in sorted(gone)))
 
 
 def marked(fn: Callable[..., Any], paths: list[str]) -> Callable[..., Any]:
@@ -89,10 +77,7 @@ def marked(fn: Callable[..., Any], paths: list[str]) -> Callable[..., Any]:
         path = None if scope is None else "/".join(scope.path)
         if path not in paths or context.method_name == "setup":
             return outputs
-        return jax.tree.map(
-            lambda x: checkpoint_name(x, f"{_MARK}{path}") if isinstance(x, jax.Array) else x,
-            outputs,
-        )
+        return removed_calls.marked(outputs, path)
 
     def run(*args: Any, **keywords: Any) -> Any:
         with nn.intercept_methods(mark):
@@ -101,45 +86,9 @@ def marked(fn: Callable[..., Any], paths: list[str]) -> Callable[..., Any]:
     return run
 
 
-class Skipped:
-    """Calls of which only the shapes are computed; Flax is told in which trace its scopes are."""
-
-    def __init__(self) -> None:
-        self._levels: list[dict[int, tuple[Any, Any]]] = []
-
-    def zeros(self, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Returns zeros in the place of what a module gives."""
-        self._levels.append({})
-        outputs: list[Any] = []
-
-        def shapes() -> list[Any]:
-            leaves, treedef = jax.tree.flatten(call(*args, **kwargs))
-            given = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
-            others = [None if isinstance(leaf, jax.Array) else leaf for leaf in leaves]
-            outputs.extend((others, treedef))
-            return given
-
-        try:
-            arrays = iter(jax.eval_shape(shapes))
-        finally:
-            for scope, level in self._levels.pop().values():
-                scope.trace_level = level
-        others, treedef = outputs
-        made = [
-            jaxpr.zeros(x.shape, x.dtype) if y is None else y for x, y in _beside(arrays, others)
-        ]
-        return jax.tree.unflatten(treedef, made)
-
-    def enter(self, scope: Any) -> None:
-        """Notes a scope in which something is called."""
-        if self._levels and scope is not None and id(scope) not in self._levels[-1]:
-            self._levels[-1][id(scope)] = scope, scope.trace_level
-            scope.trace_level = tracers.trace_level(tracers.current_trace())
-
-
-def _beside(arrays: Iterator[Any], others: list[Any]) -> Iterator[tuple[Any, Any]]:
-    for other in others:
-        yield (next(arrays), None) if other is None else (None, other)
+def zeros(call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Returns zeros in the place of what a module gives, of which only the shapes are computed."""
+    return removed_values.zeros_like(lambda: call(*args, **kwargs))
 
 
 def parameter(init_fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -192,7 +141,3 @@ def _above(path: str) -> Iterator[str]:
     """Yields the paths of the modules that may hold a variable."""
     names = path.split("/")[:-1]
     yield from ("/".join(names[:end]) for end in range(1, len(names) + 1))
-
-
-def _below(path: str, module: str) -> bool:
-    return not module or path == module or path.startswith(f"{module}/")

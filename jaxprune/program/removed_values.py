@@ -4,9 +4,10 @@ What multiplies, moves or sums zeros is zero, and a sum with zero is its other o
 zero because of what was removed leaves the program, in the programs that it calls too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxprune.program import jaxpr
@@ -28,6 +29,25 @@ def folded(
     Zero are what `jaxpr.zeros` made, the inputs that are `removed`, and what follows from them.
     """
     return _Fold(rules).program(program, removed or [False] * len(program.invars))
+
+
+def zeros_like(call: Callable[[], Any]) -> Any:
+    """Returns zeros in the place of the arrays that a call would give; it is not computed."""
+    found: list[Any] = []
+
+    def arrays() -> list[Any]:
+        leaves, treedef = jax.tree.flatten(call())
+        found.extend((treedef, [None if isinstance(x, jax.Array) else x for x in leaves]))
+        return [x for x in leaves if isinstance(x, jax.Array)]
+
+    shapes = iter(jax.eval_shape(arrays))
+    treedef, others = found
+    leaves = [_zeros(next(shapes)) if other is None else other for other in others]
+    return jax.tree.unflatten(treedef, leaves)
+
+
+def _zeros(like: Any) -> jax.Array:
+    return jaxpr.zeros(like.shape, like.dtype)
 
 
 class _Fold:
