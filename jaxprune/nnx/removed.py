@@ -35,6 +35,9 @@ class Static:
     def __init__(self, value: Any):
         self.value = value
 
+    def __repr__(self) -> str:
+        return getattr(self.value[0], "__name__", "") if isinstance(self.value, tuple) else "shape"
+
 
 class Removed(nnx.Module):
     """Stands where a module was that branches alone had use for; it gives zeros.

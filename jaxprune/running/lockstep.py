@@ -22,6 +22,7 @@ from jaxprune.program.traits import NOTHING, Form, Trait
 from jaxprune.program.used_values import Live
 from jaxprune.running import contraction_order, values, wrapped_indices
 from jaxprune.running.compared import Changed
+from jaxprune.running.paired import Both
 
 
 class _DifferenceError(Exception):
@@ -68,22 +69,6 @@ _IN_PART = (Form.CALL, Form.REMAT, Form.SCAN)
 _SAME_IN_PART = ("reverse", "unroll", "policy", "prevent_cse")
 
 
-class _Both(NamedTuple):
-    """Of the traced program and the other one, which inputs pair up and which results do."""
-
-    ins: tuple[Sequence[bool], ...]
-    outs: tuple[Sequence[bool], ...]
-
-    @classmethod
-    def of(cls, ours: Program, other: Program) -> "_Both":
-        """All of them."""
-        pair = (ours, other)
-        return cls(
-            tuple([True] * len(each.invars) for each in pair),
-            tuple([True] * len(each.outvars) for each in pair),
-        )
-
-
 class _Lockstep:
     """Two programs, operation by operation; a `partial` one ends where the code raised."""
 
@@ -108,15 +93,11 @@ class _Lockstep:
 
     def difference(self, program: Program) -> tuple[Op | None, str] | None:
         """Compares with a program; returns the first operation that differs, and what differs."""
-        walk, both = self.graph.walk, None
+        both = None
         if self.without is not None:
-            stay = [path not in self.without.variables for path in self.paths]
-            stay += [True] * (len(walk.program.invars) - len(stay))
-            left = [i not in self.without.outputs for i in range(len(walk.program.outvars))]
-            ins, outs = [True] * len(program.invars), [True] * len(program.outvars)
-            both = _Both((stay, ins), (left, outs))
+            both = Both.left(self.graph, self.without, program)
         try:
-            self.programs(walk, program, None, both)
+            self.programs(self.graph.walk, program, None, both)
         except _DifferenceError as difference:
             op, text = difference.args
             return op, text + (contraction_order.hint(op) if op else "") + self.near
@@ -129,12 +110,12 @@ class _Lockstep:
         return tuple(map(self.kept.size, axes))
 
     def programs(
-        self, walk: Walk, other: Program, caller: Op | None, both: "_Both | None" = None
+        self, walk: Walk, other: Program, caller: Op | None, both: Both | None = None
     ) -> None:
         """Compares what the results in use, by default all, depend on."""
         outside, self.walk = (self.walk, self.static, self.live), walk
         self.static = Static(other, self.graph.rules, {})
-        ins, outs = both or _Both.of(walk.program, other)
+        ins, outs = both or Both.of(walk.program, other)
         found = None
         if not self.partial:
             found = self.needed(walk, outs[0]) | _live(other, outs[1])
@@ -258,7 +239,7 @@ class _Lockstep:
             _refuse(op, f"calls {len(op.inner)} programs, now {len(inner)}")
         wanted = map(_any, self.live.results(op.eqn), self.live.results(eqn))
         for walk, program, outs in zip(op.inner, inner, wanted, strict=True):
-            whole = _Both.of(walk.program, program)
+            whole = Both.of(walk.program, program)
             self.programs(walk, program, op, whole._replace(outs=(outs, outs)))
 
     def results(self, op: Op, eqn: Any, used: tuple[Sequence[bool], Sequence[bool]]) -> list[Any]:
@@ -299,7 +280,7 @@ class _Lockstep:
         )
         self.twins.update(zip(*outs, strict=True))
         self.steps += 1
-        self.programs(walk, program, op, _Both(given, wanted))
+        self.programs(walk, program, op, Both(given, wanted))
 
     def either(self, ours: Sequence[Any], theirs: Sequence[Any]) -> list[bool]:
         """Which values anything depends on, in one of the programs."""
