@@ -79,7 +79,7 @@ def test_a_linen_decoder_without_a_layer_is_the_one_written_without_it() -> None
     assert jp.cost.macs(again) == jp.cost.macs(GRAPH, LAYER_1)
     assert list(jp.branches(again)) == [n for n in jp.branches(GRAPH) if n not in LAYER_1]
     assert "layer_1/attention" in str(resized)
-    tx = optax.sgd(0.1)
+    tx = optax.sgd(0.01)
     state, loss = tx.init(small), lambda v: jnp.mean(resized.apply(v, X) ** 2)
     updates, _ = tx.update(jax.grad(loss)(small), state)
     assert loss(optax.apply_updates(small, updates)) < loss(small)
