@@ -74,12 +74,12 @@ def comparison(
     parts = without_branches.split(graph, keep)
     check.check_keep(graph, parts.channels)
     dense = check.widths(graph)
-    gone = without_branches.without(graph, parts.branches)
+    gone = without_branches.without(graph, parts.branches) if parts.branches else None
     kept = check.widths(graph, parts.channels)
     kept |= {name: 0 for name, group in graph.groups.items() if not _layers(group, gone)}
 
     def change(name: str, price: cost.Cost) -> Change:
-        return Change(name, price(graph), price(graph, keep))
+        return Change(name, price(graph, dense), price(graph, keep))
 
     before = sum((group.layers or 1) * group.size for group in graph.groups.values())
     after = sum(_layers(group, gone) * kept[name] for name, group in graph.groups.items())
@@ -99,8 +99,10 @@ def comparison(
     )
 
 
-def _layers(group: Group, gone: Without) -> int:
+def _layers(group: Group, gone: Without | None) -> int:
     """How many layers of a group are left, 1 where it is not in stacked layers."""
+    if gone is None:
+        return group.layers or 1
     left = [slot.path for slot in group.slots if slot.path not in gone.variables]
     if not left or group.layers is None:
         return int(bool(left))

@@ -40,10 +40,10 @@ def kept_to_json(graph: ChannelGraph, keep: Keep) -> Spec:
         for name, group in graph.groups.items()
     }
     found: Spec = {"format": 1, "groups": groups, "versions": versions()}
-    if parts.branches:
-        stay = {name: kept.tolist() for name, kept in parts.branches.items()}
-        found |= {"format": 2, "branches": stay}
-    return found
+    if not parts.branches:
+        return found
+    stay = {name: kept.tolist() for name, kept in parts.branches.items()}
+    return {**found, "format": 2, "branches": stay}
 
 
 def keep_from_spec(spec: Spec, graph: ChannelGraph | None = None) -> dict[str, np.ndarray]:

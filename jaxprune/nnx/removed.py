@@ -140,7 +140,7 @@ def remove(model: nnx.Module, gone: Gone) -> None:
     for path in gone.variables:
         *above, last = named[path]
         holder = _at(model, above)
-        like = holder[last] if _is_item(holder, last) else getattr(holder, last)
+        like = holder[last] if _is_item(holder, last) else getattr(holder, str(last))
         _put(holder, last, Zero(jax.eval_shape(lambda x: x, like.get_value())))
     old = [found[path] for path in gone.calls]
     for path, value in list(nnx.iter_graph(model)):

@@ -259,12 +259,13 @@ class _Lockstep:
         if op.form is Form.SCAN:
             n, m = steps(op)
             carry = range(n, n + m)
-            wanted = tuple([True] * m + flags[m:] for flags in wanted)
+            wanted = [True] * m + wanted[0][m:], [True] * m + wanted[1][m:]
         needed = self.needed(walk, wanted[0]), _live(program, wanted[1])
-        given = tuple(
+        ours, theirs = (
             [i in carry or var in values for i, var in enumerate(each.invars)]
             for each, values in zip((walk.program, program), needed, strict=True)
         )
+        given = ours, theirs
         read = [
             list(compress(each.invars, flags))
             for each, flags in zip((op.eqn, eqn), given, strict=True)
