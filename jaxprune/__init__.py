@@ -28,13 +28,13 @@ from jaxprune.groups.kinds import Kind, kinds, of_kind
 from jaxprune.inspecting import cost
 from jaxprune.inspecting.batch_norms import batch_norms, scale_mask
 from jaxprune.inspecting.branches import Branch, branches
+from jaxprune.inspecting.check_spec import check_spec
 from jaxprune.inspecting.cost import latency
 from jaxprune.inspecting.draw import draw
 from jaxprune.inspecting.explain import explain
+from jaxprune.inspecting.spec import keep_from_spec, spec
 from jaxprune.keep.check import widths
-from jaxprune.keep.check_spec import check_spec
 from jaxprune.keep.compose import compose
-from jaxprune.keep.spec import keep_from_spec, spec
 from jaxprune.program import spaces
 from jaxprune.program.rules import RULES, Rule
 from jaxprune.program.stream_readers import select_inputs

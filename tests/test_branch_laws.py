@@ -1,5 +1,6 @@
 """A gate of zero, the narrow function and the network written by hand are one, for any branches."""
 
+import json
 from typing import Any
 
 import jax
@@ -43,6 +44,10 @@ def check(forms: tuple[str, ...], seed: int) -> None:
         graph = jp.trace(fn, variables, X)
         assert sorted(jp.branches(graph)) == networks.names(forms)
         keep = networks.drawn_keep(graph, np.random.default_rng(seed))
+        stored = json.loads(json.dumps(jp.spec(graph, keep)))
+        again = jp.keep_from_spec(stored, graph)
+        assert all(np.array_equal(again.pop(name), mask) for name, mask in keep.items())
+        assert all(mask.all() for mask in again.values())
         kept = {name: mask for name, mask in keep.items() if name in jp.branches(graph)}
         channels = {name: mask for name, mask in keep.items() if name not in kept}
         full, small = jp.mask(graph, variables, channels), jp.slice(graph, variables, keep)

@@ -304,14 +304,21 @@ def test_what_takes_no_branches_says_so() -> None:
     graph, keep = jp.trace(two, V, X), {"+c": False}
     for call in (
         lambda: jp.mask(graph, V, keep),
-        lambda: jp.spec(graph, keep),
-        lambda: jp.resize(two, graph, keep),
         lambda: jp.slice(graph, V, keep, rescale=True),
-        lambda: jp.verify(graph, V, keep, X),
-        lambda: jp.compare(graph, keep),
+        lambda: jp.verify(graph, two, keep, V, X),
     ):
         with pytest.raises(jp.errors.KeepError, match=r"branch '\+c', and branches are not pruned"):
             call()
+
+
+def test_a_comparison_counts_branches_and_the_groups_that_go_with_them() -> None:
+    graph = jp.trace(two, V, X)
+    found = jp.compare(graph, {"+c": False})
+    assert (found.branches[0].name, found.branches[0].before, found.branches[0].after) == (
+        "+c", 1, 0
+    )  # fmt: skip
+    assert [(change.before, change.after) for change in found.groups] == [(4, 0)]
+    assert found.macs.after == jp.cost.macs(graph, {"+c": False})
 
 
 def test_a_function_without_the_branch_is_refused() -> None:

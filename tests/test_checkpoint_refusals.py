@@ -27,7 +27,7 @@ GROUP = {"size": 4, "kept": [0, 1]}
 @pytest.mark.parametrize(
     ("spec", "why"),
     [
-        ({}, "spec is not a dict with format 1, groups and versions"),
+        ({}, "spec is not a dict with format 1 or 2, groups and versions"),
         (SPEC | {"format": "1"}, "spec is not a dict with format 1"),
         (SPEC | {"groups": []}, "spec is not a dict with format 1"),
         (SPEC | {"groups": {"g": GROUP | {"kept": []}}}, "group 'g': not a size and a list"),

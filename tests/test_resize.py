@@ -15,7 +15,7 @@ import jaxprune as jp
 import modules
 import networks
 from jaxprune.arguments.paths import flatten
-from jaxprune.keep import spec
+from jaxprune.inspecting import spec
 
 Keep = Mapping[str, np.ndarray]
 

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from jaxprune.graph import ChannelGraph
-from jaxprune.inspecting import cost
+from jaxprune.graph import ChannelGraph, Group
+from jaxprune.inspecting import cost, without_branches
 from jaxprune.inspecting.tables import at_symbols, ruled, table, uncounted_lines
+from jaxprune.inspecting.without_branches import Without
 from jaxprune.keep import check
 
 
@@ -32,6 +33,8 @@ class Comparison:
     macs: Change
     params: Change
     activation_bytes: Change
+    branches: tuple[Change, ...] = ()
+    """The branches that the keep names, by how many steps have them; outside of scans 1 or 0."""
     uncounted: tuple[cost.Uncounted, ...] = ()
     symbols: tuple[str, ...] = ()
     """The names in symbolic sizes, which count as 1."""
@@ -44,9 +47,9 @@ class Comparison:
         """The groups, then the totals, with before, after and the share that stays."""
         totals = (self.channels, self.macs, self.params, self.activation_bytes)
         head = ("group", "before", "after", "kept")
-        rows = [_change(change) for change in (*self.groups, *totals)]
+        rows = [_change(change) for change in (*self.groups, *self.branches, *totals)]
         lines = table([head, *rows], numbers={1, 2, 3})
-        lines = ruled(lines, after=(0, len(self.groups)))
+        lines = ruled(lines, after=(0, len(self.groups) + len(self.branches)))
         note = (
             [f"MACs and activation bytes are those{at}."]
             if (at := at_symbols(self.symbols))
@@ -68,26 +71,43 @@ def comparison(
     Raises:
       KeepError: `keep` does not fit the graph.
     """
-    check.check_keep(graph, keep)
-    dense, kept = check.widths(graph), check.widths(graph, keep)
+    parts = without_branches.split(graph, keep)
+    check.check_keep(graph, parts.channels)
+    dense = check.widths(graph)
+    gone = without_branches.without(graph, parts.branches) if parts.branches else None
+    kept = check.widths(graph, parts.channels)
+    kept |= {name: 0 for name, group in graph.groups.items() if not _layers(group, gone)}
 
     def change(name: str, price: cost.Cost) -> Change:
-        return Change(name, price(graph, dense), price(graph, kept))
+        return Change(name, price(graph, dense), price(graph, keep))
 
-    def channels(widths: check.Widths) -> int:
-        return sum((group.layers or 1) * widths[name] for name, group in graph.groups.items())
-
+    before = sum((group.layers or 1) * group.size for group in graph.groups.values())
+    after = sum(_layers(group, gone) * kept[name] for name, group in graph.groups.items())
     return Comparison(
         groups=tuple(Change(name, size, kept[name]) for name, size in dense.items()),
-        channels=Change("channels", channels(dense), channels(kept)),
+        channels=Change("channels", before, after),
         macs=change("MACs", cost.macs),
         params=change("parameters", cost.params),
         activation_bytes=change("activation bytes", cost.activation_bytes),
+        branches=tuple(
+            Change(name, mask.size, int(mask.sum())) for name, mask in parts.branches.items()
+        ),
         uncounted=cost.uncounted(graph),
         symbols=tuple(graph.symbols),
         follows=follows,
         draws=draws,
     )
+
+
+def _layers(group: Group, gone: Without | None) -> int:
+    """How many layers of a group are left, 1 where it is not in stacked layers."""
+    if gone is None:
+        return group.layers or 1
+    left = [slot.path for slot in group.slots if slot.path not in gone.variables]
+    if not left or group.layers is None:
+        return int(bool(left))
+    counts = [gone.rows[path].sum() if path in gone.rows else group.layers for path in left]
+    return int(max(counts))
 
 
 def _change(change: Change) -> tuple[str, ...]:

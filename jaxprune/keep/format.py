@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
 
 from jaxprune.keep import program_description
+from jaxprune.keep.check import is_branch
 from jaxprune.keep.program_description import Description
 
-FORMAT = 1
+FORMAT = 2
+"""The newest form; in 1 there are no branches."""
 
 
 class GroupSpec(TypedDict):
@@ -21,6 +23,7 @@ class Spec(TypedDict):
 
     format: int
     groups: Mapping[str, GroupSpec]
+    branches: NotRequired[Mapping[str, bool | list[bool]]]  # in format 2: which stay
     versions: Mapping[str, str]
     description: NotRequired[Description]  # of the whole network; early specs have none
 
@@ -33,7 +36,9 @@ def spec_problems(spec: Any) -> list[str]:
     match spec:
         case {"format": int(number)} if number > FORMAT:
             return [f"spec has format {number}; this jaxprune reads up to {FORMAT}"]
-        case {"format": 1, "groups": dict(groups), "versions": dict()}:
+        case {"format": 1 | 2, "groups": dict(groups), "versions": dict()}:
+            if bad := _branches_problem(spec):
+                return [bad]
             whys = {name: _stored_problem(group) for name, group in groups.items()}
             if bad := [f"spec of group {name!r}: {why}" for name, why in whys.items() if why]:
                 return bad
@@ -42,7 +47,23 @@ def spec_problems(spec: Any) -> list[str]:
             )
             return [f"description of the spec: {why}"] if why else []
         case _:
-            return ["spec is not a dict with format 1, groups and versions"]
+            return ["spec is not a dict with format 1 or 2, groups and versions"]
+
+
+def _branches_problem(spec: Mapping[str, Any]) -> str | None:
+    match spec:
+        case {"format": 2, "branches": dict(branches)}:
+            bad = [name for name, kept in branches.items() if not _is_kept(name, kept)]
+            text = "is not True, False, or a list of them for each step"
+            return f"spec of branch {bad[0]!r} {text}" if bad else None
+        case {"format": 2} | {"branches": _}:
+            return "spec has branches in format 2, and only there"
+    return None
+
+
+def _is_kept(name: Any, kept: Any) -> bool:
+    steps = kept if isinstance(kept, list) and kept else [kept]
+    return is_branch(name) and all(isinstance(step, bool) for step in steps)
 
 
 def _stored_problem(group: Any) -> str | None:

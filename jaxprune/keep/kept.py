@@ -1,6 +1,7 @@
 """What every axis keeps under one keep."""
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -16,11 +17,20 @@ from jaxprune.program import stacked_layers, states
 class Kept:
     """What every space keeps under one keep, each mask computed once."""
 
+    without: Any = None
+    """What goes with branches; see `jaxprune.running.kept_depth`."""
+    cuts: Mapping[Any, int] = MappingProxyType({})
+    """{sum: the operand that is taken out}."""
+
     def __init__(self, keep: Keep):
         self.keep = {name: np.asarray(value) for name, value in keep.items()}
         self.counts = {name: count(value) for name, value in self.keep.items()}
         self._found: dict[int, np.ndarray | None] = {}
         self._spaces: list[ax.Space] = []  # holds the ids in use
+
+    def other(self, keep: Keep) -> "Kept":
+        """Returns what another keep of channels keeps."""
+        return Kept(keep)
 
     def mask(self, space: ax.Space) -> np.ndarray | None:
         """bool[n] or bool[layers, n], which positions stay; None if all do."""
@@ -43,6 +53,10 @@ class Kept:
     def size(self, space: ax.Space) -> int:
         """The kept size of an axis."""
         return ax.count(space, self.counts)
+
+    def length(self, scan: Any) -> int:
+        """How many steps of a scan stay."""
+        return scan.params["length"]
 
     def shape(self, variable: Variable) -> tuple[int, ...]:
         """The kept shape of a variable."""

@@ -1,7 +1,7 @@
 """What a resized Linen module shows of itself: its layers at the kept widths, its attributes."""
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +15,7 @@ def described(
     classes: Mapping[str, str],
     attributes: Mapping[str, Mapping[str, Any]],
     shapes: Mapping[str, Shape],
+    gone: Sequence[str] = (),
 ) -> str:
     """Returns a module in the way of Flax: what has kept widths first, then what it was given.
 
@@ -23,6 +24,7 @@ def described(
       classes: {path: name of a class}, of all modules that are called.
       attributes: {path: {attribute: kept value}}.
       shapes: {path of a parameter: kept shape}.
+      gone: paths of the modules that are not called any more.
     """
     values = {path: dict(attributes.get(path, {})) for path in classes}
     for key, shape in shapes.items():
@@ -35,7 +37,7 @@ def described(
         inside = ", ".join(f"{name}={_shown(value)}" for name, value in found.items())
         lines += [f"{path} = {classes[path]}({inside})"] if inside else []
     given = [f"{name} = {_shown(value)}" for name, value in _given(module) if name not in kept]
-    parts = [("# at the kept widths", lines), ("# attributes as given", given)]
+    parts = [("# at the kept widths", lines), ("# without", gone), ("# attributes as given", given)]
     body = "\n".join("\n".join([head, *rows]) for head, rows in parts if rows)
     return f"Resized {type(module).__name__}(\n{textwrap.indent(body, '    ')}\n)"
 

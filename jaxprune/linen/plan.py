@@ -18,9 +18,12 @@ import flax.linen as nn
 import jax
 
 from jaxprune.errors import JaxpruneError
+from jaxprune.linen import removed
 from jaxprune.linen.attributes import Shape
 from jaxprune.linen.kept_attributes import described, holds_modules, modules_in
+from jaxprune.linen.removed import NOTHING, Removed
 from jaxprune.program import linen_calls, stream_readers
+from jaxprune.running.removed_calls import is_part
 
 Items = tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
 """Attributes by the path of a module."""
@@ -42,7 +45,7 @@ class Resizing:
     {attribute: value}; `selections`: path of a module -> the channels that it reads;
     `follows`: the constants of the network that follow a pruned size; `draws`: what it draws over
     pruned channels; `classes`: path of a module -> its class, for `print`; `overrides`:
-    those of the attributes that were found by trying.
+    those of the attributes that were found by trying; `removed`: what goes with branches.
     """
 
     shapes: tuple[tuple[str, tuple[Shape, Shape]], ...]
@@ -52,6 +55,7 @@ class Resizing:
     draws: tuple[str, ...] = field(default=(), compare=False)
     classes: tuple[tuple[str, str], ...] = field(default=(), compare=False)
     overrides: Items = field(default=(), compare=False)
+    removed: Removed = field(default=NOTHING)
 
     def below(self, path: str) -> "Resizing":
         """Returns the plan of the module at a path, for that module by itself."""
@@ -71,6 +75,7 @@ class Resizing:
             selections=inside(self.selections),
             classes=inside(self.classes),
             overrides=inside(self.overrides),
+            removed=self.removed.below(path),
         )
 
     def attributes_of(self) -> Callable[[nn.Module, str, When], Mapping[str, Any]]:
@@ -100,6 +105,8 @@ class Resizing:
                 if is_call(context) and path in selections and self._selects(module):
                     chosen = selections[path]
                     call = call if chosen is None else on_stream(call, "/".join(where), chosen)
+                if path in self.removed.calls:
+                    return removed.zeros(call, args, kwargs)
             return call(*args, **kwargs)
 
         with nn.intercept_methods(intercept):
@@ -118,6 +125,7 @@ class Resizing:
             return
         done[id(self)] = self  # held, so that no other plan has its id
         linen_calls.declare_quickly(module.scope)
+        removed.change(module, path, self.removed)
         object.__setattr__(module, "param", partial(_param, module.param, path, shapes))
         for name, value in attributes.items():
             if name not in done:
@@ -205,11 +213,11 @@ def _param(
 def _window(shape: Shape, full: Shape, kept: Shape) -> tuple[slice, ...]:
     """The kept part of an initial value; a scanned layer sees its shape without one axis."""
     if len(shape) == len(full) - 1:
-        for axis, size in enumerate(full):
+        axes = sorted(range(len(full)), key=lambda axis: kept[axis] != full[axis])  # or layers go
+        for axis in axes:
             rest = full[:axis] + full[axis + 1 :]
             small = kept[:axis] + kept[axis + 1 :]
-            pairs = zip(shape, rest, small, strict=True)
-            if kept[axis] == size and all(n in (f, k) for n, f, k in pairs):
+            if all(n in (f, k) for n, f, k in zip(shape, rest, small, strict=True)):
                 return tuple(slice(0, k) for k in small)
     return tuple(slice(0, k) for k in kept[: len(shape)])
 
@@ -300,12 +308,13 @@ class Resized(nn.Module):
 
     def __repr__(self) -> str:
         classes, attributes, shapes = {}, {}, {}
+        gone = [call for plan in self.plans for call in plan.removed.calls]
         for plan in self.plans:
-            classes |= dict(plan.classes)
+            classes |= {p: kind for p, kind in plan.classes if not any(is_part(p, m) for m in gone)}
             shapes |= {path: kept for path, (_, kept) in plan.shapes}
             for path, values in plan.attributes:
                 attributes[path] = attributes.get(path, {}) | dict(values)
-        return described(self.original.module, classes, attributes, shapes)
+        return described(self.original.module, classes, attributes, shapes, gone)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the module."""

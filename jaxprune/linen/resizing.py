@@ -12,15 +12,18 @@ from jaxprune.arguments.checks import check_overrides
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting import unread_variables
-from jaxprune.keep.check import Keep, check_keep
+from jaxprune.keep.check import Keep
 from jaxprune.keep.kept import Kept
+from jaxprune.linen import removed
 from jaxprune.linen.attributes import Shape, View
 from jaxprune.linen.found_attributes import Attributes, Draft, held_by, holders, items, path_of
 from jaxprune.linen.given_module import HIDDEN, At, as_traced, called_modules, check_module
 from jaxprune.linen.plan import Resized, Resizing, resized
+from jaxprune.linen.removed import Removed
 from jaxprune.running import head_sizes, same_program
 from jaxprune.running.attribute_search import Overrides, solved
 from jaxprune.running.compared import Attempt, Compared
+from jaxprune.running.kept_depth import KeptDepth, kept_of
 
 
 def resize(
@@ -46,7 +49,9 @@ def resize(
       module: the module that was traced, or one that makes the same program; its variables are
         those of the graph, or their params.
       graph: what `trace` gave, or the channel graph of a function that applies `module`.
-      keep: {group: bool[n]}, concrete; groups that are absent stay whole.
+      keep: {group: bool[n]}, concrete; groups that are absent stay whole. {branch: False} takes a
+        branch out (`jp.branches`): the module calls that only it had use for are skipped, and
+        declare nothing. Of a scan a layer goes as a whole, with all of its branches.
       overrides: {pattern of module paths: {attribute: value}} for attributes that the module
         reads and no shape shows; the path of the module itself is "". These are not searched.
 
@@ -73,7 +78,7 @@ def at_widths(
     check_overrides(overrides)
     plan, found = head_sizes.or_why(
         graph,
-        Kept(check_keep(graph, keep)),
+        kept_of(graph, keep),
         lambda kept: _planned(module, graph, kept, overrides or {}),
     )
     return resized(module, replace(plan, follows=found.follows, draws=found.draws))
@@ -84,7 +89,7 @@ def compared_at(graph: ChannelGraph, keep: Keep, *, search: bool = True) -> Comp
 
     Without `search` no attributes are tried.
     """
-    return _planned(graph.calls[0].module, graph, Kept(keep), {}, search=search)[1]
+    return _planned(graph.calls[0].module, graph, kept_of(graph, keep), {}, search=search)[1]
 
 
 def _planned(
@@ -124,6 +129,7 @@ class _Tried:
         self.view = View(graph, kept)
         self.shapes = tuple(_shapes(graph, kept))
         self.selections = tuple(_selections(graph, kept).items())
+        self.removed = _removed(graph, kept, at)
         self.latest = Attributes(self.view, overrides, {})
 
     def attempt(self, found: Overrides) -> Attempt:
@@ -133,7 +139,9 @@ class _Tried:
           ResizeError: it calls no module.
         """
         self.latest = Attributes(self.view, self.overrides, found)
-        fn = self.at(Draft(self.shapes, (), self.selections, found=self.latest))
+        fn = self.at(
+            Draft(self.shapes, (), self.selections, removed=self.removed, found=self.latest)
+        )
         while True:
             self.latest.begin()
             attempt = same_program.attempt(self.graph, self.kept, fn)
@@ -152,7 +160,15 @@ class _Tried:
             selections=self.selections,
             classes=tuple(self.latest.classes.items()),
             overrides=items(found),
+            removed=self.removed,
         )
+
+
+def _removed(graph: ChannelGraph, kept: Kept, at: At) -> Removed:
+    """What of the modules goes with branches."""
+    if not isinstance(kept, KeptDepth):
+        return Removed()
+    return removed.of(graph, kept, lambda paths: removed.marked(at(), paths))
 
 
 def _shapes(graph: ChannelGraph, kept: Kept) -> Iterator[tuple[str, tuple[Shape, Shape]]]:

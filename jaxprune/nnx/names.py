@@ -39,14 +39,38 @@ def named(model: nnx.Module) -> Generator[None, None, None]:
     own instances: one goes by the path of the only module of its class, or if there are several,
     what it calls goes by the path of the module that calls the transform.
     """
+    inside: list[str] = []
+
+    def scoped(path: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if not path or (inside and inside[-1] == path):
+            return call(*args, **kwargs)
+        around = f"{inside[-1]}/" if inside else ""
+        inside.append(path)
+        try:
+            with jax.named_scope(path.removeprefix(around)):
+                return call(*args, **kwargs)
+        except Exception as error:
+            if not place_of(error):
+                kind = type(getattr(call, "__self__", None)).__name__
+                error.add_note(f"{_PLACE} {path!r} ({kind}).")
+            raise
+        finally:
+            inside.pop()
+
+    with calling(model, scoped):
+        yield
+
+
+@contextmanager
+def calling(model: nnx.Module, by: Callable[..., Any]) -> Generator[None, None, None]:
+    """Calls of the modules of `model` are `by(path, call, *args, **kwargs)`, as in `named`."""
     names = _Names(model)
     owners = {owner for kind in names.kinds if (owner := _owner(kind)) is not None}
-    inside: list[str] = []
     with _LOCK:
         originals = {owner: vars(owner)["__call__"] for owner in owners}
         try:
             for owner, call in originals.items():
-                owner.__call__ = _scoped(call, names, inside)
+                owner.__call__ = _handled(call, names, by)
             yield
         finally:
             for owner, call in originals.items():
@@ -77,23 +101,9 @@ def _owner(kind: type) -> Any:
     return next((base for base in kind.__mro__ if "__call__" in vars(base)), None)
 
 
-def _scoped(call: Callable[..., Any], names: _Names, inside: list[str]) -> Any:
+def _handled(call: Callable[..., Any], names: _Names, by: Callable[..., Any]) -> Any:
     @functools.wraps(call)
-    def scoped(self: Any, *args: Any, **kwargs: Any) -> Any:
-        bound = call.__get__(self, type(self))
-        path = names(self)
-        if not path or (inside and inside[-1] == path):
-            return bound(*args, **kwargs)
-        around = f"{inside[-1]}/" if inside else ""
-        inside.append(path)
-        try:
-            with jax.named_scope(path.removeprefix(around)):
-                return bound(*args, **kwargs)
-        except Exception as error:
-            if not place_of(error):
-                error.add_note(f"{_PLACE} {path!r} ({type(self).__name__}).")
-            raise
-        finally:
-            inside.pop()
+    def handled(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return by(names(self), call.__get__(self, type(self)), *args, **kwargs)
 
-    return scoped
+    return handled

@@ -86,11 +86,21 @@ class Function:
 
     def model(self, state: Any = None) -> Any:
         """A new model with the given variables; else with ones that have shapes and no memory."""
-        state = jax.tree.map(_hollow, self.state) if state is None else state
+        state = jax.tree.map(hollow, self.state) if state is None else state
         return nnx.merge(self.graphdef, state, self.rngs, copy=True)
 
-    def resized(self, graph: ChannelGraph, kept: Kept, changes: Changes) -> "Function":
-        """The function of the model at the kept widths."""
+    def within(self, around: Callable[[nnx.Module], AbstractContextManager[None]]) -> "Function":
+        """The function, every call of which is inside of a context of its model."""
+        return replace(self, around=around)
+
+    def resized(
+        self,
+        graph: ChannelGraph,
+        kept: Kept,
+        changes: Changes,
+        remove: Callable[[nnx.Module], None] | None = None,
+    ) -> "Function":
+        """The function of the model at the kept widths; `remove` then takes modules out of it."""
         full = paths.flatten(nnx.to_pure_dict(self.state))[0]
         small = {
             path: jax.ShapeDtypeStruct(kept.shape(own), own.dtype, weak_type=full[path].weak_type)
@@ -99,7 +109,12 @@ class Function:
         cut = replace(self, state=like(self.state, small))
         model = cut.model()
         set_attributes(model, changes)
-        return replace(cut, graphdef=nnx.graphdef(model))
+        if remove is None:
+            return replace(cut, graphdef=nnx.graphdef(model))
+        remove(model)
+        graphdef, rngs, state = nnx.split(model, nnx.RngState, ...)
+        left = jax.eval_shape(lambda state: state, state)
+        return replace(cut, graphdef=graphdef, state=left, rngs=rngs)
 
 
 def function(model: nnx.Module, *, method: Method = "__call__", **arguments: Any) -> Function:
@@ -230,8 +245,8 @@ def _concrete(leaf: Any) -> Any:
     return jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
 
 
-def _hollow(leaf: Any) -> Any:
-    """An array of the given shape without memory; NNX takes a shape for a static attribute."""
+def hollow(leaf: Any) -> Any:
+    """Returns an array of a shape without memory; NNX takes a shape for a static attribute."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
         return leaf
     return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)

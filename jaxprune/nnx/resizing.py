@@ -1,7 +1,8 @@
 """The same NNX model at the kept widths, and its optimizer."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -14,8 +15,9 @@ from jaxprune.cutting.transforms import check_tree, sliced
 from jaxprune.errors import ResizeError, TraceError, TreeError
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.inspecting import unread_variables
-from jaxprune.keep.check import Keep, check_keep
+from jaxprune.keep.check import Keep
 from jaxprune.keep.kept import Kept
+from jaxprune.nnx import removed
 from jaxprune.nnx.attributes import attributes
 from jaxprune.nnx.names import modules, named, path_name, place_of
 from jaxprune.nnx.pure_function import (
@@ -31,6 +33,7 @@ from jaxprune.nnx.pure_function import (
 from jaxprune.program import jaxpr
 from jaxprune.running import head_sizes, same_program
 from jaxprune.running.attribute_search import Holder, solved
+from jaxprune.running.kept_depth import KeptDepth, kept_of
 
 Model = TypeVar("Model", bound=nnx.Module)
 Optimizer = TypeVar("Optimizer", bound=nnx.Optimizer[Any])
@@ -55,7 +58,9 @@ def resize(
         in a new process, for `nnx.update(resize(...), restored.variables)`, or in another mode of
         `model.train()` and `model.eval()`: it is compared in the mode of the graph.
       graph: what `trace` gave.
-      keep: {group: bool[n]}, concrete; groups that are absent stay whole.
+      keep: {group: bool[n]}, concrete; groups that are absent stay whole. {branch: False} takes a
+        branch out (`jp.branches`): in the places of the modules that only it had use for stand
+        ones that give zeros, so that all other variables keep their paths.
       overrides: {pattern of module paths: {attribute: value}} for attributes of your own modules
         that no shape shows; the path of the model itself is "".
 
@@ -78,21 +83,35 @@ def resized(
     """Returns what `resize` does, and in what it differs from the masked model."""
     check_module(model)
     _function_of(graph)
-    check_keep(graph, keep)
+    whole = kept_of(graph, keep)
     _check_variables(graph, model)
-    _check_attributes(_function_of(graph).model(), model, _changes(graph, Kept(keep), overrides))
+    _check_attributes(_function_of(graph).model(), model, _changes(graph, whole, overrides))
     fn = _as_traced(graph, model)
 
     def planned(kept: Kept) -> tuple[Changes, same_program.Compared]:
         changes, _, compared = _planned(graph, kept, fn, _changes(graph, kept, overrides))
         return changes, compared
 
-    changes, found = head_sizes.or_why(graph, Kept(keep), planned)
+    changes, found = head_sizes.or_why(graph, whole, planned)
     graphdef, rngs, state = nnx.split(model, nnx.RngState, ...)
-    cut = like(state, sliced(graph, nnx.to_pure_dict(state), keep))
-    small = nnx.merge(graphdef, cut, rngs, copy=True)
+    tree = nnx.to_pure_dict(state)
+    cut = sliced(graph, tree, keep)
+    if whole.without is not None:  # what goes is there until its modules go
+        leaves = paths.flatten(cut)[0]
+        every = paths.flatten(sliced(graph, tree, whole.keep))[0]
+        cut = {path: leaves.get(path, leaf) for path, leaf in every.items()}
+    small = nnx.merge(graphdef, like(state, cut), rngs, copy=True)
     set_attributes(small, changes)
+    if (remove := _remover(graph, whole, fn)) is not None:
+        remove(small)
     return small, found
+
+
+def _remover(graph: ChannelGraph, kept: Kept, fn: Function) -> Callable[[nnx.Module], None] | None:
+    """Returns what takes the modules out of a model that go with branches, None if none do."""
+    if not isinstance(kept, KeptDepth):
+        return None
+    return partial(removed.remove, gone=removed.of(graph, kept, fn))
 
 
 def follows(
@@ -119,7 +138,7 @@ def overrides(graph: ChannelGraph, keep: Keep) -> dict[str, dict[str, Any]]:
 
     Give them to it as `overrides`, and nothing is searched. Arguments and errors as there.
     """
-    fn, kept = _function_of(graph), Kept(check_keep(graph, keep))
+    fn, kept = _function_of(graph), kept_of(graph, keep)
     return _planned(graph, kept, fn, _changes(graph, kept, None))[1]
 
 
@@ -131,7 +150,7 @@ def compared_at(
     Without `search` no attributes are tried.
     """
     fn = _function_of(graph)
-    kept = Kept(check_keep(graph, keep))
+    kept = kept_of(graph, keep)
     return _planned(graph, kept, fn, _changes(graph, kept, overrides), search=search)[2]
 
 
@@ -158,24 +177,42 @@ def resize_optimizer(
             f"expected an nnx optimizer, got {kind_of(optimizer)}.\n"
             "Fix: nnx.Optimizer(model, tx, wrt=nnx.Param)."
         )
-    check_keep(graph, keep)
-    check_tree(graph, paths.flatten(variables(small))[0], Kept(keep).counts)
-    params = jax.eval_shape(nnx.as_pure, nnx.state(small, optimizer.wrt))
-    leaves, treedef = paths.flatten(params)
-    full = [leaf.update(shape=graph.variables[path].shape) for path, leaf in leaves.items()]
+    kept = kept_of(graph, keep)
+    _check_small(graph, kept, small)
+    fresh = optimizer
+    if kept.without is None:
+        params = jax.eval_shape(nnx.as_pure, nnx.state(small, optimizer.wrt))
+        leaves, treedef = paths.flatten(params)
+        full = [leaf.update(shape=graph.variables[path].shape) for path, leaf in leaves.items()]
+        params = jax.tree.unflatten(treedef, full)
+    else:  # the variables that went had a state too
+        whole = _function_of(graph).model()
+        params = jax.eval_shape(nnx.as_pure, nnx.state(whole, optimizer.wrt))
+        fresh = nnx.Optimizer(small, optimizer.tx, wrt=optimizer.wrt)
     state = slice_opt_state(
-        graph,
-        nnx.as_pure(optimizer.opt_state),
-        keep,
-        tx=optimizer.tx,
-        params=jax.tree.unflatten(treedef, full),
+        graph, nnx.as_pure(optimizer.opt_state), keep, tx=optimizer.tx, params=params
     )
     resized = nnx.clone(optimizer)
-    structure = jax.tree.structure(optimizer.opt_state)
+    structure = jax.tree.structure(fresh.opt_state)
     resized.opt_state = nnx.data(jax.tree.unflatten(structure, jax.tree.leaves(state)))
     if isinstance(resized, nnx.ModelAndOptimizer):
         resized.model = small
     return resized
+
+
+def _check_small(graph: ChannelGraph, kept: Kept, small: nnx.Module) -> None:
+    """Raises TreeError unless a model has the kept variables."""
+    leaves = paths.flatten(variables(small))[0]
+    if kept.without is None:
+        check_tree(graph, leaves, kept.counts)
+        return
+    wanted = {path: leaf.shape for path, leaf in paths.flatten(kept.abstract(graph))[0].items()}
+    found = {path: leaf.shape for path, leaf in leaves.items() if path in graph.variables}
+    if wrong := sorted(p for p in {*wanted, *found} if wanted.get(p) != found.get(p)):
+        raise TreeError(
+            f"the model has not the kept variables; {wrong[:5]} differ.\nFix: pass what "
+            "jp.nnx.resize gave for this keep."
+        )
 
 
 def _changes(graph: ChannelGraph, kept: Kept, overrides: Changes | None) -> Changes:
@@ -196,7 +233,7 @@ def _planned(
     Raises:
       ResizeError: no attributes make it the traced one.
     """
-    ours = modules(fn.model())
+    ours, remove = modules(fn.model()), _remover(graph, kept, fn)
 
     def with_found(found: Changes) -> Changes:
         whole = {path: dict(values) for path, values in changes.items()}
@@ -205,14 +242,14 @@ def _planned(
         return whole
 
     def attempt(found: Changes) -> same_program.Attempt:
-        small = replace(fn.resized(graph, kept, with_found(found)), around=named)
+        small = fn.resized(graph, kept, with_found(found), remove).within(named)
         return same_program.attempt(graph, kept, small)
 
     def holders() -> dict[str, Holder]:
         return {path: Holder(type(m).__name__, dict(_settings(m))) for path, m in ours.items()}
 
     def check(found: Changes) -> same_program.Compared:
-        return _compared(graph, kept, fn, with_found(found))
+        return _compared(graph, kept, fn.resized(graph, kept, with_found(found), remove))
 
     found, compared = solved(graph, kept, attempt, check, holders, search=search)
     return with_found(found), {path: dict(values) for path, values in found.items()}, compared
@@ -229,16 +266,15 @@ def _compared(
     graph: ChannelGraph,
     kept: Kept,
     fn: Function,
-    changes: Changes,
     way_out: str = same_program.WAY_OUT,
     failure: str = same_program.FAILURE,
 ) -> same_program.Compared:
-    """Returns what follows a size in `fn` at the kept widths, if it is the network.
+    """Returns what follows a size in `fn`, which is at the kept widths, if it is the network.
 
     Raises:
       ResizeError: as `same_program.check`.
     """
-    small = replace(fn.resized(graph, kept, changes), around=named)
+    small = fn.within(named)
     try:
         (_, *inputs), keywords = kept.call(graph)
         program, _ = jaxpr.trace(small, nnx.to_pure_dict(small.state), *inputs, **keywords)
@@ -267,7 +303,7 @@ def _as_traced(graph: ChannelGraph, model: nnx.Module) -> Function:
     if jax.tree.structure(fn.rngs) == jax.tree.structure(traced.rngs):
         fn = replace(fn, rngs=traced.rngs)
     if fn.graphdef != traced.graphdef:
-        _compared(graph, Kept({}), fn, {}, "Fix: trace this model.", _OTHER)
+        _compared(graph, Kept({}), fn, "Fix: trace this model.", _OTHER)
     return fn
 
 

@@ -46,6 +46,7 @@ _CALLS = {
     "remat_opt": ("closed_call", "fwd_jaxpr"),
     "shard_map": ("shard_map", "jaxpr"),
 }
+_REMOVED = "removed"
 # What is read of their other parameters: the name in one JAX or another -> our name.
 _CALL_KEYS = {
     key: key for key in ("policy", "prevent_cse", "mesh", "in_specs", "out_specs", "check_vma")
@@ -195,6 +196,33 @@ def calls(eqn: Any) -> list[tuple[Program, Sequence[int], Sequence[Any]]]:
     carried = found.get("num_carry", 0)
     results = [None] * carried + list(eqn.outvars[carried:])
     return [(item, range(len(eqn.invars)), results) for item in inner]
+
+
+def with_operands(eqn: Any, atoms: Sequence[Any]) -> Any:
+    """Returns an equation that reads other values, of the same shapes."""
+    return eqn.replace(invars=list(atoms))
+
+
+def with_program(eqn: Any, changed: Program) -> Any:
+    """Returns an equation whose one program has other equations and results."""
+    given = eqn.primitive.name
+    key = _CALLS[given][1] if given in _CALLS else "jaxpr"
+    before = eqn.params[key]
+    inner = getattr(before, "jaxpr", before)
+    after = inner.replace(eqns=list(changed.eqns), outvars=list(changed.outvars))
+    whole = after if inner is before else before.replace(jaxpr=after)
+    return eqn.replace(params={**eqn.params, key: whole})
+
+
+def zeros(shape: Sequence[int], dtype: Any) -> jax.Array:
+    """Returns zeros in the place of a value that was removed; `is_removed` knows them."""
+    with jax.named_scope(_REMOVED):
+        return jax.lax.broadcast(np.zeros((), dtype), tuple(shape))
+
+
+def is_removed(eqn: Any) -> bool:
+    """True if an equation makes what `zeros` gave."""
+    return _REMOVED in str(eqn.source_info.name_stack).split("/")
 
 
 def place(eqn: Any, scope: str) -> str:

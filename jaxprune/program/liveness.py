@@ -49,10 +49,15 @@ class Live:
         self.sometimes: set[Op] = set()
         self.runs: dict[Op, list[Run]] = {}
         self.carries: dict[Op, list[bool]] = {}
+        self._values: dict[int, set[Any]] = {}
         whole = {op: sides for op, sides in self._cuts.items() if not op.scans}
         self.cuts = {op: next(iter(sides)) for op, sides in whole.items()}
         self.reads = self._walk(walk, wanted, self.cuts, self.ops)
         self.sometimes |= self.ops
+
+    def values(self, walk: Walk) -> set[Any] | None:
+        """Returns the values that are needed; None of a program that is evaluated as a whole."""
+        return self._values.get(id(walk))
 
     def idle(self, walk: Walk) -> frozenset[Op]:
         """Returns the operations that no step needs, but those inside of others."""
@@ -79,6 +84,7 @@ class Live:
                 found.update(inner for walk in op.inner for inner in every_op(walk))
                 given = [True] * len(op.eqn.invars)
             live |= _named(op.eqn.invars, given)
+        self._values.setdefault(id(walk), set()).update(live)
         return [var in live for var in program.invars]
 
     def _scan(

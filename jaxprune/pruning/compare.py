@@ -9,7 +9,6 @@ from jaxprune.arguments.checks import kind_of
 from jaxprune.errors import JaxpruneError
 from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting.comparison import Comparison, comparison
-from jaxprune.keep.check import check_keep
 from jaxprune.nnx.resizing import compared_at
 
 
@@ -18,14 +17,13 @@ def compare(graph: ChannelGraph, keep: Mapping[str, Any], *, resized: Any = None
 
     Args:
       graph: what `jaxprune.trace` returned.
-      keep: {group: bool[n]}; absent groups are whole.
+      keep: {group: bool[n]}; absent groups are whole. With branches as in `jp.slice`.
       resized: what `jp.linen.resize`, `jp.nnx.resize` or `jp.resize` gave for `keep`, of which the
         constants that follow a width are listed too.
 
     Raises:
       KeepError: `keep` does not fit the graph.
     """
-    check_keep(graph, keep)
     return comparison(graph, keep, *_apart(graph, keep, resized))
 
 

@@ -132,7 +132,7 @@ def scan(
     carry = [x if one else None for x, one in zip(args[n : n + m], needed, strict=True)]
     pieces = []
     for run in reversed(runs) if op.params["reverse"] else runs:
-        if _does_nothing(run, op, needed):
+        if does_nothing(run, op, needed):
             continue
         rows, own = jax.tree.map(lambda x, run=run: _rows(x, run), (args[n + m :], each))
         ready = _only_needed(runner(part._replace(cuts=run.cuts, idle=run.idle)), needed)
@@ -172,8 +172,8 @@ def _joined(pieces: Sequence[Any]) -> Any:
     return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces)
 
 
-def _does_nothing(run: Run, op: Op, needed: Sequence[bool]) -> bool:
-    """True if steps hand on their carry as they get it, and stack nothing up."""
+def does_nothing(run: Run, op: Op, needed: Sequence[bool]) -> bool:
+    """Returns whether steps hand on their carry as they get it, and stack nothing up."""
     n, m = steps(op)
     ins = [object() for _ in op.inner[0].program.invars]
     outs = _handed_on(op.inner[0], ins, run)

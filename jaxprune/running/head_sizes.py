@@ -112,7 +112,7 @@ def _alike(kept: Kept, unlike: list[_Sizes]) -> Kept:
         for name in (sizes.of_queries, sizes.of_values):
             given = keep.get(name, np.ones(sizes.value.size, bool))
             keep[name] = given & (np.cumsum(given, axis=-1) <= count)
-    return Kept(keep)
+    return kept.other(keep)
 
 
 def _text(kept: Kept, unlike: list[_Sizes]) -> str:

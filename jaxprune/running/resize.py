@@ -39,16 +39,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
+
 from jaxprune.arguments import call_inputs
 from jaxprune.arguments.functions import check_function, check_inputs
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting import unread_variables
-from jaxprune.keep.check import Keep, check_keep
+from jaxprune.keep.check import Keep
 from jaxprune.keep.kept import Kept
 from jaxprune.running import evaluator, head_sizes, same_program
 from jaxprune.running.attribute_search import Overrides, solved
 from jaxprune.running.closed_over import ClosedOver
+from jaxprune.running.depth import with_all_rows
+from jaxprune.running.kept_depth import kept_of
 from jaxprune.running.same_program import Compared
 
 WAY_OUT = (
@@ -85,7 +89,11 @@ class Resized:
         Raises:
           TreeError: the variables, or the state among the inputs, are not what `jp.slice` gives.
         """
-        evaluator.full(self.graph, variables, self.kept.counts)
+        if (gone := self.kept.without) is None:
+            evaluator.full(self.graph, variables, self.kept.counts)
+        else:
+            shapes = with_all_rows(jax.eval_shape(lambda v: v, variables), gone)
+            evaluator.full(self.graph, shapes, self.kept.counts, gone.variables)
         check_inputs(inputs, call_inputs.split(keywords)[0])
         evaluator.full_state(self.graph, inputs, keywords, self.kept.counts)
         return self.fn(variables, *inputs, **keywords)
@@ -102,7 +110,9 @@ def resize(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Resized:
     Args:
       fn: the function that was traced, or one that makes the same network of the kept widths.
       graph: the channel graph.
-      keep: {group: bool[n]}, concrete; groups that are absent stay whole.
+      keep: {group: bool[n]}, concrete; groups that are absent stay whole. {branch: False} takes a
+        branch out (`jp.branches`), where the code leaves it out without its variables, as code
+        that loops over a dict does; of a scan layers go as a whole.
 
     Raises:
       KeepError: the keep does not fit the graph.
@@ -118,7 +128,7 @@ def resize(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Resized:
       >>> resize(fn, graph, keep)(jp.slice(graph, v, keep), np.ones((1, 2))).shape
       (1, 3)
     """
-    kept = Kept(check_keep(graph, keep))
+    kept = kept_of(graph, keep)
     check_function(fn)
     fn = graph.fn if fn is graph.fn else call_inputs.bound(fn, graph.constants)
     closed = ClosedOver(fn, graph)

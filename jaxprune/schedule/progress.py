@@ -12,8 +12,7 @@ from jaxprune.errors import BudgetError, JaxpruneError, KeepError, ScoreError
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.groups.constraints import Constraints
 from jaxprune.groups.scored import Scores, host_scores
-from jaxprune.inspecting import cost
-from jaxprune.keep import spec
+from jaxprune.inspecting import cost, spec
 from jaxprune.keep.check import check_keep
 from jaxprune.keep.compose import compose
 from jaxprune.schedule.phase import Prune, Quota

@@ -4,9 +4,10 @@ import numpy as np
 
 from jaxprune.errors import KeepError
 from jaxprune.graph import ChannelGraph
+from jaxprune.inspecting import without_branches
+from jaxprune.inspecting.check_spec import check_spec
 from jaxprune.keep.check import Keep, check_keep
-from jaxprune.keep.check_spec import check_spec
-from jaxprune.keep.format import FORMAT, GroupSpec, Spec, spec_problems
+from jaxprune.keep.format import GroupSpec, Spec, spec_problems
 from jaxprune.keep.program_description import describe, versions
 from jaxprune.program import stacked_layers
 
@@ -14,28 +15,41 @@ from jaxprune.program import stacked_layers
 def spec(graph: ChannelGraph, keep: Keep) -> Spec:
     """Returns the JSON value that says what was cut of which network; see `check_spec`.
 
-    It travels with every checkpoint.
+    It travels with every checkpoint. With branches its format is 2, which an earlier jaxprune
+    refuses; without, 1.
+
+    Args:
+      graph: the channel graph of the network before it was pruned.
+      keep: {group: bool[n]}, with branches as in `jp.slice`.
+
+    Raises:
+      KeepError: the keep does not fit the graph.
     """
     return {**kept_to_json(graph, keep), "description": describe(graph)}
 
 
 def kept_to_json(graph: ChannelGraph, keep: Keep) -> Spec:
     """Returns the JSON value that says what was cut, without a description of the network."""
-    check_keep(graph, keep)
+    parts = without_branches.split(graph, keep)
+    masks = check_keep(graph, parts.channels)
     groups: dict[str, GroupSpec] = {
         name: {
             "size": group.size,
-            "kept": stacked_layers.rows(
-                np.asarray(keep.get(name, np.ones(group.size, bool)))
-            ).tolist(),
+            "kept": stacked_layers.rows(masks.get(name, np.ones(group.size, bool))).tolist(),
         }
         for name, group in graph.groups.items()
     }
-    return {"format": FORMAT, "groups": groups, "versions": versions()}
+    found: Spec = {"format": 1, "groups": groups, "versions": versions()}
+    if not parts.branches:
+        return found
+    stay = {name: kept.tolist() for name, kept in parts.branches.items()}
+    return {**found, "format": 2, "branches": stay}
 
 
 def keep_from_spec(spec: Spec, graph: ChannelGraph | None = None) -> dict[str, np.ndarray]:
     """Returns {group: bool[n]} of a spec, bool[layers, n] where layers keep their own.
+
+    Branches (`jp.branches`) are {branch: bool} in it, bool[steps] in a scan.
 
     Args:
       spec: what `jaxprune.spec` gave.
@@ -58,4 +72,4 @@ def keep_from_spec(spec: Spec, graph: ChannelGraph | None = None) -> dict[str, n
         kept = np.asarray(group["kept"])
         keep[name] = np.zeros((*kept.shape[:-1], group["size"]), bool)
         np.put_along_axis(keep[name], kept, True, axis=-1)
-    return keep
+    return keep | {name: np.array(kept) for name, kept in spec.get("branches", {}).items()}

@@ -8,6 +8,7 @@ from typing import Any
 from jaxprune.arguments.numbers import check_count
 from jaxprune.errors import SpecError, SpecWarning
 from jaxprune.graph import ChannelGraph, check_graph
+from jaxprune.inspecting.branches import branches
 from jaxprune.keep.format import GroupSpec, Spec, spec_problems
 from jaxprune.keep.program_description import GROUP, Description, Kind, describe, problem, versions
 
@@ -54,7 +55,7 @@ def check_spec(graph: ChannelGraph, spec: Spec, stacklevel: int = 2) -> None:
         return
     now = describe(graph)
     other = [*_other_versions(spec["versions"]), *_other_call(before, now)]
-    wrong, odd = [], []
+    wrong, odd = [*_branches(graph, spec)], []
     for name, text in _slots(graph, spec, before, now):
         loses = name is None or _is_pruned(spec["groups"].get(name))
         (wrong if loses or not other else odd).append(text)
@@ -77,6 +78,17 @@ def _description(spec: Any) -> Description | None:
         text = "\n".join(whys[:8])
         raise SpecError(f"the spec cannot be read: {text}.\nFix: pass what jp.spec gave.")
     return before
+
+
+def _branches(graph: ChannelGraph, spec: Spec) -> Iterator[str]:
+    """Says which branches of a spec the network does not have."""
+    known = branches(graph)
+    for name, kept in spec.get("branches", {}).items():
+        shape = (len(kept),) if isinstance(kept, list) else ()
+        if name not in known:
+            yield f"it has no branch {name!r}"
+        elif known[name].shape != shape:
+            yield f"branch {name!r} is of shape {known[name].shape}, it was {shape}"
 
 
 def _few(lines: Sequence[str]) -> list[str]:

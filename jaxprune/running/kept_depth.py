@@ -1,0 +1,133 @@
+"""What a keep with branches keeps: variables, layers of stacks, and the program that is left."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxprune.cutting.absent import without_leaves
+from jaxprune.errors import ResizeError
+from jaxprune.graph import ChannelGraph
+from jaxprune.inspecting import without_branches
+from jaxprune.inspecting.without_branches import Without
+from jaxprune.keep.check import Keep, check_keep
+from jaxprune.keep.kept import Kept
+from jaxprune.program import spaces as ax
+from jaxprune.program import stacked_layers
+from jaxprune.program.jaxpr import Op
+from jaxprune.program.liveness import Run
+from jaxprune.program.stacked_layers import Stack
+from jaxprune.running.depth import does_nothing
+
+_NARROW = "Fix: run jp.narrow(fn, graph, keep), which needs no code"
+
+
+class KeptDepth(Kept):
+    """What stays of channels and of branches.
+
+    Attributes:
+      branches: {branch: what stays of it}.
+      without: the program that is left.
+      layers: {stack: bool[steps], which of its layers stay}, where some go.
+      cuts: {sum: the operand that is taken out}; in a scan, out of every layer that stays.
+    """
+
+    def __init__(self, keep: Keep, branches: Mapping[str, np.ndarray], without: Without):
+        super().__init__(keep)
+        self.branches = branches
+        self.without: Without = without
+        self.layers: dict[Stack, np.ndarray] = {}
+        cuts = dict(without.live.cuts)
+        for scan, runs in without.live.runs.items():
+            stay, own = _whole_layers(scan, runs, without)
+            self.layers |= {} if stay.all() else {scan: stay}
+            cuts |= own
+        self.cuts = cuts
+
+    def other(self, keep: Keep) -> Kept:
+        """Returns what another keep of channels keeps, without the same branches."""
+        return KeptDepth(keep, self.branches, self.without)
+
+    def mask(self, space: ax.Space) -> np.ndarray | None:
+        """The positions that stay; of the axis that counts the layers of a stack, its layers."""
+        found = self._stay(space)
+        return super().mask(space) if found is None else found
+
+    def size(self, space: ax.Space) -> int:
+        """The kept size of an axis."""
+        found = self._stay(space)
+        return super().size(space) if found is None else int(np.count_nonzero(found))
+
+    def length(self, scan: Op) -> int:
+        """How many steps of a scan stay."""
+        stay = self.layers.get(scan)
+        return super().length(scan) if stay is None else int(np.count_nonzero(stay))
+
+    def abstract(self, graph: ChannelGraph) -> Any:
+        """The variables that stay of a graph, as a pytree of `jax.ShapeDtypeStruct`."""
+        small = [v.struct(self.shape(v)) for v in graph.variables.values()]
+        return without_leaves(jax.tree.unflatten(graph.treedef, small), self.without.variables)
+
+    def _stay(self, space: ax.Space) -> np.ndarray | None:
+        if not self.layers or (stack := stacked_layers.stack(space)) is None:
+            return None
+        return self.layers.get(stack)
+
+
+def kept_of(graph: ChannelGraph, keep: Keep) -> Kept:
+    """Returns what stays of a graph that is to be resized.
+
+    Raises:
+      KeepError: the keep does not fit the graph.
+      ResizeError: the layers of a scan lose other branches, or all of them go.
+    """
+    parts = without_branches.split(graph, keep)
+    channels = check_keep(graph, parts.channels)
+    if not without_branches.gone_of(graph, parts.branches):
+        return Kept(channels)
+    kept = KeptDepth(channels, parts.branches, without_branches.without(graph, parts.branches))
+    torn = [
+        path
+        for path, variable in graph.variables.items()
+        if path not in kept.without.variables | kept.without.rows.keys()
+        and any(stacked_layers.stack(space) in kept.layers for space in variable.axes)
+    ]
+    if torn:
+        raise ResizeError(
+            f"layers go of a stack, and {torn[:5]}, which it steps over, is read elsewhere too, or "
+            f"not along its first axis.\n{_NARROW}."
+        )
+    return kept
+
+
+def _whole_layers(
+    scan: Op, runs: list[Run], without: Without
+) -> tuple[np.ndarray, Mapping[Op, int]]:
+    """Returns which layers of a scan stay, and what is taken out of each of them.
+
+    Raises:
+      ResizeError: not the same is taken out of all that stay.
+    """
+    needed = without.live.carries[scan]
+    stay = np.ones(scan.params["length"], bool)
+    left = []
+    for run in runs:
+        if does_nothing(run, scan, needed):
+            stay[run.start : run.stop] = False
+        else:
+            left.append(run)
+    if not left:
+        raise ResizeError(
+            f"no layer of the stack at {scan.place} would stay, and code steps over one at least."
+            f"\nFix: keep a layer, or run jp.narrow(fn, graph, keep)."
+        )
+    if any(run.cuts != left[0].cuts for run in left):
+        steps = ["off" if not s else "on" for s in stay]
+        raise ResizeError(
+            f"the layers of the stack at {scan.place} would not be alike: they are stacked, and "
+            f"run the same code. Layers that go as a whole: {steps.count('off')} of {len(steps)}."
+            f"\nFix: take all branches out of a layer, or a branch out of all layers; "
+            "jp.narrow(fn, graph, keep) runs any keep."
+        )
+    return stay, left[0].cuts
