@@ -369,7 +369,7 @@ BAD: dict[str, tuple[Any, type, str]] = {
     "part": (
         lambda: Training(epochs=1, rates=ONCE.rates, part="most"),  # pyright: ignore[reportArgumentType]
         JaxpruneError,
-        r"part must be one of \['all', 'gates', 'nothing'\], got 'most'",
+        r"part must be one of \['all', 'gates', 'readers', 'nothing'\], got 'most'",
     ),
     "of": (
         lambda: Prune(prune_ratio=0.1, of="bytes"),  # pyright: ignore[reportArgumentType]
