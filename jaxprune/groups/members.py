@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache, reduce
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -161,7 +161,7 @@ def _in_parts(summed: _Summed, parts: Sequence[np.ndarray]) -> np.ndarray:
     found = [summed(*own) for own in zip(*cuts, strict=True)]
     if along in (summed.axis, summed.layer):
         return np.concatenate(found, axis=0 if along == summed.layer else -1)
-    return reduce(np.add, found)
+    return np.add.reduce(found)
 
 
 def found(scores: dict[str, Array], *, by: str, fix: str) -> dict[str, Array]:
