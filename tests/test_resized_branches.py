@@ -131,13 +131,14 @@ def test_layers_of_a_scan_that_code_cannot_run_are_refused(keep: Any, text: str)
         jp.linen.resize(STACKED, STACK, keep)
 
 
-def test_a_branch_that_no_module_makes_is_refused() -> None:
-    class Inline(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            w = self.param("w", nn.initializers.normal(), (6, 6))
-            return x + nn.sigmoid(x @ w)
+class Inline(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        w = self.param("w", nn.initializers.normal(), (6, 6))
+        return nn.Dense(3)(x + nn.sigmoid(x @ w.astype(x.dtype)))
 
+
+def test_a_branch_that_no_module_makes_is_refused() -> None:
     module = Inline()
     variables = module.init(jax.random.key(0), X)
     graph = jp.linen.trace(module, variables, X)

@@ -18,10 +18,9 @@ import flax.linen as nn
 import jax
 
 from jaxprune.errors import JaxpruneError
-from jaxprune.linen import removed
 from jaxprune.linen.attributes import Shape
 from jaxprune.linen.kept_attributes import described, holds_modules, modules_in
-from jaxprune.linen.removed import NOTHING, Removed
+from jaxprune.linen.removed import NOTHING, Removed, declare_nothing, zeros_of
 from jaxprune.program import linen_calls, stream_readers
 from jaxprune.running.removed_calls import is_part
 
@@ -106,7 +105,7 @@ class Resizing:
                     chosen = selections[path]
                     call = call if chosen is None else on_stream(call, "/".join(where), chosen)
                 if path in self.removed.calls:
-                    return removed.zeros(call, args, kwargs)
+                    return zeros_of(call, args, kwargs)
             return call(*args, **kwargs)
 
         with nn.intercept_methods(intercept):
@@ -125,7 +124,7 @@ class Resizing:
             return
         done[id(self)] = self  # held, so that no other plan has its id
         linen_calls.declare_quickly(module.scope)
-        removed.change(module, path, self.removed)
+        declare_nothing(module, path, self.removed)
         object.__setattr__(module, "param", partial(_param, module.param, path, shapes))
         for name, value in attributes.items():
             if name not in done:

@@ -47,7 +47,7 @@ class Removed(NamedTuple):
 NOTHING = Removed()
 
 
-def of(
+def removed_of(
     graph: ChannelGraph,
     kept: KeptDepth,
     marked: Callable[[list[str]], Callable[..., Any]],
@@ -86,7 +86,7 @@ def marked(fn: Callable[..., Any], paths: list[str]) -> Callable[..., Any]:
     return run
 
 
-def zeros(call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+def zeros_of(call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """Returns zeros in the place of what a module gives, of which only the shapes are computed."""
     return removed_values.zeros_like(lambda: call(*args, **kwargs))
 
@@ -109,7 +109,7 @@ def variable(init_fn: Callable[..., Any] | None, args: Any, kwargs: Any) -> Any:
     return SimpleNamespace(value=meta.unbox(found))
 
 
-def change(module: nn.Module, path: str, removed: Removed) -> None:
+def declare_nothing(module: nn.Module, path: str, removed: Removed) -> None:
     """Lets an instance declare nothing that goes."""
     if not removed.variables:
         return

@@ -14,12 +14,11 @@ from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting import unread_variables
 from jaxprune.keep.check import Keep
 from jaxprune.keep.kept import Kept
-from jaxprune.linen import removed
 from jaxprune.linen.attributes import Shape, View
 from jaxprune.linen.found_attributes import Attributes, Draft, held_by, holders, items, path_of
 from jaxprune.linen.given_module import HIDDEN, At, as_traced, called_modules, check_module
 from jaxprune.linen.plan import Resized, Resizing, resized
-from jaxprune.linen.removed import Removed
+from jaxprune.linen.removed import Removed, marked, removed_of
 from jaxprune.running import head_sizes, same_program
 from jaxprune.running.attribute_search import Overrides, solved
 from jaxprune.running.compared import Attempt, Compared
@@ -168,7 +167,7 @@ def _removed(graph: ChannelGraph, kept: Kept, at: At) -> Removed:
     """What of the modules goes with branches."""
     if not isinstance(kept, KeptDepth):
         return Removed()
-    return removed.of(graph, kept, lambda paths: removed.marked(at(), paths))
+    return removed_of(graph, kept, lambda paths: marked(at(), paths))
 
 
 def _shapes(graph: ChannelGraph, kept: Kept) -> Iterator[tuple[str, tuple[Shape, Shape]]]:

@@ -105,7 +105,7 @@ for _name in "add radd sub rsub mul rmul matmul rmatmul truediv neg getitem len"
     setattr(Zero, f"__{_name}__", _computing(f"__{_name}__"))
 
 
-def of(graph: ChannelGraph, kept: KeptDepth, fn: Function) -> Gone:
+def gone_of(graph: ChannelGraph, kept: KeptDepth, fn: Function) -> Gone:
     """Returns what goes of the modules of a graph."""
     gone = kept.without.variables
     alive = graph.variables.keys() - gone
@@ -132,7 +132,7 @@ def _marked(paths: Iterable[str], model: nnx.Module) -> Generator[None, None, No
         yield
 
 
-def remove(model: nnx.Module, gone: Gone) -> None:
+def replace_gone(model: nnx.Module, gone: Gone) -> None:
     """Replaces what goes of a model of our own, wherever it stands."""
     found = dict(modules(model))
     named = {"/".join(map(str, path)): path for path, _ in nnx.iter_graph(model)}

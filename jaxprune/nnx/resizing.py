@@ -17,7 +17,6 @@ from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.inspecting import unread_variables
 from jaxprune.keep.check import Keep
 from jaxprune.keep.kept import Kept
-from jaxprune.nnx import removed
 from jaxprune.nnx.attributes import attributes
 from jaxprune.nnx.names import modules, named, path_name, place_of
 from jaxprune.nnx.pure_function import (
@@ -30,6 +29,7 @@ from jaxprune.nnx.pure_function import (
     set_attributes,
     variables,
 )
+from jaxprune.nnx.removed import gone_of, replace_gone
 from jaxprune.program import jaxpr
 from jaxprune.running import head_sizes, same_program
 from jaxprune.running.attribute_search import Holder, solved
@@ -111,7 +111,7 @@ def _remover(graph: ChannelGraph, kept: Kept, fn: Function) -> Callable[[nnx.Mod
     """Returns what takes the modules out of a model that go with branches, None if none do."""
     if not isinstance(kept, KeptDepth):
         return None
-    return partial(removed.remove, gone=removed.of(graph, kept, fn))
+    return partial(replace_gone, gone=gone_of(graph, kept, fn))
 
 
 def follows(
