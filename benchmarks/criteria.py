@@ -96,7 +96,8 @@ def run(config: Config) -> None:
     journal = directory.read_json(file) if file.exists() else {"dense": {}, "cells": {}}
     if journal["cells"] and journal["about"]["sha256"] != sha256:
         raise ValueError(f"{file} is of another network.\nFix: remove it, and measure again.")
-    journal["about"] = {**found.about, **directory.provenance()}
+    command = f"python -m benchmarks.criteria {config.network} --data-dir DIR"
+    journal["about"] = {**found.about, **directory.provenance(), "command": command}
     planned = list(cells(config.shares, config.seeds, bench.alone))
     journal["planned"] = [each.name for each in planned]
     if "loss" not in journal["dense"] or losses.read("dense") is None:
