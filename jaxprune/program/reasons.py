@@ -165,6 +165,7 @@ STEEP = Why("has no finite derivative where the mask makes it zero", way_out=_ST
 CONTRACTED = Why("contracts activations that the mask does not make zero", way_out=_SUMMED)
 SUMMED = Why("sums values that the mask does not make zero", way_out=_SUMMED)
 WRITTEN = Why("{0}: writes values that the mask does not make zero", way_out=_SUMMED)
+ROWS = Why("multiplies rows of groups that the mask does not empty", way_out=_SUMMED)
 NOT_NEUTRAL = Why(
     "{0}: a zero is not neutral in it",
     way_out="prune and fine-tune, or keep the group whole (protect=)",

@@ -239,10 +239,10 @@ def _select_inputs(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
 
 
 def _iota(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
-    """What was counted along the kept channels, in the full network."""
+    """What was counted: anew where it points into the axis, else as in the full network."""
     params, axis = run.params(op), op.params["dimension"]
     indices = run.kept.indices(op.outs[0][axis])
-    if indices is None:
+    if indices is None or op.points[0] is not None:
         return jaxpr.bind(op.eqn, args, params)
     return [lax.broadcast_in_dim(jnp.asarray(indices, params["dtype"]), params["shape"], (axis,))]
 

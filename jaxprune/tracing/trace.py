@@ -23,6 +23,7 @@ from jaxprune.program import (
     jaxpr,
     linen_calls,
     outputs,
+    pointers,
     stacked_layers,
     states,
     stream_readers,
@@ -166,6 +167,7 @@ def _related(
     outside = given.axes()
     sources = [frozenset({i}) for i in range(len(axes))] + [None] * len(outside)
     walk = tracer.walk(program, axes + outside, sources)
+    pointers.freeze(walk.points)
     stream_readers.tie(walk)
     outputs.tie(output, walk, axes + outside, twins, options.free_outputs)
     stream_readers.tie_immovable(walk, axes)

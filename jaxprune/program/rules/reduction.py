@@ -6,6 +6,7 @@ from numbers import Integral
 from jaxprune.program import reasons
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.reasons import Why
+from jaxprune.program.rules import pointing
 from jaxprune.program.rules.base import (
     NONE,
     Axes,
@@ -39,10 +40,8 @@ def all_reduce(op: Op) -> list[Axes]:
 
 
 def index_of_extreme(op: Op) -> list[Axes]:
-    """The result points into the reduced axes, of which pruning would renumber the entries."""
-    out = reduce(op)
-    freeze([op.ins[0][i] for i in _gone(op)], reasons.POINTED_INTO, op, op.name)
-    return out
+    """The result points into the reduced axis."""
+    return reduce(op)
 
 
 def _gone(op: Op) -> list[int]:
@@ -171,10 +170,8 @@ def sort_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
 
 
 def top_k(op: Op) -> list[Axes]:
-    """The ordered axis is frozen, values and indices are frozen along it."""
-    (x,) = op.ins
-    axis = op.params.get("reduction_dimension", op.params.get("axis", -1)) % len(x)
-    freeze([x[axis]], reasons.ORDERED, op, op.name)
+    """Values and indices are frozen along the ordered axis, of which at least so many stay."""
+    x, axis = op.ins[0], pointing.ordered(op)
     made = [
         frozen_axis(op.out_shapes[0][axis], reasons.ORDERED, op, op.name) if i == axis else space
         for i, space in enumerate(x)
@@ -183,8 +180,11 @@ def top_k(op: Op) -> list[Axes]:
 
 
 def top_k_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
-    """Values keep the zeros of the other axes; indices are not zero."""
-    return [known[0], unknown(op.out_shapes[1])]
+    """Values keep the zeros of the other axes, and a zero may be one of them."""
+    axis = pointing.ordered(op)
+    exact.inexact(exact.groups(op.ins[0][axis]), op, reasons.NOT_NEUTRAL, op.name)
+    zeros = tuple(z if i != axis else frozenset() for i, z in enumerate(known[0].zeros))
+    return [known[0]._replace(zeros=zeros), unknown(op.out_shapes[1])]
 
 
 def along(op: Op) -> tuple[int, Sequence[int]]:
