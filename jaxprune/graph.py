@@ -62,6 +62,7 @@ class Group:
 
     `inexact` is None if masking equals slicing exactly, else the operation that prevents it, and
     `way_out` what to do about that, if there is anything.
+    `least` channels stay at least: `top_k` chooses so many of them.
     `layers` is None, or the number of stacked layers of which each has its own `size` channels:
     then scores are f32[layers, n] and keeps bool[layers, n] with the same count in every layer.
     """
@@ -72,6 +73,7 @@ class Group:
     inexact: str | None = None
     way_out: str = ""
     layers: int | None = None
+    least: int = 1
 
     @property
     def shape(self) -> tuple[int, ...]:

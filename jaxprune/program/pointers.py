@@ -5,7 +5,7 @@ Where an axis is cut, what points into it is renumbered with it: it is made anew
 operation that does anything else with a position freezes the axis; see `rules/pointing.py`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from jaxprune.program import spaces as ax
@@ -44,6 +44,15 @@ def freeze(pointers: Sequence[Of]) -> None:
     for of in pointers:
         for pointer in _each(of):
             ax.freeze(pointer.space, pointer.reason)
+
+
+def moved(of: Of, change: Callable[[Space], Space]) -> Of:
+    """Returns the same positions in changed spaces."""
+    if isinstance(of, Pointer):
+        return of._replace(space=change(of.space))
+    if isinstance(of, Columns):
+        return Columns(tuple(item and item._replace(space=change(item.space)) for item in of.each))
+    return of
 
 
 def _each(of: Of) -> Iterator[Pointer]:

@@ -40,6 +40,8 @@ def fix(walk: Walk) -> None:
     known: dict[Space, Space] = {}
     for arrays in _arrays(walk):
         arrays[:] = [[traced_spaces.fix(space, known) for space in axes] for axes in arrays]
+    for given in _pointers(walk):
+        given[:] = [pointers.moved(of, lambda x: traced_spaces.fix(x, known)) for of in given]
 
 
 def _arrays(walk: Walk) -> Iterator[Any]:
@@ -49,6 +51,15 @@ def _arrays(walk: Walk) -> Iterator[Any]:
         yield from (op.ins, op.outs)
         for inner in op.inner:
             yield from _arrays(inner)
+
+
+def _pointers(walk: Walk) -> Iterator[Any]:
+    """Yields the lists of what is pointed into, of inner programs too."""
+    yield walk.points
+    for op in walk.ops:
+        yield from (op.of, op.points)
+        for inner in op.inner:
+            yield from _pointers(inner)
 
 
 class Recorded(NamedTuple):
@@ -107,7 +118,7 @@ class Tracer:
             op.static = static
             op.of = [item[2] for item in operands]
             op.outs = self.apply(op)
-            op.points = _points(op)
+            op.points = [*_points(op)]
             source = _union(op.sources)
             made = ((axes, source, of) for axes, of in zip(op.outs, op.points, strict=True))
             env.update(zip(eqn.outvars, made, strict=True))

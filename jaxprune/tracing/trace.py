@@ -30,9 +30,10 @@ from jaxprune.program import (
     symbolic,
 )
 from jaxprune.program import spaces as ax
+from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Program
 from jaxprune.program.relate import Recorded, Tracer, Walk, fix
-from jaxprune.program.rules import RULES, Rule
+from jaxprune.program.rules import RULES, Rule, pointing
 from jaxprune.program.spaces import Atom, Space
 from jaxprune.tracing import exactness, naming, unread
 from jaxprune.tracing.state_inputs import Inputs, variable_of
@@ -207,6 +208,7 @@ def _groups(
         atom.name = name
     stacked_layers.mark(walk)
     verdict = exactness.decide(walk, masked)
+    least = _least(walk)
     spared = {(paths[leaf], atom) for leaf, atom in verdict.spared}
 
     def complete(place: naming.Place) -> Slot:
@@ -231,9 +233,19 @@ def _groups(
             inexact=why and f"{why.at!r} at {why.place}: {why.text}",
             way_out=why.way_out if why else "",
             layers=atom.layers and stacked_layers.length(atom.layers),
+            least=least.get(atom, 1),
         )
 
     return {names[atom]: group(atom, members) for atom, members in slots.items()}
+
+
+def _least(walk: Walk) -> dict[Atom, int]:
+    """How many channels stay at least, of what an operation chooses some of."""
+    found: dict[Atom, int] = {}
+    for space, count in filter(None, map(pointing.chosen, every_op(walk))):
+        for atom in ax.atoms(space):
+            found[atom] = max(found.get(atom, 1), min(count, atom.size))
+    return found
 
 
 def _give_layers(variables: Mapping[str, Sequence[Space]], layers: Mapping[str, int]) -> None:

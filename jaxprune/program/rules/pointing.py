@@ -44,6 +44,14 @@ def ordered(op: Op) -> int:
     return axis % len(op.ins[0])
 
 
+def chosen(op: Op) -> tuple[Space, int] | None:
+    """Returns the axis of which an operation chooses entries, and how many; None if it is none."""
+    if op.rule is None or op.rule.points is not top_k:
+        return None
+    axis = ordered(op)
+    return op.ins[0][axis], op.out_shapes[0][axis]
+
+
 def call(op: Op) -> Sequence[Of]:
     """A call is its program."""
     return op.inner[0].points
@@ -94,7 +102,9 @@ def adds(op: Op) -> Sequence[Of] | None:
     """A position plus the size of its axis, which lies outside of it."""
     for of, other in ((op.of[0], 1), (op.of[1], 0)):
         if isinstance(of, Pointer) and op.of[other] is None and of.inside:
-            return [of._replace(inside=False)] if _number(op, other) == of.space.size else None
+            number = _number(op, other)
+            same = [of] if number == 0 else None
+            return [of._replace(inside=False)] if number == of.space.size else same
     return None
 
 
