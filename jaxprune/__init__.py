@@ -42,6 +42,7 @@ from jaxprune.pruning.compare import compare
 from jaxprune.pruning.prune import prune
 from jaxprune.pruning.slice import slice
 from jaxprune.running.export import export
+from jaxprune.running.masked import masked
 from jaxprune.running.narrow import narrow
 from jaxprune.running.resize import resize
 from jaxprune.running.verify import Verification, verify
@@ -80,6 +81,7 @@ __all__ = [
     "latency",
     "linen",
     "mask",
+    "masked",
     "narrow",
     "nnx",
     "of_kind",

@@ -29,13 +29,13 @@ def reduce(op: Op) -> list[Axes]:
     arrays = op.ins[: len(op.out_shapes)]
     for other in arrays[1:]:
         unify(op, arrays[0], other)
-    gone = _gone(op)
+    gone = reduced(op)
     return [[space for i, space in enumerate(x) if i not in gone] for x in arrays]
 
 
 def all_reduce(op: Op) -> list[Axes]:
     """Axes that `vmap` maps are reduced; a mesh's named axis is not an axis of the operands."""
-    gone = _gone(op)
+    gone = reduced(op)
     return [[space for i, space in enumerate(x) if i not in gone] for x in op.ins]
 
 
@@ -44,14 +44,14 @@ def index_of_extreme(op: Op) -> list[Axes]:
     return reduce(op)
 
 
-def _gone(op: Op) -> list[int]:
-    """The reduced axes; of the axes of a collective those that are positions, not names."""
+def reduced(op: Op) -> list[int]:
+    """Returns the reduced axes; of the axes of a collective those that are positions, not names."""
     axes = op.params["axes"] if "axes" in op.params else op.params["dimensions"]
     return [int(axis) for axis in axes if isinstance(axis, Integral)]
 
 
 def _reduced(op: Op, known: list[Known], exact: Exactness, why: Why, trust: bool) -> list[Known]:
-    gone = _gone(op)
+    gone = reduced(op)
     results = []
     for i in range(len(op.out_shapes)):
         item, spaces = known[i], op.ins[i]
