@@ -34,6 +34,7 @@ from jaxprune.inspecting.explain import explain
 from jaxprune.keep.check import widths
 from jaxprune.keep.check_spec import check_spec
 from jaxprune.keep.compose import compose
+from jaxprune.keep.reindexing import reindex, reindexed
 from jaxprune.keep.spec import keep_from_spec, spec
 from jaxprune.program import spaces
 from jaxprune.program.rules import RULES, Rule
@@ -87,6 +88,8 @@ __all__ = [
     "of_kind",
     "prune",
     "recover",
+    "reindex",
+    "reindexed",
     "resize",
     "restore",
     "save",

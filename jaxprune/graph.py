@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -155,6 +156,7 @@ class TraceOptions(NamedTuple):
     free_outputs: Sequence[str]
     free_constants: bool
     state: Any
+    index_inputs: Mapping[Any, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -175,6 +177,7 @@ class ChannelGraph:
       inputs: the inputs of the traced call by position; `keywords` those by keyword, and
         `constants` the keywords that are no inputs.
       state: {name: State} of the inputs that are pruned too.
+      index_inputs: {path: the space that the integers of this input point into}.
       symbols: the names in symbolic sizes of the inputs, traced as 1, each with whether it is only
         a batch.
       table: what `print(graph)` shows.
@@ -198,6 +201,7 @@ class ChannelGraph:
     walk: Walk = field(repr=False)
     output: Any = field(repr=False)
     symbols: Mapping[str, bool] = field(default_factory=dict, repr=False)
+    index_inputs: Mapping[str, Space] = field(default_factory=dict, repr=False)
     table: Callable[["ChannelGraph"], str] = field(default=repr, repr=False)
 
     def __str__(self) -> str:

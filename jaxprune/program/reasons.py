@@ -124,6 +124,11 @@ COUNTED = Why(
     option=_FREED,
 )
 INDEXED = Why("indexed by {0}", "its entries are chosen by index ({0})")
+INDEX_INPUT = Why(
+    "indexed by input {0!r}",
+    "input {0!r} points into it (index_inputs), and the function uses that input as a number",
+    "compare it with other positions only, or leave it out of index_inputs",
+)
 DYNAMIC = Why("dynamic {0}", "its entries are chosen by a computed index")
 POINTED_INTO = Why(
     "pointed into by {0}", "{0} returns positions in it, which pruning would renumber"
