@@ -108,7 +108,9 @@ class Tracer:
             self.diagonals = diagonals.find(program, self.rules)
         pairs = zip(program.constvars, program.consts, strict=True)
         consts = [self.constant(var, value) for var, value in pairs]
-        env.update((v, (c, frozenset(), None)) for v, c in zip(program.constvars, consts, strict=True))
+        env.update(
+            (v, (c, frozenset(), None)) for v, c in zip(program.constvars, consts, strict=True)
+        )
         static = Static(program, self.rules, _given(program, caller))
         ops = []
         for eqn in program.eqns:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from jaxprune.errors import ResizeError
 from jaxprune.keep.kept import touched
-from jaxprune.program import stacked_layers
 from jaxprune.program import spaces as ax
+from jaxprune.program import stacked_layers
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.rules.neutral import Meeting, Neutral, meetings
 from jaxprune.program.stacked_layers import Stack

@@ -38,18 +38,18 @@ def _pointing(rules: Mapping[str, Rule]) -> Mapping[str, Rule]:
 RULES: Mapping[str, Rule] = MappingProxyType(
     Rules(
         _pointing(
-        elementwise.RULES
-        | choice.RULES
-        | shape.RULES
-        | joining.RULES
-        | contraction.RULES
-        | reduction.RULES
-        | indexing.RULES
-        | random.RULES
-        | control.RULES
-        | stream.RULES
-        | sparse.RULES
-        | transforms.RULES
+            elementwise.RULES
+            | choice.RULES
+            | shape.RULES
+            | joining.RULES
+            | contraction.RULES
+            | reduction.RULES
+            | indexing.RULES
+            | random.RULES
+            | control.RULES
+            | stream.RULES
+            | sparse.RULES
+            | transforms.RULES
         )
     )
 )

@@ -10,7 +10,6 @@ from jaxprune.program import reasons
 from jaxprune.program import spaces as ax
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.reasons import Why
-from jaxprune.program.rules import pointing
 from jaxprune.program.rules.base import (
     Axes,
     Exactness,
@@ -25,6 +24,7 @@ from jaxprune.program.rules.base import (
     unknown,
     zeros_along,
 )
+from jaxprune.program.rules.pointing import column
 from jaxprune.program.spaces import Atom, Space
 from jaxprune.program.traits import Trait
 
@@ -187,7 +187,7 @@ def _window(op: Op, axis: int, length: int, why: Why, *of: Any) -> Space:
     space = op.ins[0][axis]
     if length == space.size:
         return space
-    if length == 1 and (pointer := pointing.column(op, axis)) is not None:
+    if length == 1 and (pointer := column(op, axis)) is not None:
         ax.unify(pointer.space, space, op)
         return ax.ONE
     start = _start(op, axis, length)

@@ -9,7 +9,8 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from jaxprune.program.jaxpr import Op
-from jaxprune.program.rules import contraction, pointing
+from jaxprune.program.rules.contraction import pairs
+from jaxprune.program.rules.pointing import ordered
 from jaxprune.program.rules.reduction import reduced
 
 
@@ -49,12 +50,12 @@ def running(op: Op, value: Neutral) -> Iterator[Meeting]:
 
 def chosen(op: Op, value: Neutral) -> Iterator[Meeting]:
     """The operand, along the ordered axis."""
-    yield Meeting(0, pointing.ordered(op), value)
+    yield Meeting(0, ordered(op), value)
 
 
 def products(op: Op, value: Neutral) -> Iterator[Meeting]:
     """Both operands, along the axes that are summed, and the sizes of groups."""
-    for left, right in contraction.pairs(op):
+    for left, right in pairs(op):
         yield Meeting(0, left, value)
         yield Meeting(1, right, value)
     if len(op.ins) == 3:

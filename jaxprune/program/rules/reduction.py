@@ -6,7 +6,6 @@ from numbers import Integral
 from jaxprune.program import reasons
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.reasons import Why
-from jaxprune.program.rules import pointing
 from jaxprune.program.rules.base import (
     NONE,
     Axes,
@@ -21,6 +20,7 @@ from jaxprune.program.rules.base import (
     unify,
     unknown,
 )
+from jaxprune.program.rules.pointing import ordered
 from jaxprune.program.traits import Trait
 
 
@@ -171,7 +171,7 @@ def sort_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
 
 def top_k(op: Op) -> list[Axes]:
     """Values and indices are frozen along the ordered axis, of which at least so many stay."""
-    x, axis = op.ins[0], pointing.ordered(op)
+    x, axis = op.ins[0], ordered(op)
     made = [
         frozen_axis(op.out_shapes[0][axis], reasons.ORDERED, op, op.name) if i == axis else space
         for i, space in enumerate(x)
@@ -181,7 +181,7 @@ def top_k(op: Op) -> list[Axes]:
 
 def top_k_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     """Values keep the zeros of the other axes, and a zero may be one of them."""
-    axis = pointing.ordered(op)
+    axis = ordered(op)
     exact.inexact(exact.groups(op.ins[0][axis]), op, reasons.NOT_NEUTRAL, op.name)
     zeros = tuple(z if i != axis else frozenset() for i, z in enumerate(known[0].zeros))
     return [known[0]._replace(zeros=zeros), unknown(op.out_shapes[1])]

@@ -15,7 +15,6 @@ from jaxprune.program.rules.base import (
     described,
     freeze,
     frozen,
-    frozen_axis,
     nothing,
     regroup,
     unknown,
