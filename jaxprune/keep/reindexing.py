@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxprune.arguments import call_inputs
 from jaxprune.arguments.checks import kind_of
@@ -80,7 +81,7 @@ def reindexed(table: Any, ids: Any, *, unknown: int | None = None) -> np.ndarray
     Raises:
       KeepError: an id is pruned, or is none, or ids are traced.
     """
-    if isinstance(ids, jax.core.Tracer):
+    if isinstance(ids, Tracer):
         raise KeepError(
             "ids are traced, so that nobody can see whether they are pruned.\n"
             "Fix: reindex before jax.jit, where batches are made."

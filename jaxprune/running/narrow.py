@@ -122,8 +122,8 @@ class Evaluator:
     """Evaluates a traced program at the kept sizes.
 
     `masked`: {group: bool[n]} of a network at full size, whose pruned channels take no part; they
-    may be traced. `steps`: of every stack that is stepped over here, and whose layers keep channels of their own,
-    the layer of now. `constants`: other values for some that the program reads.
+    may be traced. `steps`: of every stack that is stepped over here, and whose layers keep channels
+    of their own, the layer of now. `constants`: other values for some that the program reads.
     """
 
     def __init__(

@@ -79,9 +79,9 @@ def trace(
         and read them; `jp.slice(graph, cache, keep, state="cache")` cuts them. The output is found
         by its structure; {input: path of the output} says which it is, and None that the input is
         only read.
-      index_inputs: {input, as in `state`: size}: inputs of integers that point into an axis, such as
-        token ids into a vocabulary: what they look up may be pruned. The pruned network takes new
-        numbers, which `jp.reindex(graph, keep)` gives.
+      index_inputs: {input, as in `state`: size} of inputs of integers that point into an axis, such
+        as token ids into a vocabulary: what they look up may be pruned. The pruned network takes
+        new numbers, which `jp.reindex(graph, keep)` gives.
       **keywords: those that hold arrays or shapes are inputs too. Others are constants, such as
         `train=False`.
 
