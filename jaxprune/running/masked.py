@@ -5,10 +5,9 @@ from typing import Any
 
 import jax
 
-from jaxprune.cutting.transforms import mask, masked_leaf
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep.check import Keep, check_keep
-from jaxprune.keep.kept import Kept, with_state
+from jaxprune.keep.kept import Kept
 from jaxprune.running import evaluator
 from jaxprune.running.narrow import Evaluator
 
@@ -50,11 +49,7 @@ def masked(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., Any]:
         masks = check_keep(graph, keep, traced=True)
         here = retraced(evaluator.full(graph, variables, {}), inputs, keywords)
         evaluator.check_groups(graph, here, masks)
-        zeroed = mask(graph, variables, masks)
-        inputs, keywords = with_state(
-            graph, inputs, keywords, lambda leaf, variable: masked_leaf(masks, leaf, variable)
-        )
-        args = evaluator.operands(zeroed, inputs, keywords)
+        args = evaluator.operands(variables, inputs, keywords)
         outs = Evaluator(here, Kept({}), masked=masks).run(here.walk, args)
         return jax.tree.unflatten(jax.tree.structure(here.output), outs)
 

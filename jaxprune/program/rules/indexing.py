@@ -136,6 +136,8 @@ def scatter(op: Op) -> list[Axes]:
             _write(op, axis, piece, reasons.INDEXED, "scatter")
     rest = [x for i, x in enumerate(updates) if i not in dims.update_window_dims]
     unify(op, rest, indices[:-1])
+    if op.eqn.outvars[0].aval.dtype.kind in "biu":  # a count of channels, which may be an index
+        freeze(rest, reasons.INDEXED, op, "scatter")
     return [list(operand)]
 
 
