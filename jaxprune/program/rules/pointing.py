@@ -25,8 +25,10 @@ def iota(op: Op) -> Sequence[Of]:
     return [_into(op, op.outs[0][op.params["dimension"]], reasons.COUNTED)]
 
 
-def index_of_extreme(op: Op) -> Sequence[Of]:
+def index_of_extreme(op: Op) -> Sequence[Of] | None:
     """A position in the reduced axis."""
+    if op.of[0] is not None:
+        return None
     axes = [int(axis) for axis in op.params["axes"]]
     return [_into(op, op.ins[0][axes[0]], reasons.POINTED_INTO, op.name)]
 
@@ -113,6 +115,14 @@ def at_least(op: Op) -> Sequence[Of] | None:
     for of, other in ((op.of[0], 1), (op.of[1], 0)):
         if isinstance(of, Pointer) and of.inside and op.of[other] is None:
             return [of] if _number(op, other) in (0, -1) else None
+    return None
+
+
+def at_most(op: Op) -> Sequence[Of] | None:
+    """No position is above the last one."""
+    for of, other in ((op.of[0], 1), (op.of[1], 0)):
+        if isinstance(of, Pointer) and of.inside and op.of[other] is None:
+            return [of] if _number(op, other) in (of.space.size - 1, of.space.size) else None
     return None
 
 
@@ -248,6 +258,7 @@ _TABLE: Mapping[str, Points] = {
     "lt": below,
     "add": adds,
     "max": at_least,
+    "min": at_most,
     "clamp": bounded,
     "select_n": chooses,
     "concatenate": joins,
