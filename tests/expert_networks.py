@@ -61,7 +61,7 @@ def capacity(v: Any, x: Any, weights: Any, chosen: Any) -> Any:
     t, k, experts = sent.shape
     flat = sent.transpose(1, 0, 2).reshape(k * t, experts)
     place = (jnp.cumsum(flat, 0) * flat - 1).reshape(k, t, experts).transpose(1, 0, 2)
-    buffer = jax.nn.one_hot(place, 3) * sent[..., None]
+    buffer = jax.nn.one_hot(place.astype(int), 3) * sent[..., None]
     y = jax.nn.relu(jnp.einsum("td,tkec,edh->ech", x, buffer, v["up"]))
     return jnp.einsum("ech,ehd,tkec,tk->td", y, v["down"], buffer, weights)
 
