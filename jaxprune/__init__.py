@@ -35,6 +35,7 @@ from jaxprune.inspecting.explain import explain
 from jaxprune.inspecting.spec import keep_from_spec, spec
 from jaxprune.keep.check import widths
 from jaxprune.keep.compose import compose
+from jaxprune.keep.reindexing import reindex, reindexed
 from jaxprune.program import spaces
 from jaxprune.program.rules import RULES, Rule
 from jaxprune.program.stream_readers import select_inputs
@@ -42,6 +43,7 @@ from jaxprune.pruning.compare import compare
 from jaxprune.pruning.prune import prune
 from jaxprune.pruning.slice import slice
 from jaxprune.running.export import export
+from jaxprune.running.masked import masked
 from jaxprune.running.narrow import narrow
 from jaxprune.running.resize import resize
 from jaxprune.running.verify import Verification, verify
@@ -80,11 +82,14 @@ __all__ = [
     "latency",
     "linen",
     "mask",
+    "masked",
     "narrow",
     "nnx",
     "of_kind",
     "prune",
     "recover",
+    "reindex",
+    "reindexed",
     "resize",
     "restore",
     "save",

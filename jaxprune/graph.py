@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -67,6 +68,7 @@ class Group:
 
     `inexact` is None if masking equals slicing exactly, else the operation that prevents it, and
     `way_out` what to do about that, if there is anything.
+    `least` channels stay at least: `top_k` chooses so many of them.
     `layers` is None, or the number of stacked layers of which each has its own `size` channels:
     then scores are f32[layers, n] and keeps bool[layers, n] with the same count in every layer.
     """
@@ -77,6 +79,7 @@ class Group:
     inexact: str | None = None
     way_out: str = ""
     layers: int | None = None
+    least: int = 1
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -158,6 +161,7 @@ class TraceOptions(NamedTuple):
     free_outputs: Sequence[str]
     free_constants: bool
     state: Any
+    index_inputs: Mapping[Any, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -178,6 +182,7 @@ class ChannelGraph:
       inputs: the inputs of the traced call by position; `keywords` those by keyword, and
         `constants` the keywords that are no inputs.
       state: {name: State} of the inputs that are pruned too.
+      index_inputs: {path: the space that the integers of this input point into}.
       symbols: the names in symbolic sizes of the inputs, traced as 1, each with whether it is only
         a batch.
       table: what `print(graph)` shows.
@@ -201,6 +206,7 @@ class ChannelGraph:
     walk: Walk = field(repr=False)
     output: Any = field(repr=False)
     symbols: Mapping[str, bool] = field(default_factory=dict, repr=False)
+    index_inputs: Mapping[str, Space] = field(default_factory=dict, repr=False)
     table: Callable[["ChannelGraph"], str] = field(default=repr, repr=False)
 
     def __str__(self) -> str:

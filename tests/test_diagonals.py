@@ -99,16 +99,31 @@ NOT_TIED: dict[str, Callable[[Any], Any]] = {
     "a band": lambda v: jnp.tril(v["q"], -1),
     "read": lambda v: v["q"] + jnp.eye(8) * jnp.arange(8)[None],
     "read before": lambda v: v["q"] * jnp.where(*positions(lambda i, j: (i == j, i, j))),
-    "the same axis": lambda v: v["q"] * (jnp.arange(8) == jnp.arange(8))[None],
     "a number": lambda v: v["q"] * (jnp.arange(8) == 3)[None],
     "a permutation": lambda v: EYE[::-1] @ v["q"],
     "another diagonal": lambda v: v["q"] + np.diag(np.arange(8.0)),
     "nearly a diagonal": lambda v: v["q"] + nearly(),
-    "a cube": cube,
     "handed out of a loop": stepped,
     "a table": lambda v: v["q"] + np.ones((8, 8)),
+}
+
+
+ALIKE: dict[str, Callable[[Any], Any]] = {
+    "the same axis": lambda v: v["q"] * (jnp.arange(8) == jnp.arange(8))[None],
+    "a cube": cube,
     "small integers": lambda v: v["q"] * positions(lambda i, j: i.astype(np.int8) == j),
 }
+
+
+@pytest.mark.parametrize("how", ALIKE)
+def test_positions_that_are_compared_for_equality_are_pruned(how: str) -> None:
+    def fn(v: Any, x: Any) -> Any:
+        return jnp.tanh(jnp.tanh(x @ v["a"]) @ ALIKE[how](v)) @ v["b"]
+
+    v = {key: V[key] for key in "aqb"}
+    graph = jp.trace(fn, v, X)
+    assert not any(item.reason == "counted by iota" for item in graph.frozen)
+    check_narrow(graph, v, chosen(graph), X)
 
 
 @pytest.mark.parametrize("how", NOT_TIED)

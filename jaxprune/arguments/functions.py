@@ -16,7 +16,9 @@ from jaxprune.arguments.numbers import is_integer
 from jaxprune.arguments.paths import near
 from jaxprune.errors import PatternError, TraceError
 
-TRACE_OPTIONS = ("rules", "strict", "layers", "free_outputs", "free_constants", "state")
+TRACE_OPTIONS = (
+    "rules", "strict", "layers", "free_outputs", "free_constants", "state", "index_inputs",
+)  # fmt: skip
 """The keywords of every `trace`."""
 
 

@@ -25,6 +25,7 @@ from jaxprune.inspecting.branches import branches
 from jaxprune.inspecting.cached import once
 from jaxprune.inspecting.parameters import each_contraction as each_contraction
 from jaxprune.inspecting.parameters import parameters
+from jaxprune.inspecting.routing import active_params as active_params
 from jaxprune.inspecting.without_branches import Without
 from jaxprune.keep import check
 from jaxprune.program import jaxpr
@@ -37,6 +38,7 @@ __all__ = [
     "Latency",
     "Uncounted",
     "activation_bytes",
+    "active_params",
     "branch_cost",
     "channel_cost",
     "each_contraction",
@@ -74,10 +76,7 @@ def macs(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int:
 
 
 def activation_bytes(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int:
-    """Returns the bytes that the contractions of one call write; arguments as for `macs`.
-
-    Elementwise operations are left out: a compiler fuses them into their producers.
-    """
+    """Returns the bytes that contractions write, elementwise operations apart; as for `macs`."""
     at, gone = _split(graph, widths)
     return _total(_activation_bytes(graph, gone), at)
 

@@ -50,7 +50,7 @@ def check_keep(graph: ChannelGraph, keep: Keep, *, traced: bool = False) -> dict
     failures = []
     for name, mask in masks.items():
         group = graph.groups.get(name) if isinstance(name, str) else None
-        if group is not None and _is_plain(mask, group.size):
+        if group is not None and _is_plain(mask, group):
             continue
         if group is None:
             failures.append(_unknown(graph, name, "keep names"))
@@ -114,6 +114,8 @@ def widths(graph: ChannelGraph, keep: Keep | Widths | None = None) -> dict[str, 
         elif type(value) is int or is_integer(value):
             found[name] = plain(value)
             failures += [] if 1 <= found[name] <= size else [_no_count(name, value, size)]
+            if 1 <= found[name] < (group := graph.groups[name]).least:
+                failures.append(f"width of group {name!r} is {value}. {_chosen(group)}")
         elif isinstance(value, list | tuple) or np.ndim(value):
             masks[name] = value
         else:
@@ -152,10 +154,10 @@ def _host(value: Any) -> Any:
         return None
 
 
-def _is_plain(mask: Any, size: int) -> bool:
+def _is_plain(mask: Any, group: Group) -> bool:
     """True for what nearly all masks are: a vector of bools on the host, of which some are True."""
-    vector = type(mask) is np.ndarray and mask.shape == (size,)
-    return vector and mask.dtype == np.bool_ and bool(np.count_nonzero(mask))
+    vector = type(mask) is np.ndarray and mask.shape == (group.size,)
+    return vector and mask.dtype == np.bool_ and int(np.count_nonzero(mask)) >= group.least
 
 
 def _is_traced(value: Any) -> bool:
@@ -188,6 +190,8 @@ def _problem(
             f"{what} keeps none of {shape[-1]} channels. Fix: keep at least one (min_channels=1 in "
             "jp.select)."
         )
+    if group is not None and mask.sum(axis=-1).min() < group.least:
+        return f"{what} keeps {mask.sum(axis=-1).min()} of {group.size} channels. {_chosen(group)}"
     if np.ptp(counts := mask.sum(axis=-1)):
         return (
             f"{what} keeps {counts.min()} to {counts.max()} channels, but its {len(counts)} layers "
@@ -195,6 +199,13 @@ def _problem(
             "best k of every layer."
         )
     return None
+
+
+def _chosen(group: Group) -> str:
+    return (
+        f"The network chooses {group.least} of them (top_k). Fix: keep at least {group.least}, or "
+        "lower the number that it chooses, and trace again."
+    )
 
 
 def _way_to_a_mask(given: Any, group: Group | None) -> str:

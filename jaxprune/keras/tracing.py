@@ -20,6 +20,7 @@ def trace(
     free_outputs: Sequence[str] = (),
     free_constants: bool = False,
     state: Any = (),
+    index_inputs: Mapping[Any, int] = MappingProxyType({}),
     **arguments: Any,
 ) -> ChannelGraph:
     """Returns the channel graph of `model(*inputs, **arguments)`, found without running it.
@@ -35,6 +36,7 @@ def trace(
       free_outputs: as in `jp.trace`; the outputs of the model are `0` or under `0/`.
       free_constants: as in `jp.trace`.
       state: as in `jp.trace`.
+      index_inputs: as in `jp.trace`.
       **arguments: keyword arguments of the call: arrays and shapes are inputs, others constants,
         such as `training=True`.
 
@@ -62,6 +64,7 @@ def trace(
         "free_outputs": free_outputs,
         "free_constants": free_constants,
         "state": state,
+        "index_inputs": index_inputs,
     }
     options |= {"rules": rules, "strict": strict}
     return tracing.trace(fn, shapes(model), *inputs, **options, **keywords)

@@ -76,6 +76,7 @@ def trace(
     free_outputs: Sequence[str] = (),
     free_constants: bool = False,
     state: Any = (),
+    index_inputs: Mapping[Any, int] = MappingProxyType({}),
     **call: Any,
 ) -> ChannelGraph:
     """Returns the channel graph of `module.apply(variables, *inputs, **call)`, without running it.
@@ -92,6 +93,7 @@ def trace(
       free_outputs: as in `jp.trace`.
       free_constants: as in `jp.trace`.
       state: as in `jp.trace`; a cache in a collection of the variables needs none.
+      index_inputs: as in `jp.trace`.
       **call: the keywords of `apply`: `method`, `rngs`, `mutable`, `capture_intermediates`, and
         arguments of the method: arrays and shapes are inputs, such as `mask=mask`, others
         constants, such as `train=True`. An argument with the name of an option above is given by
@@ -118,6 +120,7 @@ def trace(
         "free_outputs": free_outputs,
         "free_constants": free_constants,
         "state": state,
+        "index_inputs": index_inputs,
     }
     fn = Function(module, MappingProxyType(constants))
     return tracing.trace(fn, variables, *inputs, rules=rules, strict=strict, **options, **keywords)

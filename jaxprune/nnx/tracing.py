@@ -25,6 +25,7 @@ def trace(
     free_outputs: Sequence[str] = (),
     free_constants: bool = False,
     state: Any = (),
+    index_inputs: Mapping[Any, int] = MappingProxyType({}),
     **arguments: Any,
 ) -> ChannelGraph:
     """Returns the channel graph of `model(*inputs, **arguments)`, found without running it.
@@ -42,6 +43,7 @@ def trace(
       free_outputs: as in `jp.trace`; the outputs of the model are `0` or under `0/`.
       free_constants: as in `jp.trace`.
       state: as in `jp.trace`; a cache among the variables of the model needs none.
+      index_inputs: as in `jp.trace`.
       **arguments: keyword arguments of the method: arrays and shapes are inputs, such as
         `mask=mask`, others constants, such as `train=True`.
 
@@ -72,6 +74,7 @@ def trace(
         "free_outputs": free_outputs,
         "free_constants": free_constants,
         "state": state,
+        "index_inputs": index_inputs,
     }
     options |= {"rules": rules, "strict": strict}
     graph = tracing.trace(seen, abstract, *inputs, **options, **keywords)

@@ -254,15 +254,16 @@ class Op:
     """An equation as the rules see it.
 
     `ins` and `outs` hold a list of axis spaces per operand and result; `sources` which variables
-    an operand is computed from, None for one that depends on the inputs; `inner` the walks of the
+    an operand is computed from, None for one that depends on the inputs; `of` and `points` what the
+    operands and the results point into (`pointers.Of`); `inner` the walks of the
     programs that the operation calls; `caller` the operation whose program this one is part of;
     `rule` what is known of its primitive, None if nothing is; `static` what is known of the values
     of its program.
     """
 
     __slots__ = (
-        "caller", "eqn", "inner", "ins", "name", "out_shapes", "outs", "params", "rule", "scope",
-        "sources", "static", "tracer",
+        "caller", "eqn", "inner", "ins", "name", "of", "out_shapes", "outs", "params", "points",
+        "rule", "scope", "sources", "static", "tracer",
     )  # fmt: skip
 
     def __init__(
@@ -284,6 +285,8 @@ class Op:
         self.sources = sources
         self.out_shapes = [shape(atom) for atom in eqn.outvars]
         self.outs: list[Any] = []
+        self.of: Sequence[Any] = [None] * len(eqn.invars)
+        self.points: Sequence[Any] = [None] * len(eqn.outvars)
         self.inner: list[Any] = []
         self.caller = caller
         self.tracer = tracer

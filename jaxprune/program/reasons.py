@@ -124,6 +124,11 @@ COUNTED = Why(
     option=_FREED,
 )
 INDEXED = Why("indexed by {0}", "its entries are chosen by index ({0})")
+INDEX_INPUT = Why(
+    "indexed by input {0!r}",
+    "input {0!r} points into it (index_inputs), and the function uses that input as a number",
+    "compare it with other positions only, or leave it out of index_inputs",
+)
 DYNAMIC = Why("dynamic {0}", "its entries are chosen by a computed index")
 POINTED_INTO = Why(
     "pointed into by {0}", "{0} returns positions in it, which pruning would renumber"
@@ -165,6 +170,7 @@ STEEP = Why("has no finite derivative where the mask makes it zero", way_out=_ST
 CONTRACTED = Why("contracts activations that the mask does not make zero", way_out=_SUMMED)
 SUMMED = Why("sums values that the mask does not make zero", way_out=_SUMMED)
 WRITTEN = Why("{0}: writes values that the mask does not make zero", way_out=_SUMMED)
+ROWS = Why("multiplies rows of groups that the mask does not empty", way_out=_SUMMED)
 NOT_NEUTRAL = Why(
     "{0}: a zero is not neutral in it",
     way_out="prune and fine-tune, or keep the group whole (protect=)",

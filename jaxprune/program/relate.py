@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from jaxprune.errors import TraceError
-from jaxprune.program import diagonals, jaxpr, reasons, traced_spaces
+from jaxprune.program import diagonals, jaxpr, pointers, reasons, traced_spaces
 from jaxprune.program import spaces as ax
 from jaxprune.program.diagonals import Diagonals
 from jaxprune.program.jaxpr import Op, Program
+from jaxprune.program.pointers import Of
 from jaxprune.program.reasons import Reason
 from jaxprune.program.rules import Rule
 from jaxprune.program.spaces import Atom, Space
@@ -16,17 +17,22 @@ from jaxprune.program.static import Static
 
 Axes = list[Space]
 Sources = frozenset[int] | None
+_Array = tuple[Axes, Sources, Of]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Walk:
-    """A program with its operations, and the axes of its inputs, outputs and constants."""
+    """A program with its operations, and the axes of its inputs, outputs and constants.
+
+    `points`: what its outputs point into.
+    """
 
     program: Program
     ops: list[Op]
     ins: list[Axes]
     outs: list[Axes]
     consts: list[Axes]
+    points: list[Of]
 
 
 def fix(walk: Walk) -> None:
@@ -34,6 +40,8 @@ def fix(walk: Walk) -> None:
     known: dict[Space, Space] = {}
     for arrays in _arrays(walk):
         arrays[:] = [[traced_spaces.fix(space, known) for space in axes] for axes in arrays]
+    for given in _pointers(walk):
+        given[:] = [pointers.moved(of, lambda x: traced_spaces.fix(x, known)) for of in given]
 
 
 def _arrays(walk: Walk) -> Iterator[Any]:
@@ -43,6 +51,15 @@ def _arrays(walk: Walk) -> Iterator[Any]:
         yield from (op.ins, op.outs)
         for inner in op.inner:
             yield from _arrays(inner)
+
+
+def _pointers(walk: Walk) -> Iterator[Any]:
+    """Yields the lists of what is pointed into, of inner programs too."""
+    yield walk.points
+    for op in walk.ops:
+        yield from (op.of, op.points)
+        for inner in op.inner:
+            yield from _pointers(inner)
 
 
 class Recorded(NamedTuple):
@@ -81,15 +98,19 @@ class Tracer:
         sources: Sequence[Sources],
         scope: str = "",
         caller: Op | None = None,
+        of: Sequence[Of] | None = None,
     ) -> Walk:
-        """Returns the walk of `program` for operand axes `ins`."""
-        env: dict[Any, tuple[Axes, Sources]] = {}
-        env.update(zip(program.invars, zip(ins, sources, strict=True), strict=True))
+        """Returns the walk of `program` for operand axes `ins`, which point into `of`."""
+        env: dict[Any, _Array] = {}
+        given = zip(ins, sources, of or [None] * len(ins), strict=True)
+        env.update(zip(program.invars, given, strict=True))
         if caller is None:
             self.diagonals = diagonals.find(program, self.rules)
         pairs = zip(program.constvars, program.consts, strict=True)
         consts = [self.constant(var, value) for var, value in pairs]
-        env.update((v, (c, frozenset())) for v, c in zip(program.constvars, consts, strict=True))
+        env.update(
+            (v, (c, frozenset(), None)) for v, c in zip(program.constvars, consts, strict=True)
+        )
         static = Static(program, self.rules, _given(program, caller))
         ops = []
         for eqn in program.eqns:
@@ -97,12 +118,16 @@ class Tracer:
             axes, given = [item[0] for item in operands], [item[1] for item in operands]
             op = Op(eqn, scope, axes, given, caller, self, self.rules)
             op.static = static
+            op.of = [item[2] for item in operands]
             op.outs = self.apply(op)
+            op.points = [*_points(op)]
             source = _union(op.sources)
-            env.update(zip(eqn.outvars, ((axes, source) for axes in op.outs), strict=True))
+            made = ((axes, source, of) for axes, of in zip(op.outs, op.points, strict=True))
+            env.update(zip(eqn.outvars, made, strict=True))
             ops.append(op)
-        outs = [_read(env, atom)[0] for atom in program.outvars]
-        return Walk(program, ops, ins, outs, consts)
+        results = [_read(env, atom) for atom in program.outvars]
+        outs, points = [item[0] for item in results], [item[2] for item in results]
+        return Walk(program, ops, ins, outs, consts, points)
 
     def constant(self, var: Any, value: Any) -> Axes:
         """Returns the axes of a constant of the function."""
@@ -151,14 +176,18 @@ class Tracer:
         scope = jaxpr.join(op.eqn, op.scope)
         if isinstance(program, Program):
             self.repeats *= repeats
-            walk = self.walk(program, ins, sources, scope, op)
+            passes = op.form is not None and op.form.calls and not op.form.custom
+            walk = self.walk(program, ins, sources, scope, op, op.of if passes else None)
             self.repeats //= max(repeats, 1)
+            if not passes:
+                pointers.freeze(walk.points)
             op.inner.append(walk)
             return walk.outs
         outside, branches = self.contractions, []
         for branch in program:
             self.contractions = []
             op.inner.append(self.walk(branch, ins, sources, scope, op))
+            pointers.freeze(op.inner[-1].points)
             branches.append(self.contractions)
         self.contractions = outside
         if any(branches):
@@ -197,8 +226,18 @@ def _given(program: Program, caller: Op | None) -> dict[Any, Any]:
     return {var: caller.value(i) for i, var in enumerate(program.invars)}
 
 
-def _read(env: Mapping[Any, tuple[Axes, Sources]], atom: Any) -> tuple[Axes, Sources]:
-    return (_constant(atom), frozenset()) if jaxpr.is_literal(atom) else env[atom]
+def _points(op: Op) -> Sequence[Of]:
+    """What the results of an operation point into; what it may use as numbers is frozen."""
+    rule = op.rule
+    found = None if rule is None or rule.points is None else rule.points(op)
+    if found is None:
+        pointers.freeze(op.of)
+        return [None] * len(op.outs)
+    return found
+
+
+def _read(env: Mapping[Any, _Array], atom: Any) -> _Array:
+    return (_constant(atom), frozenset(), None) if jaxpr.is_literal(atom) else env[atom]
 
 
 def _constant(atom: Any) -> Axes:

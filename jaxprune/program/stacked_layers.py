@@ -94,7 +94,7 @@ def _arrays(walk: Walk) -> Iterator[tuple[Sequence[Space], dict[Stack, int]]]:
         yield axes, _layers(axes)
     for op in every_op(walk):
         around: dict[Stack, int] = {scan: length(scan) for scan in op.scans}
-        if Trait.COUNTS in op.traits:
+        if Trait.COUNTS in op.traits and op.points[0] is None:
             yield [op.outs[0][op.params["dimension"]]], {}
         alike = Trait.APART in op.traits and _paired(op)
         for axes in (*op.ins, *op.outs):

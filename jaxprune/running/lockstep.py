@@ -355,7 +355,8 @@ class _Lockstep:
             _refuse(op, f"should read the channels {wanted} of its stream, reads {taken}")
 
     def parameters(self, op: Op, eqn: Any) -> None:
-        counts = Trait.COUNTS in op.traits and not op.tracer.diagonals.counted & {*op.eqn.outvars}
+        counts = Trait.COUNTS in op.traits and op.points[0] is None
+        counts = counts and not op.tracer.diagonals.counted & {*op.eqn.outvars}
         if counts and self.kept.indices(op.outs[0][op.params["dimension"]]) is not None:
             _refuse(op, "counts along channels that are pruned, of which it would count anew")
         expected = op.eqn.params | (op.rule.params(op, self.kept.size) if op.rule else {})

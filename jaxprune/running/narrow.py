@@ -33,7 +33,7 @@ from jaxprune.program.rules import random
 from jaxprune.program.spaces import Space
 from jaxprune.program.stacked_layers import Stack
 from jaxprune.program.traits import Form, Trait
-from jaxprune.running import depth, evaluator
+from jaxprune.running import depth, evaluator, masking
 from jaxprune.running.depth import WHOLE, Part
 from jaxprune.running.evaluator import Noted
 
@@ -121,8 +121,9 @@ def _check_layers(here: ChannelGraph, kept: Kept) -> None:
 class Evaluator:
     """Evaluates a traced program at the kept sizes.
 
-    `steps`: of every stack that is stepped over here, and whose layers keep channels of their own,
-    the layer of now. `constants`: other values for some that the program reads.
+    `masked`: {group: bool[n]} of a network at full size, whose pruned channels take no part; they
+    may be traced. `steps`: of every stack that is stepped over here, and whose layers keep channels
+    of their own, the layer of now. `constants`: other values for some that the program reads.
     """
 
     def __init__(
@@ -132,21 +133,30 @@ class Evaluator:
         steps: Steps = MappingProxyType({}),
         constants: Constants = MappingProxyType({}),
         part: Part = WHOLE,
+        masked: Mapping[str, Any] = MappingProxyType({}),
     ):
         self.graph = graph
         self.kept = kept
         self.steps = steps
         self.constants = constants
         self.part = part
+        self.masked = masked
 
     def at(self, steps: Steps, part: Part | None = None) -> "Evaluator":
         """The evaluator inside of a step, of which a part is evaluated."""
         here = {**self.steps, **steps}
-        return Evaluator(self.graph, self.kept, here, self.constants, part or self.part)
+        part = part or self.part
+        return Evaluator(self.graph, self.kept, here, self.constants, part, self.masked)
 
-    def again(self, steps: Sequence[Any]) -> "Evaluator":
-        """The evaluator at other layers of the same stacks."""
-        return self.at(dict(zip(self.steps, steps, strict=True)))
+    @property
+    def now(self) -> tuple[list[Any], dict[str, Any]]:
+        """What may be traced of an evaluator: the layers of now, and the masks."""
+        return [*self.steps.values()], dict(self.masked)
+
+    def again(self, now: tuple[Sequence[Any], Mapping[str, Any]]) -> "Evaluator":
+        """The evaluator at other layers of the same stacks, and under other masks."""
+        steps = dict(zip(self.steps, now[0], strict=True))
+        return Evaluator(self.graph, self.kept, steps, self.constants, self.part, now[1])
 
     def run(self, walk: Walk, args: Sequence[Any]) -> list[Any]:
         """Returns the results of a program for small `args`."""
@@ -183,6 +193,8 @@ class Evaluator:
             return [None] * len(op.eqn.outvars), {}
         if op in self.part.cuts:
             return [args[1 - self.part.cuts[op]]], {}
+        if self.masked:
+            args = masking.neutral(op, args, self.masked, self.steps)
         if self.constants:
             args = [self._other(op, i, x) for i, x in enumerate(args)]
         if op.form is Form.SCAN:
@@ -215,7 +227,8 @@ class Evaluator:
 
     def _layered(self) -> set[Stack]:
         """The stacks whose layers keep channels of their own."""
-        own = {name for name, kept in self.kept.keep.items() if kept.ndim == 2}
+        every = {**self.kept.keep, **self.masked}
+        own = {name for name, kept in every.items() if np.ndim(kept) == 2}
         slots = (self.graph.groups[name].slots[0] for name in own & self.graph.groups.keys())
         return {slot.atom.layers for slot in slots if slot.atom.layers is not None}
 
@@ -239,10 +252,10 @@ def _select_inputs(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
 
 
 def _iota(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
-    """What was counted along the kept channels, in the full network."""
+    """What was counted: anew where it points into the axis, else as in the full network."""
     params, axis = run.params(op), op.params["dimension"]
     indices = run.kept.indices(op.outs[0][axis])
-    if indices is None:
+    if indices is None or op.points[0] is not None:
         return jaxpr.bind(op.eqn, args, params)
     return [lax.broadcast_in_dim(jnp.asarray(indices, params["dtype"]), params["shape"], (axis,))]
 
@@ -277,32 +290,32 @@ def _custom_jvp(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
     """The function at the kept sizes, with its own JVP rule at the kept sizes."""
 
     def rule(primals: Any, tangents: Any) -> Any:
-        (steps, *points), (_, *directions) = primals, tangents
+        (now, *points), (_, *directions) = primals, tangents
         own, walk = _derivative(op)
-        moved = run.again(steps).run(walk, [*points, *(directions[i] for i in own.moving)])
+        moved = run.again(now).run(walk, [*points, *(directions[i] for i in own.moving)])
         out = fn(*primals)
         found = dict(zip(own.outs, moved, strict=True))
         return out, [found.get(i, _zero_tangent(y)) for i, y in enumerate(out)]
 
-    fn = jax.custom_jvp(lambda steps, *xs: run.again(steps).run(op.inner[0], xs))
+    fn = jax.custom_jvp(lambda now, *xs: run.again(now).run(op.inner[0], xs))
     fn.defjvp(rule)
-    return fn([*run.steps.values()], *map(jnp.asarray, args))
+    return fn(run.now, *map(jnp.asarray, args))
 
 
 def _custom_vjp(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
     """The function at the kept sizes, with its own VJP rule at the kept sizes."""
 
     def backward(primals: Any, cotangents: Any) -> Any:
-        steps, *points = primals
+        now, *points = primals
         own, walk = _derivative(op)
-        moved = run.again(steps).run(walk, [*points, *(cotangents[i] for i in own.outs)])
+        moved = run.again(now).run(walk, [*points, *(cotangents[i] for i in own.outs)])
         found = dict(zip(own.moving, moved, strict=True))
         still = jax.tree.map(_zero_tangent, primals)
         return still[0], *(found.get(i, zero) for i, zero in enumerate(still[1:]))
 
-    fn = jax.custom_vjp(lambda steps, *xs: run.again(steps).run(op.inner[0], xs))
+    fn = jax.custom_vjp(lambda now, *xs: run.again(now).run(op.inner[0], xs))
     fn.defvjp(lambda *xs: (fn(*xs), xs), backward)
-    return fn([*run.steps.values()], *map(jnp.asarray, args))
+    return fn(run.now, *map(jnp.asarray, args))
 
 
 def _derivative(op: Op) -> tuple[Derivative, Walk]:

@@ -16,6 +16,7 @@ from jaxprune.cutting import entries
 from jaxprune.cutting.transforms import check_tree, mask, masked_leaf, sliced
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
+from jaxprune.keep import reindexing
 from jaxprune.keep.check import Keep, check_keep
 from jaxprune.keep.kept import Kept, with_state
 from jaxprune.program import stacked_layers
@@ -304,11 +305,10 @@ class _Probe:
         return whole, few
 
     def inputs_at(self, keep: Keep) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The inputs by position and by keyword, with the state at the kept sizes."""
+        """The inputs by position and by keyword, with state at the kept sizes, and new ids."""
         return with_state(
             self.graph,
-            self.inputs,
-            self.keywords,
+            *reindexing.inputs_at(self.graph, keep, self.inputs, self.keywords),
             lambda leaf, variable: _taken(leaf, variable.axes, Kept(keep)),
         )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxprune.keep.kept import Kept
 from jaxprune.program.jaxpr import Op
+from jaxprune.program.pointers import Pointer
 from jaxprune.program.relate import Walk
 from jaxprune.program.rules import indexing, joining
 from jaxprune.program.traits import Trait
@@ -21,7 +22,15 @@ def following(op: Op, kept: Kept) -> dict[int, Any]:
 
 def may_follow(walk: Walk, op: Op, before: Any, after: Any, kept: Kept) -> bool:
     """True if an integer that `op` reads may be another one at the kept sizes."""
-    return _wraps(walk, op, before, after, kept) or _makes_starts(walk, op, kept)
+    pointed = _is_size_of_pointed(op, before, after, kept)
+    return pointed or _wraps(walk, op, before, after, kept) or _makes_starts(walk, op, kept)
+
+
+def _is_size_of_pointed(op: Op, before: Any, after: Any, kept: Kept) -> bool:
+    """True of the size of the axis that an operand points into, or its last position."""
+    pointed = [] if op.inner else [of.space for of in op.of if isinstance(of, Pointer)]
+    sizes = [(space.size, kept.size(space)) for space in pointed]
+    return any((full - before, small - after) in ((0, 0), (1, 1)) for full, small in sizes)
 
 
 def _makes_starts(walk: Walk, op: Op, kept: Kept) -> bool:

@@ -89,7 +89,12 @@ def removal_order(
     }
     multiple = multiples(graph, limits)
     counts = {
-        first: _reachable(joint[first].size, limits, math.lcm(*(multiple[name] for name in unit)))
+        first: _reachable(
+            joint[first].size,
+            limits,
+            math.lcm(*(multiple[name] for name in unit)),
+            max(graph.groups[name].least for name in unit),
+        )
         for first, unit in units.items()
     }
     highest = [joint[name][c[0] - c[1:] - 1] for name, c in counts.items()]
@@ -168,9 +173,10 @@ def _check_present(units: Mapping[str, Unit], ranked: Mapping[str, np.ndarray]) 
         raise BudgetError("\n".join([*failures, "Fix: the same equal= from the first round on."]))
 
 
-def _reachable(size: int, limits: Limits, multiple: int) -> np.ndarray:
+def _reachable(size: int, limits: Limits, multiple: int, least: int) -> np.ndarray:
     """Returns the counts that a group may keep, descending from its size."""
-    lower = np.arange((size - 1) // multiple * multiple, floor(size, limits) - 1, -multiple)
+    lowest = max(floor(size, limits), least)
+    lower = np.arange((size - 1) // multiple * multiple, lowest - 1, -multiple)
     return np.concatenate([[size], lower])
 
 

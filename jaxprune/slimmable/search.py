@@ -79,7 +79,7 @@ def space(
     for name in scope(graph, protect):
         size = graph.groups[name].size
         step = make_divisible(size / parts, divisor, divisor)
-        floor = max(1, -int(-size * min_keep_ratio // 1))
+        floor = max(graph.groups[name].least, -int(-size * min_keep_ratio // 1))
         counts = tuple(range(size, floor - 1, -step))
         if len(counts) > 1:
             found[name] = counts

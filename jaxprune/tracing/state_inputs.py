@@ -1,13 +1,18 @@
-"""The axes of the inputs of a call: free for its state, frozen for all others."""
+"""The axes of the inputs of a call: free for its state, frozen for all others; what they index."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
+
 from jaxprune.arguments import call_inputs, paths
+from jaxprune.arguments.numbers import is_count
+from jaxprune.errors import TraceError
 from jaxprune.graph import State, Variable
 from jaxprune.program import reasons, states
 from jaxprune.program import spaces as ax
 from jaxprune.program.jaxpr import Program
+from jaxprune.program.pointers import Pointer
 from jaxprune.program.reasons import Reason
 from jaxprune.program.spaces import Atom, Space
 from jaxprune.program.states import Found
@@ -22,11 +27,44 @@ class Inputs:
         names = (path for path, _ in call_inputs.named(inputs, keywords))
         self.leaves = list(zip(names, values, strict=True))
         self.states: dict[str, Found] = {}
+        self.indices: dict[int, Pointer] = {}
 
     def find(self, wanted: Mapping[str, Any], names: Sequence[str], output: Any) -> None:
         """Finds the state, given what `states.asked` says and the names of inputs by position."""
         results = [(paths.name(key), leaf) for key, leaf in paths.keyed(output)[0]]
         self.states = states.find(wanted, names, self.leaves, results)
+
+    def index(self, wanted: Mapping[Any, int], names: Sequence[str]) -> None:
+        """Finds the inputs whose integers point into an axis, given the names by position.
+
+        Raises:
+          TraceError: there is no such input, it holds no integers, or the size is not a count.
+        """
+        if not isinstance(wanted, Mapping):
+            raise TraceError(f"index_inputs must be {{input: size}}, got {wanted!r}.\n{_INDEX}")
+        for name, size in wanted.items():
+            if not is_count(size):
+                raise TraceError(f"index_inputs: the size of {name!r} is {size!r}.\n{_INDEX}")
+            ways = states.aliases(str(name), names)
+            found = next(filter(None, (states.below(way, self.leaves) for way in ways)), {})
+            places = [i for i in found.values() if _has_integers(self.leaves[i][1])]
+            if not places or len(places) < len(found):
+                raise TraceError(
+                    f"index_inputs names {name!r}, which is no input of integers; inputs are "
+                    f"{[path for path, _ in self.leaves]}.\n{_INDEX}"
+                )
+            for place in places:
+                reason = Reason(reasons.INDEX_INPUT, (self.leaves[place][0],))
+                self.indices[place] = Pointer(Atom(int(size)), reason)
+
+    @property
+    def points(self) -> list[Pointer | None]:
+        """What every input points into."""
+        return [self.indices.get(place) for place in range(len(self.leaves))]
+
+    def indexed(self) -> dict[str, Space]:
+        """{path of an input: what its integers point into}, once spaces are final."""
+        return {self.leaves[i][0]: ax.resolve(item.space) for i, item in self.indices.items()}
 
     @property
     def twins(self) -> dict[int, int]:
@@ -67,6 +105,13 @@ class Inputs:
             )
             for name, found in self.states.items()
         }
+
+
+_INDEX = "Fix: index_inputs={'tokens': 32000}, an input of integers, and how many there are."
+
+
+def _has_integers(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.integer)
 
 
 def variable_of(path: str, leaf: Any, spaces: Sequence[Space]) -> Variable:

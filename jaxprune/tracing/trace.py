@@ -23,15 +23,17 @@ from jaxprune.program import (
     jaxpr,
     linen_calls,
     outputs,
+    pointers,
     stacked_layers,
     states,
     stream_readers,
     symbolic,
 )
 from jaxprune.program import spaces as ax
+from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Program
 from jaxprune.program.relate import Recorded, Tracer, Walk, fix
-from jaxprune.program.rules import RULES, Rule
+from jaxprune.program.rules import RULES, Rule, pointing
 from jaxprune.program.spaces import Atom, Space
 from jaxprune.tracing import exactness, naming, unread
 from jaxprune.tracing.state_inputs import Inputs, variable_of
@@ -48,6 +50,7 @@ def trace(
     free_outputs: Sequence[str] = (),
     free_constants: bool = False,
     state: Any = (),
+    index_inputs: Mapping[Any, int] = MappingProxyType({}),
     **keywords: Any,
 ) -> ChannelGraph:
     """Returns the channel graph of `fn(variables, *inputs, **keywords)`, without running it.
@@ -76,12 +79,16 @@ def trace(
         and read them; `jp.slice(graph, cache, keep, state="cache")` cuts them. The output is found
         by its structure; {input: path of the output} says which it is, and None that the input is
         only read.
+      index_inputs: {input, as in `state`: size} of inputs of integers that point into an axis, such
+        as token ids into a vocabulary: what they look up may be pruned. The pruned network takes
+        new numbers, which `jp.reindex(graph, keep)` gives.
       **keywords: those that hold arrays or shapes are inputs too. Others are constants, such as
         `train=False`.
 
     Raises:
       TraceError: `strict` and a primitive has no rule, a variable is not an array, or has no axis
-        `layers`; `fn` takes no such keyword; `state` is no input, or no single output its twin.
+        `layers`; `fn` takes no such keyword; `state` is no input, or no single output its twin;
+        `index_inputs` names what is no input of integers.
       PatternError: a pattern of `layers` or `free_outputs` matches nothing.
 
     Example:
@@ -112,7 +119,8 @@ def trace(
     given = Inputs(program, len(leaves), inputs, keywords)
     if wanted:
         given.find(wanted, call_inputs.parameters(fn), output)
-    options = TraceOptions(layers, free_outputs, free_constants, state)
+    given.index(index_inputs, call_inputs.parameters(fn))
+    options = TraceOptions(layers, free_outputs, free_constants, state, index_inputs)
     tracer = Tracer(_table(rules), strict=strict, free_constants=free_constants)
     walk, unused = _related(tracer, program, output, leaves, given, options)
     found = dict(zip(leaves, map(variable_of, leaves, leaves.values(), walk.ins), strict=True))
@@ -136,6 +144,7 @@ def trace(
         walk=walk,
         output=output,
         symbols=MappingProxyType(symbols),
+        index_inputs=MappingProxyType(given.indexed()),
         table=graph_table,
     )
 
@@ -165,7 +174,9 @@ def _related(
     _give_layers(dict(zip(leaves, axes, strict=True)), options.layers)
     outside = given.axes()
     sources = [frozenset({i}) for i in range(len(axes))] + [None] * len(outside)
-    walk = tracer.walk(program, axes + outside, sources)
+    of = [None] * len(axes) + given.points
+    walk = tracer.walk(program, axes + outside, sources, of=of)
+    pointers.freeze(walk.points)
     stream_readers.tie(walk)
     outputs.tie(output, walk, axes + outside, twins, options.free_outputs)
     stream_readers.tie_immovable(walk, axes)
@@ -205,6 +216,7 @@ def _groups(
         atom.name = name
     stacked_layers.mark(walk)
     verdict = exactness.decide(walk, masked)
+    least = _least(walk)
     spared = {(paths[leaf], atom) for leaf, atom in verdict.spared}
 
     def complete(place: naming.Place) -> Slot:
@@ -229,9 +241,19 @@ def _groups(
             inexact=why and f"{why.at!r} at {why.place}: {why.text}",
             way_out=why.way_out if why else "",
             layers=atom.layers and stacked_layers.length(atom.layers),
+            least=least.get(atom, 1),
         )
 
     return {names[atom]: group(atom, members) for atom, members in slots.items()}
+
+
+def _least(walk: Walk) -> dict[Atom, int]:
+    """How many channels stay at least, of what an operation chooses some of."""
+    found: dict[Atom, int] = {}
+    for space, count in filter(None, map(pointing.chosen, every_op(walk))):
+        for atom in ax.atoms(space):
+            found[atom] = max(found.get(atom, 1), min(count, atom.size))
+    return found
 
 
 def _give_layers(variables: Mapping[str, Sequence[Space]], layers: Mapping[str, int]) -> None:

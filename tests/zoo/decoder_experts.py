@@ -44,14 +44,10 @@ class Experts(nn.Module):
         return nn.Dense(3, name="head")(x + y)
 
 
-HIDDEN = {"up": 6, "down": 8}
-FROZEN = {
-    "axis of an input": ["stem/kernel 0"],
-    "axis of output": OUTPUT,
-    "ordered by top_k": ["router/kernel 1"],
-    "counted by iota": ["up 0", "down 0"],
-}
-"""Which of the experts is the first is what `top_k` and `one_hot` say: they cannot be pruned."""
+GROUPS = {"down[0]": 4, "up[2]": 6, "down[2]": 8}
+FROZEN = {"axis of an input": ["stem/kernel 0"], "axis of output": OUTPUT}
+INEXACT = {"down[0]": "reduce_max: a zero is not neutral in it"}
+"""A zero in the softmax of the router is not neutral; experts are renumbered with it."""
 
 NETWORKS: tuple[Network, ...] = (
     linen(
@@ -59,10 +55,17 @@ NETWORKS: tuple[Network, ...] = (
         Experts(top=None),
         TOKENS,
         groups={"router/kernel": 4, "up[2]": 6, "down": 8},
-        frozen={key: FROZEN[key] for key in ("axis of an input", "axis of output")},
+        frozen=FROZEN,
         inexact={"router/kernel": "reduce_max: a zero is not neutral in it"},
     ),
-    linen("Experts top 1", Experts(top=1), TOKENS, groups=HIDDEN, frozen=FROZEN),
-    linen("Experts top 2", Experts(top=2), TOKENS, groups=HIDDEN, frozen=FROZEN),
-    linen("Experts capacity", Experts(capacity=3), TOKENS, groups=HIDDEN, frozen=FROZEN),
+    linen("Experts top 1", Experts(top=1), TOKENS, groups=GROUPS, frozen=FROZEN, inexact=INEXACT),
+    linen("Experts top 2", Experts(top=2), TOKENS, groups=GROUPS, frozen=FROZEN, inexact=INEXACT),
+    linen(
+        "Experts capacity",
+        Experts(capacity=3),
+        TOKENS,
+        groups=GROUPS,
+        frozen=FROZEN,
+        inexact=INEXACT,
+    ),
 )

@@ -181,7 +181,7 @@ def chosen(graph: jp.ChannelGraph, share: float = 0.4) -> Keep:
     """Returns a keep of `share` of each group, at least one channel, in no order."""
     random = np.random.default_rng(3)
     return {
-        name: random.permutation(group.size) < max(1, round(share * group.size))
+        name: random.permutation(group.size) < max(group.least, round(share * group.size))
         for name, group in graph.groups.items()
     }
 

@@ -10,6 +10,7 @@ from jaxprune.program.rules import (
     elementwise,
     indexing,
     joining,
+    pointing,
     random,
     reduction,
     shape,
@@ -28,19 +29,27 @@ class Rules(dict[str, Rule]):
         return "jp.RULES"
 
 
+def _pointing(rules: Mapping[str, Rule]) -> Mapping[str, Rule]:
+    """Rules that know what their primitives do with positions."""
+    table = pointing.POINTS
+    return {name: rule._replace(points=table.get(name)) for name, rule in rules.items()}
+
+
 RULES: Mapping[str, Rule] = MappingProxyType(
     Rules(
-        elementwise.RULES
-        | choice.RULES
-        | shape.RULES
-        | joining.RULES
-        | contraction.RULES
-        | reduction.RULES
-        | indexing.RULES
-        | random.RULES
-        | control.RULES
-        | stream.RULES
-        | sparse.RULES
-        | transforms.RULES
+        _pointing(
+            elementwise.RULES
+            | choice.RULES
+            | shape.RULES
+            | joining.RULES
+            | contraction.RULES
+            | reduction.RULES
+            | indexing.RULES
+            | random.RULES
+            | control.RULES
+            | stream.RULES
+            | sparse.RULES
+            | transforms.RULES
+        )
     )
 )

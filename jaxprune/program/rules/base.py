@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 from jaxprune.program import spaces as ax
 from jaxprune.program.jaxpr import Op
+from jaxprune.program.pointers import Of
 from jaxprune.program.reasons import Reason, Why
 from jaxprune.program.spaces import Atom, Space
 from jaxprune.program.traits import NOTHING, Form, Trait
@@ -116,6 +117,8 @@ class Rule(NamedTuple):
     weights: of a weighted sum of the operands, entry by entry; empty for all else.
     power: `(op) -> y` of the first operand to the power of y, entry by entry; None if not known.
     summed: `(op) -> (operand, its axes that end in a sum or a maximum)`.
+    points: `(op) -> [what each result points into]`; None, or a result that is None, freezes what
+      the operands point into.
     """
 
     axes: Callable[[Op], list[Axes]]
@@ -128,6 +131,7 @@ class Rule(NamedTuple):
     weights: tuple[int, ...] = ()
     power: Callable[[Op], float | None] = no_power
     summed: Callable[[Op], tuple[int, Sequence[int]]] = none_summed
+    points: Callable[[Op], Sequence[Of] | None] | None = None
 
 
 NONE = slice(0)

@@ -74,10 +74,14 @@ def ragged_dot_general(op: Op) -> list[Axes]:
     """A product of which one axis is divided into groups; every row meets one of them."""
     dims = op.params["ragged_dot_dimension_numbers"]
     lhs, rhs, *rest = op.ins
-    frozen_rows = [lhs[i] for i in _rows_with_sizes(op)]
     counted = [rhs[i] for i in dims.rhs_group_dimensions]
-    for spaces in (frozen_rows, counted, *rest):
-        freeze(spaces, reasons.GROUPED, op)
+    freeze([lhs[i] for i in _rows_with_sizes(op)], reasons.GROUPED, op)
+    for sizes in rest:
+        freeze(sizes[:-1], reasons.GROUPED, op)
+        if op.sources[2] is None and counted:
+            unify(op, sizes[-1:], counted)
+        else:  # sizes that no routing makes divide the rows as they lie
+            freeze([*sizes, *counted], reasons.GROUPED, op)
     return [_product(op, dims.rhs_group_dimensions)]
 
 
@@ -93,8 +97,11 @@ def _rows_with_sizes(op: Op) -> Sequence[int]:
 
 
 def ragged_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
-    """As of a product."""
+    """As of a product; where a group is not empty, its rows meet another one without it."""
     groups = op.params["ragged_dot_dimension_numbers"].rhs_group_dimensions
+    for axis in groups:
+        rows = exact.groups(op.ins[1][axis]) - known[2].zeros[-1]
+        exact.inexact(rows, op, reasons.ROWS)
     return [_product_zeros(op, known, exact, groups)]
 
 

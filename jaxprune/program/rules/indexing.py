@@ -24,6 +24,7 @@ from jaxprune.program.rules.base import (
     unknown,
     zeros_along,
 )
+from jaxprune.program.rules.pointing import column
 from jaxprune.program.spaces import Atom, Space
 from jaxprune.program.traits import Trait
 
@@ -135,6 +136,8 @@ def scatter(op: Op) -> list[Axes]:
             _write(op, axis, piece, reasons.INDEXED, "scatter")
     rest = [x for i, x in enumerate(updates) if i not in dims.update_window_dims]
     unify(op, rest, indices[:-1])
+    if op.eqn.outvars[0].aval.dtype.kind in "biu":  # a count of channels, which may be an index
+        freeze(rest, reasons.INDEXED, op, "scatter")
     return [list(operand)]
 
 
@@ -186,6 +189,9 @@ def _window(op: Op, axis: int, length: int, why: Why, *of: Any) -> Space:
     space = op.ins[0][axis]
     if length == space.size:
         return space
+    if length == 1 and (pointer := column(op, axis)) is not None:
+        ax.unify(pointer.space, space, op)
+        return ax.ONE
     start = _start(op, axis, length)
     if start is None:
         freeze([space], why, op, *of)

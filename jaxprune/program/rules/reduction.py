@@ -20,6 +20,7 @@ from jaxprune.program.rules.base import (
     unify,
     unknown,
 )
+from jaxprune.program.rules.pointing import ordered
 from jaxprune.program.traits import Trait
 
 
@@ -28,31 +29,29 @@ def reduce(op: Op) -> list[Axes]:
     arrays = op.ins[: len(op.out_shapes)]
     for other in arrays[1:]:
         unify(op, arrays[0], other)
-    gone = _gone(op)
+    gone = reduced(op)
     return [[space for i, space in enumerate(x) if i not in gone] for x in arrays]
 
 
 def all_reduce(op: Op) -> list[Axes]:
     """Axes that `vmap` maps are reduced; a mesh's named axis is not an axis of the operands."""
-    gone = _gone(op)
+    gone = reduced(op)
     return [[space for i, space in enumerate(x) if i not in gone] for x in op.ins]
 
 
 def index_of_extreme(op: Op) -> list[Axes]:
-    """The result points into the reduced axes, of which pruning would renumber the entries."""
-    out = reduce(op)
-    freeze([op.ins[0][i] for i in _gone(op)], reasons.POINTED_INTO, op, op.name)
-    return out
+    """The result points into the reduced axis."""
+    return reduce(op)
 
 
-def _gone(op: Op) -> list[int]:
-    """The reduced axes; of the axes of a collective those that are positions, not names."""
+def reduced(op: Op) -> list[int]:
+    """Returns the reduced axes; of the axes of a collective those that are positions, not names."""
     axes = op.params["axes"] if "axes" in op.params else op.params["dimensions"]
     return [int(axis) for axis in axes if isinstance(axis, Integral)]
 
 
 def _reduced(op: Op, known: list[Known], exact: Exactness, why: Why, trust: bool) -> list[Known]:
-    gone = _gone(op)
+    gone = reduced(op)
     results = []
     for i in range(len(op.out_shapes)):
         item, spaces = known[i], op.ins[i]
@@ -171,10 +170,8 @@ def sort_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
 
 
 def top_k(op: Op) -> list[Axes]:
-    """The ordered axis is frozen, values and indices are frozen along it."""
-    (x,) = op.ins
-    axis = op.params.get("reduction_dimension", op.params.get("axis", -1)) % len(x)
-    freeze([x[axis]], reasons.ORDERED, op, op.name)
+    """Values and indices are frozen along the ordered axis, of which at least so many stay."""
+    x, axis = op.ins[0], ordered(op)
     made = [
         frozen_axis(op.out_shapes[0][axis], reasons.ORDERED, op, op.name) if i == axis else space
         for i, space in enumerate(x)
@@ -183,8 +180,11 @@ def top_k(op: Op) -> list[Axes]:
 
 
 def top_k_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
-    """Values keep the zeros of the other axes; indices are not zero."""
-    return [known[0], unknown(op.out_shapes[1])]
+    """Values keep the zeros of the other axes, and a zero may be one of them."""
+    axis = ordered(op)
+    exact.inexact(exact.groups(op.ins[0][axis]), op, reasons.NOT_NEUTRAL, op.name)
+    zeros = tuple(z if i != axis else frozenset() for i, z in enumerate(known[0].zeros))
+    return [known[0]._replace(zeros=zeros), unknown(op.out_shapes[1])]
 
 
 def along(op: Op) -> tuple[int, Sequence[int]]:

@@ -15,7 +15,6 @@ from jaxprune.program.rules.base import (
     described,
     freeze,
     frozen,
-    frozen_axis,
     nothing,
     regroup,
     unknown,
@@ -154,13 +153,8 @@ def tile_params(op: Op, size: Size) -> dict[str, Any]:
 
 
 def iota(op: Op) -> list[Axes]:
-    """The counted axis is frozen, as its entries are positions, unless these may be cut."""
-    axis = op.params["dimension"]
-    shape = op.out_shapes[0]
-    made = [ax.fresh(size) for size in shape]
-    if not op.tracer.counts_freely(op):
-        made[axis] = frozen_axis(shape[axis], reasons.COUNTED, op)
-    return [made]
+    """New axes; the entries are positions along one of them."""
+    return empty(op)
 
 
 def empty(op: Op) -> list[Axes]:
