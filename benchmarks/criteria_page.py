@@ -22,6 +22,7 @@ there are any, are measured anew on 1,000 training images. All numbers are of th
   two losses example by example.
 * *To random*: the loss less the mean loss of the random choices at the same widths with the same
   reconstruction. *To none*: the loss less that of the same channels without reconstruction.
+  Its interval leaves out how far random choices differ among themselves: compare their rows.
 
 **What may be concluded**: how these choices order on this network, for these test examples, before
 any fine-tuning. **What may not**: the intervals hold for other test examples of the same kind, not
