@@ -85,7 +85,10 @@ def test_channels_that_are_pointed_into_are_never_called_exact(name: str) -> Non
 def test_the_table_that_is_pointed_into_is_renumbered(name: str) -> None:
     random = np.random.default_rng(1)
     v = {"w": random.normal(size=(5, 8)), "t": random.normal(size=(8, 3))}
-    fn = lambda v, x: POINTS[name](x @ v["w"], v["t"])
+
+    def fn(v: Any, x: Any) -> Any:
+        return POINTS[name](x @ v["w"], v["t"])
+
     graph = jp.trace(fn, v, X)
     (group,) = group_of(graph, "w", 1)
     kept = random.permutation(8) < 4

@@ -81,9 +81,12 @@ FREEZES: dict[str, Callable[[Any], Any]] = {
 }
 
 
+def network(change: Callable[[Any], Any]) -> Callable[..., Any]:
+    return lambda v, ids: v["table"][change(ids)] @ v["w"]
+
+
 def traced(change: Callable[[Any], Any]) -> jp.ChannelGraph:
-    fn = lambda v, ids: v["table"][change(ids)] @ v["w"]
-    return jp.trace(fn, V, IDS, index_inputs={0: N})
+    return jp.trace(network(change), V, IDS, index_inputs={0: N})
 
 
 @pytest.mark.parametrize("name", PASSES)
@@ -91,7 +94,7 @@ def test_positions_that_pass_look_the_same_rows_up(name: str) -> None:
     graph = traced(PASSES[name])
     kept = np.isin(np.arange(N), IDS)
     keep = {"table[0]": kept}
-    fn = lambda v, ids: v["table"][PASSES[name](ids)] @ v["w"]
+    fn = network(PASSES[name])
     new = jp.reindexed(jp.reindex(graph, keep), IDS)
     found = jp.narrow(fn, graph, keep)(jp.slice(graph, V, keep), new)
     np.testing.assert_array_equal(found, fn(V, jnp.asarray(IDS)))
@@ -114,7 +117,7 @@ def test_every_rule_without_a_word_on_positions_freezes() -> None:
         lambda v, ids: v["table"][ids] @ v["w"], V, IDS, rules=silent, index_inputs={0: N}
     )
     reasons = {(item.path, item.axis): item.reason for item in graph.frozen}
-    assert reasons["table", 0] == "indexed by input '0'" or "indexed" in reasons["table", 0]
+    assert reasons["table", 0] == "indexed by input '0'"
 
 
 def test_what_stands_for_no_position_is_compared_but_not_looked_up() -> None:

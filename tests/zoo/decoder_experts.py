@@ -44,9 +44,11 @@ class Experts(nn.Module):
         return nn.Dense(3, name="head")(x + y)
 
 
-GROUPS = {"down[0]": 4, "up[2]": 6, "down[2]": 8}
+BUFFERED = {"down[0]": 4, "up[2]": 6, "down[2]": 8}
+GROUPS = {"router/kernel": 4, "up[2]": 6, "down": 8}
 FROZEN = {"axis of an input": ["stem/kernel 0"], "axis of output": OUTPUT}
-INEXACT = {"down[0]": "reduce_max: a zero is not neutral in it"}
+WHY = "reduce_max: a zero is not neutral in it"
+INEXACT = {"router/kernel": WHY}
 """A zero in the softmax of the router is not neutral; experts are renumbered with it."""
 
 NETWORKS: tuple[Network, ...] = (
@@ -64,8 +66,8 @@ NETWORKS: tuple[Network, ...] = (
         "Experts capacity",
         Experts(capacity=3),
         TOKENS,
-        groups=GROUPS,
+        groups=BUFFERED,
         frozen=FROZEN,
-        inexact=INEXACT,
+        inexact={"down[0]": WHY},
     ),
 )
