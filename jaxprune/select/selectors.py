@@ -42,8 +42,8 @@ _RELAX = "relax min_channels, min_keep_ratio, max_prune_ratio, multiple_of, equa
 class _Bound(NamedTuple):
     label: str
     cost: cost.Cost
-    limit: int
-    dense: int
+    limit: Any
+    dense: Any
 
 
 def global_ratio(
