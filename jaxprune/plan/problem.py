@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 
 from jaxprune.arguments import paths
-from jaxprune.arguments.bounds import Absolute, Bound, typed_costs
+from jaxprune.arguments.bounds import Bound, typed_costs
 from jaxprune.arguments.checks import check_callable, check_mapping, kind_of
 from jaxprune.arguments.numbers import check_count, is_count, plain
 from jaxprune.errors import BudgetError
@@ -16,7 +16,7 @@ from jaxprune.groups.constraints import Constraints
 from jaxprune.groups.scored import Scores, real
 from jaxprune.inspecting import cost
 from jaxprune.inspecting.branches import branches as branches_of
-from jaxprune.select.removal import Order, keep_of, removal_order, share, widths_after
+from jaxprune.select.removal import Order, keep_of, limit_of, removal_order, widths_after
 
 STEPS = 8
 """The default number of widths in a ladder."""
@@ -152,13 +152,6 @@ def problem(
 
 
 _VALUES = "{group: {width: value}}"
-
-
-def limit_of(bound: Any, dense: Any) -> Any:
-    """Returns the largest cost within a bound: whole numbers for a cost in whole numbers."""
-    if isinstance(bound, Absolute):
-        return bound.value
-    return share(dense, bound.value) if isinstance(dense, int) else dense * bound.value
 
 
 def _typed(bounds: Any) -> dict[cost.Cost, Any]:
