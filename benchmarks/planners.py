@@ -33,7 +33,7 @@ def resnet50() -> Any:
     """Returns the graph of a ResNet-50."""
     from experiments.models.bottleneck_resnet import BottleneckResNet
 
-    return _linen(BottleneckResNet())
+    return _linen(BottleneckResNet(blocks=(3, 4, 6, 3)))
 
 
 def _linen(model: Any) -> Any:
