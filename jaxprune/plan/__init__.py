@@ -2,6 +2,6 @@
 
 from jaxprune.plan.allocation import Allocation, Decision
 from jaxprune.plan.integer_program import milp
-from jaxprune.plan.problem import Choice, Limit, Problem, problem
+from jaxprune.plan.problems import Choice, Limit, Problem, problem
 
 __all__ = ["Allocation", "Choice", "Decision", "Limit", "Problem", "milp", "problem"]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprune.inspecting.tables import ruled, table
-from jaxprune.plan.problem import Problem
+from jaxprune.plan.problems import Problem
 
 
 class Decision(NamedTuple):

@@ -7,7 +7,7 @@ from jaxprune.inspecting.branches import branches
 from jaxprune.inspecting.cost import Cost, terms_of
 from jaxprune.inspecting.terms import Dearest, Product
 from jaxprune.inspecting.without_branches import alone
-from jaxprune.plan.problem import Problem
+from jaxprune.plan.problems import Problem
 from jaxprune.program import spaces as ax
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.spaces import Space

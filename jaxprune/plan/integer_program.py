@@ -8,7 +8,7 @@ from jaxprune.inspecting.cost import terms_of
 from jaxprune.plan.allocation import Allocation, Decision, allocation
 from jaxprune.plan.expressions import cost_expressions
 from jaxprune.plan.linear_program import Program
-from jaxprune.plan.problem import Problem
+from jaxprune.plan.problems import Problem
 
 CUTS = 50
 """How often a solution is ruled out that keeps a bound within the tolerance of the solver only."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprune.plan.expressions import Expression, Most, Number, Plus, Times, Width, plus, times
-from jaxprune.plan.problem import Choice
+from jaxprune.plan.problems import Choice
 
 SCALE = 1e4
 """The value between the worst and the best picks, to the solver: it ends at a gap of 1e-6."""
