@@ -20,7 +20,8 @@ LIBRARY = {
 }
 FLOORS = (
     "errors arguments program graph keep groups inspecting tracing cutting running gates stats "
-    "scores sparsify select recover schedule linen nnx haiku keras pruning slimmable checkpoint"
+    "scores sparsify select recover plan schedule linen nnx haiku keras pruning slimmable "
+    "checkpoint"
 ).split()
 """What stands in `jaxprune/`, from the bottom up; nothing imports what stands above it."""
 

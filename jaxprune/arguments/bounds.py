@@ -14,9 +14,12 @@ class Share(NamedTuple):
 
 
 class Absolute(NamedTuple):
-    """A cost in its own unit (operations, parameters, bytes), at least 1: `Absolute(10_000)`."""
+    """A cost in its own unit (operations, parameters, bytes), at least 1: `Absolute(10_000)`.
 
-    value: int
+    Of a cost of yours it is any number above 0: `Absolute(2.5e-3)` seconds.
+    """
+
+    value: int | float
 
 
 Bound = Share | Absolute | float | int
@@ -63,3 +66,23 @@ def typed_bounds(bounds: Mapping[str, Any]) -> dict[str, Share | Absolute]:
     if failures:
         raise BudgetError("\n".join(failures))
     return found
+
+
+def typed_costs(bounds: Mapping[Any, Any]) -> dict[Any, Share | Absolute]:
+    """Returns {cost: bound}, as `typed_bounds`; an `Absolute` may be any number above 0.
+
+    >>> typed_costs({len: Absolute(2.5e-3)})
+    {<built-in function len>: Absolute(value=0.0025)}
+    """
+    found = {
+        cost: Absolute(value)
+        for cost, bound in bounds.items()
+        if isinstance(bound, Absolute)
+        and is_number(value := plain(bound.value))
+        and 0 < value < float("inf")
+    }
+    names = {cost: f"bound of {getattr(cost, '__name__', 'a cost')}" for cost in bounds}
+    if len(set(names.values())) < len(names):  # two costs of one name
+        names = {cost: f"{name} ({i})" for i, (cost, name) in enumerate(names.items())}
+    rest = typed_bounds({names[cost]: bound for cost, bound in bounds.items() if cost not in found})
+    return {cost: found[cost] if cost in found else rest[names[cost]] for cost in bounds}

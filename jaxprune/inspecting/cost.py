@@ -8,33 +8,43 @@ the pruned network gives.
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.arguments.checks import check_callable
+from jaxprune.arguments.checks import check_callable, check_mapping, kind_of
 from jaxprune.arguments.functions import check_inputs
-from jaxprune.arguments.numbers import check_count
-from jaxprune.errors import UncountedWarning
-from jaxprune.graph import Branches, ChannelGraph, Contraction, check_graph
+from jaxprune.arguments.numbers import check_count, is_number, plain
+from jaxprune.errors import BudgetError, UncountedWarning
+from jaxprune.graph import ChannelGraph, Contraction, check_graph
 from jaxprune.inspecting import without_branches
 from jaxprune.inspecting.branches import branches
 from jaxprune.inspecting.cached import once
+from jaxprune.inspecting.closed_forms import (
+    ClosedForm,
+    TermsOf,
+    activation_terms,
+    macs_terms,
+    params_terms,
+    split_widths,
+    weights_terms,
+)
+from jaxprune.inspecting.cost_makers import state_bytes, weight_bytes
 from jaxprune.inspecting.parameters import each_contraction as each_contraction
 from jaxprune.inspecting.parameters import parameters
 from jaxprune.inspecting.routing import active_params as active_params
+from jaxprune.inspecting.terms import Dearest, Product, Terms, summed, total
 from jaxprune.inspecting.without_branches import Without
 from jaxprune.keep import check
 from jaxprune.program import jaxpr
-from jaxprune.program import spaces as ax
 from jaxprune.program.interpret import every_op
-from jaxprune.program.spaces import Space
 from jaxprune.program.traits import Trait
 
 __all__ = [
+    "ClosedForm",
     "Latency",
     "Uncounted",
     "activation_bytes",
@@ -42,17 +52,20 @@ __all__ = [
     "branch_cost",
     "channel_cost",
     "each_contraction",
+    "energy",
     "latency",
     "macs",
     "params",
+    "state_bytes",
+    "terms_of",
     "uncounted",
     "warn_uncounted",
+    "weight_bytes",
     "weights",
 ]
 
-Widths = Mapping[str, int]
 # A cost of the network at the widths, which may be a keep mapping too; None is dense.
-Cost = Callable[[ChannelGraph, Mapping[str, Any] | None], int]
+Cost = Callable[[ChannelGraph, Mapping[str, Any] | None], Any]
 
 
 def macs(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int:
@@ -71,14 +84,17 @@ def macs(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int:
     >>> macs(graph), macs(graph, {"first": 1})
     (20, 5)
     """
-    at, gone = _split(graph, widths)
-    return _total(_macs(graph, gone), at)
+    at, gone = split_widths(graph, widths)
+    return total(macs_terms(graph, gone), at)
 
 
 def activation_bytes(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int:
-    """Returns the bytes that contractions write, elementwise operations apart; as for `macs`."""
-    at, gone = _split(graph, widths)
-    return _total(_activation_bytes(graph, gone), at)
+    """Returns the bytes that the contractions of one call write; arguments as for `macs`.
+
+    Elementwise operations are left out: a compiler fuses them into their producers.
+    """
+    at, gone = split_widths(graph, widths)
+    return total(activation_terms(graph, gone), at)
 
 
 def params(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int:
@@ -87,8 +103,8 @@ def params(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int:
     They are the entries of what `inspecting.parameters.parameters` lists: all under `params`, or
     where there is no such collection all that the outputs are made of, but no state.
     """
-    at, gone = _split(graph, widths)
-    return _total(_params(graph, gone), at)
+    at, gone = split_widths(graph, widths)
+    return total(params_terms(graph, gone), at)
 
 
 def weights(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int:
@@ -96,8 +112,8 @@ def weights(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int
 
     A kernel is a variable that enters a contraction, so biases and scales are left out.
     """
-    at, gone = _split(graph, widths)
-    return _total(_weights(graph, gone), at)
+    at, gone = split_widths(graph, widths)
+    return total(weights_terms(graph, gone), at)
 
 
 def channel_cost(
@@ -112,8 +128,8 @@ def channel_cost(
     """
     check_callable(cost, "cost", "cost=jp.cost.macs.")
     at = check.widths(graph, widths)
-    if cost in _TERMS:
-        return dict.fromkeys(graph.groups, 0) | _sum(_TERMS[cost](graph), at).losses
+    if (terms := terms_of(cost)) is not None:
+        return dict.fromkeys(graph.groups, 0) | summed(terms(graph, None), at).losses
     found = {}
     for name, width in at.items():  # what the last channel costs, the one before it tells
         before, after = (at | {name: n} for n in (max(width, 2), max(width, 2) - 1))
@@ -137,17 +153,68 @@ def branch_cost(graph: ChannelGraph, cost: Cost = macs) -> dict[str, int]:
     known, at = branches(graph), check.widths(graph)
     plain = all(isinstance(item, Contraction) for item in graph.contractions)
     if cost is params:
-        each = dict(zip(parameters(graph), _params(graph), strict=True))
+        each = dict(zip(parameters(graph), params_terms(graph), strict=True))
         parts = {name: branch.variables for name, branch in known.items()}
     elif cost in (macs, activation_bytes) and plain:  # of a `cond` the dearest branch counts
         ops = [item.op for item in each_contraction(graph.contractions)]
-        each = dict(zip(ops, _TERMS[cost](graph), strict=True))
+        each = dict(zip(ops, _TERMS[cost](graph, None), strict=True))
         parts = {name: without_branches.alone(branch) for name, branch in known.items()}
     else:
         whole = cost(graph, None)
         return {name: whole - cost(graph, {name: False}) for name in known}
-    sizes = {key: _total([term], at) for key, term in each.items()}
+    sizes = {key: total([term], at) for key, term in each.items()}
     return {name: sum(sizes.get(key, 0) for key in keys) for name, keys in parts.items()}
+
+
+def energy(table: Mapping[Any, float]) -> ClosedForm:
+    """Returns the cost: what each of several costs takes, by a table of yours, in its unit.
+
+      sum over costs of the table: the energy of one of its units, times the cost
+
+    Args:
+      table: {closed-form cost: energy of one unit}, such as of one multiply-accumulate, and of one
+        byte times how often it crosses every level of memory.
+
+    Raises:
+      BudgetError: the table is empty, an entry is not a closed form, or a number is negative.
+
+    Source: Yang et al., "Designing Energy-Efficient Convolutional Neural Networks using
+    Energy-Aware Pruning", CVPR 2017, section 3, whose accesses of every level come from the
+    dataflow of a chip; here they are the user's.
+
+    >>> import numpy as np, jaxprune as jp
+    >>> v = {"first": np.ones((2, 4), np.float32), "second": np.ones((4, 3), np.float32)}
+    >>> graph = jp.trace(lambda v, x: x @ v["first"] @ v["second"], v, np.ones((1, 2)))
+    >>> spent = jp.cost.energy({jp.cost.macs: 1.0, jp.cost.weight_bytes(): 200.0})
+    >>> spent(graph), spent(graph, {"first": 2})
+    (16020.0, 8010.0)
+    """
+    given = dict(check_mapping(table, "table", "{cost: energy of one unit}", BudgetError))
+    parts: list[tuple[TermsOf, float]] = []
+    for cost, each in given.items():
+        found, each = terms_of(cost), plain(each)
+        if found is None:
+            raise BudgetError(
+                f"{kind_of(cost)} in the table of energies is not a closed form.\n"
+                "Fix: jp.cost.macs, activation_bytes, params, weights, weight_bytes() or "
+                "state_bytes()."
+            )
+        if not is_number(each) or not 0 <= each < float("inf"):
+            raise BudgetError(f"energy of one unit must be at least 0, got {each!r}.\nFix: 1e-12.")
+        parts.append((found, float(each)))
+    if not parts:
+        raise BudgetError("the table of energies is empty.\nFix: {jp.cost.macs: 1.0}.")
+
+    def terms(graph: ChannelGraph, gone: Without | None) -> Terms:
+        return [_times(term, each) for part, each in parts for term in part(graph, gone)]
+
+    return ClosedForm("energy", terms, of_contractions=True)
+
+
+def _times(term: Product | Dearest, factor: float) -> Product | Dearest:
+    if isinstance(term, Product):
+        return term._replace(factor=term.factor * factor)
+    return Dearest([[_times(each, factor) for each in part] for part in term.alternatives])
 
 
 class Uncounted(NamedTuple):
@@ -186,7 +253,7 @@ def warn_uncounted(graph: ChannelGraph, costs: Iterable[Cost], *, stacklevel: in
     for cost in costs:
         check_callable(cost, "cost", "costs=[jp.cost.macs].")
     check_count(stacklevel, "stacklevel", "stacklevel=2, the caller.")
-    short = [cost.__name__ for cost in costs if cost in (macs, weights, activation_bytes)]
+    short = [cost.__name__ for cost in costs if _of_contractions(cost)]
     if short and (missing := uncounted(graph)):
         names = ", ".join(dict.fromkeys(item.name for item in missing))
         warnings.warn(
@@ -246,77 +313,6 @@ def latency(fn: Callable[..., Any], *args: Any, repeats: int = 30, warmup: int =
     return Latency(median, high - low, repeats, jax.devices()[0].device_kind)
 
 
-class _Product(NamedTuple):
-    """A term of a cost: a factor times the sizes of spaces."""
-
-    factor: int
-    spaces: Sequence[Space]
-
-
-class _Dearest(NamedTuple):
-    """A term of a cost: the largest of several sums of terms."""
-
-    alternatives: Sequence[Sequence["_Product | _Dearest"]]
-
-
-_Terms = Iterable[_Product | _Dearest]
-
-
-def _split(
-    graph: ChannelGraph, widths: Mapping[str, Any] | None
-) -> tuple[dict[str, int], Without | None]:
-    """Returns the widths of the groups, and what goes with branches, if any are named."""
-    named = isinstance(widths, Mapping) and any(map(check.is_branch, widths))
-    if not named or widths is None:
-        return check.widths(graph, widths), None
-    parts = without_branches.split(graph, widths)
-    gone = without_branches.without(graph, parts.branches)
-    return check.widths(graph, parts.channels), gone
-
-
-def _macs(graph: ChannelGraph, gone: Without | None = None) -> _Terms:
-    def term(item: Contraction) -> _Product:
-        return _Product(without_branches.repeats(item, gone) * item.coefficient, item.spaces)
-
-    return _each(graph.contractions, term)
-
-
-def _activation_bytes(graph: ChannelGraph, gone: Without | None = None) -> _Terms:
-    def term(item: Contraction) -> _Product:
-        return _Product(without_branches.repeats(item, gone) * item.itemsize, item.output)
-
-    return _each(graph.contractions, term)
-
-
-def _params(graph: ChannelGraph, gone: Without | None = None) -> _Terms:
-    return [term for path in parameters(graph) for term in _entries(graph, path, gone)]
-
-
-def _weights(graph: ChannelGraph, gone: Without | None = None) -> _Terms:
-    kernels = {path for term in each_contraction(graph.contractions) for path in term.kernels}
-    return [term for path in kernels for term in _entries(graph, path, gone)]
-
-
-def _entries(graph: ChannelGraph, path: str, gone: Without | None) -> Iterator[_Product]:
-    """The entries of a variable that stay: all, those of some rows of a stacked one, or none."""
-    axes = graph.variables[path].axes
-    if gone is None or (path not in gone.variables and path not in gone.rows):
-        yield _Product(1, axes)
-    elif path in gone.rows:
-        yield _Product(int(np.count_nonzero(gone.rows[path])), axes[1:])
-
-
-def _each(
-    items: Iterable[Contraction | Branches], term: Callable[[Contraction], _Product]
-) -> list[_Product | _Dearest]:
-    return [
-        _Dearest([_each(branch, term) for branch in item.alternatives])
-        if isinstance(item, Branches)
-        else term(item)
-        for item in items
-    ]
-
-
 def _numbers(atom: Any, source: Any) -> bool:
     """True for an array of numbers that could be multiplied, not of indices or keys."""
     dtype = getattr(atom.aval, "dtype", None)
@@ -327,73 +323,19 @@ def _numbers(atom: Any, source: Any) -> bool:
     return jnp.issubdtype(dtype, jnp.integer) and bool(source)
 
 
-_TERMS: Mapping[Cost, Callable[..., _Terms]] = {
-    macs: _macs,
-    activation_bytes: _activation_bytes,
-    params: _params,
-    weights: _weights,
+def _of_contractions(cost: Cost) -> bool:
+    known = isinstance(cost, ClosedForm) and cost.of_contractions
+    return known or cost in (macs, weights, activation_bytes)
+
+
+def terms_of(cost: Cost) -> TermsOf | None:
+    """Returns what a cost is the sum of, None for one that is not a closed form."""
+    return cost.terms if isinstance(cost, ClosedForm) else _TERMS.get(cost)
+
+
+_TERMS: Mapping[Cost, TermsOf] = {
+    macs: macs_terms,
+    activation_bytes: activation_terms,
+    params: params_terms,
+    weights: weights_terms,
 }
-
-
-def _total(terms: _Terms, at: Widths) -> int:
-    total = 0
-    for term in terms:
-        if isinstance(term, _Dearest):
-            total += max((_total(branch, at) for branch in term.alternatives), default=0)
-        else:
-            volume = term.factor
-            for space in term.spaces:
-                volume *= ax.count(space, at)
-            total += volume
-    return total
-
-
-class _Count(NamedTuple):
-    """A number, and by how much each group lowers it when it loses a channel."""
-
-    value: int
-    losses: dict[str, int]
-
-
-def _sum(terms: _Terms, at: Widths) -> _Count:
-    """A sum of terms: losses add up."""
-    total, losses = 0, {}
-    for term in terms:
-        if isinstance(term, _Dearest):
-            found = _dearest([_sum(branch, at) for branch in term.alternatives])
-        else:
-            found = _product([_Count(term.factor, {}), *(_size(s, at) for s in term.spaces)])
-        total += found.value
-        for name, loss in found.losses.items():
-            losses[name] = losses.get(name, 0) + loss
-    return _Count(total, losses)
-
-
-def _dearest(branches: Sequence[_Count]) -> _Count:
-    """The largest; without a channel another one may be."""
-    value = max((branch.value for branch in branches), default=0)
-    names = dict.fromkeys(name for branch in branches for name in branch.losses)
-    return _Count(
-        value,
-        {name: value - max(b.value - b.losses.get(name, 0) for b in branches) for name in names},
-    )
-
-
-def _product(factors: Iterable[_Count]) -> _Count:
-    """A product: what one factor loses is lost as often as the others count."""
-    value, losses = 1, {}
-    for size, less in factors:
-        after = {n: (value - losses.get(n, 0)) * (size - less.get(n, 0)) for n in losses | less}
-        value *= size
-        losses = {name: value - left for name, left in after.items()}
-    return _Count(value, losses)
-
-
-def _size(space: Space, at: Widths) -> _Count:
-    space = ax.find(space)
-    if isinstance(space, ax.Atom):
-        size = ax.count(space, at)
-        return _Count(size, {} if space.name is None else {space.name: 1})
-    if isinstance(space, ax.Prod):
-        return _product(_size(item, at) for item in space.factors)
-    return _sum([_Product(1, [part]) for part in space.parts], at)

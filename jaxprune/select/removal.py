@@ -17,10 +17,11 @@ the next lowest channel elsewhere.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxprune.arguments.bounds import Absolute
 from jaxprune.errors import BudgetError
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.groups import equal
@@ -189,6 +190,13 @@ def floor(size: int, limits: Limits) -> int:
 def share(total: int, ratio: float) -> int:
     """Returns floor(total * ratio), and 29 for 29 % of 100 although 100 * 0.29 is below it."""
     return math.floor(total * ratio + 1e-6)
+
+
+def limit_of(bound: Any, dense: Any) -> Any:
+    """Returns the largest cost within a bound: whole numbers for a cost in whole numbers."""
+    if isinstance(bound, Absolute):
+        return bound.value
+    return share(dense, bound.value) if isinstance(dense, int) else dense * bound.value
 
 
 def down(ratio: float) -> float:

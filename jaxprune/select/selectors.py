@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 
 from jaxprune.arguments import paths
-from jaxprune.arguments.bounds import Absolute, Bound, typed_bounds
-from jaxprune.arguments.checks import kind_of
+from jaxprune.arguments.bounds import Bound, typed_bounds, typed_costs
+from jaxprune.arguments.checks import check_callable, check_mapping, kind_of
 from jaxprune.arguments.numbers import is_number, plain
 from jaxprune.errors import BudgetError
 from jaxprune.graph import ChannelGraph, check_graph
@@ -30,6 +30,7 @@ from jaxprune.select.removal import (
     down,
     floor,
     keep_of,
+    limit_of,
     removal_order,
     share,
     widths_after,
@@ -42,8 +43,8 @@ _RELAX = "relax min_channels, min_keep_ratio, max_prune_ratio, multiple_of, equa
 class _Bound(NamedTuple):
     label: str
     cost: cost.Cost
-    limit: int
-    dense: int
+    limit: Any
+    dense: Any
 
 
 def global_ratio(
@@ -190,6 +191,7 @@ def budget(
     keep_params: Bound | None = None,
     keep_weights: Bound | None = None,
     keep_bytes: Bound | None = None,
+    bounds: Mapping[cost.Cost, Bound] | None = None,
     **constraints: Unpack[Constraints],
 ) -> Keep:
     """Returns the keep whose costs are the nearest at or below every bound.
@@ -207,6 +209,8 @@ def budget(
       keep_params: parameters, likewise.
       keep_weights: entries of the kernels, likewise.
       keep_bytes: bytes of activations, likewise.
+      bounds: {cost: bound} of any costs, (graph, widths) -> number, such as
+        `jp.cost.state_bytes()` or one of yours, which must not rise when a channel goes.
       **constraints: see `Constraints`.
 
     Returns:
@@ -229,20 +233,30 @@ def budget(
     }
     given = {name: bound for name, (_, bound) in asked.items() if bound is not None}
     asked = {name: (asked[name][0], bound) for name, bound in typed_bounds(given).items()}
+    others = {} if bounds is None else check_mapping(bounds, "bounds", _BOUNDS, BudgetError)
+    for price in others:
+        check_callable(price, "bounds: a cost", "bounds={jp.cost.macs: 0.5}.", BudgetError)
+    asked |= {
+        f"bound {i} of {getattr(price, '__name__', 'a cost')}": (price, bound)
+        for i, (price, bound) in enumerate(typed_costs(others).items())
+    }
     if not asked:
         raise BudgetError(
-            "budget has no bound: give keep_macs, keep_params, keep_weights or keep_bytes.\n"
+            "budget has no bound: give keep_macs, keep_params, keep_weights, keep_bytes or "
+            "bounds.\n"
             "Fix: keep_macs=0.5 keeps half."
         )
     _check_symbols(graph, [price for price, _ in asked.values()])
     cost.warn_uncounted(graph, [price for price, _ in asked.values()], stacklevel=2)
     order = removal_order(graph, scores, constraints)
-    bounds = []
+    limits = []
     for name, (price, bound) in asked.items():
         dense = price(graph, None)
-        limit = bound.value if isinstance(bound, Absolute) else share(dense, bound.value)
-        bounds.append(_Bound(f"{name}={bound.value}", price, limit, dense))
-    return keep_of(order, widths_after(order, _walk(graph, order, bounds)))
+        limits.append(_Bound(f"{name}={bound.value}", price, limit_of(bound, dense), dense))
+    return keep_of(order, widths_after(order, _walk(graph, order, limits)))
+
+
+_BOUNDS = "{cost: bound}"
 
 
 def threshold(

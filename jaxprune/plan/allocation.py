@@ -1,0 +1,82 @@
+"""What a planner returns."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxprune.inspecting.tables import ruled, table
+from jaxprune.plan.problems import Problem
+
+
+class Decision(NamedTuple):
+    """One step of a planner: what it took, and the value that it then had."""
+
+    what: str
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Allocation:
+    """How much is cut where; `print` shows it as a table.
+
+    Attributes:
+      keep: {group: bool[n], branch: bool or bool[steps]}, for `jp.slice` and `jp.narrow`.
+      widths: {first group of a choice, or branch: kept count}; 1 and 0 for a branch.
+      costs: {cost: what is left of it}, of the bounds of the problem, by the closed form.
+      value: what the planner maximized.
+      gap: by which share of the value above the least another allocation could be better at most;
+        None where the planner does not know.
+      trace: the decisions, in order.
+    """
+
+    problem: Problem = field(repr=False)
+    keep: Mapping[str, np.ndarray]
+    widths: Mapping[str, int]
+    costs: Mapping[str, Any]
+    value: float
+    gap: float | None = None
+    trace: Sequence[Decision] = ()
+
+    def __str__(self) -> str:
+        """One line per choice, and one per bound."""
+        head = ("choice", "groups", "of", "kept", "share")
+        rows = [
+            (
+                choice.name,
+                f"{len(choice.members)}",
+                f"{choice.widths[0]:,}",
+                f"{self.widths[choice.name]:,}",
+                f"{self.widths[choice.name] / choice.widths[0]:.0%}",
+            )
+            for choice in self.problem.choices
+        ]
+        lines = list(ruled(table([head, *rows], numbers={1, 2, 3, 4}), after=(0, len(rows))))
+        for limit in self.problem.limits:
+            left, dense = self.costs[limit.name], limit.dense
+            lines.append(
+                f"{limit.name}: {left:,} of {dense:,} ({left / dense:.1%}), bound {limit.value:,}"
+            )
+        gap = "" if self.gap is None else f", gap {self.gap:.2%}"
+        return "\n".join([*lines, f"value: {self.value:.6g}{gap}"])
+
+
+def allocation(
+    problem: Problem,
+    picks: Sequence[int],
+    *,
+    gap: float | None = None,
+    trace: Sequence[Decision] = (),
+) -> Allocation:
+    """Returns the allocation of a pick, the place in its ladder, for every choice."""
+    keep = problem.keep(picks)
+    return Allocation(
+        problem=problem,
+        keep=keep,
+        widths={c.name: c.widths[pick] for c, pick in zip(problem.choices, picks, strict=True)},
+        costs={limit.name: limit.cost(problem.graph, keep) for limit in problem.limits},
+        value=problem.value(picks),
+        gap=gap,
+        trace=trace,
+    )
