@@ -141,7 +141,7 @@ def test_a_cell_is_the_sliced_network(bench) -> None:
     np.testing.assert_allclose(found.losses, expected, rtol=1e-4)
 
 
-def test_cells_are_compared_example_by_example_and_told_on_the_page(bench, tmp_path) -> None:
+def test_cells_are_compared_example_by_example_and_told_on_the_page(bench, run, tmp_path) -> None:
     losses = criteria.Losses(tmp_path)
     cells = [
         Cell(0.5, "uniform", "random", "none", 0),
@@ -155,7 +155,7 @@ def test_cells_are_compared_example_by_example_and_told_on_the_page(bench, tmp_p
     assert l2["to_random"][0] == pytest.approx(l2["loss"] - random["loss"], abs=1e-6)
     assert fitted["to_none"][0] == pytest.approx(fitted["loss"] - l2["loss"], abs=1e-6)
     assert fitted["to_none"][1] <= fitted["to_none"][0] <= fitted["to_none"][2]
-    about = packed.load("small", root=bench.task.config.root / "dense").about
+    about = packed.load("small", root=run).about
     planned = [*found, "0.3/uniform/l1/none"]
     journal = {
         "about": about,

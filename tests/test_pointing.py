@@ -117,7 +117,7 @@ def test_every_rule_without_a_word_on_positions_freezes() -> None:
         lambda v, ids: v["table"][ids] @ v["w"], V, IDS, rules=silent, index_inputs={0: N}
     )
     reasons = {(item.path, item.axis): item.reason for item in graph.frozen}
-    assert reasons["table", 0] == "indexed by input '0'"
+    assert "indexed by" in reasons["table", 0]
 
 
 def test_what_stands_for_no_position_is_compared_but_not_looked_up() -> None:
