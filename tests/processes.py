@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 TESTS = Path(__file__).parent
@@ -49,7 +50,8 @@ def _started(
         for number in range(2)
     ]  # fmt: skip
     try:
-        ends = [process.communicate(timeout=900) for process in processes]
+        with ThreadPoolExecutor(2) as pool:  # a pipe that nobody reads would stop both
+            ends = [*pool.map(lambda process: process.communicate(timeout=900), processes)]
     finally:
         for process in processes:
             process.kill()
