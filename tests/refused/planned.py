@@ -13,6 +13,7 @@ from refused.values import (
     NAN,
     NO_MAPPINGS,
     SCORES,
+    VARIABLES,
     A,
     Arg,
     F,
@@ -46,25 +47,18 @@ KEYS = {"key": np.ones((2, 4), np.float32), "out": np.ones((4, 3), np.float32)}
 CACHED = jp.trace(step, KEYS, X, np.ones((1, 5, 4), np.float32), state="cache")
 
 
-def nothing(graph: Any, widths: Any = None) -> Any:
+def nothing(_: Any, __: Any = None) -> Any:
     """A cost that gives no number."""
 
 
-def words(graph: Any, widths: Any = None) -> Any:
-    return "dear"
-
-
-def undefined(graph: Any, widths: Any = None) -> Any:
-    return NAN
-
-
+NO_COSTS = {"nothing": nothing, "words": lambda *_: "dear", "NaN": lambda *_: NAN}
 COST_BOUNDS = Arg(
     {MACS: 0.8},
     {
         **bad(None, 3, "macs", [MACS], MACS, {}),
         **bad({"macs": 0.5}, {3: 0.5}, {None: 0.5}, {(MACS,): 0.5}),
         **{f"{{macs: {value!r}}}": {MACS: value} for value in ("0.5", None, NAN, -1, 0, 1, True)},
-        **{f"{{{fn.__name__}: 0.5}}": {fn: 0.5} for fn in (nothing, words, undefined)},
+        **{f"{{{name}: 0.5}}": {fn: 0.5} for name, fn in NO_COSTS.items()},
         "out of reach": {MACS: jp.Absolute(1)},
     },
     "bound|cost",
@@ -75,7 +69,7 @@ PICKS = bad(
     *([None, 0], {0: 0, 1: 0}),
 )
 PICKED = Arg([0, 0], PICKS, "picks")
-WITHIN_REACH = bad(None, 3, "x", [], True, 1.5, 1, 0, -8, NAN, {}, {A: 4}, {A: "4"}, {A: None})
+WITHIN_REACH = bad(None, "x", [], True, 1.5, 1, 0, -8, NAN, {A: 4}, {A: "4"}, {A: None})
 LADDERS = WITHIN_REACH | bad(
     *({A: [2]}, {A: [4, 9]}, {A: [4, 0]}, {A: [4, "2"]}, {A: [4, None]}, {A: [4, 2.5]}),
     *({A: [4, True]}, {A: []}, {A: [[4]]}, {"nope": [4]}, {3: [4]}, {None: [4]}),
@@ -99,7 +93,7 @@ ROWS: dict[str, Row] = {
         {"fn": F, "graph": G, "variables": V, "keep": K, "inputs": INPUT},
     ),
     "trace(keywords)": Row(
-        lambda keywords: jp.trace(apply, KEEP, X, **keywords),
+        lambda keywords: jp.trace(apply, VARIABLES, X, **keywords),
         {"keywords": Arg({}, bad({"strct": True}, {"y": X}, {"y": "x"}), "keyword|near")},
     ),
     "reindex": Row(
@@ -192,7 +186,5 @@ ROWS: dict[str, Row] = {
     ),
     "plan.Problem.keep": Row(PROBLEM.keep, {"picks": PICKED}),
     "plan.Problem.value": Row(PROBLEM.value, {"picks": PICKED}),
-    "plan.Problem.holds": Row(
-        PROBLEM.holds, {"keep": Arg(KEEP, without(K.bad, "None"), "keep|width")}
-    ),
+    "plan.Problem.holds": Row(PROBLEM.holds, {"keep": Arg(KEEP, W.bad, "keep|width")}),
 }
