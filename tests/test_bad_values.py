@@ -28,7 +28,9 @@ DATA = (
         jp.Rule,
         jp.Verification,
     ),
-    *(jp.cost.Latency, jp.cost.Uncounted, jp.gates.Decorated, jp.linen.Resizing, jp.linen.Resized),
+    *(jp.plan.Allocation, jp.plan.Choice, jp.plan.Decision, jp.plan.Limit, jp.plan.Problem),
+    *(jp.cost.ClosedForm, jp.cost.Latency, jp.cost.Uncounted),
+    *(jp.gates.Decorated, jp.linen.Resizing, jp.linen.Resized),
     *(jp.recover.Absorbed, jp.recover.Outcome, jp.sparsify.PenaltyState),
     *(jp.recover.Fit, jp.recover.Form, jp.recover.Order, jp.recover.Recovered),
     *(jp.recover.Removal, jp.recover.Shrunk),
@@ -39,7 +41,8 @@ DATA = (
     *(jp.stats.Rows, jp.stats.Reading, jp.stats.Problem),
     *(jp.stats.Moments, jp.stats.Histogram, jp.stats.Gram, jp.stats.Covariance),
 )
-"""What the library makes and hands out. The methods of `Progress`, `Tally`, `Switch` have rows."""
+"""What the library makes and hands out. The methods of `Progress`, `Tally`, `Switch`,
+`ClosedForm` and `Problem` have rows."""
 CASES = [(name, arg) for name, row in ROWS.items() for arg in row.args]
 
 
@@ -152,6 +155,7 @@ def test_a_traced_keep_is_refused_where_it_decides_shapes() -> None:
     found = {name: traced(name, arg) for name, arg in keeps}
     assert {name for name, text in found.items() if text == "taken"} == {
         "mask",
+        "masked",
         "schedule.masked_updates",
     }
     assert all(re.search("is traced[\\s\\S]*Fix:|taken", text) for text in found.values()), found

@@ -8,7 +8,7 @@ the pruned network gives.
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -329,8 +329,15 @@ def _of_contractions(cost: Cost) -> bool:
 
 
 def terms_of(cost: Cost) -> TermsOf | None:
-    """Returns what a cost is the sum of, None for one that is not a closed form."""
-    return cost.terms if isinstance(cost, ClosedForm) else _TERMS.get(cost)
+    """Returns what a cost is the sum of, None for one that is not a closed form.
+
+    Raises:
+      BudgetError: it is not a function.
+    """
+    check_callable(cost, "cost", "jp.cost.macs.", BudgetError)
+    if isinstance(cost, ClosedForm):
+        return cost.terms
+    return _TERMS.get(cost) if isinstance(cost, Hashable) else None
 
 
 _TERMS: Mapping[Cost, TermsOf] = {

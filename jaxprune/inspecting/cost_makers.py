@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxprune.arguments import paths
-from jaxprune.arguments.checks import check_mapping
+from jaxprune.arguments.checks import check_mapping, kind_of
 from jaxprune.arguments.numbers import is_count, is_integer, plain
 from jaxprune.errors import BudgetError
 from jaxprune.graph import ChannelGraph, Variable
@@ -32,8 +32,9 @@ def state_bytes(*, sizes: Sizes | None = None, dtype: Any = None) -> ClosedForm:
       dtype: of the floating numbers in the state; by default as traced.
 
     Raises:
-      BudgetError: when it is called: a pattern matches nothing, an axis is not there or is pruned,
-        or the graph has no state.
+      BudgetError: `sizes` is not such a mapping, or `dtype` not one of numbers; when it is called:
+        an axis is not there or is pruned, or the graph has no state.
+      PatternError: when it is called: a pattern matches nothing.
 
     >>> import numpy as np, jaxprune as jp
     >>> def step(v, x, cache):
@@ -47,6 +48,10 @@ def state_bytes(*, sizes: Sizes | None = None, dtype: Any = None) -> ClosedForm:
     (512, 4194304, 3145728)
     """
     given = {} if sizes is None else dict(check_mapping(sizes, "sizes", _SIZES, BudgetError))
+    for axes in given.values():
+        check_mapping(axes, "sizes of a pattern", "{axis: size}", BudgetError)
+    if dtype is not None:
+        bytes_of(dtype)
     other = None if dtype is None else jnp.dtype(dtype)
 
     def terms(graph: ChannelGraph, _: Without | None) -> Terms:
@@ -83,8 +88,8 @@ def _bytes_at(path: str, variable: Variable, sizes: Sizes, dtype: Any) -> Produc
             )
         if named := [atom.name for atom in ax.atoms(variable.axes[axis]) if atom.name]:
             raise BudgetError(
-                f"axis {axis} of {path!r} is pruned (group {named[0]!r}): its size follows the "
-                "widths.\nFix: name axes that are not pruned, such as batch and length."
+                f"sizes: axis {axis} of {path!r} is pruned (group {named[0]!r}): its size follows "
+                "the widths.\nFix: name axes that are not pruned, such as batch and length."
             )
         factor *= size
     return Product(factor, [space for axis, space in axes if axis not in at])
@@ -124,11 +129,19 @@ def weight_bytes(dtypes: Mapping[str, Any] | None = None) -> ClosedForm:
 
 
 def bytes_of(dtype: Any) -> int | float:
-    """Returns the bytes of a number of `dtype`: half a byte for four bits."""
+    """Returns the bytes of a number of `dtype`: half a byte for four bits.
+
+    Raises:
+      BudgetError: `dtype` is not one of numbers.
+    """
     try:
-        found = jnp.dtype(dtype)
-    except TypeError as error:
-        raise BudgetError(f"{dtype!r} is not a dtype.\nFix: 'int8', or jnp.bfloat16.") from error
+        found = None if dtype is None else jnp.dtype(dtype)  # None would be float64
+    except (TypeError, ValueError):
+        found = None
+    if found is None or not any(jnp.issubdtype(found, kind) for kind in (jnp.number, jnp.bool_)):
+        raise BudgetError(
+            f"{kind_of(dtype)} is not a dtype of numbers.\nFix: 'int8', or jnp.bfloat16."
+        )
     if jnp.issubdtype(found, jnp.integer):
         bits = jnp.iinfo(found).bits
     elif jnp.issubdtype(found, jnp.floating):

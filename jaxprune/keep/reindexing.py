@@ -79,19 +79,25 @@ def reindexed(table: Any, ids: Any, *, unknown: int | None = None) -> np.ndarray
         pruned id is an error.
 
     Raises:
-      KeepError: an id is pruned, or is none, or ids are traced.
+      KeepError: an id is pruned, or is none, or ids are traced; or the table is not one.
     """
     if isinstance(ids, Tracer):
         raise KeepError(
             "ids are traced, so that nobody can see whether they are pruned.\n"
             "Fix: reindex before jax.jit, where batches are made."
         )
-    table, given = np.asarray(table), np.asarray(ids)
-    if given.dtype.kind not in "iu":
-        raise KeepError(f"ids must be integers, got {kind_of(ids)}.\nFix: ids.astype(int).")
+    table = _integers(table, "table", "jp.reindex(graph, keep)")
+    if table.ndim != 1 or not table.size:
+        raise KeepError(
+            f"table must be int[size], got {kind_of(table)}.\nFix: jp.reindex(graph, keep)."
+        )
+    given = _integers(ids, "ids", "ids.astype(int)")
     outside = given[(given < 0) | (given >= table.size)]
     if outside.size:
-        raise KeepError(f"ids must be from 0 to {table.size - 1}, got {_some(outside)}.")
+        raise KeepError(
+            f"ids must be from 0 to {table.size - 1}, got {_some(outside)}.\n"
+            "Fix: ids as they were before pruning, of the input that the table is of."
+        )
     if unknown is not None:
         table = np.where(table == PRUNED, _known(table, unknown), table)
     new = table[given]
@@ -137,10 +143,23 @@ def _path(graph: ChannelGraph, name: str) -> str:
 def _known(table: np.ndarray, unknown: Any) -> int:
     """The new number of the id that stands for pruned ones."""
     if not is_integer(unknown) or not 0 <= plain(unknown) < table.size:
-        raise KeepError(f"unknown must be an id from 0 to {table.size - 1}, got {unknown!r}.")
+        raise KeepError(
+            f"unknown must be an id from 0 to {table.size - 1}, got {unknown!r}.\n"
+            "Fix: unknown=1, an old id that stays."
+        )
     if table[plain(unknown)] == PRUNED:
         raise KeepError(f"unknown={unknown} is pruned itself.\nFix: keep it, or another id.")
     return int(table[plain(unknown)])
+
+
+def _integers(values: Any, what: str, way: str) -> np.ndarray:
+    try:
+        found = np.asarray(values)
+    except ValueError:  # a ragged list
+        found = None
+    if found is None or found.dtype.kind not in "iu":
+        raise KeepError(f"{what} must be integers, got {kind_of(values)}.\nFix: {way}.")
+    return found
 
 
 def _some(ids: np.ndarray) -> list[int]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from jaxprune.arguments.checks import kind_of
 from jaxprune.arguments.numbers import is_number, plain
 from jaxprune.errors import BudgetError, JaxpruneError
 from jaxprune.inspecting.cost import terms_of
@@ -33,12 +34,17 @@ def milp(problem: Problem, *, gap: float = 0.005, seconds: float = 60.0) -> Allo
 
     Raises:
       BudgetError: a cost is not a closed form, or `gap` or `seconds` is negative.
-      JaxpruneError: the solver has nothing after `seconds`.
+      JaxpruneError: `problem` is not one, or the solver has nothing after `seconds`.
 
     Source: the choice of one block per layer of Bercovich et al., "Puzzle", 2024, section 4, whose
     costs are sums; products of widths by disaggregated bounds, as McCormick, 1976.
     Solved by HiGHS (`scipy.optimize.milp`).
     """
+    if not isinstance(problem, Problem):
+        raise JaxpruneError(
+            f"problem must be a Problem, got {kind_of(problem)}.\n"
+            "Fix: jp.plan.problem(graph, scores, bounds={jp.cost.macs: 0.5})."
+        )
     gap, seconds = _number(gap, "gap"), _number(seconds, "seconds")
     if wrong := [limit.name for limit in problem.limits if terms_of(limit.cost) is None]:
         raise BudgetError(

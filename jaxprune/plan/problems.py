@@ -4,12 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Unpack
 
+import jax
 import numpy as np
 
 from jaxprune.arguments import paths
 from jaxprune.arguments.bounds import Bound, typed_costs
 from jaxprune.arguments.checks import check_callable, check_mapping, kind_of
-from jaxprune.arguments.numbers import check_count, is_count, plain
+from jaxprune.arguments.numbers import check_count, is_count, is_integer, plain
 from jaxprune.errors import BudgetError
 from jaxprune.graph import ChannelGraph
 from jaxprune.groups.constraints import Constraints
@@ -55,7 +56,12 @@ class Problem:
     limits: tuple[Limit, ...]
 
     def keep(self, picks: Sequence[int]) -> dict[str, np.ndarray]:
-        """Returns the keep where every choice takes the width at its place of the ladder."""
+        """Returns the keep where every choice takes the width at its place of the ladder.
+
+        Raises:
+          BudgetError: there is not one place for every choice.
+        """
+        picks = self._checked(picks)
         widths, known = widths_after(self.order, 0), branches_of(self.graph)
         stay: dict[str, np.ndarray] = {}
         for choice, pick in zip(self.choices, picks, strict=True):
@@ -69,13 +75,24 @@ class Problem:
         return keep_of(self.order, widths) | shaped
 
     def value(self, picks: Sequence[int]) -> float:
-        """Returns the sum of the values of the picks."""
-        pairs = zip(self.choices, picks, strict=True)
+        """Returns the sum of the values of the picks; arguments and errors as of `keep`."""
+        pairs = zip(self.choices, self._checked(picks), strict=True)
         return float(sum(choice.values[pick] for choice, pick in pairs))
 
     def holds(self, keep: Mapping[str, Any]) -> bool:
         """Whether a keep is within every limit, by the costs themselves."""
         return all(limit.cost(self.graph, keep) <= limit.value for limit in self.limits)
+
+    def _checked(self, picks: Any) -> list[int]:
+        lengths = [len(choice.widths) for choice in self.choices]
+        given = list(picks) if isinstance(picks, Sequence | np.ndarray | jax.Array) else []
+        fits = len(given) == len(lengths) and all(map(is_integer, given))
+        if not fits or not all(0 <= n < end for n, end in zip(given, lengths, strict=True)):
+            raise BudgetError(
+                f"picks must be a place in the ladder of every choice, got {kind_of(picks)}.\n"
+                f"Fix: {len(lengths)} ints from 0 to below {lengths}."
+            )
+        return [plain(n) for n in given]
 
 
 def problem(
@@ -138,7 +155,8 @@ def problem(
     limits = []
     for price, bound in asked.items():
         dense = price(graph, None)
-        limits.append(Limit(price.__name__, price, limit_of(bound, dense), dense))
+        name = getattr(price, "__name__", "a cost")
+        limits.append(Limit(name, price, limit_of(bound, dense, name), dense))
     names = [limit.name for limit in limits]
     limits = [
         limit._replace(name=f"{limit.name}#{names[:i].count(limit.name) + 1}")
@@ -177,12 +195,16 @@ def _ladders(order: Order, ladder: Any) -> dict[str, tuple[int, ...]]:
         paths.require(ladder, members, what="ladder pattern")
         for pattern, widths in ladder.items():
             for name in {members[m] for m in members if paths.matches(pattern, m)}:
-                given = sorted({plain(width) for width in widths}, reverse=True)
+                listed = list(widths) if isinstance(widths, Iterable) else [widths]
+                if wrong := [width for width in listed if not is_count(width)]:
+                    failures.append(f"the ladder of {name!r} holds {wrong}, not counts")
+                    continue
+                given = sorted({plain(width) for width in listed}, reverse=True)
                 reachable = {int(count) for count in order.counts[name]}
                 full = int(order.counts[name][0])
                 if full not in given:
                     failures.append(f"the ladder of {name!r} lacks its full width, {full}: {given}")
-                elif wrong := [w for w in given if not is_count(w) or w not in reachable]:
+                elif wrong := [w for w in given if w not in reachable]:
                     failures.append(
                         f"the ladder of {name!r} holds {wrong}, which its size, floors or "
                         "multiple_of rule out"
@@ -210,7 +232,10 @@ def _values(
     found = np.zeros(len(widths))
     for member in order.units[name]:
         if member in given:
-            row = {plain(width): value for width, value in given[member].items()}
+            entry = check_mapping(
+                given[member], f"values of {member!r}", "{width: value}", BudgetError
+            )
+            row = {plain(width): value for width, value in entry.items()}
             if missing := [width for width in widths if width not in row]:
                 raise BudgetError(
                     f"values of {member!r} lack the widths {missing} of its ladder.\n"
@@ -222,7 +247,7 @@ def _values(
             lost = np.cumsum(np.atleast_2d(sums).sum(0))
             gone = [widths[0] - width for width in widths]
             each = lost[-1] - np.array([lost[n - 1] if n else 0.0 for n in gone])
-        if each is None or not np.isfinite(each).all():
+        if each is None or each.shape != found.shape or not np.isfinite(each).all():
             raise BudgetError(f"values of {member!r} are not finite numbers.\nFix: finite ones.")
         found += each
     return found

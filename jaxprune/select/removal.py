@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprune.arguments.bounds import Absolute
+from jaxprune.arguments.checks import kind_of
+from jaxprune.arguments.numbers import is_number, plain
 from jaxprune.errors import BudgetError
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.groups import equal
@@ -192,8 +194,17 @@ def share(total: int, ratio: float) -> int:
     return math.floor(total * ratio + 1e-6)
 
 
-def limit_of(bound: Any, dense: Any) -> Any:
-    """Returns the largest cost within a bound: whole numbers for a cost in whole numbers."""
+def limit_of(bound: Any, dense: Any, name: str) -> Any:
+    """Returns the largest cost within a bound: whole numbers for a cost in whole numbers.
+
+    Raises:
+      BudgetError: the cost `name` of the dense network is not a finite number.
+    """
+    if not is_number(dense) or not math.isfinite(plain(dense)):
+        raise BudgetError(
+            f"the cost of the dense network is {kind_of(dense)} by {name}, not a finite number.\n"
+            "Fix: a function (graph, widths) that returns one."
+        )
     if isinstance(bound, Absolute):
         return bound.value
     return share(dense, bound.value) if isinstance(dense, int) else dense * bound.value

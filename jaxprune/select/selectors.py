@@ -252,7 +252,7 @@ def budget(
     limits = []
     for name, (price, bound) in asked.items():
         dense = price(graph, None)
-        limits.append(_Bound(f"{name}={bound.value}", price, limit_of(bound, dense), dense))
+        limits.append(_Bound(f"{name}={bound.value}", price, limit_of(bound, dense, name), dense))
     return keep_of(order, widths_after(order, _walk(graph, order, limits)))
 
 

@@ -121,6 +121,7 @@ PRUNED = {
 """Of `prune`, whose other options are those of `trace`."""
 AXES = bad(None, 3, "a", {"nope*": 0}, {"*": "0"}, {"*": 9}, {"*": 0.5}, {3: 0}, {"*": None})
 STATES = bad(None, True, 0.5, "nope", ["nope"], {"0": "nope"}, {"0": 0.5}, {3: None}, [X], b"0")
+INDICES = bad(None, 3, "a", [0], {0: 4}, {0: 0}, {0: "4"}, {0: 1.5}, {0: True}, {"nope": 4}, {3: 4})
 TRACED = {
     "rules": Arg(jp.RULES, bad(None, 3, "rules", {"add": 3}, {"add": None}, [1]), "rule"),
     "strict": Arg(False, FLAGS, "strict"),
@@ -128,4 +129,5 @@ TRACED = {
     "free_outputs": Arg((), NAMED, "free_outputs"),
     "free_constants": Arg(False, FLAGS, "free_constants"),
     "state": Arg((), STATES, "state"),
+    "index_inputs": Arg({}, INDICES | bad({None: 4}, {0: None}, {"": 4}), "index_inputs"),
 }

@@ -3,6 +3,7 @@
 import numpy as np
 
 import jaxprune as jp
+from refused.planned import COST_BOUNDS
 from refused.rows import BOUNDS, CONSTRAINTS, MEMBERS, RULE, WITHIN, Row
 from refused.values import (
     CALLABLES,
@@ -80,6 +81,7 @@ ROWS: dict[str, Row] = {
         {
             **GIVEN,
             **BOUNDS,
+            "bounds": Arg(COST_BOUNDS.good, without(COST_BOUNDS.bad, "None", "{}"), "bound|cost"),
             **CONSTRAINTS,
         },
     ),
