@@ -186,6 +186,21 @@ def test_a_cost_without_a_closed_form_is_refused_by_the_integer_program() -> Non
         milp(found)
 
 
+def test_a_cost_needs_no_name_and_no_hash() -> None:
+    graph = plain()
+    unnamed = functools.partial(jp.cost.macs)
+    found = problem(graph, uniform(graph), bounds={unnamed: 0.5})
+    assert [limit.name for limit in found.limits] == ["a cost"]
+
+    class Unhashable:
+        __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+        def __call__(self, graph: jp.ChannelGraph, widths: Any = None) -> int:
+            return jp.cost.macs(graph, widths)
+
+    assert jp.cost.channel_cost(graph, Unhashable()) == jp.cost.channel_cost(graph)
+
+
 def test_no_bound_and_bad_values_are_refused() -> None:
     graph = plain()
     with pytest.raises(BudgetError, match="there is no bound"):

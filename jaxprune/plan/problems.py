@@ -125,7 +125,8 @@ def problem(
     Raises:
       BudgetError: no bound, a bound that no choice of the smallest widths meets (all such are
         named, with the nearest that is reachable), a ladder without the full width or with one
-        that the constraints rule out, `equal` groups of unlike sizes, or values that are missing.
+        that the constraints rule out, `equal` groups of unlike sizes, values that are missing, or a
+        cost that gives no finite number.
       ScoreError, PatternError: as those of `jp.select.budget`.
 
     >>> from jaxprune import plan, trace

@@ -202,7 +202,7 @@ def limit_of(bound: Any, dense: Any, name: str) -> Any:
     """
     if not is_number(dense) or not math.isfinite(plain(dense)):
         raise BudgetError(
-            f"the cost of the dense network is {kind_of(dense)} by {name}, not a finite number.\n"
+            f"{name}: the cost of the dense network is {kind_of(dense)}, not a finite number.\n"
             "Fix: a function (graph, widths) that returns one."
         )
     if isinstance(bound, Absolute):
