@@ -86,9 +86,9 @@ def test_missing_and_foreign_directories(tmp_path, written):
 
 
 def test_newer_formats(checkpoint):
-    newer_spec = SPEC | {"format": 2, "stacked": {}}
+    newer_spec = SPEC | {"format": 3, "stacked": {}}
     rewrite_manifest(checkpoint, lambda content: content.update(spec=newer_spec))
-    with pytest.raises(CheckpointError, match=r"spec has format 2.* up to 1\nFix: update jaxprune"):
+    with pytest.raises(CheckpointError, match=r"spec has format 3.* up to 2\nFix: update jaxprune"):
         restore(checkpoint)
     (checkpoint / "jaxprune.json").write_text('{"format": 2}')
     with pytest.raises(CheckpointError, match=r"has format 2; .* up to 1.\nFix: update jaxprune"):
