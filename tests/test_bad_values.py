@@ -33,7 +33,7 @@ DATA = (
     *(jp.gates.Decorated, jp.linen.Resizing, jp.linen.Resized),
     *(jp.recover.Absorbed, jp.recover.Outcome, jp.sparsify.PenaltyState),
     *(jp.recover.Fit, jp.recover.Form, jp.recover.Order, jp.recover.Recovered),
-    *(jp.recover.Removal, jp.recover.Shrunk),
+    *(jp.recover.Removal, jp.recover.Shrunk, jp.recover.Discriminating, jp.recover.Head),
     *(jp.schedule.Part, jp.schedule.Quota, jp.schedule.Progress, jp.schedule.Tally),
     *(jp.slimmable.Found, jp.slimmable.Device, jp.slimmable.Spectrum, jp.slimmable.Switch),
     *(jp.slimmable.Split, jp.slimmable.Gradients, jp.select.Constraints),

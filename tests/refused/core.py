@@ -69,6 +69,7 @@ KINDS = bad((), ("heads",), ("HIDDEN",), (3,), (None,), ([KIND],), (jp.Kind,), (
 TEMPLATES = bad(3, "tree", {"a": X}, [X], apply)
 NAMED_TREES = V._replace(bad=without(TREES, "strings", "objects", "other shapes"))
 STATE = Arg(None, bad(3, True, "nope", [], {}, 0.5, X), "no state")
+SHARDINGS = Arg(None, bad(3, True, "fits", [], {}, ("fit",), b"fit"), "shardings must be")
 COSTED = Arg(KEEP, without(WIDTHS, "{a: None}"), "keep|width")
 
 
@@ -196,6 +197,7 @@ ROWS: dict[str, Row] = {
             "variables": V,
             "keep": K,
             "rescale": Arg(False, bad("yes", None, 3, [], {}), "rescale"),
+            "shardings": SHARDINGS,
             "state": STATE,
         },
     ),
@@ -227,6 +229,7 @@ ROWS: dict[str, Row] = {
             "keep": K,
             "tx": Arg(TX, bad(None, 3, "adam", {}, apply, optax.adam), "tx|optimizer"),
             "params": V._replace(says="variable|tree|tx.init"),
+            "shardings": SHARDINGS,
         },
     ),
     "compare": Row(

@@ -18,7 +18,9 @@ from refused.values import (
     KEYS,
     NAN,
     RATIOS,
+    STRENGTHS,
     TREES,
+    WIDTHS,
     A,
     Arg,
     G,
@@ -150,6 +152,9 @@ ROWS: dict[str, Row] = {
     "stats.weighted_variance": Row(jp.stats.weighted_variance, {}),
     "stats.gram": Row(jp.stats.gram, {"positions": POSITIONS}),
     "stats.contributions": Row(jp.stats.contributions, {"positions": POSITIONS}),
+    "stats.removal_costs": Row(
+        jp.stats.removal_costs, {"damping": Arg(0.01, STRENGTHS, "damping")}
+    ),
     "stats.hutchinson": Row(jp.stats.hutchinson, {"samples": SAMPLES, "by": BY}),
     "stats.gauss_newton": Row(jp.stats.gauss_newton, {"samples": SAMPLES, "by": BY}),
     "stats.fisher": Row(jp.stats.fisher, {"by": BY}),
@@ -193,6 +198,11 @@ ROWS: dict[str, Row] = {
     ),
     "scores.thinet": Row(SCORED.thinet, {"graph": G, "contributions": PAIRS}),
     "scores.lasso": Row(SCORED.lasso, {"graph": G, "contributions": PAIRS}),
+    "scores.obs": of_channels(SCORED.obs, "costs", "costs|group"),
+    "scores.kmeans": Row(
+        SCORED.kmeans,
+        {"graph": G, "variables": V, "widths": Arg({A: 2}, WIDTHS | bad({}), "width|keep|group")},
+    ),
     "scores.redundancy": Row(SCORED.redundancy, {"graph": G, "similarities": PAIRS}),
     "scores.filter_similarity": Row(
         SCORED.filter_similarity,

@@ -1,12 +1,27 @@
-"""The rows of what fits readers anew: `recover.least_squares`, `obs` and `lasso`."""
+"""The rows of what fits readers anew: `recover.least_squares`, `obs`, `lasso` and `dcp`."""
 
 import numpy as np
 
 import jaxprune as jp
 from jaxprune.recover import Form, Order
+from refused.measured import POSITIONS, loss
 from refused.networks import WITHOUT_SHAPES
 from refused.rows import Row
-from refused.values import CALLABLES, FUNCTIONS, NAN, Arg, G, K, X, bad, without
+from refused.values import (
+    CALLABLES,
+    COUNTS,
+    FUNCTIONS,
+    KEYS,
+    NAN,
+    POSITIVES,
+    STRENGTHS,
+    Arg,
+    G,
+    K,
+    X,
+    bad,
+    without,
+)
 
 BATCHES = Arg([X], bad(None, 3, "data", [], ["x"], [None], [object()], {"a": X}, [X[:0]]), "batch")
 INPUTS = Arg(None, without(CALLABLES, "None"), "inputs")
@@ -23,6 +38,7 @@ MEASURED = {
     "inputs": INPUTS,
     "fn": Arg(None, without(FUNCTIONS, "None"), "fn|function"),
 }
+DRAWN = {"positions": POSITIONS, "key": Arg(None, without(KEYS, "None"), "key")}
 
 ROWS = {
     "recover.least_squares": Row(
@@ -31,6 +47,7 @@ ROWS = {
             **COMMON,
             "keep": K,
             **MEASURED,
+            **DRAWN,
             "form": Arg(Form.KERNEL, bad(None, 3, "KERNEL", Form, Order.IN_TURN), "form must be"),
             "order": Arg(Order.IN_TURN, bad(None, 3, Order, Form.BIAS), "order must be"),
             "ridge": Arg(0.01, STRENGTH, "ridge"),
@@ -38,7 +55,27 @@ ROWS = {
     ),
     "recover.obs": Row(
         jp.recover.obs,
-        {**COMMON, "widths": WIDTHS, **MEASURED, "damping": Arg(0.01, STRENGTH, "damping")},
+        {
+            **COMMON,
+            "widths": WIDTHS,
+            **MEASURED,
+            **DRAWN,
+            "damping": Arg(0.01, STRENGTH, "damping"),
+        },
+    ),
+    "recover.dcp": Row(
+        jp.recover.dcp,
+        {
+            **COMMON,
+            "widths": WIDTHS,
+            **MEASURED,
+            "loss": Arg(loss, CALLABLES | {"a vector": lambda o, _: o}, "loss"),
+            "points": Arg((), bad(None, 3, "nope", ["nope"], [3], [None], 0.5), "points"),
+            "weight": Arg(1.0, STRENGTHS, "weight"),
+            "rate": Arg(0.01, POSITIVES, "rate"),
+            "head_rate": Arg(0.1, POSITIVES, "head_rate"),
+            "head_passes": Arg(1, COUNTS, "head_passes"),
+        },
     ),
     "recover.lasso": Row(jp.recover.lasso, {**COMMON, "widths": WIDTHS, "contributions": ADDED}),
 }

@@ -126,6 +126,7 @@ ROWS: dict[str, Row] = {
             "training": Arg(TRAINING, bad(3, "training", {}), "training"),
             "prune": Arg(None, bad(3, "prune", {}, 0.5), "prune"),
             "commit": Arg(False, FLAGS, "commit"),
+            "groups": Arg(None, bad(3, A, [A], (3,), (None,), {A: 1}), "groups"),
         },
     ),
     "schedule.Training.learning_rate": Row(
@@ -225,6 +226,16 @@ ROWS: dict[str, Row] = {
             **ASKED,
         },
     ),
+    "schedule.layerwise": Row(
+        walked(schedule.layerwise),
+        {
+            "groups": Arg([A], bad(None, 3, [], [3], [None], [A, A], 0.5), "groups"),
+            "prune_ratio": Arg(0.5, RATIOS | bad(0), "prune_ratio"),
+            "training": Arg(TRAINING, without(TRAININGS.bad, "None"), "[Tt]raining"),
+            "finetune": FINETUNE,
+            **ASKED,
+        },
+    ),
     "schedule.phases": Row(
         lambda **k: list(schedule.phases(**k)),
         {
@@ -259,7 +270,12 @@ ROWS: dict[str, Row] = {
                 bad=without(TREES, "other shapes"), says="variable|tree|parameter"
             ),
             "head": Arg((), NAMED, "head"),
+            "groups": Arg(None, bad(3, [3], [None], 0.5), "groups"),
         },
+    ),
+    "schedule.trainable(READERS)": Row(
+        partial(schedule.trainable, GRAPH, VARIABLES, schedule.Part.READERS),
+        {"groups": Arg([A], bad(None, 3, [], "nope", [A, "nope"], [3], [None], 0.5), "groups")},
     ),
     "schedule.trainable(ALL)": Row(
         partial(schedule.trainable, GRAPH, VARIABLES, schedule.Part.ALL),
