@@ -65,6 +65,17 @@ def check_batches(batches: Any, where: str) -> Iterator[Any]:
         yield batch
 
 
+def check_examples(batches: Any, where: str) -> Iterator[Any]:
+    """Yields the batches, each once it is known to be a tree of arrays of several examples."""
+    for number, batch in enumerate(check_batches(batches, where), 1):
+        if not all(np.shape(leaf) and np.shape(leaf)[0] for leaf in jax.tree.leaves(batch)):
+            raise JaxpruneError(
+                f"{where}: batch {number} has no examples along its first axis.\n"
+                "Fix: every array of a batch is [examples, ...]; leave empty batches out."
+            )
+        yield batch
+
+
 def check_overrides(overrides: Any) -> None:
     """Raises PatternError unless these are {pattern of modules: {attribute: value}}, or None."""
     example = "{pattern of module paths: {attribute: value}}"

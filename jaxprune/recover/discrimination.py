@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.arguments.checks import check_batches, check_callable, check_names
+from jaxprune.arguments.checks import check_callable, check_examples, check_names
 from jaxprune.arguments.numbers import check_count, check_finite, check_positive
 from jaxprune.cutting.transforms import mask
 from jaxprune.errors import JaxpruneError
@@ -115,7 +115,7 @@ def dcp(
     ]
     passes = check_count(head_passes, "head_passes", "head_passes=5.")
     leaves = concrete(graph, variables)
-    given = list(check_batches(batches, WHERE))
+    given = list(check_examples(batches, WHERE))
     if not given:
         raise JaxpruneError(f"{WHERE}: no batches.\nFix: pass at least one batch of data.")
     counts = {name: count for name, count in counts.items() if count < graph.groups[name].size}

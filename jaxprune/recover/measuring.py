@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.arguments.checks import check_batches, check_key
+from jaxprune.arguments.checks import check_examples, check_key
 from jaxprune.arguments.fetching import fetch
 from jaxprune.arguments.numbers import check_count
 from jaxprune.errors import JaxpruneError, ResizeError
@@ -92,12 +92,7 @@ class Measuring:
         """
         chosen = np.isin(np.arange(len(self.readers)), wanted)
         state, number = None, 0
-        for number, batch in enumerate(check_batches(batches, self.where), 1):
-            if not all(np.shape(leaf) and np.shape(leaf)[0] for leaf in jax.tree.leaves(batch)):
-                raise JaxpruneError(
-                    f"{self.where}: batch {number} has no examples along its first axis.\n"
-                    "Fix: every array of a batch is [examples, ...]; leave empty batches out."
-                )
+        for number, batch in enumerate(check_examples(batches, self.where), 1):
             here = self.measure(now, dense, batch, chosen, number)
             state = here if state is None else self.merge(state, here, number)
         if state is None:

@@ -60,13 +60,14 @@ def trainable(
     check_graph(graph)
     check_arrays(variables, "variables")
     check_pytree(variables, "variables", "the whole variables, {'params': ..., ...}.")
+    wanted = check_names(() if groups is None else groups, "groups", JaxpruneError)
     if head := listed(head, "head pattern"):
         _check_gates(part, head)
     linen = isinstance(variables, Mapping) and "params" in variables
     names, treedef = paths.flatten(variables["params"] if linen else variables)
     names = [f"params/{name}" if linen else name for name in names]
     if part == Part.READERS:
-        read = _read_by(graph, groups)
+        read = _read_by(graph, wanted)
         return jax.tree.unflatten(treedef, [name in read for name in names])
     if part != Part.GATES:
         return jax.tree.unflatten(treedef, [part == Part.ALL] * len(names))
@@ -84,10 +85,14 @@ def trainable(
     return jax.tree.unflatten(treedef, [name in found for name in names])
 
 
-def _read_by(graph: ChannelGraph, groups: Collection[str] | None) -> set[str]:
+def _read_by(graph: ChannelGraph, names: Collection[str]) -> set[str]:
     """The paths of the kernels that read these groups."""
-    names = check_names(() if groups is None else groups, "groups", JaxpruneError)
-    slots = (slot for name in names if name in graph.groups for slot in graph.groups[name].slots)
+    if unknown := [name for name in names if name not in graph.groups]:
+        raise JaxpruneError(
+            f"groups {unknown} are not in the graph.\n"
+            f"Fix: groups=phase.groups, some of {list(graph.groups)[:5]}."
+        )
+    slots = (slot for name in names for slot in graph.groups[name].slots)
     found = {slot.path for slot in slots if slot.role == "in"}
     if not found:
         raise JaxpruneError(

@@ -5,11 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxprune.arguments.checks import (
-    check_batches,
     check_callable,
+    check_examples,
     check_key,
     check_mapping,
     check_names,
@@ -166,12 +165,7 @@ def collect(
     tools = collector(graph, statistics, loss=loss, inputs=inputs, groups=groups, key=key, fn=fn)
     update = jax.jit(tools.update)
     state = None
-    for batch in check_batches(batches, "stats.collect"):
-        if not all(np.shape(leaf) and np.shape(leaf)[0] for leaf in jax.tree.leaves(batch)):
-            raise JaxpruneError(
-                "stats.collect: a batch has no examples along its first axis.\n"
-                "Fix: every array of a batch is [examples, ...]; leave empty batches out."
-            )
+    for batch in check_examples(batches, "stats.collect"):
         state = tools.init(variables, batch) if state is None else state
         state = update(state, variables, batch)
     if state is None:
