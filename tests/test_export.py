@@ -81,7 +81,8 @@ def test_a_process_without_jaxprune_and_flax_gives_the_same(tmp_path, pruned, re
     paths = [str(tmp_path / name) for name in ("small.jax", "in.npz", "out.npz")]
     script = [sys.executable, "-c", textwrap.dedent(ALONE), *paths]
     subprocess.run(script, cwd=tmp_path, check=True)
-    out = np.load(tmp_path / "out.npz")
+    with np.load(tmp_path / "out.npz") as file:
+        out = dict(file)
     for name, batch in (("one", 1), ("seven", 7)):
         np.testing.assert_allclose(out[name], fn(small, images(batch)), rtol=1e-5, atol=1e-6)
 
