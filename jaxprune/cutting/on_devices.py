@@ -225,11 +225,12 @@ def _done(result: Any) -> Any:
     return result
 
 
-def _cut(plan: Plan, leaf: Any, *rest: Any) -> Any:
+def _cut(plan: Plan, leaf: Any, indices: Any, kept: Any, into: Any) -> Any:
     """Cuts a whole array, in a program."""
     if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return _mapped(plan, _piece, leaf, *rest)
-    data = _mapped(plan, _piece, jax.random.key_data(leaf), *rest)
+        return _mapped(plan, _piece, leaf, indices, kept, into)
+    base = None if into is None else jax.random.key_data(into)
+    data = _mapped(plan, _piece, jax.random.key_data(leaf), indices, kept, base)
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
 
 
