@@ -152,13 +152,15 @@ def collect(
     each example by itself under `jax.vmap`, so a function whose examples meet (BatchNorm in train
     mode) is another one there.
 
+    >>> import jax
+    >>> import numpy as np
     >>> import jaxprune as jp
     >>> fn = lambda v, x: jax.nn.relu(x @ v["a"]) @ v["b"]
     >>> v = {"a": np.array([[1.0, -1.0]], np.float32), "b": np.ones((2, 1), np.float32)}
     >>> batches = [np.array([[1.0], [2.0]], np.float32), np.array([[-3.0], [1.0]], np.float32)]
     >>> graph = jp.trace(fn, v, batches[0])
     >>> wanted = {"mean": jp.stats.mean(), "zeros": jp.stats.zero_share()}
-    >>> found = collect(graph, v, batches, wanted)
+    >>> found = jp.stats.collect(graph, v, batches, wanted)
     >>> found["mean"]["a"].tolist(), found["zeros"]["a"].tolist()
     ([1.0, 0.75], [0.25, 0.75])
     """
