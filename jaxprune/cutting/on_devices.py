@@ -24,6 +24,7 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
+from jaxprune.cutting import shardings
 from jaxprune.program import stacked_layers
 
 PIECE = 2**25
@@ -53,13 +54,11 @@ class Plan(NamedTuple):
         """The mesh axes that divide an axis."""
         if self.mesh is None or axis >= len(sharding.spec):
             return ()
-        item = sharding.spec[axis]
-        names = item if isinstance(item, tuple) else (item,)
-        return tuple(name for name in names if name in self.mesh.shape)
+        return shardings.names_of(sharding, sharding.spec[axis])
 
     def parts(self, names: Names) -> int:
         """Into how many parts the mesh axes divide."""
-        return math.prod(self.mesh.shape[name] for name in names)
+        return shardings.parts_of(self.mesh, names)
 
 
 class Work(NamedTuple):

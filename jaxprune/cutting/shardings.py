@@ -33,10 +33,10 @@ def fitted(sharding: Any, shape: Sequence[int]) -> Any:
         return sharding
     spec = []
     for width, item in zip(shape, sharding.spec, strict=False):
-        names = _names(sharding, item)
-        while names and width % _parts(sharding, names):
+        names = names_of(sharding, item)
+        while names and width % parts_of(sharding.mesh, names):
             names = names[:-1]
-        whole = names == _names(sharding, item)
+        whole = names == names_of(sharding, item)
         spec.append(item if whole else names or None)
     return sharding.update(spec=jax.P(*spec)) if tuple(spec) != tuple(sharding.spec) else sharding
 
@@ -70,14 +70,16 @@ def _divided(leaf: Any) -> Iterator[tuple[str, int]]:
     if not isinstance(sharding, jax.NamedSharding):
         return
     for item in sharding.spec:
-        names = _names(sharding, item)
-        yield ", ".join(map(repr, names)), _parts(sharding, names)
+        names = names_of(sharding, item)
+        yield ", ".join(map(repr, names)), parts_of(sharding.mesh, names)
 
 
-def _names(sharding: jax.NamedSharding, item: Any) -> tuple[str, ...]:
+def names_of(sharding: jax.NamedSharding, item: Any) -> tuple[str, ...]:
+    """Returns the mesh axes that an item of a `PartitionSpec` names."""
     names = item if isinstance(item, tuple) else (item,)
     return tuple(name for name in names if name in sharding.mesh.shape)
 
 
-def _parts(sharding: jax.NamedSharding, names: Sequence[str]) -> int:
-    return math.prod(sharding.mesh.shape[name] for name in names)
+def parts_of(mesh: Any, names: Sequence[str]) -> int:
+    """Returns into how many parts these mesh axes divide."""
+    return math.prod(mesh.shape[name] for name in names)

@@ -93,20 +93,21 @@ def zeros_of(call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
 
 def parameter(init_fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """Returns zeros in the place of a parameter that is not declared."""
-    options = {key: value for key, value in kwargs.items() if key != "unbox"}
-    shapes = jax.eval_shape(lambda: init_fn(jax.random.key(0), *args, **options))
-    found = jax.tree.map(lambda x: jaxpr.zeros(x.shape, x.dtype), shapes)
+    found = _zeros(init_fn, (jax.random.key(0), *args), kwargs)
     return meta.unbox(found) if kwargs.get("unbox", True) else found
 
 
 def variable(init_fn: Callable[..., Any] | None, args: Any, kwargs: Any) -> Any:
     """Returns what stands in the place of a variable that is not declared."""
-    if init_fn is None:
-        return SimpleNamespace(value=None)
+    found = None if init_fn is None else meta.unbox(_zeros(init_fn, args, kwargs))
+    return SimpleNamespace(value=found)
+
+
+def _zeros(init_fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Zeros in the place of an initial value, in its boxes."""
     options = {key: value for key, value in kwargs.items() if key != "unbox"}
     shapes = jax.eval_shape(lambda: init_fn(*args, **options))
-    found = jax.tree.map(lambda x: jaxpr.zeros(x.shape, x.dtype), shapes)
-    return SimpleNamespace(value=meta.unbox(found))
+    return jax.tree.map(lambda x: jaxpr.zeros(x.shape, x.dtype), shapes)
 
 
 def declare_nothing(module: nn.Module, path: str, removed: Removed) -> None:

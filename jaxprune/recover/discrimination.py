@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.arguments.checks import check_callable, check_examples, check_names
+from jaxprune.arguments.fetching import fetch
 from jaxprune.arguments.numbers import check_count, check_finite, check_positive
 from jaxprune.cutting.transforms import mask
 from jaxprune.errors import JaxpruneError
@@ -131,7 +132,7 @@ def dcp(
         left = dict(
             zip(graph.variables, jax.tree.leaves(mask(graph, _ones(now), keep)), strict=True)
         )
-        allowed = {path: np.asarray(left[path]) for path in own}
+        allowed = {path: fetch(left[path]) for path in own}
         used = [reader for reader in readers if reader.path in own]
         stage = _Stage(graph, watch, name, used, heads, loss, weight, rates[0], allowed)
         start = {path: jnp.asarray(leaves[path]) * allowed[path] for path in own}
@@ -175,7 +176,7 @@ class _Stage:
         while len(order) < count:
             there = np.isin(np.arange(self.size), order)
             slopes = [self.step(kernels, now, dense, batch, there)[1] for batch in batches]
-            norms = self._norms(jax.device_get(jax.tree.map(lambda *each: sum(each), *slopes)))
+            norms = self._norms(fetch(jax.tree.map(lambda *each: sum(each), *slopes)))
             if not np.isfinite(norms).all():
                 raise JaxpruneError(
                     f"{WHERE}: gradients of group {self.name!r} are not finite, with "
@@ -190,7 +191,7 @@ class _Stage:
     def joined(self, path: str, old: Any, new: Any, order: Sequence[int]) -> np.ndarray:
         """Returns a kernel with what was trained, and at other channels as it was."""
         theirs = np.isin(self.owners[path], order) & self.allowed[path]
-        return np.where(theirs, np.asarray(new), np.asarray(old))
+        return np.where(theirs, *fetch((new, old)))
 
     def _step(
         self, kernels: dict[str, Array], now: Any, dense: Any, batch: Any, there: Array

@@ -48,7 +48,8 @@ def trainable(
       groups: of the phase; only `READERS` looks at them, and needs them.
 
     Raises:
-      JaxpruneError: `part` is none, or `READERS` without groups of the graph that something reads.
+      JaxpruneError: `part` is none, `groups` are not names, or `READERS` has none, one that is not
+        in the graph, or none that something reads.
       PatternError: a pattern matches nothing, or has no effect because all or nothing trains.
       TreeError: no parameter has an axis of the output.
     """
