@@ -12,7 +12,7 @@ import optax
 import jaxprune as jp
 from experiments import data
 from experiments.data.augment import normalized
-from experiments.procedures import scoring
+from experiments.procedures import recovering, scoring
 from experiments.runner import training
 from experiments.runner.fit import Variables
 from experiments.runner.task import Task, key
@@ -22,23 +22,15 @@ SCOPE = (jp.Kind.STREAM, jp.Kind.HEADS, jp.Kind.HIDDEN)
 """Kinds of the groups that lose channels; dimensions inside of heads stay."""
 ALONE = {"stream": jp.Kind.STREAM, "heads": jp.Kind.HEADS, "hidden": jp.Kind.HIDDEN}
 """Kinds that lose channels alone in a network with heads."""
-FIT = {"size": 128, "count": 2, "seed": 1}
-"""Training images that reconstructions read: size and number of the batches."""
 BATCH_NORM = {"size": 250, "count": 4, "seed": 2}
 """Training images that BatchNorm's statistics are measured on."""
 BATCH = 500
 """Test images that are evaluated at once."""
 
-RECOVERIES: Mapping[str, Mapping[str, Any] | None] = {
-    "none": None,
-    "least_squares": {},
-    "scale": {"form": jp.recover.Form.SCALE},
-    "bias": {"form": jp.recover.Form.BIAS},
-    "at_once": {"order": jp.recover.Order.AT_ONCE},
-}
-"""Name -> options of `jp.recover.least_squares`; `bias` is FLAP's compensation."""
+RECOVERIES = ("none", "least_squares", "scale", "bias", "at_once")
+"""Names of `experiments.procedures.recovering` that fit what the criterion keeps."""
 OWN = ("obs", "lasso")
-"""Functions of `jp.recover` that choose the channels themselves, at given widths."""
+"""Those that choose the channels themselves, at given widths."""
 
 
 class Cell(NamedTuple):
@@ -119,22 +111,13 @@ class Bench:
 
     def pruned(self, cell: Cell) -> tuple[Keep, Variables]:
         """Returns which channels stay, and full variables that make up for the others."""
-        graph, batches = self.graph, self.batches(FIT)
-        if cell.recovery in OWN:
-            widths = self.uniform(cell.share)
-            if cell.recovery == "obs":
-                found = jp.recover.obs(graph, self.variables, widths, batches)
-                return found.keep, found.variables
-            added = {"added": jp.stats.contributions()}
-            added = jp.stats.collect(graph, self.variables, batches, added)["added"]
-            shrunk = jp.recover.lasso(graph, self.variables, widths, added)
-            return shrunk.keep, shrunk.variables
-        keep = self.keep(cell)
-        options = RECOVERIES[cell.recovery]
-        if options is None:
-            return keep, self.variables
-        found = jp.recover.least_squares(graph, self.variables, keep, batches, **options)
-        return keep, found.variables
+        own = cell.recovery in OWN
+        keep = self.random(self.ratio(cell.share)) if own else self.keep(cell)
+        return recovering.recovered(cell.recovery, self.given(), keep)
+
+    def given(self, seed: int = 0) -> scoring.Given:
+        """Returns what criteria and reconstructions look at."""
+        return scoring.Given(self.task, self.graph, self.variables, self.key(seed))
 
     def keep(self, cell: Cell) -> Keep:
         """Returns the channels that a criterion keeps."""
@@ -156,8 +139,8 @@ class Bench:
     def scored(self, criterion: str, seed: int) -> Mapping[str, Any]:
         """Returns the scores of a criterion, computed once."""
         if (criterion, seed) not in self.scores:
-            given = scoring.Given(self.task, self.graph, self.variables, self.key(seed))
-            self.scores[criterion, seed] = jax.device_get(scoring.scores(criterion, given))
+            found = scoring.scores(criterion, self.given(seed))
+            self.scores[criterion, seed] = jax.device_get(found)
         return self.scores[criterion, seed]
 
     def key(self, seed: int) -> jax.Array:
@@ -178,23 +161,9 @@ class Bench:
         some = jp.scores.random(self.graph, self.key(0))
         return jp.select.per_group(self.graph, some, prune_ratio=ratio, only=SCOPE)
 
-    def uniform(self, share: float) -> dict[str, int]:
-        """Returns {group: how many channels stay} for these MACs, of what loses some."""
-        keep = self.random(self.ratio(share))
-        counts = {name: int(np.sum(kept)) for name, kept in keep.items()}
-        return {name: n for name, n in counts.items() if n < self.graph.groups[name].size}
-
     def recalibrated(self, variables: Variables) -> Variables:
         """Returns the variables with BatchNorm's statistics measured anew, if there are any."""
         if "batch_stats" not in variables:
             return variables
-        images = [batch.images for batch in self.examples(BATCH_NORM)]
-        return jp.recover.recalibrate(self.update, variables, images)
-
-    def batches(self, which: Mapping[str, int]) -> list[jax.Array]:
-        """Returns training images as the network reads them."""
-        return [self.inputs(batch.images) for batch in self.examples(which)]
-
-    def examples(self, which: Mapping[str, int]) -> list[data.Split]:
-        """Returns batches of raw training images and labels."""
-        return list(data.examples(self.task.dataset.train, **which))
+        examples = data.examples(self.task.dataset.train, **BATCH_NORM)
+        return jp.recover.recalibrate(self.update, variables, [batch.images for batch in examples])

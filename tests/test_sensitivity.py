@@ -142,7 +142,7 @@ def test_every_recovery_by_name_makes_up_for_what_went() -> None:
     errors = {name: error(*each) for name, each in found.items()}
     for name, (kept, _) in found.items():
         assert jp.widths(graph, kept) == {FIRST: 5, SECOND: 3}, name
-    fitted = {"least_squares", "scale", "bias", "obs", "lasso", "dcp"}
+    fitted = {"least_squares", "at_once", "scale", "bias", "obs", "lasso", "dcp"}
     assert all(errors[name] < errors["none"] for name in fitted), errors
     assert errors["absorb"] <= errors["none"]
     assert errors["least_squares"] < min(errors["scale"], errors["bias"])

@@ -14,7 +14,7 @@ import jaxprune as jp
 from experiments.procedures.scoring import Given, batches
 from experiments.runner.fit import Variables
 from experiments.runner.task import Task
-from jaxprune.recover import Form
+from jaxprune.recover import Form, Order
 
 NONE = "none"
 Keep = Mapping[str, np.ndarray]
@@ -22,10 +22,12 @@ Recovery = Callable[[Given, Keep], tuple[Keep, Variables]]
 """(the network before its channels go, which stay) -> which stay, and the full variables."""
 
 
-def _fitted(form: Form) -> Recovery:
+def _fitted(**options: Any) -> Recovery:
+    """Least squares, with these options of `jp.recover.least_squares`."""
+
     def recovered(given: Given, keep: Keep) -> tuple[Keep, Variables]:
         graph, images = given.graph, _images(given)
-        found = jp.recover.least_squares(graph, given.variables, keep, images, form=form)
+        found = jp.recover.least_squares(graph, given.variables, keep, images, **options)
         return keep, found.variables
 
     return recovered
@@ -42,7 +44,7 @@ def _lasso(given: Given, keep: Keep) -> tuple[Keep, Variables]:
     added = jp.stats.collect(given.graph, given.variables, _images(given), wanted)["added"]
     widths = {name: n for name, n in _widths(given, keep).items() if name in added}
     found = jp.recover.lasso(given.graph, given.variables, widths, added)
-    return _fitted(Form.KERNEL)(given, {**keep, **found.keep})
+    return _fitted()(given, {**keep, **found.keep})
 
 
 def _dcp(given: Given, keep: Keep) -> tuple[Keep, Variables]:
@@ -63,17 +65,18 @@ def _absorbed(given: Given, keep: Keep) -> tuple[Keep, Variables]:
 RECOVERIES: Mapping[str, Recovery] = MappingProxyType(
     {
         NONE: lambda given, keep: (keep, given.variables),
-        "least_squares": _fitted(Form.KERNEL),
-        "scale": _fitted(Form.SCALE),
-        "bias": _fitted(Form.BIAS),
+        "least_squares": _fitted(),
+        "scale": _fitted(form=Form.SCALE),
+        "bias": _fitted(form=Form.BIAS),
+        "at_once": _fitted(order=Order.AT_ONCE),
         "absorb": _absorbed,
         "obs": _obs,
         "lasso": _lasso,
         "dcp": _dcp,
     }
 )
-"""Name -> what it does. `obs`, `lasso` and `dcp` choose the channels of every group themselves, as
-many as the scores leave it."""
+"""Name -> what it does; `bias` is FLAP's compensation. `obs`, `lasso` and `dcp` choose the channels
+of every group themselves, as many as the scores leave it."""
 
 
 def unknown(name: str) -> list[str]:
