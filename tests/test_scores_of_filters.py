@@ -45,6 +45,27 @@ def close(got: Any, expected: Any) -> None:
         np.testing.assert_allclose(got[name], values, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.parametrize(("layers", "stream", "hidden"), [(2, 4, 9), (9, 4, 5), (2, 9, 5)])
+def test_large_kernels_are_summed_in_parts(monkeypatch, layers, stream, hidden) -> None:
+    """The longest axis, which is divided, is that of the channels, of the layers, or another."""
+    v = {
+        "embed": normal(3, stream),
+        "layers": {"up": normal(layers, stream, hidden), "down": normal(layers, hidden, stream)},
+        "head": normal(stream, 2),
+    }
+    graph = jp.trace(network, v, normal(2, 3))
+    gradients = jax.tree.map(np.cos, v)
+
+    def found() -> list[Any]:
+        return [scores.l1(graph, v), scores.l2(graph, v), scores.taylor(graph, v, gradients)]
+
+    whole = found()
+    for most in (1, 7, 50):
+        monkeypatch.setattr("jaxprune.groups.members._AT_ONCE", most)
+        for got, expected in zip(found(), whole, strict=True):
+            close(got, expected)
+
+
 def test_fpgm_in_all_norms() -> None:
     norms = {
         2: lambda d: np.sqrt((d**2).sum()),
