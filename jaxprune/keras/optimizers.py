@@ -60,9 +60,9 @@ def _built(new: Any, small: Any) -> dict[int, str]:
     make = new.add_variable_from_reference
 
     def noted(reference_variable: Any, *args: Any, **kwargs: Any) -> Any:
-        found = make(reference_variable, *args, **kwargs)
-        owners[id(found)] = places[id(reference_variable)]
-        return found
+        made = make(reference_variable, *args, **kwargs)
+        owners[id(made)] = places[id(reference_variable)]
+        return made
 
     new.add_variable_from_reference = noted
     try:

@@ -91,7 +91,7 @@ class _Outermost:
 @contextlib.contextmanager
 def noted(fn: Function) -> Generator[tuple[Function, list[Call]], None, None]:
     """Gives the function, and the list to which its calls of top-level modules are added."""
-    found: list[Call] = []
+    calls: list[Call] = []
     began: list[Any] = []
 
     def begun(*args: Any, **keywords: Any) -> Any:
@@ -103,11 +103,11 @@ def noted(fn: Function) -> Generator[tuple[Function, list[Call]], None, None]:
             root = _root(call.module)
             direct = call.module is root and _is_direct()
             plain = jaxpr.current_trace() == began[-1]
-            found.append(Call(root.copy(parent=None), number, _text(call), direct, plain))
+            calls.append(Call(root.copy(parent=None), number, _text(call), direct, plain))
         return run()
 
     with nn.intercept_methods(_Outermost(note)):
-        yield begun, found
+        yield begun, calls
 
 
 @contextlib.contextmanager

@@ -190,9 +190,9 @@ def check_groups(graph: ChannelGraph, here: ChannelGraph, names: Collection[str]
     for name in names:
         wanted = {(slot.path, slot.axis) for slot in graph.groups[name].slots}
         group = here.groups.get(name)
-        found = set() if group is None else {(slot.path, slot.axis) for slot in group.slots}
-        if found - wanted or any(path not in here.unread for path, _ in wanted - found):
-            failures.append(f"group {name!r} has slots {sorted(wanted)}, now {sorted(found)}")
+        slots = set() if group is None else {(slot.path, slot.axis) for slot in group.slots}
+        if slots - wanted or any(path not in here.unread for path, _ in wanted - slots):
+            failures.append(f"group {name!r} has slots {sorted(wanted)}, now {sorted(slots)}")
     if failures:
         raise ResizeError(
             "the function does not tie the same channels at these inputs:\n"
@@ -221,8 +221,8 @@ def scan(
     consts = args[:n]
 
     def body(carry: Any, step: Any) -> Any:
-        x, own = step
-        outs, noted = runner(own)(op.inner[0], [*consts, *carry, *x])
+        x, item = step
+        outs, noted = runner(item)(op.inner[0], [*consts, *carry, *x])
         return outs[:m], (outs[m:], noted)
 
     options = {key: op.params[key] for key in ("length", "reverse", "unroll")}

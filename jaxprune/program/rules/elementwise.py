@@ -134,9 +134,9 @@ def binary(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
         return fractional_power(op, known, exact)
     if op.name in ("div", "rem"):
         exact.undefined(_zeros(b), op, 1, reasons.DIVIDED_BY)
-    found = _beside_a_value(op, a, b)
-    if found is not None:
-        return [found]
+    result = _beside_a_value(op, a, b)
+    if result is not None:
+        return [result]
     a, b = (spread(item, op.out_shapes[0]) for item in known)
     if op.name in ("mul", "and"):
         return [join(a, b)]
@@ -198,8 +198,8 @@ def clamps(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
 
 def exponent(op: Op) -> float | None:
     """The exponent, if it is a number of the program."""
-    found = op.params["y"] if "y" in op.params else jaxpr.scalar(op.eqn.invars[1])
-    return found if isinstance(found, int | float) else None
+    number = op.params["y"] if "y" in op.params else jaxpr.scalar(op.eqn.invars[1])
+    return number if isinstance(number, int | float) else None
 
 
 TRAITS = {
