@@ -51,8 +51,8 @@ def parameters(fn: Callable[..., Any]) -> list[str]:
 
     A function of ours says them itself; of what has no signature they are not known.
     """
-    if (own := getattr(fn, "input_names", None)) is not None:
-        return list(own)
+    if (names := getattr(fn, "input_names", None)) is not None:
+        return list(names)
     return positional(fn)[1:]
 
 

@@ -369,8 +369,8 @@ def _plan(
         done = None if done is None else check_phase(done)
         left = check_finite(left, "left", "left=progress.left().")
         kind, rounds, milestone = (done.kind, done.rounds, done.milestone) if done else ("", 0, 0)
-        if milestone < (found := reached(rounds, left)):
-            return Phase(kind="commit", number=found, rounds=rounds, milestone=found, commit=True)
+        if milestone < (target := reached(rounds, left)):
+            return Phase(kind="commit", number=target, rounds=rounds, milestone=target, commit=True)
         if milestone < milestones:
             return work(kind, rounds, milestone)
         number = done.number + 1 if done and kind == "finetune" else 1

@@ -137,8 +137,8 @@ def removal_loss(graph: ChannelGraph, loss: Callable[[Any], Any]) -> dict[str, A
         return loss({name: row[place] for name, place in places.items()})
 
     rows = 1 - jnp.eye(count, dtype=jnp.float32)
-    found = jax.jit(lambda rows: jax.lax.map(without, rows))(rows)
-    return {name: found[place] for name, place in places.items()}
+    losses = jax.jit(lambda rows: jax.lax.map(without, rows))(rows)
+    return {name: losses[place] for name, place in places.items()}
 
 
 def _check_some(graph: ChannelGraph) -> None:
