@@ -9,7 +9,7 @@ import jaxprune as jp
 from experiments.procedures import joint
 from experiments.runner.task import Network, Task
 from experiments.tasks.detection import boxes
-from experiments.tasks.detection.boxes import Found
+from experiments.tasks.detection.boxes import Detections
 from experiments.tasks.detection.config import Config
 from experiments.tasks.detection.parts import CLASSES, classifier, detector, made, scaled
 from jaxprune import slimmable
@@ -37,18 +37,18 @@ def precision(task: Task[Config], network: Network, name: str) -> dict[str, floa
     run = jax.jit(jp.linen.resize(model, graph, widths[name]).apply)
     test = made(task).test
     logits, places = map(np.asarray, run(small, scaled(test.images)))
-    found = {}
+    precisions = {}
     for label, kind in enumerate(CLASSES):
         scores = logits[..., label].reshape(len(logits), -1)
         each = [
             detected(*pair) for pair in zip(places.reshape(len(places), -1, 4), scores, strict=True)
         ]
         true = [b[c == label + 1] for b, c in zip(test.boxes, test.classes, strict=True)]
-        found[kind] = boxes.average_precision(each, true)
-    return found
+        precisions[kind] = boxes.average_precision(each, true)
+    return precisions
 
 
-def detected(places: np.ndarray, logits: np.ndarray, *, most: int = 20) -> Found:
+def detected(places: np.ndarray, logits: np.ndarray, *, most: int = 20) -> Detections:
     """Returns what one image has of one class.
 
     Args:
@@ -57,4 +57,4 @@ def detected(places: np.ndarray, logits: np.ndarray, *, most: int = 20) -> Found
       most: places that are looked at, those with the highest logits.
     """
     best = np.argsort(-logits, kind="stable")[:most]
-    return boxes.suppressed(Found(places[best], logits[best]))
+    return boxes.suppressed(Detections(places[best], logits[best]))
