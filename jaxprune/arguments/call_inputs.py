@@ -1,4 +1,4 @@
-"""The inputs of a call: by position or by keyword, each with a path; and what is no input.
+"""The inputs of a call: by position or by keyword, each with a path; and what is not an input.
 
 An input is a tree with arrays or shapes in it. A keyword without any, such as `train=False`, is a
 constant of the call, and so is what NNX keeps by reference (`rngs=nnx.Rngs(0)`).

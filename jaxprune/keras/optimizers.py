@@ -26,7 +26,7 @@ def resize_optimizer(optimizer: Any, small: Any, graph: ChannelGraph, keep: Keep
       keep: {group: bool[n]}, the keep of `small`.
 
     Raises:
-      TraceError: these are no optimizer and no model.
+      TraceError: these are not an optimizer and a model.
       KeepError: the keep does not fit the graph.
       TreeError: the optimizer is not that of the graph's model, or its state has no value for each
         entry of a variable (Adafactor's factors).

@@ -51,7 +51,7 @@ class Rebuilding:
         self.objects = _objects(self.layers.values())
 
     def model_of(self, inputs: Any, arguments: Mapping[str, Any]) -> Any:
-        """Returns the new model; one that is no graph of layers is called on the inputs."""
+        """Returns the new model; one that is not a graph of layers is called on the inputs."""
         with keras().saving.custom_object_scope(self.objects):
             if is_graph(self.model) and graph_of(self.model):
                 new = self.graph(self.model, None)
@@ -148,7 +148,7 @@ class Rebuilding:
         return kind(inputs, outputs, name=old.name)
 
     def layer(self, old: Any) -> Any:
-        """Returns the new layer or operation in the place of `old`, which is no graph of layers."""
+        """Returns the new layer or operation in the place of `old`, not a graph of layers."""
         if id(old) not in self.made:
             new = self.of_class(old) if isinstance(old, keras().Layer) else self.operation(old)
             self.made[id(old)] = new

@@ -28,11 +28,11 @@ class Sizes:
         self.stacked = stacked
 
     def __call__(self, variable: Any, rank: int) -> tuple[int, ...]:
-        """The sizes of the own axes of a variable, `rank` of them."""
+        """The sizes of the `rank` axes of a variable that do not count layers."""
         return tuple(map(self.view.kept.size, self.axes(variable, rank)))
 
     def axes(self, variable: Any, rank: int) -> tuple[Space, ...]:
-        """The spaces of the own axes of a variable."""
+        """The spaces of the `rank` axes of a variable that do not count layers."""
         spaces = self._find(variable).axes
         start = min(self.stacked, rank)
         return spaces[:start] + spaces[start + len(spaces) - rank :]

@@ -89,7 +89,7 @@ def dcp(
       KeepError, TreeError: before anything is computed.
       JaxpruneError: no data, a group none of whose readers has weights that can be changed, a point
         that nothing reads outside of a loop, outputs that are not [examples, classes] where there
-        are points, a loss that is no number, or gradients that are not finite (group and channel
+        are points, a loss that is not a number, or gradients that are not finite (group and channel
         are named).
 
     Source: Zhuang et al., "Discrimination-aware Channel Pruning for Deep Neural Networks", NeurIPS

@@ -40,7 +40,7 @@ def draw_of(positions: Any, key: Any) -> Draw:
     """Returns the draw of these arguments; the key is that of 0 by default.
 
     Raises:
-      JaxpruneError: `positions` is no count, or `key` no key.
+      JaxpruneError: `positions` is not a count, or `key` is not a key.
     """
     if positions is not None:
         positions = check_count(positions, "positions", "positions=10.")

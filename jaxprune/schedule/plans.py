@@ -246,7 +246,7 @@ def layerwise(
 
     Raises:
       BudgetError: `prune_ratio` is not in (0, 1).
-      JaxpruneError: `groups` are no names, or one comes twice.
+      JaxpruneError: `groups` are not names, or a name comes twice.
 
     Source: Luo et al., "ThiNet", ICCV 2017, section 3.1, which trains all layers for one or two
     epochs after each; He et al., "Channel Pruning", ICCV 2017, which trains none.

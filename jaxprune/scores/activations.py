@@ -28,7 +28,8 @@ def apoz(
         the channels whose APoZ is above; the paper's k is 1. Constant channels all stay.
 
     Raises:
-      ScoreError: a group is unknown, or its shares have another shape; `deviations` is no number.
+      ScoreError: a group is unknown, or its shares have another shape; `deviations` is not a
+        number.
 
     Source: Hu et al., "Network Trimming: A Data-Driven Neuron Pruning Approach towards Efficient
     Deep Architectures", 2016, equation 1 and section 3.2. It needs an activation that gives zeros.

@@ -23,7 +23,7 @@ def composite(parts: Sequence[tuple[Any, float]]) -> dict[str, Array]:
       parts: pairs of scores and a finite weight; a negative one turns an order around.
 
     Raises:
-      ScoreError: no pair, a weight that is no number, other shapes, or no group in common.
+      ScoreError: no pair, a weight that is not a number, other shapes, or no group in common.
 
     >>> ours, theirs = {"a": np.array([1.0, 2.0])}, {"a": np.array([4.0, 0.0])}
     >>> composite([(ours, 1.0), (theirs, 0.5)])

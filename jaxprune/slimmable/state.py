@@ -172,7 +172,7 @@ def only(tree: Any, wanted: Iterable[str]) -> Any:
 
 
 def updated(rest: Split, name: Hashable, updates: Any, spread: Callable[[Any, Any], Any]) -> Split:
-    """Returns `rest` after one pass at a width, whose own and whose shared leaves are replaced.
+    """Returns `rest` after one pass at a width, whose private and whose shared leaves are replaced.
 
     What is private elsewhere, but not for this width, is dropped: a width of a US-Net that keeps no
     statistics.

@@ -132,7 +132,7 @@ def _probed(product: Callable[[Problem, Tree], Tree], samples: int) -> Callable[
     def estimate(problem: Problem, key: Any) -> Tree:
         leaves, treedef = jax.tree.flatten(problem.point)
 
-        def one(key: Any) -> Tree:
+        def sample(key: Any) -> Tree:
             keys = jax.random.split(key, len(leaves))
             signs = [
                 jax.random.rademacher(key, leaf.shape, leaf.dtype)
@@ -141,11 +141,11 @@ def _probed(product: Callable[[Problem, Tree], Tree], samples: int) -> Callable[
             v = jax.tree.unflatten(treedef, signs)
             return jax.tree.map(lambda a, b: wide(a * b).real, v, product(problem, v))
 
-        total = one(key)
+        total = sample(key)
         if count > 1:
             keys = jax.random.split(jax.random.fold_in(key, 1), count - 1)
             more = jax.lax.scan(
-                lambda sums, key: (jax.tree.map(jnp.add, sums, one(key)), None), total, keys
+                lambda sums, key: (jax.tree.map(jnp.add, sums, sample(key)), None), total, keys
             )[0]
             total = more
         return jax.tree.map(lambda leaf: leaf / count, total)

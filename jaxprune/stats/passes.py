@@ -125,7 +125,7 @@ def _each(work: Pass, runs: _Runs, variables: Any, batch: Any, key: Array) -> Me
     examples = one_by_one(batch)
     size = jax.tree.leaves(examples)[0].shape[0]
 
-    def one(example: Any, key: Array) -> Any:
+    def of_example(example: Any, key: Array) -> Any:
         visit = work.visit(variables, example)
         if not runs.examples:
             return {}, visit.run(runs.each, key)[1]
@@ -136,7 +136,7 @@ def _each(work: Pass, runs: _Runs, variables: Any, batch: Any, key: Array) -> Me
 
         return jax.grad(value, has_aux=True)(visit.gates())
 
-    slopes, gathered = jax.vmap(one, out_axes=(0, None))(examples, jax.random.split(key, size))
+    slopes, gathered = jax.vmap(of_example, out_axes=(0, None))(examples, jax.random.split(key, size))
     in_rows = {group: jnp.moveaxis(slope, 0, -2) for group, slope in slopes.items()}
     return gathered | _of_gates(runs.examples, in_rows)
 
@@ -207,7 +207,7 @@ def loss_value(value: Any) -> Array:
     """Returns what a loss gave.
 
     Raises:
-      JaxpruneError: it is no real number.
+      JaxpruneError: it is not a real number.
     """
     value = jnp.asarray(value)
     if value.shape or not jnp.issubdtype(value.dtype, jnp.floating):

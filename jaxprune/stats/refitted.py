@@ -29,7 +29,7 @@ def removal_costs(*, damping: float = 0.01) -> Statistic:
       damping: relative to the mean square of the inputs; at least 0.
 
     Raises:
-      JaxpruneError: `damping` is negative or no number.
+      JaxpruneError: `damping` is negative or not a number.
 
     Source: Hassibi and Stork, "Second Order Derivatives for Network Pruning: Optimal Brain
     Surgeon", NeurIPS 1992; for structures Kurtic et al., "ZipLM", NeurIPS 2023, section 3.1, whose

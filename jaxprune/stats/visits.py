@@ -192,7 +192,7 @@ class Visit:
         return self.here.groups[group].slots[0].atom.layers
 
     def _folded(self, item: Statistic, place: Place, state: Any) -> Any:
-        """The states of the steps of loops merged, but for those of layers with own channels."""
+        """The states of the steps of loops merged, but where layers have channels of their own."""
         kept = False
         for scan in place.op.scans:
             if scan is self._stack(place.group):

@@ -87,8 +87,8 @@ def trace(
 
     Raises:
       TraceError: `strict` and a primitive has no rule, a variable is not an array, or has no axis
-        `layers`; `fn` takes no such keyword; `state` is no input, or no single output its twin;
-        `index_inputs` names what is no input of integers.
+        `layers`; `fn` takes no such keyword; `state` is not an input, or no single output is its
+        twin; `index_inputs` names what is not an input of integers.
       PatternError: a pattern of `layers` or `free_outputs` matches nothing.
 
     Example:
