@@ -385,18 +385,16 @@ def positions(space: Space, atom: Atom) -> np.ndarray:
     if type(space) is Sum:
         parts = list(_parts(space))
         starts = np.cumsum([0, *(part.size for part in parts)])
-        places = [start + positions(part, atom) for start, part in zip(starts, parts, strict=False)]
-        return np.concatenate(places, axis=1)
-    places, size = np.empty((atom.size, 0), int), 1
+        rows = [start + positions(part, atom) for start, part in zip(starts, parts, strict=False)]
+        return np.concatenate(rows, axis=1)
+    rows, size = np.empty((atom.size, 0), int), 1
     for item in space.factors:
         inner = positions(item, atom)
-        twice = places.size and inner.size  # the atom is on both sides: some positions come twice
-        outer = places[:, :, None] * item.size + np.arange(item.size)
+        twice = rows.size and inner.size  # the atom is on both sides: some positions come twice
+        outer = rows[:, :, None] * item.size + np.arange(item.size)
         inner = np.arange(size)[:, None] * item.size + inner[:, None, :]
-        places = np.concatenate(
-            [outer.reshape(atom.size, -1), inner.reshape(atom.size, -1)], axis=1
-        )
+        rows = np.concatenate([outer.reshape(atom.size, -1), inner.reshape(atom.size, -1)], axis=1)
         if twice:
-            places = np.stack([np.unique(row) for row in places])
+            rows = np.stack([np.unique(row) for row in rows])
         size *= item.size
-    return places
+    return rows

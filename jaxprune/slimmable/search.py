@@ -132,14 +132,14 @@ def evaluator(
 
     @jax.jit
     def program(variables: Any, inputs: Any, targets: Any, counts: Any) -> Any:
-        def execute(count: Any) -> Any:
+        def error_at(count: Any) -> Any:
             keep = {
                 name: jnp.arange(size) < count[i] for i, (name, size) in enumerate(sizes.items())
             }
             outputs, _ = run(transforms.mask(graph, variables, keep), inputs)
             return error(outputs, targets)
 
-        return jax.vmap(execute)(counts) if at_once > 1 else jnp.stack([execute(counts[0])])
+        return jax.vmap(error_at)(counts) if at_once > 1 else jnp.stack([error_at(counts[0])])
 
     def evaluate(candidates: Sequence[Widths]) -> np.ndarray:
         rows = [check.widths(graph, widths) for widths in _listed(candidates)]

@@ -135,8 +135,8 @@ def _probed(product: Callable[[Problem, Tree], Tree], samples: int) -> Callable[
         def sample(key: Any) -> Tree:
             keys = jax.random.split(key, len(leaves))
             signs = [
-                jax.random.rademacher(key, leaf.shape, leaf.dtype)
-                for key, leaf in zip(keys, leaves, strict=True)
+                jax.random.rademacher(leaf_key, leaf.shape, leaf.dtype)
+                for leaf_key, leaf in zip(keys, leaves, strict=True)
             ]
             v = jax.tree.unflatten(treedef, signs)
             return jax.tree.map(lambda a, b: wide(a * b).real, v, product(problem, v))
@@ -145,7 +145,9 @@ def _probed(product: Callable[[Problem, Tree], Tree], samples: int) -> Callable[
         if count > 1:
             keys = jax.random.split(jax.random.fold_in(key, 1), count - 1)
             more = jax.lax.scan(
-                lambda sums, key: (jax.tree.map(jnp.add, sums, sample(key)), None), total, keys
+                lambda sums, step_key: (jax.tree.map(jnp.add, sums, sample(step_key)), None),
+                total,
+                keys,
             )[0]
             total = more
         return jax.tree.map(lambda leaf: leaf / count, total)

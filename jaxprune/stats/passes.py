@@ -136,7 +136,9 @@ def _each(work: Pass, runs: _Runs, variables: Any, batch: Any, key: Array) -> Me
 
         return jax.grad(value, has_aux=True)(visit.gates())
 
-    slopes, gathered = jax.vmap(of_example, out_axes=(0, None))(examples, jax.random.split(key, size))
+    slopes, gathered = jax.vmap(of_example, out_axes=(0, None))(
+        examples, jax.random.split(key, size)
+    )
     in_rows = {group: jnp.moveaxis(slope, 0, -2) for group, slope in slopes.items()}
     return gathered | _of_gates(runs.examples, in_rows)
 
