@@ -202,7 +202,7 @@ def regression(mix: float) -> slimmable.Distillation:
 
 
 def train(slim: Slim, name: str, grid: Mapping[str, Keep], journal: Journal = QUIET) -> Network:
-    """Returns the network after a training of all of these widths; of one by itself if it is one.
+    """Returns the network after a training of all of these widths, or of a single width.
 
     Its variables are {"params", "rest"}, the two parts of `slimmable.split`.
     """

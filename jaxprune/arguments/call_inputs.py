@@ -76,6 +76,6 @@ def _is_input(value: Any) -> bool:
 
 
 def _is_array(leaf: Any) -> bool:
-    """True for an array or a shape; a number of NumPy is a constant, as one of Python."""
+    """True for an array or a shape; a number of NumPy is a constant, as a number of Python is."""
     described = hasattr(leaf, "shape") and hasattr(leaf, "dtype")
     return described and not isinstance(leaf, np.generic | type)

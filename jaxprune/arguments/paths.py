@@ -99,7 +99,7 @@ def require(patterns: Any, names: Iterable[str], *, what: str) -> set[str]:
       what: names the argument in errors.
 
     Raises:
-      PatternError: one is not a pattern, or matches nothing; all such are listed with near names.
+      PatternError: an entry is not a pattern, or matches nothing; all are listed with near names.
     """
     names = list(names)
     matched: set[str] = set()

@@ -135,7 +135,7 @@ def _sweep(path: Path, only: str | None = None) -> None:
     over = [
         name for name, token in entries if only in (None, token) and _is_over(Claim(path, token))
     ]
-    live = _live(path)  # read after the tickets: one that is gone stays so
+    live = _live(path)  # read after the tickets: a ticket that is gone stays so
     for name in over:
         if live not in (name, _UNKNOWN):
             shutil.rmtree(path / name, ignore_errors=True)

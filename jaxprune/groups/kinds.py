@@ -90,7 +90,7 @@ def matching(graph: ChannelGraph, patterns: Any, names: Iterable[str], *, what: 
     """Returns the `names` that a pattern matches or that are of a kind, never none for a pattern.
 
     Raises:
-      PatternError: a pattern matches no name, no group is of a kind, or one is neither.
+      PatternError: a pattern matches no name, no group is of a kind, or an entry is neither.
     """
     given = paths.listed(patterns, what)
     wanted = [item for item in given if isinstance(item, Kind)]

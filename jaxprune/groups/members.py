@@ -55,7 +55,7 @@ def collect(
     are fetched. Inside `jax.jit` all stays in the program.
 
     Raises:
-      TreeError: `variables` lack a leaf of the graph, or one has another shape.
+      TreeError: `variables` lack a leaf of the graph, or a leaf has another shape.
     """
     check_graph(graph)
     check_callable(reduce, "reduce", "reduce=jnp.sum, called with axis=1.", ScoreError)
@@ -181,7 +181,7 @@ def leaves_at(graph: ChannelGraph, variables: Any, wanted: Iterable[str]) -> dic
     """Returns {path: leaf} of the wanted variables, whole: concrete ones on the host.
 
     Raises:
-      TreeError: one is absent, has another shape, or is a shape.
+      TreeError: a variable is absent, has another shape, or is a shape.
     """
     leaves = _checked(graph, variables, wanted)
     whole = {k: replicated(v) for k, v in leaves.items() if isinstance(v, Tracer)}

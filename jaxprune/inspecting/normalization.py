@@ -212,7 +212,7 @@ class _Reader(Domain[Sum]):
         return None if under is None else self.product(a, pr.single("root", under.of, under.axes))
 
     def power(self, a: Sum, exponent: float) -> Sum | None:
-        """A square, one over a sum, or a root of a statistic."""
+        """A square, 1 over a sum, or a root of a statistic."""
         if exponent == 2:
             return self.product(a, a)
         if exponent == -1:
@@ -280,7 +280,7 @@ def _bias(a: Sum, key: _Key) -> int | None:
 
 
 def _bounded(ins: Sequence[Sum]) -> Sum | None:
-    """A statistic within bounds is one, such as a variance that is kept from zero."""
+    """A statistic within bounds is a statistic, such as a variance that is kept from zero."""
     (item, *more) = [item for item in ins if not pr.is_number(item)]
     kept = pr.statistic(item) or pr.deviation(item)
     return None if more or kept is None else item

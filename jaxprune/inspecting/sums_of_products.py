@@ -21,7 +21,7 @@ class Factor(NamedTuple):
 
     kind: `variable` (`of` is its place in the tree), `batch` (`of` are the reductions that it is
       made of), `deviation` and `root` (of a variance plus a constant; `of` are its factors, the
-      root is one over the deviation), or `array` (`of` is a number).
+      root is 1 over the deviation), or `array` (`of` is a number).
     axes: where it varies, in the axes of the array; () for an array.
     """
 

@@ -26,7 +26,7 @@ class Attributes:
     """What changes in the modules of a network.
 
     A wrapper and what it wraps are two modules at one path, and what one of them has the other gets
-    too. `late` tells that one ran without: then the network must run again.
+    too. `late` tells that a module ran without: then the network must run again.
 
     Attributes:
       values: {path: {attribute: kept value}}.

@@ -21,7 +21,7 @@ def place_of(error: Exception) -> str:
 
 
 def modules(model: nnx.Module) -> dict[str, nnx.Module]:
-    """Returns the modules of a model by their path; a shared one has its first path."""
+    """Returns the modules of a model by their path; a shared module has its first path."""
     return {path_name(path): module for path, module in nnx.iter_modules(model)}
 
 

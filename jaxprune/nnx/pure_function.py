@@ -179,7 +179,7 @@ def check_call(
 ) -> None:
     """Raises TraceError unless it is a module that has the method and takes the arguments.
 
-    `others` are keywords that are known too: an unknown one may be near to them.
+    `others` are keywords that are known too: an unknown keyword may be near to them.
     """
     check_module(model)
     if method != "__call__" or callable(model):  # a module may have other methods alone

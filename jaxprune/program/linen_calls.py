@@ -151,7 +151,7 @@ def declare_quickly(scope: Any) -> None:
 
 
 def _method(context: Any) -> str | None:
-    """The name of the method that is called; what transforms make of one may have another.
+    """The name of the method that is called; what transforms make of a method may have another.
 
     None if it is not a method of the module's class, but one of Flax's checks.
     """

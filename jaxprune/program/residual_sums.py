@@ -4,7 +4,7 @@ An operand b is a branch if it is made from the stream a through a contraction w
 is a term of a sum that is. It must be all that some such contraction is there for: what else reads
 the layers of b would not be the same without the sum. And a layer must read y, or y be a result,
 before y meets another activation in a contraction: a bias of attention scores is not a branch.
-In the body of a scan a branch is one of every step that has layers of its own.
+In the body of a scan every step that has layers of its own has its branch.
 """
 
 from collections.abc import Iterator, Sequence

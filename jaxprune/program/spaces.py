@@ -134,7 +134,7 @@ def _factors(space: Space) -> Iterator[Space]:
 
 
 def atoms(space: Space) -> Iterator[Atom]:
-    """Yields the unbound atoms of `space`, in order; one may come more than once."""
+    """Yields the unbound atoms of `space`, in order; an atom may come more than once."""
     left = [space]
     while left:
         space = find(left.pop())

@@ -59,7 +59,7 @@ def asked(state: Any) -> dict[str, Any]:
 
 
 def _word(value: Any) -> Any:
-    """Returns a path, a position as one; False for neither."""
+    """Returns a path, a position as a path; False for neither."""
     if isinstance(value, str):
         return value
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else False

@@ -188,7 +188,7 @@ class _Lockstep:
                 self.taken[eqn.outvars[0]] = root, stream_readers.compose(taken, indices)
 
     def repeats_once(self, eqn: Any, *shapes: tuple[int, ...]) -> bool:
-        """True for a broadcast that changes nothing: JAX leaves it out where a width is one."""
+        """True for a broadcast that changes nothing: JAX leaves it out where a width is 1."""
         broadcasts = Trait.BROADCASTS in self.traits(eqn)
         return broadcasts and len(shapes) == 2 and shapes[0] == shapes[1]
 

@@ -135,10 +135,10 @@ class Training:
         places = jnp.array([share * steps for share, _ in points])
         rates = jnp.array([rate for _, rate in points])
 
-        def at(step: jax.typing.ArrayLike) -> jax.Array:
+        def rate(step: jax.typing.ArrayLike) -> jax.Array:
             return jnp.interp(jnp.asarray(step, places.dtype), places, rates)
 
-        return at
+        return rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

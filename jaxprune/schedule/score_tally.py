@@ -18,7 +18,7 @@ class Tally(NamedTuple):
     """A sum of scores, that a compiled step carries along.
 
     sums: {group: f32[n]}. batches: i32[], how many were added. bad: i32[], the first batch with a
-      score that was not finite, from 1; 0 if there was none. From that one on nothing is added.
+      score that was not finite, from 1; 0 if there was none. From that batch on nothing is added.
     """
 
     sums: Mapping[str, Any]

@@ -255,14 +255,14 @@ def _held_state(
         )
     }
 
-    def at(keys: tuple[Any, ...], old: Any, new: Any) -> Any:
+    def held_leaf(keys: tuple[Any, ...], old: Any, new: Any) -> Any:
         suffixes = (keys[start:] for start in range(len(keys) + 1))
         shape, on, mask = next((owners[k] for k in suffixes if k in owners), ((), True, None))
         if not on:
             return old
         return _only(new, mask) if np.shape(new) == shape else new
 
-    return jax.tree_util.tree_map_with_path(at, before, after)
+    return jax.tree_util.tree_map_with_path(held_leaf, before, after)
 
 
 def _only(leaf: Any, mask: Any) -> Any:

@@ -26,8 +26,8 @@ def block_influence(
 ) -> dict[str, Array]:
     """Returns {branch: 1 - mean cosine} of the stream before and after the branch is added.
 
-    The cosine is along the last axis, the mean over all others; a stream of zeros counts as one
-    that does not change. Add the results up over batches.
+    The cosine is along the last axis, the mean over all others; zeros count as a stream that
+    does not change. Add the results up over batches.
 
     Args:
       fn: the function that was traced, or any variant that takes the same variables.

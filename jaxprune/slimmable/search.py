@@ -254,7 +254,7 @@ def measured(
 ) -> Cost:
     """Returns the cost that is the median latency of the resized network, in seconds.
 
-    It is measured on this device, once for all equal widths; each new one is resized and compiled.
+    It is measured on this device, once for all equal widths; a new width is resized and compiled.
     A clock is not monotone: near a target the result may be one step off.
 
     Args:

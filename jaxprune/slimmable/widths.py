@@ -180,9 +180,7 @@ def outside_trained_range(graph: ChannelGraph, keep: Keep, trained: Iterable[Kee
     return [
         name
         for name, count in here.items()
-        if not min(counts[name] for counts in known)
-        <= count
-        <= max(counts[name] for counts in known)
+        if not min(each[name] for each in known) <= count <= max(each[name] for each in known)
     ]
 
 

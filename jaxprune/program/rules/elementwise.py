@@ -164,7 +164,7 @@ def root(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
 
 
 def fractional_power(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
-    """A power below one is a root, a negative or unknown one a pole; x**0 is one."""
+    """A power below 1 is a root, a negative or unknown power a pole; x**0 is 1."""
     base, exponent = known
     if exponent.value == 0:
         return [unknown(op.out_shapes[0])]
@@ -174,7 +174,7 @@ def fractional_power(op: Op, known: list[Known], exact: Exactness) -> list[Known
 
 
 def angle(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
-    """The angle of a vector of two zeros has no derivative; one may be zero by the data."""
+    """The angle of a vector of two zeros has no derivative; a vector may be zero by the data."""
     for operand, (item, other) in enumerate((known, known[::-1])):
         if not other.value:
             exact.steep(_zeros(item), op, operand)

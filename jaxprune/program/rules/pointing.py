@@ -200,7 +200,7 @@ def _read(op: Op, indices: Of) -> bool:
 
 
 def column(op: Op, axis: int) -> Pointer | None:
-    """Returns the pointer into an axis of the operand of a gather or scatter, if it is one."""
+    """Returns the pointer into an axis of the operand of a gather or scatter, if it points."""
     if "dimension_numbers" not in op.params or axis not in _indexed(op):
         return None
     pointer = _columns(op)[_indexed(op).index(axis)]
