@@ -262,7 +262,7 @@ SHAPES = {"digits": (8, 8, 1), "imagenet2012": (224, 224, 3)}
 @pytest.mark.parametrize(
     ("module", "name"),
     [(module, name) for module in (slimmable, us_slimmable, autoslim) for name in module.PRESETS],
-    ids=lambda value: getattr(value, "NAME", value),
+    ids=lambda value: value if isinstance(value, str) else value.EXPERIMENT.name,
 )
 def test_every_preset_fits_its_model(module: Any, name: str) -> None:
     config = presets.config(name, module.PRESETS, module.Config())
