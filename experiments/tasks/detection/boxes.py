@@ -15,7 +15,7 @@ RADIUS = 1.5
 """Strides from the center of a box within which a place answers for it."""
 
 
-class Detections(NamedTuple):
+class Found(NamedTuple):
     """The boxes of one class in one image."""
 
     boxes: np.ndarray  # f32[n, 4]
@@ -31,7 +31,7 @@ def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return shared / np.maximum(areas[0][:, None] + areas[1][None] - shared, 1e-9)
 
 
-def suppressed(detections: Detections, *, overlap: float = 0.5) -> Detections:
+def suppressed(detections: Found, *, overlap: float = 0.5) -> Found:
     """Returns what is left, the best first, when each takes away those that overlap it by more."""
     order = np.argsort(-detections.scores, kind="stable")
     shared, left = overlaps(detections.boxes, detections.boxes), []
@@ -39,11 +39,11 @@ def suppressed(detections: Detections, *, overlap: float = 0.5) -> Detections:
         best, *_ = order
         left.append(best)
         order = order[1:][shared[best, order[1:]] <= overlap]
-    return Detections(detections.boxes[left], detections.scores[left])
+    return Found(detections.boxes[left], detections.scores[left])
 
 
 def average_precision(
-    detections: Sequence[Detections], true: Sequence[np.ndarray], *, overlap: float = 0.5
+    detections: Sequence[Found], true: Sequence[np.ndarray], *, overlap: float = 0.5
 ) -> float:
     """Returns the average precision of one class; NaN if it is nowhere.
 
@@ -71,7 +71,7 @@ def average_precision(
     return float(np.sum(np.diff(hits, prepend=0) * best) / total)
 
 
-def _right(detections: Detections, true: np.ndarray, overlap: float) -> np.ndarray:
+def _right(detections: Found, true: np.ndarray, overlap: float) -> np.ndarray:
     """Returns which boxes are right, bool[n]."""
     right = np.zeros(len(detections.scores), bool)
     if not len(true):

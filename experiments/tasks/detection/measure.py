@@ -9,7 +9,7 @@ import jaxprune as jp
 from experiments.procedures import joint
 from experiments.runner.task import Network, Task
 from experiments.tasks.detection import boxes
-from experiments.tasks.detection.boxes import Detections
+from experiments.tasks.detection.boxes import Found
 from experiments.tasks.detection.config import Config
 from experiments.tasks.detection.parts import CLASSES, classifier, detector, made, scaled
 from jaxprune import slimmable
@@ -48,7 +48,7 @@ def precision(task: Task[Config], network: Network, name: str) -> dict[str, floa
     return precisions
 
 
-def detected(places: np.ndarray, logits: np.ndarray, *, most: int = 20) -> Detections:
+def detected(places: np.ndarray, logits: np.ndarray, *, most: int = 20) -> Found:
     """Returns what one image has of one class.
 
     Args:
@@ -57,4 +57,4 @@ def detected(places: np.ndarray, logits: np.ndarray, *, most: int = 20) -> Detec
       most: places that are looked at, those with the highest logits.
     """
     best = np.argsort(-logits, kind="stable")[:most]
-    return boxes.suppressed(Detections(places[best], logits[best]))
+    return boxes.suppressed(Found(places[best], logits[best]))
