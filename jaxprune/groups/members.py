@@ -23,6 +23,8 @@ Array = Any  # a numpy array outside `jax.jit`, a traced one inside
 
 _AT_ONCE = 2**23
 """Entries of an array on the host that are widened at a time."""
+_OF_FILES = 2**20
+"""The same of an array in a file, of which there may be less memory than of the others."""
 
 
 class Reduce(Protocol):
@@ -156,10 +158,10 @@ def _is_near(part: Array) -> bool:
     return len(devices) == 1 and next(iter(devices)).platform == "cpu" and part.is_fully_addressable
 
 
-def _in_parts(summed: _Summed, parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns the sums with at most `_AT_ONCE` entries widened at a time."""
+def _in_parts(summed: _Summed, parts: Sequence[np.ndarray], at_once: int = _AT_ONCE) -> np.ndarray:
+    """Returns the sums with about so many entries widened at a time."""
     shape = parts[0].shape
-    pieces = -(-math.prod(shape) // _AT_ONCE)
+    pieces = -(-math.prod(shape) // at_once)
     if pieces < 2:
         return summed(*parts)
     along = shape.index(max(shape))
@@ -180,7 +182,7 @@ def _of_stored(summed: _Summed, parts: Sequence[Array]) -> np.ndarray:
         for part in parts
     ]
     sums = [
-        _in_parts(summed, [_rows(part, along, start, stop) for part in ready])
+        _in_parts(summed, [_rows(part, along, start, stop) for part in ready], _OF_FILES)
         for start, stop in first.bounds()
     ]
     return _joined(summed, sums, along)

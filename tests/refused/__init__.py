@@ -17,6 +17,8 @@ from refused import (
 
 if find_spec("keras"):
     from refused import keras_models
+if find_spec("safetensors"):
+    from refused import stored
 
 ROWS = {
     **core.ROWS,
@@ -30,4 +32,5 @@ ROWS = {
     **schedules.ROWS,
     **slimming.ROWS,
     **depth.ROWS,
+    **(stored.ROWS if find_spec("safetensors") else {}),
 }
