@@ -4,7 +4,7 @@ Command: python -m benchmarks.streaming [layers width hidden rows]
 Writes stacked gated MLPs with an embedding in bfloat16, a file of safetensors for each tensor. One
 process scores them, `jp.scores.l2`, and slices them, `jp.slice_stored`; another one slices them and
 is killed in the middle by SIGKILL, and a third goes on. A piece is one layer of a stacked tensor,
-or 16 MB of another one. Memory is the growth of the peak resident memory (VmHWM, which counts pages
+or 8 MB of another one. Memory is the growth of the peak resident memory (VmHWM, which counts pages
 of files too) above that after the trace, in MB of 10^6 bytes. The script fails where the growth
 exceeds two pieces and 16 MB for the interpreter's own, or the two slices differ by a bit. Linux.
 """

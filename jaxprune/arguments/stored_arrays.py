@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-PIECE = 2**24
+PIECE = 2**23
 """Bytes that are read at once, or one row of the outer axis where that has more."""
 
 Slices = tuple[slice, ...]

@@ -20,7 +20,7 @@ path/
 from jaxprune.checkpoint.opening import open_variables
 from jaxprune.checkpoint.restoring import Restored, restore
 from jaxprune.checkpoint.saving import save
-from jaxprune.checkpoint.slice_stored import slice_stored
+from jaxprune.checkpoint.stored_slicing import slice_stored
 
 __all__ = [
     "Restored",

@@ -9,11 +9,11 @@ from typing import Any
 
 import jax
 
+import jaxprune.checkpoint.safetensors_files as files
+import jaxprune.checkpoint.slice_manifest as slice_manifest
 from jaxprune.arguments import paths
 from jaxprune.arguments.checks import check_path, kind_of
 from jaxprune.arguments.stored_arrays import StoredArray, permutation
-from jaxprune.checkpoint import safetensors_files as files
-from jaxprune.checkpoint import slice_manifest
 from jaxprune.checkpoint.values import raise_if
 from jaxprune.errors import CheckpointError
 from jaxprune.graph import ChannelGraph, check_graph
@@ -34,7 +34,7 @@ def open_variables(
 
     The graph may come from shapes: `jp.trace(fn, jax.eval_shape(init), x)`. What is opened goes
     into the scores that need weights alone, such as `jp.scores.l2`, and into `jp.slice_stored`,
-    which read 16 MB at a time, or one row of a tensor (one layer of stacked ones) where that is
+    which read 8 MB at a time, or one row of a tensor (one layer of stacked ones) where that is
     more. `jp.slice` and `jp.mask` read a leaf at a time, and `np.asarray` reads one. It is not for
     compiled functions.
 

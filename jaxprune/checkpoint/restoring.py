@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 import jaxprune.checkpoint.manifest as manifest
+import jaxprune.checkpoint.opening as opening
+import jaxprune.checkpoint.slice_manifest as slice_manifest
 import jaxprune.checkpoint.trees as trees
 from jaxprune.arguments.checks import check_path
-from jaxprune.checkpoint import opening, slice_manifest
 from jaxprune.errors import CheckpointError
 from jaxprune.keep.format import Spec
 

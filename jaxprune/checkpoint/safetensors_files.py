@@ -18,6 +18,8 @@ import numpy as np
 from jaxprune.arguments.stored_arrays import Slices, StoredArray
 from jaxprune.errors import CheckpointError
 
+BLOCK = 2**22
+"""Bytes of a file that are in memory beside what is made of them."""
 SUFFIX = ".safetensors"
 INDEX = SUFFIX + ".index.json"
 _DTYPES = (
@@ -103,7 +105,7 @@ def source_of(file: Path) -> str:
 class Reading:
     """Reads slices of a tensor; the first time, all of it against a SHA-256 if one is known.
 
-    The file is opened every time, so that its pages do not stay in memory.
+    The file is opened for every `BLOCK`, so that its pages do not stay in memory.
 
     Raises:
       CheckpointError: the file has changed since, or the tensor is damaged.
@@ -138,17 +140,27 @@ class Reading:
         ranges = [range(*part.indices(n)) for part, n in zip(index, self.entry.shape, strict=True)]
         if 0 in (shape := tuple(map(len, ranges))):
             return np.empty(shape, self.dtype)
+        if source_of(self.entry.file) != self.source:
+            raise CheckpointError(
+                f"{str(self.entry.file)!r} has changed since it was opened.\nFix: open it again."
+            )
+        if not shape:
+            return self._block(())
+        whole = np.empty(shape, self.dtype)
+        axis = next((axis for axis, size in enumerate(shape) if size > 1), 0)
+        rows = max(1, BLOCK * shape[axis] // whole.nbytes)
+        for start in range(0, shape[axis], rows):
+            block = (slice(None),) * axis + (slice(start, start + rows),)
+            taken = ranges[axis][start : start + rows]
+            where = [*ranges[:axis], taken, *ranges[axis + 1 :]]
+            whole[block] = self._block(tuple(slice(part.start, part.stop) for part in where))
+        return whole
+
+    def _block(self, where: Slices) -> np.ndarray:
         file, library = self.entry.file, package()
         try:
-            if source_of(file) != self.source:
-                raise CheckpointError(
-                    f"{str(file)!r} has changed since it was opened.\nFix: open it again."
-                )
             with library.safe_open(str(file), framework="np") as opened:
-                if not shape:
-                    return opened.get_tensor(self.name)
-                where = tuple(slice(part.start, part.stop) for part in ranges)
-                return opened.get_slice(self.name)[where]
+                return opened.get_slice(self.name)[where] if where else opened.get_tensor(self.name)
         except (OSError, library.SafetensorError) as error:
             raise CheckpointError(
                 f"{str(file)!r}, tensor {self.name!r}: {error}.\nFix: fetch the file again."

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jaxprune.checkpoint.manifest as manifest
+import jaxprune.checkpoint.trees as trees
 from jaxprune.arguments.stored_arrays import permutation
-from jaxprune.checkpoint import manifest, trees
 
 NAME = "jaxprune-slice.json"
 _SHA = re.compile(r"[0-9a-f]{64}")

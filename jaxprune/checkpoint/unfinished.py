@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxprune.checkpoint import manifest, slice_manifest
-from jaxprune.checkpoint import safetensors_files as files
+import jaxprune.checkpoint.manifest as manifest
+import jaxprune.checkpoint.safetensors_files as files
+import jaxprune.checkpoint.slice_manifest as slice_manifest
 from jaxprune.checkpoint.values import raise_if
 from jaxprune.errors import CheckpointError
 
@@ -43,6 +44,7 @@ class Unfinished:
             for part in parts:
                 sha.update(part)
                 file.write(part)
+                del part  # before the next one is read
             if file.tell() != place.offset + place.size:
                 raise AssertionError(f"{name!r} has another size than its kept shape")
             file.flush()
@@ -107,7 +109,7 @@ def begin(
     known = {JOURNAL, *starts, f"model{files.INDEX}", slice_manifest.NAME}
     foreign = sorted(item.name for item in directory.iterdir() if item.name not in known)
     others = not lines and any(item.name != JOURNAL for item in directory.iterdir())
-    if foreign or others or (lines and lines[0] != {"slice": fingerprint}):
+    if foreign or others or (lines and lines[0] != {"fingerprint": fingerprint}):
         what = f": it holds {foreign[:5]}" if foreign else ""
         raise CheckpointError(
             f"{str(directory)!r} is not the beginning of this slice{what}. Its files, graph, keep, "
@@ -118,7 +120,7 @@ def begin(
         os.truncate(directory / JOURNAL, length)
     else:
         (directory / JOURNAL).write_bytes(b"")
-        _append(directory, {"slice": fingerprint})
+        _append(directory, {"fingerprint": fingerprint})
     _make(directory, starts, places)
     entered = {line["tensor"]: line["sha256"] for line in lines[1:]}
     done = {

@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+import jaxprune.checkpoint.safetensors_files as files
+import jaxprune.checkpoint.trees as trees
+import jaxprune.checkpoint.unfinished as unfinished
+import jaxprune.checkpoint.values as values
 from jaxprune.arguments import paths
 from jaxprune.arguments.checks import check_path, kind_of
 from jaxprune.arguments.numbers import check_count
 from jaxprune.arguments.stored_arrays import StoredArray
-from jaxprune.checkpoint import safetensors_files as files
-from jaxprune.checkpoint import trees, unfinished, values
 from jaxprune.cutting import absent, entries
 from jaxprune.cutting.transforms import check_tree
 from jaxprune.errors import CheckpointError
@@ -40,7 +42,7 @@ def slice_stored(
 ) -> None:
     """Writes what `jp.slice` gives, bit for bit, as files of safetensors, in bounded memory.
 
-    No more is in memory than 16 MB of a tensor, or one row of it (one layer of stacked ones) where
+    No more is in memory than 8 MB of a tensor, or one row of it (one layer of stacked ones) where
     that is more, twice. Names, axes and dtypes are those of the files that were opened. The same
     call after a kill goes on where it was: what it has written stands in `<path>.partial` until all
     is written, read back and compared by SHA-256. Nothing is overwritten. `jp.open_variables` reads
@@ -134,7 +136,8 @@ class _Plan(NamedTuple):
         """Yields the bytes of a tensor in their order."""
         leaf, cut, rows = self.leaves[path], self.cuts[path], self.rows.get(path)
         along = leaf.outer
-        if along is None or np.ndim(cut.indices[along]) == 2:  # each layer has other rows there
+        index = None if along is None else cut.indices[along]
+        if along is None or (index is not None and index.ndim == 2):  # each layer has its own rows
             yield files.raw_bytes(_taken(np.asarray(leaf), cut, rows), leaf.axes)
             return
         for start, stop in leaf.bounds():
@@ -144,6 +147,7 @@ class _Plan(NamedTuple):
             part = _taken(leaf.part(start, stop), here, left)
             if part.size:
                 yield files.raw_bytes(part, leaf.axes)
+            del part
 
 
 def _plan(graph: ChannelGraph, variables: Any, keep: Keep) -> _Plan:
