@@ -144,7 +144,7 @@ class _Plan(NamedTuple):
             here, left = _within(cut, along, start, stop), rows
             if along == 0 and rows is not None:
                 left = rows[start:stop]
-            part = _taken(leaf.part(start, stop), here, left)
+            part = _taken(leaf.part(start, stop), here, left, along)
             if part.size:
                 yield files.raw_bytes(part, leaf.axes)
             del part
@@ -193,9 +193,27 @@ def _within(cut: entries.Cut, along: int, start: int, stop: int) -> entries.Cut:
     return cut._replace(indices=tuple(indices))
 
 
-def _taken(part: np.ndarray, cut: entries.Cut, rows: np.ndarray | None) -> np.ndarray:
-    small = entries.take({"": part}, {"": cut})[""]
+def _taken(
+    part: np.ndarray, cut: entries.Cut, rows: np.ndarray | None, along: int | None = None
+) -> np.ndarray:
+    """Returns what is kept; a single layer `along` an axis is cut without the axis of layers."""
+    if along is not None and part.shape[along] == 1 and cut.indices[along] is None:
+        one = _one_layer(cut, along)
+        small = np.expand_dims(entries.take({"": part.squeeze(along)}, {"": one})[""], along)
+    else:
+        small = entries.take({"": part}, {"": cut})[""]
     return small if rows is None else small.compress(rows, axis=0)
+
+
+def _one_layer(cut: entries.Cut, along: int) -> entries.Cut:
+    """Returns the cut of one layer, of an array without the axis that counts them."""
+    indices, layers = [], []
+    for axis, (index, layer) in enumerate(zip(cut.indices, cut.layers, strict=True)):
+        if axis != along:
+            own = index is not None and index.ndim == 2 and layer == along
+            indices.append(index[0] if own and index is not None else index)
+            layers.append(None if layer is None or layer == along else layer - (layer > along))
+    return entries.Cut(tuple(indices), tuple(layers), (None,) * len(indices))
 
 
 def _fingerprint(plan: _Plan, content: Mapping[str, Any], starts: Mapping[str, bytes]) -> str:
