@@ -1,7 +1,22 @@
 """A problem (scores, ladders of widths, bounds) comes in; an allocation of widths goes out."""
 
 from jaxprune.plan.allocation import Allocation, Decision
+from jaxprune.plan.evaluators import Evaluator, divergence, evaluator
 from jaxprune.plan.integer_program import milp
 from jaxprune.plan.problems import Choice, Limit, Problem, problem
+from jaxprune.plan.replacements import Curves, replace_one
 
-__all__ = ["Allocation", "Choice", "Decision", "Limit", "Problem", "milp", "problem"]
+__all__ = [
+    "Allocation",
+    "Choice",
+    "Curves",
+    "Decision",
+    "Evaluator",
+    "Limit",
+    "Problem",
+    "divergence",
+    "evaluator",
+    "milp",
+    "problem",
+    "replace_one",
+]
