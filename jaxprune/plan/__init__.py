@@ -1,6 +1,7 @@
 """A problem (scores, ladders of widths, bounds) comes in; an allocation of widths goes out."""
 
 from jaxprune.plan.allocation import Allocation, Decision
+from jaxprune.plan.equal_damage import sensitivity
 from jaxprune.plan.evaluators import Evaluator, divergence, evaluator
 from jaxprune.plan.integer_program import milp
 from jaxprune.plan.problems import Choice, Limit, Problem, problem
@@ -19,4 +20,5 @@ __all__ = [
     "milp",
     "problem",
     "replace_one",
+    "sensitivity",
 ]

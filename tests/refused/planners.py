@@ -48,4 +48,5 @@ ROWS = {
         EVALUATE, {"keep": K, "variables": Arg(VARIABLES, without(V.bad, "a module"), V.says)}
     ),
     "plan.replace_one": Row(jp.plan.replace_one, {"problem": P, "evaluate": E, "journal": JOURNAL}),
+    "plan.sensitivity": Row(jp.plan.sensitivity, {"problem": P}),
 }

@@ -1,0 +1,40 @@
+"""Equal damage everywhere: the lowest threshold within the limits, against all thresholds."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from jaxprune.plan import Problem, sensitivity
+from test_plan import random_problem
+
+
+def noisy(seed: int) -> Problem:
+    """A problem whose curves rise and fall, with ties, multiples, branches and several bounds."""
+    random = np.random.default_rng(seed)
+    found = random_problem(seed)
+    drawn = [
+        choice._replace(values=-random.choice([0.0, 0.1, 0.2, 0.3, 1.0], len(choice.widths)))
+        for choice in found.choices
+    ]
+    return replace(found, choices=tuple(drawn))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_lower_threshold_is_within_the_limits(seed: int) -> None:
+    found = noisy(seed)
+    damages = [
+        [max(c.values[0] - c.values[: i + 1].min(), 0.0) for i in range(len(c.widths))]
+        for c in found.choices
+    ]
+    for threshold in sorted({damage for each in damages for damage in each}):
+        picks = [max(i for i, d in enumerate(each) if d <= threshold) for each in damages]
+        if found.holds(found.keep(picks)):
+            break
+    plan = sensitivity(found)
+    assert [*plan.widths.values()] == [
+        c.widths[i] for c, i in zip(found.choices, picks, strict=True)
+    ]
+    assert plan.value == found.value(picks)
+    assert found.holds(plan.keep)
+    assert len(plan.trace) <= 5
