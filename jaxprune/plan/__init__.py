@@ -4,6 +4,7 @@ from jaxprune.plan.allocation import Allocation, Decision
 from jaxprune.plan.equal_damage import sensitivity
 from jaxprune.plan.evaluators import Evaluator, divergence, evaluator
 from jaxprune.plan.integer_program import milp
+from jaxprune.plan.level_swaps import evolution, random_search
 from jaxprune.plan.problems import Choice, Limit, Problem, problem
 from jaxprune.plan.replacements import Curves, replace_one
 
@@ -17,8 +18,10 @@ __all__ = [
     "Problem",
     "divergence",
     "evaluator",
+    "evolution",
     "milp",
     "problem",
+    "random_search",
     "replace_one",
     "sensitivity",
 ]

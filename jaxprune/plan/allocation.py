@@ -66,17 +66,21 @@ def allocation(
     problem: Problem,
     picks: Sequence[int],
     *,
+    value: float | None = None,
     gap: float | None = None,
     trace: Sequence[Decision] = (),
 ) -> Allocation:
-    """Returns the allocation of a pick, the place in its ladder, for every choice."""
+    """Returns the allocation of a pick, the place in its ladder, for every choice.
+
+    Its value is the sum of the values of the widths, or `value`.
+    """
     keep = problem.keep(picks)
     return Allocation(
         problem=problem,
         keep=keep,
         widths={c.name: c.widths[pick] for c, pick in zip(problem.choices, picks, strict=True)},
         costs={limit.name: limit.cost(problem.graph, keep) for limit in problem.limits},
-        value=problem.value(picks),
+        value=problem.value(picks) if value is None else value,
         gap=gap,
         trace=trace,
     )

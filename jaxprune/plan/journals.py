@@ -3,14 +3,15 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxprune.arguments.checks import check_path
+from jaxprune.arguments.checks import check_callable, check_path
 from jaxprune.errors import CheckpointError
+from jaxprune.plan.evaluators import Evaluate
 from jaxprune.plan.problems import Problem
 from jaxprune.select.alone import finite
 
@@ -110,14 +111,42 @@ class Journal:
             os.fsync(file.fileno())
 
 
+class Losses:
+    """What evaluators give for the picks of a problem, each measured once.
+
+    A journal of them serves all planners that only evaluate, under whatever limits.
+    """
+
+    def __init__(self, problem: Problem, evaluators: Sequence[Evaluate], journal: Any):
+        for evaluate in evaluators:
+            check_callable(evaluate, "evaluate", "evaluate=jp.plan.evaluator(...).")
+        self.problem, self.evaluators = problem, evaluators
+        self.journal = Journal(journal, {"of": "losses", "choices": digest(problem)})
+
+    def at(self, picks: Sequence[int], evaluator: int = 0) -> float:
+        """Returns the loss at the picks by one of the evaluators.
+
+        Raises:
+          JaxpruneError: it is not finite; the message names the widths.
+        """
+        choices = zip(self.problem.choices, picks, strict=True)
+        cut = [
+            f"{choice.name!r} at width {choice.widths[pick]}" for choice, pick in choices if pick
+        ]
+        evaluate = self.evaluators[evaluator]
+        return self.journal.value(
+            [evaluator, *map(int, picks)],
+            lambda: evaluate(self.problem.keep(picks)),
+            ", ".join(cut) or "the dense network",
+        )
+
+
 def digest(problem: Problem) -> str:
-    """Returns what tells a problem from others: choices, ladders, what stays first, limits."""
+    """Returns what tells the keeps of a problem from others: choices, ladders, what stays first."""
     found = hashlib.sha256()
     for choice in problem.choices:
         found.update(repr((choice.name, choice.members, choice.widths, choice.branch)).encode())
     for each in (problem.order.present, problem.order.ranked):
         for name, values in each.items():
             found.update(repr((name, values.shape)).encode() + values.astype(np.int64).tobytes())
-    for limit in problem.limits:
-        found.update(repr((limit.name, float(limit.value), float(limit.dense))).encode())
     return found.hexdigest()[:16]

@@ -6,10 +6,9 @@ from os import PathLike
 
 import numpy as np
 
-from jaxprune.arguments.checks import check_callable
 from jaxprune.inspecting.tables import ruled, table
 from jaxprune.plan.evaluators import Evaluate
-from jaxprune.plan.journals import Journal, digest
+from jaxprune.plan.journals import Losses
 from jaxprune.plan.problems import Problem, check_problem
 
 
@@ -54,8 +53,8 @@ def replace_one(
       evaluate: from a keep to a finite number, lower is better, such as `jp.plan.evaluator` or
         `jp.plan.divergence` make it.
       journal: a file where every number is written as soon as it is known. If it is there, what it
-        has is not measured again, except for the dense network: killed and called again, the result
-        is the same, bit for bit.
+        has is not measured again, except for one: killed and called again, the result is the same,
+        bit for bit. It serves `evolution`, `random_search` and this, under whatever bounds.
 
     Raises:
       JaxpruneError: `problem` is not one, or `evaluate` gives no finite number: the message names
@@ -79,18 +78,13 @@ def replace_one(
     dense loss: 0
     """
     check_problem(problem)
-    check_callable(evaluate, "evaluate", "evaluate=jp.plan.evaluator(...).")
-    known = Journal(journal, {"of": "replace_one", "problem": digest(problem)})
+    known = Losses(problem, [evaluate], journal)
     whole = [0] * len(problem.choices)
-    dense = known.value(["dense"], lambda: evaluate(problem.keep(whole)), "the dense network")
+    dense = known.at(whole)
     losses = {}
     for place, choice in enumerate(problem.choices):
-        row = [dense]
-        for pick in range(1, len(choice.widths)):
-            picks = [*whole[:place], pick, *whole[place + 1 :]]
-            where = f"{choice.name!r} at width {choice.widths[pick]}"
-            key = [choice.name, choice.widths[pick]]
-            row.append(known.value(key, lambda p=picks: evaluate(problem.keep(p)), where))
+        rest = range(1, len(choice.widths))
+        row = [dense, *(known.at([*whole[:place], n, *whole[place + 1 :]]) for n in rest)]
         losses[choice.name] = np.array(row)
     choices = [c._replace(values=dense - losses[c.name]) for c in problem.choices]
     return Curves(dense=dense, losses=losses, problem=replace(problem, choices=tuple(choices)))

@@ -1,5 +1,6 @@
 """The rows of planners that measure: evaluators, tables of replaced widths, searches."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from refused.networks import WITHOUT_SHAPES
 from refused.planned import PROBLEM
 from refused.recovered import MEASURED
 from refused.rows import Row
-from refused.values import CALLABLES, GRAPH, NAN, VARIABLES, Arg, G, K, V, X, bad, without
+from refused.values import CALLABLES, COUNTS, GRAPH, NAN, VARIABLES, Arg, G, K, V, X, bad, without
 
 
 def price(keep: Any) -> float:
@@ -27,6 +28,7 @@ GIVES = {
 }
 E = Arg(price, CALLABLES | GIVES, "evaluate")
 JOURNAL = Arg(None, bad(3, 0.5, [], {}, True), "path")
+SEED = Arg(0, without(COUNTS, "0"), "seed")
 EVALUATE = jp.plan.evaluator(GRAPH, VARIABLES, [X], loss)
 
 ROWS = {
@@ -49,4 +51,29 @@ ROWS = {
     ),
     "plan.replace_one": Row(jp.plan.replace_one, {"problem": P, "evaluate": E, "journal": JOURNAL}),
     "plan.sensitivity": Row(jp.plan.sensitivity, {"problem": P}),
+    "plan.evolution": Row(
+        partial(jp.plan.evolution, generations=1, offspring=2),
+        {
+            "problem": P,
+            "evaluate": Arg(price, CALLABLES | GIVES | bad([price, None], (price, 3)), "evaluat"),
+            "generations": Arg(1, COUNTS, "generations"),
+            "offspring": Arg(2, COUNTS, "offspring"),
+            "survivors": Arg(
+                None, bad(3, "1", [], [0], [2], [1, 1], [1.0], ["1"], {1: 1}, [True]), "survivors"
+            ),
+            "swaps": Arg(3, COUNTS, "swaps"),
+            "seed": SEED,
+            "journal": JOURNAL,
+        },
+    ),
+    "plan.random_search": Row(
+        partial(jp.plan.random_search, draws=2),
+        {
+            "problem": P,
+            "evaluate": E,
+            "draws": Arg(2, COUNTS, "draws"),
+            "seed": SEED,
+            "journal": JOURNAL,
+        },
+    ),
 }
