@@ -6,6 +6,7 @@ from jaxprune.plan.evaluators import Evaluator, divergence, evaluator
 from jaxprune.plan.integer_program import milp
 from jaxprune.plan.level_swaps import evolution, random_search
 from jaxprune.plan.problems import Choice, Limit, Problem, problem
+from jaxprune.plan.proposals import netadapt, rise_alone, rise_per_cost
 from jaxprune.plan.replacements import Curves, replace_one
 
 __all__ = [
@@ -20,8 +21,11 @@ __all__ = [
     "evaluator",
     "evolution",
     "milp",
+    "netadapt",
     "problem",
     "random_search",
     "replace_one",
+    "rise_alone",
+    "rise_per_cost",
     "sensitivity",
 ]

@@ -29,6 +29,7 @@ class Allocation:
       gap: by which share of the value above the least another allocation could be better at most;
         None where the planner does not know.
       trace: the decisions, in order.
+      variables: in the full shapes, as the recovery of the planner left them; None if it had none.
     """
 
     problem: Problem = field(repr=False)
@@ -38,6 +39,7 @@ class Allocation:
     value: float
     gap: float | None = None
     trace: Sequence[Decision] = ()
+    variables: Any = field(default=None, repr=False)
 
     def __str__(self) -> str:
         """One line per choice, and one per bound."""
@@ -69,6 +71,7 @@ def allocation(
     value: float | None = None,
     gap: float | None = None,
     trace: Sequence[Decision] = (),
+    variables: Any = None,
 ) -> Allocation:
     """Returns the allocation of a pick, the place in its ladder, for every choice.
 
@@ -83,4 +86,5 @@ def allocation(
         value=problem.value(picks) if value is None else value,
         gap=gap,
         trace=trace,
+        variables=variables,
     )

@@ -129,16 +129,19 @@ class Losses:
         Raises:
           JaxpruneError: it is not finite; the message names the widths.
         """
-        choices = zip(self.problem.choices, picks, strict=True)
-        cut = [
-            f"{choice.name!r} at width {choice.widths[pick]}" for choice, pick in choices if pick
-        ]
         evaluate = self.evaluators[evaluator]
         return self.journal.value(
             [evaluator, *map(int, picks)],
             lambda: evaluate(self.problem.keep(picks)),
-            ", ".join(cut) or "the dense network",
+            told(self.problem, picks),
         )
+
+
+def told(problem: Problem, picks: Sequence[int]) -> str:
+    """Returns the widths of the picks that are not whole, in words."""
+    pairs = zip(problem.choices, picks, strict=True)
+    cut = [f"{choice.name!r} at width {choice.widths[pick]}" for choice, pick in pairs if pick]
+    return ", ".join(cut) or "the dense network"
 
 
 def digest(problem: Problem) -> str:

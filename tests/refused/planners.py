@@ -11,12 +11,31 @@ from refused.networks import WITHOUT_SHAPES
 from refused.planned import PROBLEM
 from refused.recovered import MEASURED
 from refused.rows import Row
-from refused.values import CALLABLES, COUNTS, GRAPH, NAN, VARIABLES, Arg, G, K, V, X, bad, without
+from refused.values import (
+    CALLABLES,
+    COUNTS,
+    GRAPH,
+    NAN,
+    RATIOS,
+    VARIABLES,
+    Arg,
+    G,
+    K,
+    V,
+    X,
+    bad,
+    without,
+)
 
 
 def price(keep: Any) -> float:
     """An evaluator that runs nothing."""
     return -float(sum(np.sum(kept) for kept in keep.values()))
+
+
+def same(variables: Any, _: Any) -> Any:
+    """A recovery that changes nothing, which needs variables to begin with."""
+    return variables
 
 
 P = Arg(PROBLEM, bad(None, 3, "problem", {}, []) | {"graph": GRAPH}, "problem")
@@ -28,6 +47,7 @@ GIVES = {
 }
 E = Arg(price, CALLABLES | GIVES, "evaluate")
 JOURNAL = Arg(None, bad(3, 0.5, [], {}, True), "path")
+NUMBER = Arg(0.5, {})  # what `netadapt` hands on
 SEED = Arg(0, without(COUNTS, "0"), "seed")
 EVALUATE = jp.plan.evaluator(GRAPH, VARIABLES, [X], loss)
 
@@ -76,4 +96,20 @@ ROWS = {
             "journal": JOURNAL,
         },
     ),
+    "plan.netadapt": Row(
+        jp.plan.netadapt,
+        {
+            "problem": P,
+            "evaluate": E,
+            "recover": Arg(None, without(CALLABLES, "None") | bad(same), "recover"),
+            "variables": Arg(None, {}),
+            "first": Arg(0.025, without(RATIOS, "1.0"), "first"),
+            "decay": Arg(0.96, without(RATIOS, "1.0"), "decay"),
+            "rounds": Arg(100, COUNTS, "rounds"),
+            "prefer": Arg(jp.plan.rise_alone, CALLABLES | GIVES, "prefer"),
+            "journal": JOURNAL,
+        },
+    ),
+    "plan.rise_alone": Row(jp.plan.rise_alone, {"rise": NUMBER, "saved": NUMBER}),
+    "plan.rise_per_cost": Row(jp.plan.rise_per_cost, {"rise": NUMBER, "saved": NUMBER}),
 }
