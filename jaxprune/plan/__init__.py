@@ -7,6 +7,7 @@ from jaxprune.plan.integer_program import milp
 from jaxprune.plan.level_swaps import evolution, random_search
 from jaxprune.plan.problems import Choice, Limit, Problem, problem
 from jaxprune.plan.proposals import netadapt, rise_alone, rise_per_cost
+from jaxprune.plan.reinforcement import amc
 from jaxprune.plan.replacements import Curves, replace_one
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Evaluator",
     "Limit",
     "Problem",
+    "amc",
     "divergence",
     "evaluator",
     "evolution",

@@ -16,6 +16,7 @@ from refused.values import (
     COUNTS,
     GRAPH,
     NAN,
+    POSITIVES,
     RATIOS,
     VARIABLES,
     Arg,
@@ -112,4 +113,20 @@ ROWS = {
     ),
     "plan.rise_alone": Row(jp.plan.rise_alone, {"rise": NUMBER, "saved": NUMBER}),
     "plan.rise_per_cost": Row(jp.plan.rise_per_cost, {"rise": NUMBER, "saved": NUMBER}),
+    "plan.amc": Row(
+        partial(jp.plan.amc, episodes=1, warmup=1, hidden=4),
+        {
+            "problem": P,
+            "evaluate": E,
+            "recover": Arg(None, without(CALLABLES, "None") | bad(same), "recover"),
+            "variables": Arg(None, {}),
+            "episodes": Arg(1, COUNTS, "episodes"),
+            "warmup": Arg(1, COUNTS, "warmup"),
+            "noise": Arg(0.5, POSITIVES, "noise"),
+            "noise_decay": Arg(0.95, without(RATIOS, "1.0"), "noise_decay"),
+            "hidden": Arg(4, COUNTS, "hidden"),
+            "seed": SEED,
+            "journal": JOURNAL,
+        },
+    ),
 }
