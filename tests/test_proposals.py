@@ -12,6 +12,8 @@ import jaxprune as jp
 from chains import chain
 from jaxprune.errors import BudgetError, CheckpointError, JaxpruneError
 from jaxprune.plan import Problem, netadapt, problem, rise_alone, rise_per_cost
+from jaxprune.plan.prices import Prices
+from jaxprune.plan.proposals import first_reductions
 from test_level_swaps import PROBLEMS, picks_of
 from test_measured_plans import Dying
 
@@ -76,6 +78,22 @@ def test_the_order_of_decisions_is_that_of_the_paper(
     assert [step.value for step in plan.trace] == [-loss(found.keep(picks)) for picks in path]
     assert plan.value == -loss(plan.keep)
     assert picks_of(found, seen[0]) == [0] * len(found.choices)
+
+
+@pytest.mark.parametrize(("share", "first"), [(0.9, 0.025), (0.5, 0.025), (0.1, None)])
+def test_the_series_of_reductions_reaches_the_bound(share: float, first: float | None) -> None:
+    """The paper's ends at 0.025 / (1 - 0.96) = 62.5 % of the dense cost."""
+    graph = chain(64, 64)[0]
+    scores = {name: np.ones(group.size) for name, group in graph.groups.items()}
+    found = problem(graph, scores, bounds={jp.cost.macs: share})
+    ((_, limit, dense),) = [(x.name, x.value, x.dense) for x in found.limits]
+    (reduction,) = first_reductions(found, Prices(found).start([0, 0]), 0.025, 0.96, 100)
+    series = sum(reduction * 0.96**k for k in range(100))
+    if first is None:
+        assert series == pytest.approx(dense - limit)
+    else:
+        assert reduction == first * dense
+        assert series > dense - limit
 
 
 @pytest.mark.parametrize("which", PROBLEMS)

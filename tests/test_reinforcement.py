@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxprune as jp
@@ -96,6 +97,7 @@ def test_a_step_of_learning_by_hand() -> None:
     goal = batch.reward - average + (1 - batch.ended) * later
     bias = lambda critic: critic[3]["bias"][0]  # noqa: E731
     slope = 2 * jnp.mean(worth(old.critic, batch.state, batch.action) - goal)
+    assert float(bias(new.critic_state[0].mu)) == pytest.approx(0.1 * float(slope), rel=1e-4)
     moved = bias(new.critic) - bias(old.critic)
     assert float(moved) == pytest.approx(-1e-3 * float(jnp.sign(slope)), rel=1e-3)
 
@@ -151,7 +153,11 @@ def test_answers_are_drawn_evenly_and_then_about_the_actor(monkeypatch: pytest.M
     np.testing.assert_allclose(deviations, np.repeat(0.5 * 0.95 ** np.arange(6), 3))
 
 
-def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
+def test_a_run_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an actor that learns so fast that another batch is another answer."""
+    monkeypatch.setattr(actor_critic, "ACTOR", optax.adam(0.3))
+    monkeypatch.setitem(SHORT, "hidden", 7)
+    monkeypatch.setitem(SHORT, "noise", 0.01)
     found = small()
     counted = Dying(interacting(found))
     whole = amc(found, counted, **SHORT, journal=tmp_path / "whole")

@@ -122,7 +122,7 @@ def netadapt(
     known = Journal(journal, {"of": "netadapt", "choices": digest(problem), **asked})
     losses = Recovering(problem, evaluate, recover, variables, known)
     point = Prices(problem).start([0] * len(problem.choices))
-    reductions = _reductions(problem, point, first, decay, rounds)
+    reductions = first_reductions(problem, point, first, decay, rounds)
     served = [0] * len(problem.limits)
     dense = float(known.value(["dense"], lambda: _dense(losses), "the dense network"))
     loss, number, trace = dense, 0, list[Decision]()
@@ -160,10 +160,10 @@ def _dense(losses: Recovering) -> Any:
     return losses.evaluate(keep, losses.variables)
 
 
-def _reductions(
+def first_reductions(
     problem: Problem, point: Point, first: float, decay: float, rounds: int
 ) -> list[float]:
-    """What the first round takes of a cost: `first`, or more where the series ends too early."""
+    """Returns what the first round takes of each cost: more than `first` where the series ends early."""
     series = float(rounds) if decay == 1 else (1 - decay**rounds) / (1 - decay)
     return [
         max(first * limit.dense, (total - limit.value) / series)
