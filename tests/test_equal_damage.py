@@ -27,10 +27,9 @@ def test_no_lower_threshold_is_within_the_limits(seed: int) -> None:
         [max(c.values[0] - c.values[: i + 1].min(), 0.0) for i in range(len(c.widths))]
         for c in found.choices
     ]
-    for threshold in sorted({damage for each in damages for damage in each}):
-        picks = [max(i for i, d in enumerate(each) if d <= threshold) for each in damages]
-        if found.holds(found.keep(picks)):
-            break
+    every = sorted({damage for each in damages for damage in each})
+    within = ([max(i for i, d in enumerate(each) if d <= t) for each in damages] for t in every)
+    picks = next(picks for picks in within if found.holds(found.keep(picks)))
     plan = sensitivity(found)
     assert [*plan.widths.values()] == [
         c.widths[i] for c, i in zip(found.choices, picks, strict=True)

@@ -58,11 +58,30 @@ def small(**options: Any) -> Problem:
     return problem(graph, scores, bounds=bounds, **options)
 
 
+def switched() -> Problem:
+    """Two blocks in a stream, which may go."""
+    sizes = {"in": (2, 4), "u0": (4, 6), "d0": (6, 4), "u1": (4, 6), "d1": (6, 4), "out": (4, 2)}
+    v = {name: np.ones(size) for name, size in sizes.items()}
+
+    def fn(v: Any, x: Any) -> Any:
+        x = x @ v["in"]
+        for i in range(2):
+            x = x + x @ v[f"u{i}"] @ v[f"d{i}"]
+        return x @ v["out"]
+
+    graph = jp.trace(fn, v, np.ones((1, 2)))
+    scores = {name: np.arange(1.0, group.size + 1) for name, group in graph.groups.items()}
+    branches = dict.fromkeys(jp.branches(graph), 1.0)
+    assert len(branches) == 2
+    bounds = {jp.cost.macs: 0.5, jp.cost.params: 0.6}
+    return problem(graph, scores, bounds=bounds, ladder=3, branches=branches)
+
+
 PROBLEMS: dict[str, Callable[[], Problem]] = {
     "chain": small,
     "tied": lambda: small(equal=[["layer_0/kernel", "layer_2/kernel"]], min_channels=2),
     "rounded": lambda: small(multiple_of=2),
-    "branches": lambda: random_problem(5),
+    "branches": switched,
 }
 
 

@@ -58,7 +58,10 @@ def test_the_divergence_is_from_the_dense_network() -> None:
     x = np.random.default_rng(0).normal(size=(6, INPUTS)).astype(np.float32)
     evaluate = divergence(graph, variables, [x[:2], x[2:]])
     keep = {A: np.array([True, False, False, False])}
-    p, q = (jax.nn.softmax(apply(v, x)) for v in (variables, jp.mask(graph, variables, keep)))
+    p, q = (
+        jax.nn.softmax(apply(v, jnp.asarray(x)))
+        for v in (variables, jp.mask(graph, variables, keep))
+    )
     assert evaluate(keep) == pytest.approx(
         float(jnp.mean(jnp.sum(p * jnp.log(p / q), 1))), rel=1e-4
     )

@@ -56,12 +56,12 @@ def by_hand(found: Problem, loss: Any, first: float, per_cost: bool) -> list[lis
 def test_the_order_of_decisions_is_that_of_the_paper(
     which: str, share: float, per_cost: bool
 ) -> None:
-    options = {"tied": {"equal": [["layer_0/kernel", "layer_2/kernel"]]}}
+    options: dict[str, Any] = {"tied": {"equal": [["layer_0/kernel", "layer_2/kernel"]]}}
     options["rounded"] = {"multiple_of": 2}
     graph = chain(8, 6, 8)[0]
     scores = {name: np.arange(1.0, group.size + 1) for name, group in graph.groups.items()}
     bounds = {jp.cost.macs: share}
-    found = problem(graph, scores, bounds=bounds, **options.get(which, {}))  # pyright: ignore
+    found = problem(graph, scores, bounds=bounds, **options.get(which, {}))
     loss, seen = free(found), []
 
     def watched(keep: Any) -> float:

@@ -44,6 +44,11 @@ def test_an_action_is_cut_to_what_leaves_the_budget_reachable() -> None:
     again = Prices(found).start([len(choice.widths) - 1 for choice in found.choices])
     assert taken(again, 0, 0.44) == 4 / 8  # round(3.52) = 4
     assert taken(again, 0, 0.0) == 1 / 8
+    branched = PROBLEMS["branches"]()
+    places = [i for i, choice in enumerate(branched.choices) if choice.branch is not None]
+    off = Prices(branched).start([len(choice.widths) - 1 for choice in branched.choices])
+    assert places
+    assert [taken(off, place, 0.3) for place in places] == [0] * len(places)
 
 
 def test_the_states_by_hand() -> None:

@@ -1,6 +1,7 @@
 """A problem (scores, ladders of widths, bounds) comes in; an allocation of widths goes out."""
 
 from jaxprune.plan.allocation import Allocation, Decision
+from jaxprune.plan.energy_order import energy_aware
 from jaxprune.plan.equal_damage import sensitivity
 from jaxprune.plan.evaluators import Evaluator, divergence, evaluator
 from jaxprune.plan.integer_program import milp
@@ -20,6 +21,7 @@ __all__ = [
     "Problem",
     "amc",
     "divergence",
+    "energy_aware",
     "evaluator",
     "evolution",
     "milp",

@@ -124,8 +124,7 @@ def netadapt(
     point = Prices(problem).start([0] * len(problem.choices))
     reductions = first_reductions(problem, point, first, decay, rounds)
     served = [0] * len(problem.limits)
-    dense = float(known.value(["dense"], lambda: _dense(losses), "the dense network"))
-    loss, number, trace = dense, 0, list[Decision]()
+    loss, number, trace = losses.dense(), 0, list[Decision]()
     while not point.surely_holds():
         limit = _furthest(problem, point)
         least = problem.limits[limit].value
@@ -153,17 +152,10 @@ def netadapt(
     return allocation(problem, point.picks, value=-loss, trace=trace, variables=given)
 
 
-def _dense(losses: Recovering) -> Any:
-    keep = losses.problem.keep([0] * len(losses.problem.choices))
-    if losses.recover is None:
-        return losses.evaluate(keep)
-    return losses.evaluate(keep, losses.variables)
-
-
 def first_reductions(
     problem: Problem, point: Point, first: float, decay: float, rounds: int
 ) -> list[float]:
-    """Returns what the first round takes of each cost: more than `first` where the series ends early."""
+    """Returns what the first round takes of each cost, so that the series reaches its bound."""
     series = float(rounds) if decay == 1 else (1 - decay**rounds) / (1 - decay)
     return [
         max(first * limit.dense, (total - limit.value) / series)

@@ -37,6 +37,14 @@ class Recovering:
         self.problem, self.evaluate, self.recover = problem, evaluate, recover
         self.variables, self.journal = variables, journal
 
+    def dense(self) -> float:
+        """Returns the loss of the dense network, with the variables of the beginning."""
+        keep = self.problem.keep([0] * len(self.problem.choices))
+        given = [] if self.recover is None else [self.variables]
+        return self.journal.value(
+            ["dense"], lambda: self.evaluate(keep, *given), "the dense network"
+        )
+
     def loss(self, key: Any, picks: Sequence[int], start: Any) -> tuple[float, Callable[[], Any]]:
         """Returns the loss at the picks, recovered from `start`, and what gives the variables.
 

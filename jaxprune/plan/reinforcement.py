@@ -178,8 +178,8 @@ def taken(point: Point, place: int, share: float) -> float:
     All choices behind it are at their narrowest, and the costs within the limits.
     """
     widths = point.prices.problem.choices[place].widths
-    wanted = max(1, round(share * widths[0])) if len(widths) > 1 else widths[0]
-    first = max(i for i, width in enumerate(widths) if width >= min(wanted, widths[0]))
+    wanted = round(share * widths[0])
+    first = max(i for i, width in enumerate(widths) if width >= wanted)
     for pick in range(first, len(widths)):
         point.move(place, pick)
         if point.holds() and point.surely_holds():
@@ -193,7 +193,7 @@ def _episode(
     """The states, the shares that stay, and the picks of one pass through the choices."""
     narrow = states.prices.start(states.narrowest)
     decided = states.prices.start([0] * len(states.narrowest))
-    seen, shares = [], []
+    seen, shares = list[np.ndarray](), list[float]()
     for place in range(len(states.narrowest)):
         seen.append(states.at(place, decided, shares[-1] if shares else 1.0))
         if learned is None:

@@ -8,7 +8,7 @@ import numpy as np
 import jaxprune as jp
 from refused.measured import loss
 from refused.networks import WITHOUT_SHAPES
-from refused.planned import PROBLEM
+from refused.planned import MACS, PROBLEM
 from refused.recovered import MEASURED
 from refused.rows import Row
 from refused.values import (
@@ -46,6 +46,7 @@ GIVES = {
     "NaN": lambda *_: NAN,
     "a vector": lambda *_: np.ones(2),
 }
+NO_COSTS = {"nothing": lambda *_: None, "words": lambda *_: "dear"}
 E = Arg(price, CALLABLES | GIVES, "evaluate")
 JOURNAL = Arg(None, bad(3, 0.5, [], {}, True), "path")
 NUMBER = Arg(0.5, {})  # what `netadapt` hands on
@@ -126,6 +127,18 @@ ROWS = {
             "noise_decay": Arg(0.95, without(RATIOS, "1.0"), "noise_decay"),
             "hidden": Arg(4, COUNTS, "hidden"),
             "seed": SEED,
+            "journal": JOURNAL,
+        },
+    ),
+    "plan.energy_aware": Row(
+        jp.plan.energy_aware,
+        {
+            "problem": P,
+            "energy": Arg(MACS, CALLABLES | NO_COSTS, "energy"),
+            "evaluate": E,
+            "recover": Arg(None, without(CALLABLES, "None") | bad(same), "recover"),
+            "variables": Arg(None, {}),
+            "rise": Arg(0.01, POSITIVES, "rise"),
             "journal": JOURNAL,
         },
     ),
