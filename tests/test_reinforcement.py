@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import jaxprune as jp
@@ -159,18 +158,24 @@ def test_answers_are_drawn_evenly_and_then_about_the_actor(monkeypatch: pytest.M
 
 
 def test_a_run_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With an actor that learns so fast that another batch is another answer."""
-    monkeypatch.setattr(actor_critic, "ACTOR", optax.adam(0.3))
-    monkeypatch.setitem(SHORT, "hidden", 7)
-    monkeypatch.setitem(SHORT, "noise", 0.01)
+    answers: list[float] = []
+
+    def watched(mean: float, deviation: float, random: np.random.Generator) -> float:
+        answers.append(mean)
+        return noisy(mean, deviation, random)
+
+    monkeypatch.setattr(reinforcement, "noisy", watched)
     found = small()
     counted = Dying(interacting(found))
     whole = amc(found, counted, **SHORT, journal=tmp_path / "whole")
+    expected = [*answers]
     for after in (3, 9, counted.calls - 1):
         path = tmp_path / f"{after}"
         with pytest.raises(KeyboardInterrupt):
             amc(found, Dying(counted.evaluate, after), **SHORT, journal=path)
+        answers.clear()
         again = amc(found, counted.evaluate, **SHORT, journal=path)
+        assert answers == expected
         assert (again.widths, again.value, again.trace) == (whole.widths, whole.value, whole.trace)
         assert path.read_bytes() == (tmp_path / "whole").read_bytes()
     random_search(found, counted.evaluate, draws=3, journal=tmp_path / "whole")  # losses are shared
