@@ -66,6 +66,8 @@ def test_the_divergence_is_from_the_dense_network() -> None:
         float(jnp.mean(jnp.sum(p * jnp.log(p / q), 1))), rel=1e-4
     )
     assert evaluate({}) == pytest.approx(0, abs=1e-7)
+    padded = divergence(graph, variables, [x], fn=lambda v, x: apply(v, x).at[:, 0].set(-jnp.inf))
+    assert 0 < padded(keep) < 10  # a word that never comes
 
 
 def found(**options: Any) -> tuple[Problem, Evaluator]:

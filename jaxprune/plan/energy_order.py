@@ -109,16 +109,16 @@ def by_energy(problem: Problem, energy: Cost) -> list[int]:
     Raises:
       BudgetError: `energy` gives no number.
     """
-    gone = []
+    left = []
     for place, choice in enumerate(problem.choices):
         picks = [len(choice.widths) - 1 if i == place else 0 for i in range(len(problem.choices))]
-        left = energy(problem.graph, problem.keep(picks))
-        if not is_number(left):
+        found = energy(problem.graph, problem.keep(picks))
+        if not is_number(found):
             raise BudgetError(
-                f"energy gave {kind_of(left)}, not a number.\nFix: jp.cost.energy(table)."
+                f"energy gave {kind_of(found)}, not a number.\nFix: jp.cost.energy(table)."
             )
-        gone.append(-float(plain(left)))
-    return sorted(range(len(gone)), key=lambda place: -gone[place])
+        left.append(plain(found))
+    return sorted(range(len(left)), key=left.__getitem__)
 
 
 def _told(

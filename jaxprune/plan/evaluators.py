@@ -182,7 +182,7 @@ def divergence(
 
     def loss(outputs: Any, pair: Any) -> Any:
         p, q = pair[1], _log_probabilities(outputs)
-        return jnp.mean(jnp.sum(jnp.exp(p) * (p - q), axis=-1))
+        return jnp.mean(jnp.sum(jnp.where(jnp.isneginf(p), 0, jnp.exp(p) * (p - q)), axis=-1))
 
     pairs = [(each, dense(variables, each)) for each in check_examples(batches, "plan.divergence")]
 
