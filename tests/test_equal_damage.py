@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jaxprune.plan import Problem, sensitivity
+import jaxprune as jp
+from chains import chain
+from jaxprune.plan import Problem, problem, sensitivity
 from test_plan import random_problem
 
 
@@ -37,3 +39,16 @@ def test_no_lower_threshold_is_within_the_limits(seed: int) -> None:
     assert plan.value == found.value(picks)
     assert found.holds(plan.keep)
     assert len(plan.trace) <= 5
+
+
+def test_what_a_floor_holds_is_printed() -> None:
+    graph = chain(8, 6)[0]
+    scores = {name: np.arange(1.0, group.size + 1) for name, group in graph.groups.items()}
+    found = problem(graph, scores, bounds={jp.cost.macs: 0.45}, min_channels=3)
+    damages = {"layer_0/kernel": 1.0, "layer_1/kernel": 9.0}
+    steps = [
+        choice._replace(values=-damages[choice.name] * np.arange(len(choice.widths)))
+        for choice in found.choices
+    ]
+    lines = str(sensitivity(replace(found, choices=tuple(steps)))).splitlines()
+    assert lines[-2] == "at the narrowest width of its ladder: layer_0/kernel"

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxprune.groups.constraints import few
 from jaxprune.inspecting.tables import ruled, table
 from jaxprune.plan.problems import Problem
 
@@ -42,7 +43,7 @@ class Allocation:
     variables: Any = field(default=None, repr=False)
 
     def __str__(self) -> str:
-        """One line per choice, and one per bound."""
+        """One line per choice, one per bound, and one of what a floor holds."""
         head = ("choice", "groups", "of", "kept", "share")
         rows = [
             (
@@ -60,6 +61,12 @@ class Allocation:
             lines.append(
                 f"{limit.name}: {left:,} of {dense:,} ({left / dense:.1%}), bound {limit.value:,}"
             )
+        held = [
+            choice.name
+            for choice in self.problem.choices
+            if choice.branch is None and self.widths[choice.name] == choice.widths[-1]
+        ]
+        lines += [f"at the narrowest width of its ladder: {few(held)}"] if held else []
         gap = "" if self.gap is None else f", gap {self.gap:.2%}"
         return "\n".join([*lines, f"value: {self.value:.6g}{gap}"])
 
