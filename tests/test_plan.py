@@ -12,7 +12,7 @@ import jaxprune as jp
 import residual_networks
 from chains import chain
 from jaxprune.errors import BudgetError, PatternError
-from jaxprune.plan import Problem, milp, problem
+from jaxprune.plan import Problem, linear_program, milp, problem
 
 A, B, C = (f"layer_{i}/kernel" for i in range(3))
 
@@ -100,16 +100,26 @@ def test_the_integer_program_finds_the_best_of_all_combinations(seed: int) -> No
     check_best(seed)
 
 
+@pytest.mark.parametrize(("name", "value"), [("FEW", 0), ("CELLS", (6,)), ("CELLS", (1,))])
+def test_large_problems_are_taken_apart_without_loss(
+    name: str, value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear_program, name, value)
+    for seed in range(4, 12):
+        check_best(seed, parts=5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20, 220))
 def test_the_integer_program_finds_the_best_of_more(seed: int) -> None:
     check_best(seed)
 
 
-def check_best(seed: int) -> None:
+def check_best(seed: int, parts: int = 1) -> None:
     found = random_problem(seed)
     allocation = milp(found, gap=0.0)
     assert found.holds(allocation.keep)
+    assert len(allocation.trace) <= parts  # what the solver gives is within the bounds at once
     assert allocation.value == pytest.approx(best_of_all(found), rel=1e-6)
     for limit in found.limits:
         assert allocation.costs[limit.name] == limit.cost(found.graph, allocation.keep)
