@@ -35,6 +35,8 @@ from jaxprune.inspecting.closed_forms import (
 from jaxprune.inspecting.cost_makers import state_bytes, weight_bytes
 from jaxprune.inspecting.parameters import each_contraction as each_contraction
 from jaxprune.inspecting.parameters import parameters
+from jaxprune.inspecting.peak_memory import peak_memory as peak_memory
+from jaxprune.inspecting.peak_memory import peak_terms
 from jaxprune.inspecting.routing import active_params as active_params
 from jaxprune.inspecting.terms import Dearest, Product, Terms, summed, total
 from jaxprune.inspecting.without_branches import Without
@@ -56,6 +58,7 @@ __all__ = [
     "latency",
     "macs",
     "params",
+    "peak_memory",
     "state_bytes",
     "terms_of",
     "uncounted",
@@ -344,5 +347,6 @@ _TERMS: Mapping[Cost, TermsOf] = {
     macs: macs_terms,
     activation_bytes: activation_terms,
     params: params_terms,
+    peak_memory: peak_terms,
     weights: weights_terms,
 }
