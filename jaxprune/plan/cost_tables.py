@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxprune.errors import BudgetError
 from jaxprune.inspecting.branches import branches
 from jaxprune.inspecting.cost import Cost, terms_of
-from jaxprune.inspecting.terms import Dearest, Product
+from jaxprune.inspecting.terms import Dearest, Lookup, Term
 from jaxprune.inspecting.without_branches import alone
 from jaxprune.plan.problems import Choice, Problem
 from jaxprune.program import spaces as ax
@@ -119,7 +120,7 @@ def _switches(problem: Problem) -> dict[Op | str, list[list[Factors]]]:
     return found
 
 
-def _sum(terms: Iterable[Product | Dearest], known: _Known) -> Sum:
+def _sum(terms: Iterable[Term], known: _Known) -> Sum:
     products: list[Factors] = []
     largest: list[list[Sum]] = []
     for term in terms:
@@ -127,9 +128,46 @@ def _sum(terms: Iterable[Product | Dearest], known: _Known) -> Sum:
             largest.append([_sum(part, known) for part in term.alternatives])
             continue
         switches = known.switches.get(term.of, []) if term.of is not None else []
+        if isinstance(term, Lookup):
+            products += _times([_number(term.factor), *switches, [(_looked_up(term, known),)]])
+            continue
         spaces = [_space(space, known) for space in term.spaces]
         products += _times([_number(term.factor), *switches, *spaces])
     return Sum(products, largest)
+
+
+def _looked_up(term: Lookup, known: _Known) -> Table:
+    """What a table of a cost says at every combination of the widths that it depends on.
+
+    Raises:
+      BudgetError: these are too many.
+    """
+    ladders = {known.ladders[n].choices: known.ladders[n] for n in term.names if n in known.ladders}
+    choices = tuple(choice for (choice,) in sorted(ladders))
+    grid = [ladders[choice,].values for choice in choices]
+    if math.prod(map(len, grid)) > LARGEST:
+        raise BudgetError(
+            f"the latency of {term.of} depends on {len(grid)} choices at once, of "
+            f"{[len(widths) for widths in grid]} widths.\n"
+            "Fix: smaller ladders, or jp.select.budget(bounds=...)."
+        )
+    fixed = {n: known.widths[n] for n in term.names if n not in known.ladders and n in known.widths}
+    values = [
+        term.read(
+            fixed
+            | {
+                name: int(widths[choices.index(known.ladders[name].choices[0])])
+                for name in term.names
+                if name in known.ladders
+            }
+        )
+        for widths in itertools.product(*grid)
+    ]
+    return Table(choices, np.array(values, float).reshape([len(widths) for widths in grid]))
+
+
+LARGEST = 100_000
+"""The most combinations of widths that a table of a cost is read at."""
 
 
 def _space(space: Space, known: _Known) -> list[Factors]:
