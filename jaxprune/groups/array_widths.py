@@ -26,16 +26,15 @@ class ArrayWidth:
     Raises:
       BudgetError: `multiple` is not an int, at least 1.
 
-    >>> import numpy as np, jaxprune as jp
-    >>> v = {"up": np.ones((2, 3, 8)), "down": np.ones((3, 8, 2))}
+    >>> import jax.numpy as jnp, numpy as np, jaxprune as jp
+    >>> v = {"up": np.ones((2, 24)), "down": np.ones((3, 8, 2))}
     >>> def fn(v, x):
-    ...     y = (x @ v["up"].reshape(2, 24)).reshape(-1, 3, 8)
-    ...     return jp.jax.numpy.einsum("bgc,gco->bo", y, v["down"])
+    ...     return jnp.einsum("bgc,gco->bo", (x @ v["up"]).reshape(-1, 3, 8), v["down"])
     >>> graph = jp.trace(fn, v, np.ones((1, 2)))
-    >>> channels = next(name for name, group in graph.groups.items() if group.size == 8)
-    >>> scores = {channels: np.arange(8.0)}
-    >>> asked = {"prune_ratio": 0.3, "multiple_of": jp.select.ArrayWidth(6)}
-    >>> int(jp.select.global_ratio(graph, scores, **asked)[channels].sum())  # 4, as 3 * 4 is 12
+    >>> rows, channels = graph.groups
+    >>> scores, six = {channels: np.arange(8.0)}, jp.select.ArrayWidth(6)
+    >>> keep = jp.select.global_ratio(graph, scores, prune_ratio=0.4, multiple_of=six)
+    >>> int(keep[channels].sum())  # in each of 3 rows: a width of 12
     4
     """
 
