@@ -185,6 +185,20 @@ def test_groups_of_unlike_sizes_cannot_be_tied() -> None:
         problem(graph, uniform(graph), bounds={jp.cost.macs: 0.5}, equal=["*"])
 
 
+def test_no_layer_is_emptied_by_default_and_what_was_held_is_printed() -> None:
+    graph = chain(40, 30)[0]
+    scores = {A: np.ones(40), B: np.full(30, 1e-3)}
+    bounds = {jp.cost.macs: jp.Absolute(jp.cost.macs(graph, {B: 1}))}
+    best = milp(problem(graph, scores, bounds=bounds), gap=0.0)
+    assert best.widths[B] == 3
+    assert f"the default floor, 10% of a group, holds 1: {B}; min_keep_ratio=" in str(best)
+    others: list[Any] = [{"min_keep_ratio": 0.0}, {"max_prune_ratio": 1.0}, {"min_channels": 1}]
+    for lifted in others:
+        free = milp(problem(graph, scores, bounds=bounds, ladder=40, **lifted), gap=0.0)
+        assert free.widths[B] == 1
+        assert "floor" not in str(free)
+
+
 def test_a_cost_without_a_closed_form_is_refused_by_the_integer_program() -> None:
     graph = plain()
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxprune.groups.constraints import few
 from jaxprune.inspecting.tables import ruled, table
 from jaxprune.plan.problems import Problem
 
@@ -40,7 +41,7 @@ class Allocation:
     trace: Sequence[Decision] = ()
 
     def __str__(self) -> str:
-        """One line per choice, and one per bound."""
+        """One line per choice, one per bound, and one on what a default did."""
         head = ("choice", "groups", "of", "kept", "share")
         rows = [
             (
@@ -58,8 +59,24 @@ class Allocation:
             lines.append(
                 f"{limit.name}: {left:,} of {dense:,} ({left / dense:.1%}), bound {limit.value:,}"
             )
+        lines += self._held()
         gap = "" if self.gap is None else f", gap {self.gap:.2%}"
         return "\n".join([*lines, f"value: {self.value:.6g}{gap}"])
+
+    def _held(self) -> list[str]:
+        """A line on the choices that only the default floor kept from losing more."""
+        floor, counts = self.problem.floor, self.problem.order.counts
+        held = [
+            choice.name
+            for choice in self.problem.choices
+            if choice.branch is None and 1 < self.widths[choice.name] == counts[choice.name][-1]
+        ]
+        if floor is None or not held:
+            return []
+        return [
+            f"the default floor, {floor:.0%} of a group, holds {len(held)}: {few(held)}; "
+            "min_keep_ratio= says another"
+        ]
 
 
 def allocation(
