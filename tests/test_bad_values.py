@@ -30,7 +30,8 @@ DATA = (
     ),
     *(jp.plan.Allocation, jp.plan.Choice, jp.plan.Decision, jp.plan.Limit, jp.plan.Problem),
     *(jp.plan.Curves, jp.plan.Evaluator),
-    *(jp.cost.ClosedForm, jp.cost.Latency, jp.cost.Uncounted),
+    *(jp.cost.ClosedForm, jp.cost.Fidelity, jp.cost.Latency, jp.cost.LatencyTable),
+    jp.cost.Uncounted,
     *(jp.gates.Decorated, jp.linen.Resizing, jp.linen.Resized),
     *(jp.recover.Absorbed, jp.recover.Outcome, jp.sparsify.PenaltyState),
     *(jp.recover.Fit, jp.recover.Form, jp.recover.Order, jp.recover.Recovered),
@@ -43,7 +44,7 @@ DATA = (
     *(jp.stats.Moments, jp.stats.Histogram, jp.stats.Gram, jp.stats.Covariance),
 )
 """What the library makes and hands out. The methods of `Progress`, `Tally`, `Switch`,
-`ClosedForm`, `Problem` and `Evaluator` have rows."""
+`ClosedForm`, `Evaluator`, `LatencyTable` and `Problem` have rows."""
 CASES = [(name, arg) for name, row in ROWS.items() for arg in row.args]
 
 

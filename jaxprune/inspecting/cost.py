@@ -33,10 +33,14 @@ from jaxprune.inspecting.closed_forms import (
     weights_terms,
 )
 from jaxprune.inspecting.cost_makers import state_bytes, weight_bytes
+from jaxprune.inspecting.latency_tables import LatencyTable, tabled
+from jaxprune.inspecting.measured_latency import Fidelity, fidelity, interleaved, latency_table
 from jaxprune.inspecting.parameters import each_contraction as each_contraction
 from jaxprune.inspecting.parameters import parameters
+from jaxprune.inspecting.peak_memory import peak_memory as peak_memory
+from jaxprune.inspecting.peak_memory import peak_terms
 from jaxprune.inspecting.routing import active_params as active_params
-from jaxprune.inspecting.terms import Dearest, Product, Terms, summed, total
+from jaxprune.inspecting.terms import Dearest, Term, Terms, summed, total
 from jaxprune.inspecting.without_branches import Without
 from jaxprune.keep import check
 from jaxprune.program import jaxpr
@@ -45,7 +49,9 @@ from jaxprune.program.traits import Trait
 
 __all__ = [
     "ClosedForm",
+    "Fidelity",
     "Latency",
+    "LatencyTable",
     "Uncounted",
     "activation_bytes",
     "active_params",
@@ -53,10 +59,15 @@ __all__ = [
     "channel_cost",
     "each_contraction",
     "energy",
+    "fidelity",
+    "interleaved",
     "latency",
+    "latency_table",
     "macs",
     "params",
+    "peak_memory",
     "state_bytes",
+    "tabled",
     "terms_of",
     "uncounted",
     "warn_uncounted",
@@ -211,10 +222,10 @@ def energy(table: Mapping[Any, float]) -> ClosedForm:
     return ClosedForm("energy", terms, of_contractions=True)
 
 
-def _times(term: Product | Dearest, factor: float) -> Product | Dearest:
-    if isinstance(term, Product):
-        return term._replace(factor=term.factor * factor)
-    return Dearest([[_times(each, factor) for each in part] for part in term.alternatives])
+def _times(term: Term, factor: float) -> Term:
+    if isinstance(term, Dearest):
+        return Dearest([[_times(each, factor) for each in part] for part in term.alternatives])
+    return term._replace(factor=term.factor * factor)
 
 
 class Uncounted(NamedTuple):
@@ -344,5 +355,6 @@ _TERMS: Mapping[Cost, TermsOf] = {
     macs: macs_terms,
     activation_bytes: activation_terms,
     params: params_terms,
+    peak_memory: peak_terms,
     weights: weights_terms,
 }

@@ -1,6 +1,6 @@
 """What a planner returns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -43,7 +43,7 @@ class Allocation:
     variables: Any = field(default=None, repr=False)
 
     def __str__(self) -> str:
-        """One line per choice, one per bound, and one of what a floor holds."""
+        """One line per choice, one per bound, and one on what a floor holds."""
         head = ("choice", "groups", "of", "kept", "share")
         rows = [
             (
@@ -61,14 +61,26 @@ class Allocation:
             lines.append(
                 f"{limit.name}: {left:,} of {dense:,} ({left / dense:.1%}), bound {limit.value:,}"
             )
-        held = [
-            choice.name
-            for choice in self.problem.choices
-            if choice.branch is None and self.widths[choice.name] == choice.widths[-1]
-        ]
-        lines += [f"at the narrowest width of its ladder: {few(held)}"] if held else []
+        lines += self._held()
         gap = "" if self.gap is None else f", gap {self.gap:.2%}"
         return "\n".join([*lines, f"value: {self.value:.6g}{gap}"])
+
+    def _held(self) -> Iterator[str]:
+        """Lines on the choices that only the default floor, or their ladder, kept from less."""
+        floor, counts = self.problem.floor, self.problem.order.counts
+        ends = [
+            choice
+            for choice in self.problem.choices
+            if choice.branch is None and 1 < self.widths[choice.name] == choice.widths[-1]
+        ]
+        held = [c.name for c in ends if floor is not None and c.widths[-1] == counts[c.name][-1]]
+        if held:
+            yield (
+                f"the default floor, {floor:.0%} of a group, holds {len(held)}: {few(held)}; "
+                "min_keep_ratio= says another"
+            )
+        if rest := [choice.name for choice in ends if choice.name not in held]:
+            yield f"at the narrowest width of its ladder: {few(rest)}"
 
 
 def allocation(

@@ -8,7 +8,7 @@ import numpy as np
 from jaxprune.errors import BudgetError
 from jaxprune.inspecting.branches import branches
 from jaxprune.inspecting.cost import terms_of
-from jaxprune.inspecting.terms import Dearest, Product, total
+from jaxprune.inspecting.terms import Dearest, Lookup, Term, total
 from jaxprune.inspecting.without_branches import Without, without
 from jaxprune.plan.problems import Problem
 from jaxprune.program import spaces as ax
@@ -42,7 +42,7 @@ class _Closed(_Term):
         self,
         problem: Problem,
         limit: int,
-        term: Product | Dearest,
+        term: Term,
         places: Mapping[str, int],
         switches: Sequence[Sequence[int]],
     ):
@@ -51,7 +51,7 @@ class _Closed(_Term):
         for own in switches:
             self.switches.setdefault(len(own), []).append(own)
         widths = widths_after(problem.order, 0)
-        names = {atom.name for space in _spaces(term) for atom in ax.atoms(space) if atom.name}
+        names = set(_names(term))
         self.whole = {name: widths[name] for name in names & widths.keys()}
         self.groups = {name: places[name] for name in names & places.keys()}
         self.ladders = [choice.widths for choice in problem.choices]
@@ -115,7 +115,7 @@ class Prices:
                 continue
             left = [(own, _named(terms(problem.graph, gone))) for own, gone in switches]
             for term in terms(problem.graph, None):
-                named = term.of if isinstance(term, Product) else None
+                named = None if isinstance(term, Dearest) else term.of
                 own = [steps for steps, of in left if named is not None and named not in of]
                 self.terms.append(_Closed(problem, number, term, places, own))
         self.of: list[list[int]] = [[] for _ in problem.choices]
@@ -175,13 +175,16 @@ class Point:
         return [i for i, c in enumerate(choices) if 0 <= self.picks[i] + by < len(c.widths)]
 
 
-def _spaces(term: Product | Dearest) -> Iterator[Any]:
-    if isinstance(term, Product):
-        yield from term.spaces
-    else:
+def _names(term: Term) -> Iterator[str]:
+    """The groups that a term follows."""
+    if isinstance(term, Dearest):
         for part in term.alternatives:
             for item in part:
-                yield from _spaces(item)
+                yield from _names(item)
+    elif isinstance(term, Lookup):
+        yield from term.names
+    else:
+        yield from (atom.name for space in term.spaces for atom in ax.atoms(space) if atom.name)
 
 
 def _switches(problem: Problem) -> list[tuple[list[int], Without]]:
@@ -197,6 +200,6 @@ def _switches(problem: Problem) -> list[tuple[list[int], Without]]:
     ]
 
 
-def _named(terms: Iterable[Product | Dearest]) -> set[Any]:
+def _named(terms: Iterable[Term]) -> set[Any]:
     """The contractions and paths whose terms are not 0."""
-    return {term.of for term in terms if isinstance(term, Product) and term.factor}
+    return {term.of for term in terms if not isinstance(term, Dearest) and term.factor}

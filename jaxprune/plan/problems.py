@@ -23,6 +23,10 @@ STEPS = 8
 """The default number of widths in a ladder."""
 
 
+FLOOR = 0.1
+"""The share of its channels that a group keeps where no constraint says how many."""
+
+
 class Choice(NamedTuple):
     """What takes one width: a group, groups that `equal` ties, or a branch in one step of a scan.
 
@@ -48,12 +52,16 @@ class Limit(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Problem:
-    """What all planners take; made by `jp.plan.problem`."""
+    """What all planners take; made by `jp.plan.problem`.
+
+    `floor`: the share that every group keeps by default, None where a constraint says it.
+    """
 
     graph: ChannelGraph = field(repr=False)
     order: Order = field(repr=False)
     choices: tuple[Choice, ...]
     limits: tuple[Limit, ...]
+    floor: float | None = None
 
     def keep(self, picks: Sequence[int]) -> dict[str, np.ndarray]:
         """Returns the keep where every choice takes the width at its place of the ladder.
@@ -129,7 +137,9 @@ def problem(
       values: {group: {width: value}}, such as measured ones, in the place of sums of scores: for
         every width of its ladder. Of groups that `equal` ties they add up.
       branches: {branch: value of keeping it, or one for each step}: what may go beside channels.
-      **constraints: see `jp.select.Constraints`. What `equal` ties is one choice.
+      **constraints: see `jp.select.Constraints`. What `equal` ties is one choice. Without
+        `min_channels`, `min_keep_ratio` and `max_prune_ratio` a group keeps a tenth, so that no
+        layer is emptied; a printed `Allocation` names the groups that this held.
 
     Raises:
       BudgetError: no bound, a bound that no choice of the smallest widths meets (all such are
@@ -152,7 +162,9 @@ def problem(
     value: 25, gap 0.00%
     """
     asked = _typed(bounds)
-    order = removal_order(graph, scores, constraints)
+    floor = None if _FLOORS & constraints.keys() else FLOOR
+    floors: Constraints = {} if floor is None else {"min_keep_ratio": floor}
+    order = removal_order(graph, scores, {**floors, **constraints})
     cost.warn_uncounted(graph, list(asked), stacklevel=2)
     ladders = _ladders(order, ladder)
     given = {} if values is None else check_mapping(values, "values", _VALUES, BudgetError)
@@ -174,11 +186,14 @@ def problem(
         else limit
         for i, limit in enumerate(limits)
     ]
-    found = Problem(graph=graph, order=order, choices=tuple(choices), limits=tuple(limits))
+    found = Problem(
+        graph=graph, order=order, choices=tuple(choices), limits=tuple(limits), floor=floor
+    )
     _check_reachable(found)
     return found
 
 
+_FLOORS = {"min_channels", "min_keep_ratio", "max_prune_ratio"}
 _VALUES = "{group: {width: value}}"
 
 
