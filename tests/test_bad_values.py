@@ -31,7 +31,8 @@ DATA = (
     *(jp.plan.Allocation, jp.plan.Choice, jp.plan.Decision, jp.plan.Limit, jp.plan.Problem),
     *(jp.cost.ClosedForm, jp.cost.Latency, jp.cost.Uncounted),
     *(jp.gates.Decorated, jp.linen.Resizing, jp.linen.Resized),
-    *(jp.recover.Absorbed, jp.recover.Outcome, jp.sparsify.PenaltyState),
+    *(jp.recover.Absorbed, jp.recover.Outcome),
+    *(jp.sparsify.PenaltyState, jp.sparsify.Masking, jp.sparsify.SoftPruningState),
     *(jp.recover.Fit, jp.recover.Form, jp.recover.Order, jp.recover.Recovered),
     *(jp.recover.Removal, jp.recover.Shrunk, jp.recover.Discriminating, jp.recover.Head),
     *(jp.schedule.Part, jp.schedule.Quota, jp.schedule.Progress, jp.schedule.Tally),
@@ -157,5 +158,6 @@ def test_a_traced_keep_is_refused_where_it_decides_shapes() -> None:
         "mask",
         "masked",
         "schedule.masked_updates",
+        "sparsify.soft_mask",
     }
     assert all(re.search("is traced[\\s\\S]*Fix:|taken", text) for text in found.values()), found

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -93,6 +94,11 @@ def located(
             "trace the small network and build the optimizer anew."
         )
     return found
+
+
+def as_traced(params: Any, places: Mapping[str, str]) -> Any:
+    """Returns parameters as the graph has them: under `params` where they stand there alone."""
+    return {"params": params} if any(path != own for path, own in places.items()) else params
 
 
 def _owned(kernel: jax.Array, slot: Slot) -> jax.Array:

@@ -1,6 +1,7 @@
 """Updates come in; updates that drive channels toward zero go out, as Optax transforms."""
 
 from jaxprune.sparsify.channel_norms import structured
+from jaxprune.sparsify.filters_at_zero import soft_mask
 from jaxprune.sparsify.fold import fold_batch_norm
 from jaxprune.sparsify.gates import l1_gates
 from jaxprune.sparsify.l1 import l1_bn_scale
@@ -10,9 +11,12 @@ from jaxprune.sparsify.penalty import PenaltyState
 from jaxprune.sparsify.proximal import proximal_l1_bn_scale
 from jaxprune.sparsify.proximal_channel_norms import proximal_structured
 from jaxprune.sparsify.smooth_l1 import smooth_l1_bn_scale
+from jaxprune.sparsify.zeroed_every_period import Masking, SoftPruningState, soft_pruning
 
 __all__ = [
+    "Masking",
     "PenaltyState",
+    "SoftPruningState",
     "fold_batch_norm",
     "group_lasso",
     "growl",
@@ -24,5 +28,7 @@ __all__ = [
     "proximal_l1_bn_scale",
     "proximal_structured",
     "smooth_l1_bn_scale",
+    "soft_mask",
+    "soft_pruning",
     "structured",
 ]

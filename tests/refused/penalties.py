@@ -13,11 +13,16 @@ from refused.values import (
     FLAGS,
     ONLY,
     PARAMS,
+    PATTERNS,
     PROTECT,
+    RATIOS,
     STRENGTHS,
+    TREES,
     VARIABLES,
     Arg,
     G,
+    K,
+    V,
     X,
     bad,
     without,
@@ -62,6 +67,21 @@ GROUPS = {
     "protct": Arg(ABSENT, bad(["a/kernel"], None), "protect"),
     "within": Arg(ABSENT, bad({}), "option"),
 }
+SPARED = {
+    "biases": Arg(False, FLAGS, "biases"),
+    "spare": Arg((), without(PATTERNS, "a kind that is absent"), "spare"),
+}
+SCORING = Arg(
+    jp.scores.l2,
+    CALLABLES
+    | {
+        "no mapping": lambda *_: jnp.ones(4),
+        "no scores": lambda *_: {},
+        "others": lambda *_: {"a/kernel": jnp.ones(3), "b/kernel": jnp.ones(6)},
+        "words": lambda *_: {"a/kernel": "x", "b/kernel": None},
+    },
+    "score",
+)
 UPDATED = {"updates": UPDATES, "params": PARAMETERS, "state": STATES}
 
 
@@ -115,6 +135,26 @@ ROWS: dict[str, Row] = {
         learning_rate=RATE,
         strength=STRENGTH,
         roles=ROLES,
+        only=ONLY,
+        protect=PROTECT,
+    ),
+    "sparsify.soft_mask": Row(
+        sp.soft_mask,
+        {
+            "graph": G,
+            "variables": V._replace(bad=without(TREES, "the params alone")),
+            "keep": K,
+            **SPARED,
+        },
+    ),
+    "sparsify.soft_pruning": row(
+        sp.soft_pruning,
+        graph=G,
+        score=SCORING,
+        prune_ratio=Arg(0.5, without(RATIOS, "1.0"), "prune_ratio"),
+        period=Arg(2, COUNTS, "period"),
+        masking=Arg(sp.Masking.SOFT, bad(None, 3, "free", [], {}, jp.schedule.Part.ALL), "masking"),
+        **SPARED,
         only=ONLY,
         protect=PROTECT,
     ),
