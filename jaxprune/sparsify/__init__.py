@@ -10,6 +10,7 @@ from jaxprune.sparsify.out_in_channels import group_lasso, oicsr
 from jaxprune.sparsify.penalty import PenaltyState
 from jaxprune.sparsify.proximal import proximal_l1_bn_scale
 from jaxprune.sparsify.proximal_channel_norms import proximal_structured
+from jaxprune.sparsify.sections import depth, shapes
 from jaxprune.sparsify.smooth_l1 import smooth_l1_bn_scale
 from jaxprune.sparsify.zeroed_every_period import Masking, SoftPruningState, soft_pruning
 
@@ -17,6 +18,7 @@ __all__ = [
     "Masking",
     "PenaltyState",
     "SoftPruningState",
+    "depth",
     "fold_batch_norm",
     "group_lasso",
     "growl",
@@ -27,6 +29,7 @@ __all__ = [
     "oicsr",
     "proximal_l1_bn_scale",
     "proximal_structured",
+    "shapes",
     "smooth_l1_bn_scale",
     "soft_mask",
     "soft_pruning",

@@ -71,6 +71,23 @@ SPARED = {
     "biases": Arg(False, FLAGS, "biases"),
     "spare": Arg((), without(PATTERNS, "a kind that is absent"), "spare"),
 }
+BRANCHED = jp.trace(
+    lambda v, x: (x + jnp.tanh(x @ v["a"]) @ v["b"]) @ v["c"],
+    {name: jnp.ones((2, 2)) for name in "abc"},
+    X,
+)
+OVER = Arg(
+    None,
+    bad(3, "kernels", {}, [], {"a": 3}, {"a": ["x"]}, {"a": []})
+    | {"another graph": sp.depth(BRANCHED)},
+    "over",
+)
+SECTIONS = {
+    "only": Arg(
+        None, without(PATTERNS, "a kind that is absent") | bad([], ()), "only|kernel|branch"
+    ),
+    "protect": Arg((), without(PATTERNS, "a kind that is absent") | bad("*"), "protect"),
+}
 SCORING = Arg(
     jp.scores.l2,
     CALLABLES
@@ -118,6 +135,7 @@ ROWS: dict[str, Row] = {
         graph=G,
         strength=STRENGTH,
         roles=ROLES._replace(bad={**ROLES.bad, "vector": ("vector",)}),
+        over=OVER,
         **GROUPS,
     ),
     "sparsify.structured": row(
@@ -125,7 +143,8 @@ ROWS: dict[str, Row] = {
         graph=G,
         penalty=Arg(jnp.sum, CALLABLES, "penalty"),
         strength=STRENGTH,
-        roles=ROLES,
+        roles=ROLES._replace(good=("out", "in")),
+        over=OVER,
         **GROUPS,
     ),
     "sparsify.proximal_structured": row(
@@ -135,9 +154,12 @@ ROWS: dict[str, Row] = {
         learning_rate=RATE,
         strength=STRENGTH,
         roles=ROLES,
+        over=OVER,
         only=ONLY,
         protect=PROTECT,
     ),
+    "sparsify.shapes": Row(sp.shapes, {"graph": G, **SECTIONS}),
+    "sparsify.depth": Row(sp.depth, {"graph": G._replace(good=BRANCHED), **SECTIONS}),
     "sparsify.soft_mask": Row(
         sp.soft_mask,
         {
