@@ -1,5 +1,6 @@
 """Updates come in; updates that drive channels toward zero go out, as Optax transforms."""
 
+from jaxprune.sparsify.accelerated_gates import AcceleratedState, accelerated_l1_gates
 from jaxprune.sparsify.channel_norms import structured
 from jaxprune.sparsify.filters_at_zero import soft_mask
 from jaxprune.sparsify.fold import fold_batch_norm
@@ -15,9 +16,11 @@ from jaxprune.sparsify.smooth_l1 import smooth_l1_bn_scale
 from jaxprune.sparsify.zeroed_every_period import Masking, SoftPruningState, soft_pruning
 
 __all__ = [
+    "AcceleratedState",
     "Masking",
     "PenaltyState",
     "SoftPruningState",
+    "accelerated_l1_gates",
     "depth",
     "fold_batch_norm",
     "group_lasso",

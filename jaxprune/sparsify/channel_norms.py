@@ -13,7 +13,7 @@ from jaxprune.arguments.dtypes import wide_dtype
 from jaxprune.graph import ChannelGraph
 from jaxprune.groups.channels import Members, located, norms, size
 from jaxprune.groups.constraints import Groups
-from jaxprune.sparsify.penalty import PenaltyState, check_strength, check_update
+from jaxprune.sparsify.penalty import PenaltyState, check_strength, check_update, value_at
 from jaxprune.sparsify.sections import Sets, penalized
 
 Penalty = Callable[[jax.Array], jax.Array]
@@ -132,7 +132,7 @@ def lifted(
             terms = (jax.vmap(penalty)(n).sum() if n.ndim == 2 else penalty(n) for n in found)
             return sum(terms, jnp.zeros(()))
 
-        weight = strength(state.step) if callable(strength) else strength
+        weight = value_at(strength, state.step)
         moving = _moving(leaves if view else {p: leaves[p] for p in places.values()})
         named, structure = paths.flatten(updates)
         for path, slope in jax.grad(total)(moving).items():

@@ -51,7 +51,7 @@ def penalty(
     ) -> tuple[optax.Updates, PenaltyState]:
         check_update(name, updates, state, params)
         check_structure(mask, params, f"{name}: the mask", fix)
-        weight = strength(state.step) if callable(strength) else strength
+        weight = value_at(strength, state.step)
 
         def at(masked: bool, leaf: jax.Array, param: jax.Array) -> jax.Array:
             if not masked:
@@ -74,6 +74,11 @@ def check_strength(name: str, argument: str, value: Any, example: str) -> Any:
         return value
     fix = f"{example.removesuffix('.')}; or pass a schedule, a function of the step."
     return check_finite(value, f"{name}: {argument}", fix)
+
+
+def value_at(value: Any, step: Any) -> Any:
+    """Returns a number as it is, and what a schedule says of a step."""
+    return value(step) if callable(value) else value
 
 
 def check_update(

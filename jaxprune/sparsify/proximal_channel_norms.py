@@ -13,7 +13,7 @@ from jaxprune.arguments.dtypes import wide
 from jaxprune.graph import ChannelGraph
 from jaxprune.groups.channels import located, norms, spread
 from jaxprune.groups.constraints import Groups
-from jaxprune.sparsify.penalty import PenaltyState, check_strength, check_update
+from jaxprune.sparsify.penalty import PenaltyState, check_strength, check_update, value_at
 from jaxprune.sparsify.sections import Sets, penalized
 
 Prox = Callable[[jax.Array, jax.Array], jax.Array]
@@ -94,7 +94,7 @@ def proximal_structured(
         leaves, _ = paths.flatten(params)
         named, structure = paths.flatten(updates)
         places = located(name, graph, kernels, leaves)
-        weight = _at(strength, state.step) * _at(learning_rate, state.step)
+        weight = value_at(strength, state.step) * value_at(learning_rate, state.step)
         stepped = {
             path: wide(jnp.asarray(leaves[own])) + named[own] for path, own in places.items()
         }
@@ -111,7 +111,3 @@ def proximal_structured(
         return jax.tree.unflatten(structure, named.values()), state
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
-
-
-def _at(value: float | optax.Schedule, step: Any) -> Any:
-    return value(step) if callable(value) else value

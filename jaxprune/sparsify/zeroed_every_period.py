@@ -20,7 +20,7 @@ from jaxprune.groups.channels import as_traced
 from jaxprune.groups.constraints import Groups, scope
 from jaxprune.groups.scored import shape_of_numbers
 from jaxprune.sparsify.filters_at_zero import Slots, placed, zeroed_slots
-from jaxprune.sparsify.penalty import check_update
+from jaxprune.sparsify.penalty import check_update, value_at
 
 Score = Callable[[ChannelGraph, Any], Mapping[str, jax.Array]]
 """From the graph and the parameters to {group: f[n]}, higher means keep, inside of `jax.jit`."""
@@ -193,7 +193,7 @@ class _Pruned(NamedTuple):
         """Returns the masks by the scores of these parameters."""
         tree = as_traced(params, self.places(paths.flatten(params)[0]))
         scores = self.score(self.graph, tree)
-        ratio = self.ratio(step) if callable(self.ratio) else self.ratio
+        ratio = value_at(self.ratio, step)
         groups = self.graph.groups
         return {name: _kept(scores[name], ratio, groups[name].least) for name in self.slots}
 

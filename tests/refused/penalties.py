@@ -158,6 +158,13 @@ ROWS: dict[str, Row] = {
         only=ONLY,
         protect=PROTECT,
     ),
+    "sparsify.accelerated_l1_gates": row(
+        sp.accelerated_l1_gates,
+        strength=STRENGTH,
+        learning_rate=RATE,
+        momentum=Arg(0.9, STRENGTHS | bad(1.0), "momentum"),
+        nonnegative=Arg(True, FLAGS, "nonnegative"),
+    ),
     "sparsify.shapes": Row(sp.shapes, {"graph": G, **SECTIONS}),
     "sparsify.depth": Row(sp.depth, {"graph": G._replace(good=BRANCHED), **SECTIONS}),
     "sparsify.soft_mask": Row(
