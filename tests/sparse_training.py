@@ -86,10 +86,15 @@ class Momentum:
         self.buffers = {path: np.zeros_like(w) for path, w in self.w.items()}
         self.rate, self.momentum, self.decay = rate, momentum, decay
 
+    def slopes(self, number: int) -> dict[str, np.ndarray]:
+        """The gradients of `noise` by path."""
+        return paths.flatten(noise(self.tree, number))[0]
+
     def step(self, number: int, added: Any = None) -> None:
         """One step by the gradients of `noise`, with `added` before all else."""
-        for path, slope in paths.flatten(noise(self.tree, number))[0].items():
-            slope = slope + self.decay * self.w[path] + (added or {}).get(path, 0)
+        slopes = self.slopes(number)
+        for path in self.w:
+            slope = slopes[path] + self.decay * self.w[path] + (added or {}).get(path, 0)
             self.buffers[path] = self.momentum * self.buffers[path] + slope
             self.w[path] = self.w[path] - self.rate * self.buffers[path]
 

@@ -2,6 +2,7 @@
 
 from jaxprune.sparsify.accelerated_gates import AcceleratedState, accelerated_l1_gates
 from jaxprune.sparsify.channel_norms import structured
+from jaxprune.sparsify.costly_scales import ista
 from jaxprune.sparsify.filters_at_zero import soft_mask
 from jaxprune.sparsify.fold import fold_batch_norm
 from jaxprune.sparsify.gates import l1_gates
@@ -11,6 +12,7 @@ from jaxprune.sparsify.out_in_channels import group_lasso, oicsr
 from jaxprune.sparsify.penalty import PenaltyState
 from jaxprune.sparsify.proximal import proximal_l1_bn_scale
 from jaxprune.sparsify.proximal_channel_norms import proximal_structured
+from jaxprune.sparsify.rescaled_scales import rescale_scales
 from jaxprune.sparsify.sections import depth, shapes
 from jaxprune.sparsify.smooth_l1 import smooth_l1_bn_scale
 from jaxprune.sparsify.zeroed_every_period import Masking, SoftPruningState, soft_pruning
@@ -27,11 +29,13 @@ __all__ = [
     "growl",
     "growl_prox",
     "growl_weights",
+    "ista",
     "l1_bn_scale",
     "l1_gates",
     "oicsr",
     "proximal_l1_bn_scale",
     "proximal_structured",
+    "rescale_scales",
     "shapes",
     "smooth_l1_bn_scale",
     "soft_mask",

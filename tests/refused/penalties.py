@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxprune as jp
-from refused.rows import ABSENT, ROLES, Row
+from refused.rows import ABSENT, INPUT, ROLES, Row, splat
 from refused.values import (
     CALLABLES,
     COUNTS,
@@ -14,6 +14,7 @@ from refused.values import (
     ONLY,
     PARAMS,
     PATTERNS,
+    POSITIVES,
     PROTECT,
     RATIOS,
     STRENGTHS,
@@ -164,6 +165,29 @@ ROWS: dict[str, Row] = {
         learning_rate=RATE,
         momentum=Arg(0.9, STRENGTHS | bad(1.0), "momentum"),
         nonnegative=Arg(True, FLAGS, "nonnegative"),
+    ),
+    "sparsify.ista": row(
+        sp.ista,
+        graph=G,
+        costs=Arg(
+            {"a/kernel": 1.0},
+            bad(None, 3, "costs", {}, {"a/kernel": -1}, {"a/kernel": "1"}, {"a/kernel": 0}, [1.0])
+            | bad({"a/kernel": float("nan")}, {"b/kernel": 1.0}),
+            "costs",
+        ),
+        strength=STRENGTH,
+        learning_rate=RATE,
+    ),
+    "sparsify.rescale_scales": Row(
+        splat(sp.rescale_scales),
+        {
+            "graph": G,
+            "variables": V,
+            "factor": Arg(0.5, POSITIVES, "factor"),
+            "inputs": INPUT,
+            "only": ONLY,
+            "protect": PROTECT,
+        },
     ),
     "sparsify.shapes": Row(sp.shapes, {"graph": G, **SECTIONS}),
     "sparsify.depth": Row(sp.depth, {"graph": G._replace(good=BRANCHED), **SECTIONS}),
