@@ -125,6 +125,44 @@ def depth(
     return _chosen(found, only, protect, "branch")
 
 
+def entries(
+    graph: ChannelGraph,
+    *,
+    only: str | Sequence[str] | None = None,
+    protect: str | Sequence[str] = (),
+) -> Sets:
+    """Returns the single weights of every kernel, each a set: what unstructured pruning is over.
+
+    `jp.slice` cuts none of them.
+
+    Args:
+      graph: what `jaxprune.trace` returned.
+      only: patterns of the only kernels, without `params/`; all by default.
+      protect: patterns of kernels that are left out.
+
+    Raises:
+      PatternError: a pattern matches no kernel, or none is left.
+
+    >>> import jax.numpy as jnp
+    >>> import jaxprune as jp
+    >>> params = {"a": jnp.array([[3.0, -0.5], [0.0, 2.0]])}
+    >>> graph = jp.trace(lambda p, x: x @ p["a"], params, jnp.ones((1, 2)))
+    >>> lasso, sets = lambda n, t: jnp.maximum(n - t, 0), jp.sparsify.entries(graph)
+    >>> tx = jp.sparsify.proximal_structured(graph, lasso, learning_rate=1.0, over=sets)
+    >>> tx.update({"a": jnp.zeros((2, 2))}, tx.init(params), params)[0]["a"].tolist()
+    [[-1.0, 0.5], [0.0, -1.0]]
+    """
+    check_graph(graph)
+    kernels = dict.fromkeys(p for t in each_contraction(graph.contractions) for p in t.kernels)
+    found = {
+        path.removeprefix("params/"): [
+            Section(path=path, axes=tuple(range(len(graph.variables[path].shape))))
+        ]
+        for path in kernels
+    }
+    return _chosen(found, only, protect, "kernel")
+
+
 def penalized(
     name: str,
     graph: ChannelGraph,

@@ -11,6 +11,7 @@ from refused.values import (
     CALLABLES,
     COUNTS,
     FLAGS,
+    GRAPH,
     ONLY,
     PARAMS,
     PATTERNS,
@@ -83,6 +84,7 @@ OVER = Arg(
     | {"another graph": sp.depth(BRANCHED)},
     "over",
 )
+COMPRESSED = sp.learning_compression(GRAPH, sp.norm_ball(1.0), strength=1e-3, period=1).init(PARAMS)
 SECTIONS = {
     "only": Arg(
         None, without(PATTERNS, "a kind that is absent") | bad([], ()), "only|kernel|branch"
@@ -189,6 +191,36 @@ ROWS: dict[str, Row] = {
             "protect": PROTECT,
         },
     ),
+    "sparsify.learning_compression": row(
+        sp.learning_compression,
+        graph=G,
+        projection=Arg(
+            sp.norm_ball(1.0),
+            CALLABLES | {"to others": lambda norms: {"x": norms}, "to words": lambda _: "x"},
+            "projection",
+        ),
+        strength=Arg(1e-3, STRENGTHS | bad(0), "strength"),
+        period=Arg(2, COUNTS, "period"),
+        roles=ROLES,
+        over=OVER,
+        only=ONLY,
+        protect=PROTECT,
+    ),
+    "sparsify.compressed": Row(
+        sp.compressed,
+        {
+            "params": PARAMETERS,
+            "state": Arg(COMPRESSED, bad(None, 3, "state", {}, ()), "state"),
+        },
+    ),
+    **{
+        f"sparsify.{name}": Row(
+            getattr(sp, name), {"keep_ratio": Arg(0.5, without(RATIOS, "1.0"), "keep_ratio")}
+        )
+        for name in ("largest_in_each", "largest_of_all")
+    },
+    "sparsify.norm_ball": Row(sp.norm_ball, {"radius": Arg(1.0, POSITIVES, "radius")}),
+    "sparsify.entries": Row(sp.entries, {"graph": G, **SECTIONS}),
     "sparsify.shapes": Row(sp.shapes, {"graph": G, **SECTIONS}),
     "sparsify.depth": Row(sp.depth, {"graph": G._replace(good=BRANCHED), **SECTIONS}),
     "sparsify.soft_mask": Row(
