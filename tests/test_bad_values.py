@@ -33,7 +33,7 @@ DATA = (
     *(jp.gates.Decorated, jp.linen.Resizing, jp.linen.Resized),
     *(jp.recover.Absorbed, jp.recover.Outcome),
     *(jp.sparsify.PenaltyState, jp.sparsify.Masking, jp.sparsify.SoftPruningState),
-    *(jp.sparsify.AcceleratedState, jp.sparsify.CompressionState),
+    *(jp.sparsify.AcceleratedState, jp.sparsify.CompressionState, jp.sparsify.GrowingState),
     *(jp.recover.Fit, jp.recover.Form, jp.recover.Order, jp.recover.Recovered),
     *(jp.recover.Removal, jp.recover.Shrunk, jp.recover.Discriminating, jp.recover.Head),
     *(jp.schedule.Part, jp.schedule.Quota, jp.schedule.Progress, jp.schedule.Tally),

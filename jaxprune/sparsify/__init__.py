@@ -7,6 +7,13 @@ from jaxprune.sparsify.costly_scales import ista
 from jaxprune.sparsify.filters_at_zero import soft_mask
 from jaxprune.sparsify.fold import fold_batch_norm
 from jaxprune.sparsify.gates import l1_gates
+from jaxprune.sparsify.growing_strengths import (
+    GrowingState,
+    everywhere,
+    growing_decay,
+    weak_first,
+    weighted_decay,
+)
 from jaxprune.sparsify.l1 import l1_bn_scale
 from jaxprune.sparsify.ordered_norms import growl, growl_prox, growl_weights
 from jaxprune.sparsify.out_in_channels import group_lasso, oicsr
@@ -22,6 +29,7 @@ from jaxprune.sparsify.zeroed_every_period import Masking, SoftPruningState, sof
 __all__ = [
     "AcceleratedState",
     "CompressionState",
+    "GrowingState",
     "Masking",
     "PenaltyState",
     "SoftPruningState",
@@ -29,8 +37,10 @@ __all__ = [
     "compressed",
     "depth",
     "entries",
+    "everywhere",
     "fold_batch_norm",
     "group_lasso",
+    "growing_decay",
     "growl",
     "growl_prox",
     "growl_weights",
@@ -50,4 +60,6 @@ __all__ = [
     "soft_mask",
     "soft_pruning",
     "structured",
+    "weak_first",
+    "weighted_decay",
 ]

@@ -92,10 +92,10 @@ def rescale_scales(
     def rescaled(names: list[str]) -> Any:
         leaves, treedef = paths.flatten(variables)
         moved = scaled | {norm.bias for norm in norms}
-        for slot in (slot for name in names for slot in graph.groups[name].slots):
+        for name, slot in ((n, slot) for n in names for slot in graph.groups[n].slots):
             if slot.path in moved:
                 leaf = jnp.asarray(leaves[slot.path])
-                values = jnp.full(shapes[slot.atom.name], factor, leaf.real.dtype)
+                values = jnp.full(shapes[name], factor, leaf.real.dtype)
                 leaves[slot.path] = leaf * spread(values, slot, leaf)
         gates = {name: jnp.full(shapes[name], 1 / factor) for name in names}
         return fold(graph, jax.tree.unflatten(treedef, leaves.values()), gates)

@@ -221,6 +221,35 @@ ROWS: dict[str, Row] = {
     },
     "sparsify.norm_ball": Row(sp.norm_ball, {"radius": Arg(1.0, POSITIVES, "radius")}),
     "sparsify.entries": Row(sp.entries, {"graph": G, **SECTIONS}),
+    "sparsify.growing_decay": row(
+        sp.growing_decay,
+        graph=G,
+        growth=Arg(
+            sp.weak_first,
+            CALLABLES | {"to others": lambda norms: {"x": norms}, "to words": lambda _: "x"},
+            "growth",
+        ),
+        delta=Arg(1e-4, STRENGTHS, "delta"),
+        period=Arg(2, COUNTS, "period"),
+        ceiling=Arg(1.0, STRENGTHS, "ceiling"),
+        roles=ROLES,
+        only=ONLY,
+        protect=PROTECT,
+    ),
+    "sparsify.weighted_decay": Row(
+        lambda base, norms: sp.weighted_decay(base)(norms),
+        {
+            "base": Arg(16.0, POSITIVES, "base"),
+            "norms": Arg(jnp.ones(3), bad(None, "x", {}, 3), "norms"),
+        },
+    ),
+    **{
+        f"sparsify.{name}": Row(
+            getattr(sp, name),
+            {"norms": Arg({"a": jnp.ones(3)}, bad(None, 3, "norms", [1.0]), "norms")},
+        )
+        for name in ("everywhere", "weak_first")
+    },
     "sparsify.shapes": Row(sp.shapes, {"graph": G, **SECTIONS}),
     "sparsify.depth": Row(sp.depth, {"graph": G._replace(good=BRANCHED), **SECTIONS}),
     "sparsify.soft_mask": Row(
