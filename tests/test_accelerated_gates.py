@@ -128,6 +128,40 @@ def test_biases_scale_with_the_branch_and_steps_have_their_own_gates() -> None:
     np.testing.assert_array_equal(folded["up"], v["up"])
 
 
+@pytest.mark.parametrize(
+    ("last", "again", "why"),
+    [
+        (lambda down, shared: down * shared[None], False, ""),
+        (lambda down, shared: down * shared[None], True, "read elsewhere too"),
+        (
+            lambda down, shared: jnp.exp(down) * shared[None],
+            False,
+            "exp comes|no variable of its own",
+        ),
+    ],
+)
+def test_what_the_steps_of_a_scan_share_takes_no_gate(last: Any, again: bool, why: str) -> None:
+    v = {"up": np.ones((3, 3, 8)), "down": np.ones((3, 8, 3)), "c": np.ones((3, 2))}
+    v["shared"] = np.ones(3)
+
+    def apply(v: Any, x: Any) -> Any:
+        def step(x: Any, w: Any) -> Any:
+            return x + jax.nn.relu(x @ w[0]) @ last(w[1], v["shared"]), None
+
+        x = jax.lax.scan(step, x, (v["up"], v["down"]))[0]
+        return (x + v["down"].sum() if again else x) @ v["c"]
+
+    graph = jp.trace(apply, v, np.ones((1, 3)))
+    (name,) = jp.branches(graph)
+    if why:
+        with pytest.raises(GateError, match=why):
+            jp.gates.fold(graph, v, {name: np.ones(3)})
+    else:
+        folded = jp.gates.fold(graph, v, {name: np.array([1.0, 0.5, 0.0])})
+        assert folded["down"][:, 0, 0].tolist() == [1.0, 0.5, 0.0]
+        np.testing.assert_array_equal(folded["shared"], v["shared"])
+
+
 def test_wrapped_by_optax() -> None:
     gates = {"a": jnp.ones(3), "b": jnp.ones(2)}
     make = optax.inject_hyperparams(accelerated_l1_gates, static_args=("nonnegative",))

@@ -11,6 +11,8 @@ from jaxprune.graph import ChannelGraph
 from jaxprune.groups.channels import located
 from jaxprune.inspecting.branches import Branch, branches, results
 from jaxprune.program.flat_program import FlatProgram, Node
+from jaxprune.program.interpret import steps
+from jaxprune.program.jaxpr import Op
 from jaxprune.program.traits import Trait
 
 _SAME = Trait.AS_IS | Trait.MOVES | Trait.BROADCASTS
@@ -83,11 +85,10 @@ class _Last:
     def variable(self, value: int) -> str:
         """Returns the path of an input of the program."""
         names = list(self.graph.variables)
-        place = self.flat.ins.index(value) if value in self.flat.ins else len(names)
-        if self.scan is not None:
-            outer, known = self.scan.eqn.invars[place], self.graph.walk.program.invars
-            place = next((i for i, var in enumerate(known) if var is outer), len(names))
-        if place >= len(names):
+        place = self.flat.ins.index(value) if value in self.flat.ins else None
+        if self.scan is not None and place is not None:
+            place = self.stacked(self.scan, place)
+        if place is None or place >= len(names):
             raise UnfoldedError("no variable of its own ends it")
         found = self.graph.variables[names[place]]
         if self.branch.shape and found.shape[:1] != self.branch.shape:
@@ -95,6 +96,17 @@ class _Last:
         if not jnp.issubdtype(found.dtype, jnp.inexact):
             raise UnfoldedError(f"{found.path} is {found.dtype}, which holds no fractions")
         return found.path
+
+    def stacked(self, scan: Op, place: int) -> int | None:
+        """Returns which input of the whole program the steps take their own rows of."""
+        if place < sum(steps(scan)):
+            return None
+        outer, known = scan.eqn.invars[place], self.graph.walk.program.invars
+        found = next((i for i, var in enumerate(known) if var is outer), None)
+        whole = FlatProgram(self.graph.walk, results(self.graph))
+        if found is not None and whole.single_use(whole.ins[found]) is None:
+            raise UnfoldedError("what it is made of is read elsewhere too")
+        return found
 
     def through(self, node: Node) -> list[str]:
         """Returns the variables that multiply what an operation gives."""
@@ -112,10 +124,10 @@ class _Last:
 
     def either(self, node: Node) -> list[str]:
         """Returns the variables of one factor: of the one without activations if that is linear."""
-        why = UnfoldedError("no variable is a factor of it")
+        why: list[UnfoldedError] = []
         for side in sorted((0, 1), key=lambda side: node.op.sources[side] is None):
             try:
                 return self.factor(node.ins[side])
             except UnfoldedError as error:
-                why = error
-        raise why
+                why.append(error)
+        raise why[0]
