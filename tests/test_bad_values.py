@@ -33,7 +33,9 @@ DATA = (
     *(jp.cost.ClosedForm, jp.cost.Fidelity, jp.cost.Latency, jp.cost.LatencyTable),
     jp.cost.Uncounted,
     *(jp.gates.Decorated, jp.linen.Resizing, jp.linen.Resized),
-    *(jp.recover.Absorbed, jp.recover.Outcome, jp.sparsify.PenaltyState),
+    *(jp.recover.Absorbed, jp.recover.Outcome),
+    *(jp.sparsify.PenaltyState, jp.sparsify.Masking, jp.sparsify.SoftPruningState),
+    *(jp.sparsify.AcceleratedState, jp.sparsify.CompressionState, jp.sparsify.GrowingState),
     *(jp.recover.Fit, jp.recover.Form, jp.recover.Order, jp.recover.Recovered),
     *(jp.recover.Removal, jp.recover.Shrunk, jp.recover.Discriminating, jp.recover.Head),
     *(jp.schedule.Part, jp.schedule.Quota, jp.schedule.Progress, jp.schedule.Tally),
@@ -159,5 +161,6 @@ def test_a_traced_keep_is_refused_where_it_decides_shapes() -> None:
         "mask",
         "masked",
         "schedule.masked_updates",
+        "sparsify.soft_mask",
     }
     assert all(re.search("is traced[\\s\\S]*Fix:|taken", text) for text in found.values()), found

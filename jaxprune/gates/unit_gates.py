@@ -12,6 +12,7 @@ from jaxprune.arguments.checks import check_mapping, check_names, kind_of
 from jaxprune.errors import GateError
 from jaxprune.gates.branch_gates import branch_sites, split_gates
 from jaxprune.gates.evaluation import Marked, evaluate
+from jaxprune.gates.folded_branches import folded
 from jaxprune.gates.sites import CLOSED, UNTAPPED, find_sites, read_once, refusals
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.groups.channels import located, spread
@@ -123,12 +124,14 @@ def fold(graph: ChannelGraph, variables: Any, gates: Gates) -> Any:
     Args:
       graph: the channel graph.
       variables: the variables; they may be traced, as the gates may.
-      gates: {group: f32[n]}; groups that are absent stay as they are.
+      gates: {group: f32[n], branch: f32[]}; what is absent stays as it is. The gate of a branch
+        goes into its last weights and what is added behind them, which then add the fraction.
 
     Raises:
       GateError: a group is unknown, its gate has the wrong length, or its weights do not tell: no
         weight reads it (queries and keys), one contraction is of two of its variables or of none,
-        or the weights that read it also make it (a tied embedding).
+        or the weights that read it also make it (a tied embedding); or of a branch: something else
+        reads its last weights, or an operation that is not linear comes behind them.
       TreeError: a kernel is absent or has another shape.
 
     >>> import jaxprune as jp
@@ -137,6 +140,8 @@ def fold(graph: ChannelGraph, variables: Any, gates: Gates) -> Any:
     >>> fold(graph, v, {"a": jnp.array([1.0, 0.5, 0.0])})["b"].ravel().tolist()
     [1.0, 0.5, 0.0]
     """
+    check_graph(graph)
+    own_branches, gates = split_gates(graph, gates)
     _check_gates(graph, gates)
     read, why = read_once(graph), "no single weight reads its channels at every contraction"
     slots = {n: [slot for slot in graph.groups[n].slots if slot in read] for n in gates}
@@ -147,6 +152,7 @@ def fold(graph: ChannelGraph, variables: Any, gates: Gates) -> Any:
                 failures[name] = f"{path} is {dtype}, which holds no fractions"
     _check(gates, failures, "a folded gate")
     leaves, treedef = paths.flatten(variables)
+    leaves = folded(graph, leaves, own_branches)
     kernels = [slot.path for own in slots.values() for slot in own]
     places = located("fold", graph, kernels, leaves)
     for name, own in slots.items():

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprune.sparsify.penalty import check_strength, penalty
+from jaxprune.sparsify.penalty import check_strength, penalty, value_at
 
 
 def proximal_l1_bn_scale(
@@ -47,7 +47,7 @@ def proximal_l1_bn_scale(
     def shrink(
         weight: jax.Array, step: jax.Array, update: jax.Array, scale: jax.Array
     ) -> jax.Array:
-        rate = learning_rate(step) if callable(learning_rate) else learning_rate
+        rate = value_at(learning_rate, step)
         stepped = scale + update
         shrunk = jnp.sign(stepped) * jnp.maximum(jnp.abs(stepped) - rate * weight, 0)
         return shrunk - scale
