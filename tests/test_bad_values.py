@@ -29,6 +29,7 @@ DATA = (
         jp.Verification,
     ),
     *(jp.plan.Allocation, jp.plan.Choice, jp.plan.Decision, jp.plan.Limit, jp.plan.Problem),
+    jp.plan.Expansion,
     *(jp.cost.ClosedForm, jp.cost.Latency, jp.cost.Uncounted),
     *(jp.gates.Decorated, jp.gates.Law, jp.gates.Learned, jp.gates.Lagrangian),
     *(jp.linen.Resizing, jp.linen.Resized),

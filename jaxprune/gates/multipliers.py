@@ -88,6 +88,9 @@ def lagrangian(
         from `penalty` and `gaps`: `open` names what the graph does not have.
       PatternError: a pattern matches nothing.
 
+    Warns:
+      UncountedWarning: a cost leaves out operations (`jp.cost.uncounted`).
+
     Source: Xia et al., "Structured Pruning Learns Compact and Accurate Models", ACL 2022, section
     3.1 (linear and quadratic terms of the sparsity); Xia et al., "Sheared LLaMA", ICLR 2024,
     section 2.1 (a pair of multipliers for every width). There a cost is that of products of gates
@@ -107,6 +110,8 @@ def lagrangian(
         raise BudgetError(
             "lagrangian has no constraint.\nFix: bounds={jp.cost.macs: 0.5} keeps half."
         )
+
+    cost.warn_uncounted(graph, bounds or (), stacklevel=2)
 
     def init() -> Multipliers:
         pair = ("linear", "quadratic")

@@ -1,6 +1,7 @@
 """Updates come in; updates that drive channels toward zero go out, as Optax transforms."""
 
 from jaxprune.sparsify.channel_norms import structured
+from jaxprune.sparsify.cost_weighted import channel_sizes, morphnet
 from jaxprune.sparsify.fold import fold_batch_norm
 from jaxprune.sparsify.gates import l1_gates
 from jaxprune.sparsify.l1 import l1_bn_scale
@@ -13,6 +14,7 @@ from jaxprune.sparsify.smooth_l1 import smooth_l1_bn_scale
 
 __all__ = [
     "PenaltyState",
+    "channel_sizes",
     "fold_batch_norm",
     "group_lasso",
     "growl",
@@ -20,6 +22,7 @@ __all__ = [
     "growl_weights",
     "l1_bn_scale",
     "l1_gates",
+    "morphnet",
     "oicsr",
     "proximal_l1_bn_scale",
     "proximal_structured",

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxprune as jp
-from refused.rows import ABSENT, ROLES, Row
+from refused.rows import ABSENT, REDUCE, ROLES, Row
 from refused.values import (
     CALLABLES,
     COUNTS,
@@ -19,6 +19,7 @@ from refused.values import (
     Arg,
     G,
     X,
+    apply,
     bad,
     without,
 )
@@ -39,6 +40,7 @@ PARAMETERS = Arg(
     bad(3, "tree", {"a": X}, [X]) | {"strings": jax.tree.map(lambda _: "x", PARAMS)},
     "parameters|tree",
 )
+PRICE = Arg(jp.cost.macs, bad(None, 3, "macs", apply, jp.cost.active_params), "cost|closed form")
 STATES = Arg(None, bad(3, "state", {}, ()), "state")
 MASKS = Arg(
     MASK,
@@ -117,6 +119,19 @@ ROWS: dict[str, Row] = {
         roles=ROLES,
         only=ONLY,
         protect=PROTECT,
+    ),
+    "sparsify.morphnet": row(
+        sp.morphnet,
+        graph=G,
+        strength=STRENGTH,
+        price=PRICE,
+        threshold=Arg(0.01, STRENGTHS, "threshold"),
+        reduce=REDUCE,
+        only=ONLY,
+        protect=PROTECT,
+    ),
+    "sparsify.channel_sizes": Row(
+        sp.channel_sizes, {"graph": G, "params": PARAMETERS, "reduce": REDUCE}
     ),
     "sparsify.growl": Row(
         lambda weights, norms: sp.growl(weights)(norms),
