@@ -196,6 +196,18 @@ def test_gaps_are_shares_of_dense() -> None:
         np.testing.assert_allclose(gaps[name], gap, rtol=1e-5)
 
 
+def test_kernels_that_are_joined_before_they_read_fold_no_gate() -> None:
+    def fn(v: Any, x: Any) -> Any:
+        return (x @ v["a"]) @ jnp.concatenate([v["b"], v["c"]], axis=1)
+
+    v = {"a": np.ones((2, 4), np.float32), "b": np.ones((4, 3), np.float32)}
+    v["c"] = 2 * v["b"]
+    graph = jp.trace(fn, v, np.ones((1, 2), np.float32))
+    with pytest.raises(jp.errors.GateError, match="no single weight reads its channels"):
+        jp.gates.fold(graph, v, {"a": np.zeros(4, np.float32)})
+    assert list(jp.gates.unlearnable(graph)) == ["a"]
+
+
 def test_twenty_steps_of_gates_and_multipliers() -> None:
     """Descent of the gates and ascent of the multipliers by one optimizer, against NumPy."""
     name = next(n for n, group in GRAPH.groups.items() if group.size == 8)
