@@ -34,6 +34,7 @@ DATA = (
     *(jp.gates.Decorated, jp.gates.Law, jp.gates.Learned, jp.gates.Lagrangian),
     *(jp.linen.Resizing, jp.linen.Resized),
     *(jp.recover.Absorbed, jp.recover.Outcome, jp.sparsify.PenaltyState),
+    jp.sparsify.GlobalGates,
     *(jp.recover.Fit, jp.recover.Form, jp.recover.Order, jp.recover.Recovered),
     *(jp.recover.Removal, jp.recover.Shrunk, jp.recover.Discriminating, jp.recover.Head),
     *(jp.schedule.Part, jp.schedule.Quota, jp.schedule.Progress, jp.schedule.Tally),
@@ -159,5 +160,6 @@ def test_a_traced_keep_is_refused_where_it_decides_shapes() -> None:
         "mask",
         "masked",
         "schedule.masked_updates",
+        "sparsify.gated_filters",
     }
     assert all(re.search("is traced[\\s\\S]*Fix:|taken", text) for text in found.values()), found

@@ -184,7 +184,8 @@ def kept(graph: ChannelGraph, gates: Mapping[str, Any]) -> dict[str, Any]:
     check_gates(graph, channels)
     known = branches_of(graph)
     values = {name: np.asarray(gate) for name, gate in (own | channels).items()}
-    bad = [name for name, gate in values.items() if not np.isfinite(gate.astype(float)).all()]
+    values = {name: gate.astype(np.float64) for name, gate in values.items()}
+    bad = [name for name, gate in values.items() if not np.isfinite(gate).all()]
     if bad:
         raise GateError(f"the gates of {bad[:5]} are not finite.\nFix: gates of finite params.")
     return {

@@ -4,6 +4,7 @@ from jaxprune.sparsify.channel_norms import structured
 from jaxprune.sparsify.cost_weighted import channel_sizes, morphnet
 from jaxprune.sparsify.fold import fold_batch_norm
 from jaxprune.sparsify.gates import l1_gates
+from jaxprune.sparsify.global_gates import GlobalGates, gated_filters, gdp
 from jaxprune.sparsify.l1 import l1_bn_scale
 from jaxprune.sparsify.ordered_norms import growl, growl_prox, growl_weights
 from jaxprune.sparsify.out_in_channels import group_lasso, oicsr
@@ -13,9 +14,12 @@ from jaxprune.sparsify.proximal_channel_norms import proximal_structured
 from jaxprune.sparsify.smooth_l1 import smooth_l1_bn_scale
 
 __all__ = [
+    "GlobalGates",
     "PenaltyState",
     "channel_sizes",
     "fold_batch_norm",
+    "gated_filters",
+    "gdp",
     "group_lasso",
     "growl",
     "growl_prox",

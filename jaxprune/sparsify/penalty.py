@@ -76,14 +76,16 @@ def check_strength(name: str, argument: str, value: Any, example: str) -> Any:
     return check_finite(value, f"{name}: {argument}", fix)
 
 
-def check_update(name: str, updates: Any, state: Any, params: Any) -> None:
+def check_update(
+    name: str, updates: Any, state: Any, params: Any, kind: type = PenaltyState
+) -> None:
     """Raises unless the arguments of an `update` are those of the parameters."""
     if params is None:
         raise JaxpruneError(
             f"{name}: update needs the parameters, which it shrinks.\n"
             "Fix: tx.update(gradients, state, params)."
         )
-    if not isinstance(state, PenaltyState):
+    if not isinstance(state, kind):
         raise JaxpruneError(
             f"{name}: expected its state, got {kind_of(state)}.\nFix: state = tx.init(params)."
         )

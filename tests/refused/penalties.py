@@ -14,10 +14,12 @@ from refused.values import (
     ONLY,
     PARAMS,
     PROTECT,
+    RATIOS,
     STRENGTHS,
     VARIABLES,
     Arg,
     G,
+    K,
     X,
     apply,
     bad,
@@ -132,6 +134,22 @@ ROWS: dict[str, Row] = {
     ),
     "sparsify.channel_sizes": Row(
         sp.channel_sizes, {"graph": G, "params": PARAMETERS, "reduce": REDUCE}
+    ),
+    "sparsify.gdp": row(
+        sp.gdp,
+        graph=G,
+        prune_ratio=Arg(0.5, without(RATIOS, "1.0", "None") | bad(None, {}), "prune_ratio"),
+        period=Arg(1, COUNTS, "period"),
+        only=ONLY,
+        protect=PROTECT,
+    ),
+    "sparsify.gated_filters": Row(
+        sp.gated_filters,
+        {
+            "graph": G,
+            "params": PARAMETERS,
+            "keep": K._replace(bad=without(K.bad, "{a: all False}", "{a: all False, jax}")),
+        },
     ),
     "sparsify.growl": Row(
         lambda weights, norms: sp.growl(weights)(norms),
