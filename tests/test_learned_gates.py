@@ -181,19 +181,38 @@ def test_groups_without_learned_gates_are_named() -> None:
 
 
 def test_gaps_are_shares_of_dense() -> None:
-    sizes = {name: group.size for name, group in GRAPH.groups.items()}
-    held = jp.gates.lagrangian(GRAPH, widths={"*": 2, "m*": 4}, depth=1, bounds={jp.cost.macs: 235})
-    assert held.targets["mid"] == 4 / sizes["mid"]
+    gated = [name for name in GATES.init() if name in GRAPH.groups]
+    held = jp.gates.lagrangian(
+        GRAPH,
+        widths=dict.fromkeys(gated, 2) | {"m*": 4},
+        depth=1,
+        bounds={jp.cost.macs: 235},
+    )
+    assert held.targets["mid"] == 4 / 8
     open_ = GATES.open(GATES.init()) | {name: jnp.float32(0.5) for name in BRANCHES[:2]}
     open_.pop(BRANCHES[2])  # has no gate, and stays
     gaps = held.gaps(open_)
     each = float(open_["mid"][0])
     macs = jp.cost.expected(GRAPH, jp.cost.macs, jp.gates.expected_widths(GRAPH, open_)) / 2350
-    wanted = {n: (each if n in open_ else 1.0) - held.targets[n] for n in sizes}
+    wanted = {n: each - held.targets[n] for n in gated}
     wanted |= {"macs": float(macs) - 0.1, "depth": 2 / 3 - 1 / 3}
     assert set(gaps) == set(wanted)
     for name, gap in wanted.items():
         np.testing.assert_allclose(gaps[name], gap, rtol=1e-5)
+
+
+def test_what_has_no_gate_is_not_held() -> None:
+    (dims,) = GATES.refused
+    held = jp.gates.lagrangian(GRAPH, widths={dims: 1})
+    with pytest.raises(jp.errors.BudgetError, match=r"the width of group 'k.*but it has no gates"):
+        held.gaps(GATES.open(GATES.init()))
+    channels = {n: p for n, p in GATES.open(GATES.init()).items() if n in GRAPH.groups}
+    with pytest.raises(jp.errors.BudgetError, match="the depth is held, but no branch has a gate"):
+        jp.gates.lagrangian(GRAPH, depth=1).gaps(channels)
+    v = {"macs": np.ones((2, 4), np.float32), "b": np.ones((4, 1), np.float32)}
+    graph = jp.trace(lambda v, x: x @ v["macs"] @ v["b"], v, np.ones((1, 2), np.float32))
+    with pytest.raises(jp.errors.BudgetError, match=r"\['macs', 'macs'\] have one name"):
+        jp.gates.lagrangian(graph, bounds={jp.cost.macs: 0.5}, widths={"macs": 2})
 
 
 def test_kernels_that_are_joined_before_they_read_fold_no_gate() -> None:

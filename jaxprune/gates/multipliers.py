@@ -85,16 +85,17 @@ def lagrangian(
 
     Raises:
       BudgetError: there is no constraint, a cost is not a closed form, or a number makes no sense;
-        from `penalty` and `gaps`: `open` names what the graph does not have.
+        from `penalty` and `gaps`: `open` names what the graph does not have, or has no gates of
+        a group or of any branch that is held.
       PatternError: a pattern matches nothing.
 
     Warns:
       UncountedWarning: a cost leaves out operations (`jp.cost.uncounted`).
 
-    Source: Xia et al., "Structured Pruning Learns Compact and Accurate Models", ACL 2022, section
-    3.1 (linear and quadratic terms of the sparsity); Xia et al., "Sheared LLaMA", ICLR 2024,
-    section 2.1 (a pair of multipliers for every width). There a cost is that of products of gates
-    entry by entry; here it is the closed form at the expected widths.
+    Source: Xia et al., "Structured Pruning Learns Compact and Accurate Models", ACL 2022
+    (linear and quadratic terms of the sparsity); Xia et al., "Sheared LLaMA", ICLR 2024, section
+    2.1 (a pair of multipliers for every width). There a cost is that of products of gates entry by
+    entry; here it is the closed form at the expected widths.
 
     >>> import jax.numpy as jnp, jaxprune as jp
     >>> v = {"a": jnp.ones((2, 4)), "b": jnp.ones((4, 1))}
@@ -105,12 +106,17 @@ def lagrangian(
     """
     check_graph(graph)
     warmup = check_count(warmup, "warmup", "warmup=640.", BudgetError, least=0)
-    found = _costs(graph, bounds) | _widths(graph, widths) | _depth(graph, depth)
+    kinds = _costs(graph, bounds), _widths(graph, widths), _depth(graph, depth)
+    found = {name: item for kind in kinds for name, item in kind.items()}
     if not found:
         raise BudgetError(
             "lagrangian has no constraint.\nFix: bounds={jp.cost.macs: 0.5} keeps half."
         )
-
+    if len(found) < sum(map(len, kinds)):
+        raise BudgetError(
+            f"two of the constraints {[n for kind in kinds for n in kind]} have one name.\n"
+            "Fix: rename the variable whose group has the name of a cost, or 'depth'."
+        )
     cost.warn_uncounted(graph, bounds or (), stacklevel=2)
 
     def init() -> Multipliers:
@@ -206,8 +212,12 @@ def _widths(graph: ChannelGraph, widths: Any) -> dict[str, Constraint]:
 
 
 def _width_share(graph: ChannelGraph, name: str, open: Mapping[str, Any]) -> jax.Array:
-    size = graph.groups[name].size
-    return expected_widths(graph, open).get(name, jnp.asarray(float(size))) / size
+    if name not in open:
+        raise BudgetError(
+            f"the width of group {name!r} is held, but it has no gates.\nFix: name groups of "
+            "jp.gates.learned(...).init() in widths; refused says why others have none."
+        )
+    return expected_widths(graph, {name: open[name]})[name] / graph.groups[name].size
 
 
 def _depth(graph: ChannelGraph, depth: Any) -> dict[str, Constraint]:
@@ -222,6 +232,11 @@ def _depth(graph: ChannelGraph, depth: Any) -> dict[str, Constraint]:
         )
 
     def share(open: Mapping[str, Any]) -> jax.Array:
+        if not any(name in open for name in known):
+            raise BudgetError(
+                "the depth is held, but no branch has a gate.\n"
+                "Fix: jp.gates.learned(graph, law, branches='*')."
+            )
         total = jnp.zeros(())
         for name, item in known.items():
             total += jnp.mean(jnp.asarray(open.get(name, 1.0))) * (item.steps or 1)

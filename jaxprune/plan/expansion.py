@@ -59,7 +59,7 @@ def expand(
     Warns:
       UncountedWarning: a cost leaves out operations (`jp.cost.uncounted`).
 
-    Source: Gordon et al., "MorphNet", CVPR 2018, section 3.3 and algorithm 1.
+    Source: Gordon et al., "MorphNet", CVPR 2018, algorithm 1.
 
     >>> import jax.numpy as jnp, jaxprune as jp
     >>> def init(first=8, second=8):

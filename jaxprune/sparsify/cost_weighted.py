@@ -71,7 +71,7 @@ def morphnet(
       UncountedWarning: the cost leaves out operations (`jp.cost.uncounted`).
 
     Source: Gordon et al., "MorphNet: Fast & Simple Resource-Constrained Structure Learning of Deep
-    Networks", CVPR 2018, sections 3.1 and 3.2; sizes without a BatchNorm and shared ones are those
+    Networks", CVPR 2018; sizes without a BatchNorm and shared ones are those
     of the authors' code. There every layer has prices of its own, here a group has one.
 
     >>> import jax, jax.numpy as jnp, jaxprune as jp

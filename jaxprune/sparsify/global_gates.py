@@ -68,7 +68,7 @@ def gdp(
       TreeError: (from `init`) the parameters lack a kernel of the graph, or it has another shape.
 
     Source: Lin et al., "Accelerating Convolutional Networks via Global & Dynamic Filter Pruning",
-    IJCAI 2018, sections 3.2 and 3.3.
+    IJCAI 2018, section 3.
 
     >>> import jax.numpy as jnp, jaxprune as jp
     >>> params = {"a": jnp.array([[3.0, 1.0, 2.0]]), "b": jnp.ones((3, 2))}
