@@ -67,17 +67,18 @@ def learned(
       params, apply = gates.init(), jp.gated(fn, graph)
       loss = lambda v, params, key, x: task(apply(v, gates.sample(params, key), x))
 
-    Groups whose network with a gate at zero is
-    not the network without the channel have none, nor have those whose gates `jp.gates.fold` cannot
-    fold; `refused` names them. So for every group the way back is exact:
+    Groups whose network with a gate at zero is not the network without the channel have none, nor
+    have those whose gates `jp.gates.fold` cannot fold; `refused` names them. So for every group the
+    way back is exact:
 
       fixed = gates.fixed(params)
       keep = jp.gates.kept(graph, fixed)
       channels = {name: gate for name, gate in fixed.items() if name in graph.groups}
       small = jp.slice(graph, jp.gates.fold(graph, variables, channels), keep)
 
-    runs under `jp.narrow(fn, graph, keep)` as `jp.gated(fn, graph)(variables, fixed, x)` does. The
-    gate of a branch that stays cannot be folded: go on with `jp.gated`, or train it on at one.
+    runs under `jp.narrow(fn, graph, keep)` as `jp.gated(fn, graph)(variables, fixed, x)` does, if
+    the gates of the branches that stay are one. The law leaves most of them there; others are not
+    folded here: train on with them at one.
 
     Args:
       graph: what `jaxprune.trace` returned.

@@ -201,8 +201,8 @@ def _check_width(name: str, what: str, values: Any, sizes: tuple[int, ...]) -> N
     shape = getattr(values, "shape", None)
     if not shape or shape[-1] not in sizes:
         raise JaxpruneError(
-            f"feature_loss: {what} of group {name!r} are {kind_of(values)}; their last axis must be "
-            f"one of {sorted(set(sizes))} channels.\n"
+            f"feature_loss: {what} of group {name!r} are {kind_of(values)}; their last axis "
+            f"must be one of {sorted(set(sizes))} channels.\n"
             "Fix: jp.tap of the dense network and of the one that keep leaves."
         )
 
