@@ -77,8 +77,8 @@ def learned(
       small = jp.slice(graph, jp.gates.fold(graph, variables, channels), keep)
 
     runs under `jp.narrow(fn, graph, keep)` as `jp.gated(fn, graph)(variables, fixed, x)` does, if
-    the gates of the branches that stay are one. The law leaves most of them there; others are not
-    folded here: train on with them at one.
+    the gates of the branches that stay are one; others are not folded here: train on with them at
+    one.
 
     Args:
       graph: what `jaxprune.trace` returned.
