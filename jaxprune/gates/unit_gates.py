@@ -14,7 +14,7 @@ from jaxprune.gates.branch_gates import branch_sites, split_gates
 from jaxprune.gates.evaluation import Marked, evaluate
 from jaxprune.gates.folded_branches import folded
 from jaxprune.gates.sites import CLOSED, UNTAPPED, find_sites, read_once, refusals
-from jaxprune.graph import ChannelGraph, check_graph
+from jaxprune.graph import ChannelGraph, Slot, check_graph
 from jaxprune.groups.channels import located, spread
 from jaxprune.program.jaxpr import Op
 from jaxprune.running import evaluator
@@ -90,7 +90,7 @@ def gated(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., Any]:
 
     def run(variables: Any, gates: Gates, *inputs: Any, **keywords: Any) -> Any:
         own, channels = split_gates(graph, gates)
-        _check_gates(graph, channels)
+        check_gates(graph, channels)
         here = retraced(evaluator.full(graph, variables, {}), inputs, keywords)
         evaluator.check_groups(graph, here, channels.keys())
         places = list(find_sites(here.walk))
@@ -141,18 +141,12 @@ def fold(graph: ChannelGraph, variables: Any, gates: Gates) -> Any:
     [1.0, 0.5, 0.0]
     """
     check_graph(graph)
-    own_branches, gates = split_gates(graph, gates)
-    _check_gates(graph, gates)
-    read, why = read_once(graph), "no single weight reads its channels at every contraction"
-    slots = {n: [slot for slot in graph.groups[n].slots if slot in read] for n in gates}
-    failures = {name: why for name, own in slots.items() if not own}
-    for name, own in slots.items():
-        for path, dtype in ((slot.path, graph.variables[slot.path].dtype) for slot in own):
-            if not jnp.issubdtype(dtype, jnp.inexact):
-                failures[name] = f"{path} is {dtype}, which holds no fractions"
+    on_branches, gates = split_gates(graph, gates)
+    check_gates(graph, gates)
+    slots, failures = folding(graph, gates)
     _check(gates, failures, "a folded gate")
     leaves, treedef = paths.flatten(variables)
-    leaves = folded(graph, leaves, own_branches)
+    leaves = folded(graph, leaves, on_branches)
     kernels = [slot.path for own in slots.values() for slot in own]
     places = located("fold", graph, kernels, leaves)
     for name, own in slots.items():
@@ -162,6 +156,20 @@ def fold(graph: ChannelGraph, variables: Any, gates: Gates) -> Any:
             factors = spread(jnp.asarray(gates[name], wide.real.dtype), slot, wide)
             leaves[places[slot.path]] = (wide * factors).astype(kernel.dtype)
     return jax.tree.unflatten(treedef, list(leaves.values()))
+
+
+def folding(
+    graph: ChannelGraph, names: Collection[str]
+) -> tuple[dict[str, list[Slot]], dict[str, str]]:
+    """Returns {group: the slots that its gates fold into}, and {group: why there are none}."""
+    read, why = read_once(graph), "no single weight reads its channels at every contraction"
+    slots = {n: [slot for slot in graph.groups[n].slots if slot in read] for n in names}
+    failures = {name: why for name, own in slots.items() if not own}
+    for name, own in slots.items():
+        for path, dtype in ((slot.path, graph.variables[slot.path].dtype) for slot in own):
+            if not jnp.issubdtype(dtype, jnp.inexact):
+                failures[name] = f"{path} is {dtype}, which holds no fractions"
+    return slots, failures
 
 
 def tap(
@@ -221,7 +229,8 @@ def tap(
     return run
 
 
-def _check_gates(graph: ChannelGraph, gates: Gates) -> None:
+def check_gates(graph: ChannelGraph, gates: Gates) -> None:
+    """Raises GateError unless these are gates of channels of the graph, in their shapes."""
     check_graph(graph)
     check_mapping(gates, "gates", "{group: f32[n]}", GateError)
     failures = _unknown(graph, gates) | {

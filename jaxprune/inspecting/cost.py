@@ -33,6 +33,7 @@ from jaxprune.inspecting.closed_forms import (
     weights_terms,
 )
 from jaxprune.inspecting.cost_makers import state_bytes, weight_bytes
+from jaxprune.inspecting.expected import expected_total
 from jaxprune.inspecting.latency_tables import LatencyTable, tabled
 from jaxprune.inspecting.measured_latency import Fidelity, fidelity, interleaved, latency_table
 from jaxprune.inspecting.parameters import each_contraction as each_contraction
@@ -59,6 +60,7 @@ __all__ = [
     "channel_cost",
     "each_contraction",
     "energy",
+    "expected",
     "fidelity",
     "interleaved",
     "latency",
@@ -175,6 +177,40 @@ def branch_cost(graph: ChannelGraph, cost: Cost = macs) -> dict[str, int]:
         return {name: whole - cost(graph, {name: False}) for name in known}
     sizes = {key: total([term], at) for key, term in each.items()}
     return {name: sum(sizes.get(key, 0) for key in keys) for name, keys in parts.items()}
+
+
+def expected(graph: ChannelGraph, cost: Cost, widths: Mapping[str, Any]) -> Any:
+    """Returns a closed form at widths that are real numbers, f32[]: traced and differentiable.
+
+    At the widths of a network it is the cost of that network. It is what a penalty on expected
+    widths needs (`jp.gates.lagrangian`), and its derivative by a width what one channel costs there
+    (`jp.sparsify.morphnet`). Where a group meets itself (a layer from a stream to the stream) the
+    square of the expected width stands for the expected square, which is larger by the variance.
+
+    Args:
+      graph: what `jaxprune.trace` returned.
+      cost: a closed form of this module.
+      widths: {group: its width, from 0 to its size}; absent groups are whole. {branch: probability
+        that it stays}, in a scan f32[steps] too: what is there for that branch alone counts as
+        often. What several branches share counts as if one of them stayed.
+
+    Raises:
+      BudgetError: the cost is not a closed form, a name is unknown, or a number is out of range.
+
+    >>> import jax, numpy as np, jaxprune as jp
+    >>> v = {"first": np.ones((2, 4)), "second": np.ones((4, 3))}
+    >>> graph = jp.trace(lambda v, x: x @ v["first"] @ v["second"], v, np.ones((1, 2)))
+    >>> macs = lambda width: jp.cost.expected(graph, jp.cost.macs, {"first": width})
+    >>> float(macs(2.5)), float(jax.grad(macs)(2.5))
+    (12.5, 5.0)
+    """
+    check_graph(graph)
+    if (terms := terms_of(cost)) is None:
+        raise BudgetError(
+            f"{kind_of(cost)} is not a closed form, so it has no value between two widths.\n"
+            "Fix: jp.cost.macs, activation_bytes, params, weights, weight_bytes() or state_bytes()."
+        )
+    return expected_total(graph, terms, widths)
 
 
 def energy(table: Mapping[Any, float]) -> ClosedForm:

@@ -1,13 +1,18 @@
 """What closed-form costs are: sums of products of the sizes of spaces."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
 
 from jaxprune.program import spaces as ax
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.spaces import Space
 
-Widths = Mapping[str, int]
+Widths = Mapping[str, Any]
+"""{group: its width}: a number, an expected one too, which may be traced."""
 
 
 class Product(NamedTuple):
@@ -42,7 +47,7 @@ def total(terms: Terms, at: Widths) -> Any:
     found = 0
     for term in terms:
         if isinstance(term, Dearest):
-            found += max((total(branch, at) for branch in term.alternatives), default=0)
+            found += _largest([total(branch, at) for branch in term.alternatives])
         elif isinstance(term, Lookup):
             found += term.factor * term.read(at)
         else:
@@ -51,6 +56,13 @@ def total(terms: Terms, at: Widths) -> Any:
                 volume *= ax.count(space, at)
             found += volume
     return found
+
+
+def _largest(values: Sequence[Any]) -> Any:
+    """The largest of numbers, traced ones too; 0 of none."""
+    if any(isinstance(value, jax.Array) for value in values):
+        return functools.reduce(jnp.maximum, values)
+    return max(values, default=0)
 
 
 class Count(NamedTuple):

@@ -4,6 +4,7 @@ from jaxprune.plan.allocation import Allocation, Decision
 from jaxprune.plan.energy_order import energy_aware
 from jaxprune.plan.equal_damage import sensitivity
 from jaxprune.plan.evaluators import Evaluator, divergence, evaluator
+from jaxprune.plan.expansion import Expansion, expand
 from jaxprune.plan.integer_program import milp
 from jaxprune.plan.level_swaps import evolution, random_search
 from jaxprune.plan.problems import Choice, Limit, Problem, problem
@@ -17,6 +18,7 @@ __all__ = [
     "Curves",
     "Decision",
     "Evaluator",
+    "Expansion",
     "Limit",
     "Problem",
     "amc",
@@ -24,6 +26,7 @@ __all__ = [
     "energy_aware",
     "evaluator",
     "evolution",
+    "expand",
     "milp",
     "netadapt",
     "problem",

@@ -3,10 +3,12 @@
 from jaxprune.sparsify.accelerated_gates import AcceleratedState, accelerated_l1_gates
 from jaxprune.sparsify.channel_norms import structured
 from jaxprune.sparsify.compression import CompressionState, compressed, learning_compression
+from jaxprune.sparsify.cost_weighted import channel_sizes, morphnet
 from jaxprune.sparsify.costly_scales import ista
 from jaxprune.sparsify.filters_at_zero import soft_mask
 from jaxprune.sparsify.fold import fold_batch_norm
 from jaxprune.sparsify.gates import l1_gates
+from jaxprune.sparsify.global_gates import GlobalGates, gated_filters, gdp
 from jaxprune.sparsify.growing_strengths import (
     GrowingState,
     everywhere,
@@ -29,16 +31,20 @@ from jaxprune.sparsify.zeroed_every_period import Masking, SoftPruningState, sof
 __all__ = [
     "AcceleratedState",
     "CompressionState",
+    "GlobalGates",
     "GrowingState",
     "Masking",
     "PenaltyState",
     "SoftPruningState",
     "accelerated_l1_gates",
+    "channel_sizes",
     "compressed",
     "depth",
     "entries",
     "everywhere",
     "fold_batch_norm",
+    "gated_filters",
+    "gdp",
     "group_lasso",
     "growing_decay",
     "growl",
@@ -50,6 +56,7 @@ __all__ = [
     "largest_in_each",
     "largest_of_all",
     "learning_compression",
+    "morphnet",
     "norm_ball",
     "oicsr",
     "proximal_l1_bn_scale",

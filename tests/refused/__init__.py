@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from refused import (
     core,
     depth,
+    learned_gates,
     measured,
     networks,
     penalties,
@@ -32,4 +33,5 @@ ROWS = {
     **schedules.ROWS,
     **slimming.ROWS,
     **depth.ROWS,
+    **learned_gates.ROWS,
 }

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxprune as jp
-from refused.rows import ABSENT, INPUT, ROLES, Row, splat
+from refused.rows import ABSENT, INPUT, REDUCE, ROLES, Row, splat
 from refused.values import (
     CALLABLES,
     COUNTS,
@@ -26,6 +26,7 @@ from refused.values import (
     K,
     V,
     X,
+    apply,
     bad,
     without,
 )
@@ -46,6 +47,7 @@ PARAMETERS = Arg(
     bad(3, "tree", {"a": X}, [X]) | {"strings": jax.tree.map(lambda _: "x", PARAMS)},
     "parameters|tree",
 )
+PRICE = Arg(jp.cost.macs, bad(None, 3, "macs", apply, jp.cost.active_params), "cost|closed form")
 STATES = Arg(None, bad(3, "state", {}, ()), "state")
 MASKS = Arg(
     MASK,
@@ -271,6 +273,35 @@ ROWS: dict[str, Row] = {
         **SPARED,
         only=ONLY,
         protect=PROTECT,
+    ),
+    "sparsify.morphnet": row(
+        sp.morphnet,
+        graph=G,
+        strength=STRENGTH,
+        price=PRICE,
+        threshold=Arg(0.01, STRENGTHS, "threshold"),
+        reduce=REDUCE,
+        only=ONLY,
+        protect=PROTECT,
+    ),
+    "sparsify.channel_sizes": Row(
+        sp.channel_sizes, {"graph": G, "params": PARAMETERS, "reduce": REDUCE}
+    ),
+    "sparsify.gdp": row(
+        sp.gdp,
+        graph=G,
+        prune_ratio=Arg(0.5, without(RATIOS, "1.0", "None") | bad(None, {}), "prune_ratio"),
+        period=Arg(1, COUNTS, "period"),
+        only=ONLY,
+        protect=PROTECT,
+    ),
+    "sparsify.gated_filters": Row(
+        sp.gated_filters,
+        {
+            "graph": G,
+            "params": PARAMETERS,
+            "keep": K._replace(bad=without(K.bad, "{a: all False}", "{a: all False, jax}")),
+        },
     ),
     "sparsify.growl": Row(
         lambda weights, norms: sp.growl(weights)(norms),

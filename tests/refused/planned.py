@@ -9,6 +9,7 @@ import jaxprune as jp
 from refused.rows import CONSTRAINTS, INPUT, PATH, Row, file, later
 from refused.values import (
     CALLABLES,
+    COUNTS,
     GRAPH,
     KEEP,
     NAN,
@@ -116,6 +117,20 @@ ROWS: dict[str, Row] = {
     "trace(keywords)": Row(
         lambda keywords: jp.trace(apply, VARIABLES, X, **keywords),
         {"keywords": Arg({}, bad({"strct": True}, {"y": X}, {"y": "x"}), "keyword|near")},
+    ),
+    "plan.expand": Row(
+        jp.plan.expand,
+        {
+            "graph": G,
+            "widths": W._replace(bad={**W.bad, "{}": {}, "an unknown branch": {"+nope": False}}),
+            "bounds": Arg(
+                {MACS: 0.8},
+                without(COST_BOUNDS.bad, "{words: 0.5}", "{NaN: 0.5}")
+                | bad({apply: 0.5}, {jp.cost.active_params: 0.5}),
+                "bound|cost",
+            ),
+            "multiple_of": Arg(1, COUNTS, "multiple_of"),
+        },
     ),
     "reindex": Row(
         jp.reindex,
