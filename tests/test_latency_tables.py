@@ -186,3 +186,10 @@ def test_ladders_and_timers_that_make_no_sense() -> None:
         cost.latency_table(graph, ladder={"none": [2]})
     with pytest.raises(BudgetError, match="the timer must give 5 numbers"):
         cost.latency_table(graph, timer=lambda _: [1.0])
+
+
+def test_a_table_is_not_read_between_whole_widths() -> None:
+    graph = chained()
+    seconds = cost.tabled(cost.latency_table(graph, ladder=2, timer=Made()))
+    with pytest.raises(BudgetError, match=r"at whole widths only(.|\n)*Fix: another closed form"):
+        cost.expected(graph, seconds, {A: 2.5})

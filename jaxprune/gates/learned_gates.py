@@ -73,12 +73,11 @@ def learned(
 
       fixed = gates.fixed(params)
       keep = jp.gates.kept(graph, fixed)
-      channels = {name: gate for name, gate in fixed.items() if name in graph.groups}
-      small = jp.slice(graph, jp.gates.fold(graph, variables, channels), keep)
+      small = jp.slice(graph, jp.gates.fold(graph, variables, fixed), keep)
 
-    runs under `jp.narrow(fn, graph, keep)` as `jp.gated(fn, graph)(variables, fixed, x)` does, if
-    the gates of the branches that stay are one; others are not folded here: train on with them at
-    one.
+    runs under `jp.narrow(fn, graph, keep)` as `jp.gated(fn, graph)(variables, fixed, x)` does. Of a
+    branch that ends in dropout or in a nonlinear function `fold` says that its gate has no weights:
+    leave it out, and train on with it at one.
 
     Args:
       graph: what `jaxprune.trace` returned.

@@ -45,7 +45,7 @@ def _weighed(term: Term, stays: Stays) -> Term:
         return Dearest([[_weighed(item, stays) for item in part] for part in term.alternatives])
     raise BudgetError(
         "a cost by a table of latencies is known at whole widths only, which cannot be traced.\n"
-        "Fix: another closed form, such as jp.cost.macs; or select.budget and plan.milp, which take "
+        "Fix: another closed form, such as jp.cost.macs; or select.budget or plan.milp, which take "
         "such a table."
     )
 

@@ -101,7 +101,8 @@ def _better(
         solved = program.solve(gap, max(0.0, end - time.perf_counter()), least=enough)
         if solved.status == INFEASIBLE:
             return best._replace(bound=max(best.bound, enough))
-        bound = max(best.bound, -float(solved.mip_dual_bound))
+        dual = solved.mip_dual_bound  # None where the time was over before there was one
+        bound = math.inf if dual is None else max(best.bound, -float(dual))
         if solved.x is None:
             return best._replace(bound=bound, message=solved.message)
         picks = program.picks(solved.x)
