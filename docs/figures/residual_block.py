@@ -1,5 +1,7 @@
 """A residual block and its two groups: every axis of every variable in the color of its group."""
 
+from itertools import pairwise
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -74,7 +76,7 @@ def _layer(axes, graph, colors, ink, x, layer) -> None:
 def _flow(axes, ink) -> None:
     starts = [0.1 + 1.3 * i + 0.4 * (i == 6) for i in range(7)]
     style = dict(arrowstyle="-|>", mutation_scale=9, color=ink, shrinkA=0, shrinkB=0)
-    for left, right in zip(starts[:5], starts[1:6], strict=True):
+    for left, right in pairwise(starts[:6]):
         axes.add_patch(FancyArrowPatch((left + 1.03, 2.575), (right - 0.03, 2.575), **style))
     plus = 7.95
     axes.add_patch(FancyArrowPatch((starts[5] + 1.03, 2.575), (plus - 0.12, 2.575), **style))
