@@ -1,7 +1,12 @@
 """How Sphinx builds the site: `sphinx-build -W docs docs/_build`."""
 
+import os
 import sys
 from pathlib import Path
+
+# For the processes of the pages: they show what comes out, not how fast, so XLA need not optimize.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE / "extensions"), str(HERE.parent)]
@@ -23,12 +28,14 @@ extensions = [
     "drawn",
     "public_names",
     "reference_pages",
+    "result_pages",
 ]
 exclude_patterns = ["_build", "_drawn"]
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
 # Every page runs from the top in a process of its own; a cell that fails fails the build.
 nb_execution_mode = "force"
+nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
