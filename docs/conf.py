@@ -52,6 +52,7 @@ toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
 html_title = "jaxprune"
+html_favicon = "_static/icon.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_theme_options = {"source_repository": "", "navigation_with_keys": True}

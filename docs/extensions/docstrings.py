@@ -31,7 +31,9 @@ def _fenced(*blocks: str) -> str:
 
 def prepare(*event: Any) -> None:
     """Rewrites, in place, a docstring so that reStructuredText shows what a reader would see."""
-    lines = event[-1]
+    what, lines = event[1], event[-1]
+    if what in ("property", "attribute", "data"):
+        lines.insert(0, "")  # else napoleon takes what stands before a colon for the type
     blocks = MARKUP.sub(_escaped, "\n".join(lines)).split("\n\n")
     lines[:] = "\n\n".join(map(_listed, blocks)).split("\n")
 
@@ -57,7 +59,14 @@ def _item(line: str) -> str:
     return f"* {line}" if FIELD.match(line) else indent + line
 
 
+def without_objects(*event: Any) -> tuple[str, str | None] | None:
+    """Leaves out a signature whose defaults are objects: nobody calls such a class by hand."""
+    signature, returns = event[-2:]
+    return ("", returns) if signature and " object>" in signature else None
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connects this extension, before napoleon reads the sections."""
     app.connect("autodoc-process-docstring", prepare, priority=100)
+    app.connect("autodoc-process-signature", without_objects)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

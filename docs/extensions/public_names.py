@@ -119,9 +119,9 @@ def resolve(
 def shorten(_: Sphinx, doctree: nodes.document) -> None:
     """Shows the names of entries as users write them, `jp.` before them."""
     for node in doctree.findall(addnodes.desc_addname):
-        text = node.astext()
-        if text.startswith("jaxprune."):
-            node.children = [nodes.Text("jp." + text.removeprefix("jaxprune."))]
+        text = node.astext().removeprefix("jaxprune.")
+        if node.parent.get("module") == "jaxprune":
+            node.children = [nodes.Text(f"jp.{text}")]
 
 
 def check_reference(_: Sphinx, env: BuildEnvironment) -> None:
