@@ -30,7 +30,7 @@ extensions = [
     "reference_pages",
     "result_pages",
 ]
-exclude_patterns = ["_build", "_drawn"]
+exclude_patterns = ["_build", "_drawn", "jupyter_execute"]
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
 # Every page runs from the top in a process of its own; a cell that fails fails the build.
@@ -39,7 +39,7 @@ nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
-myst_enable_extensions = ["attrs_block", "colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = ["attrs_block", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 default_role = "literal"  # docstrings write code in single backticks

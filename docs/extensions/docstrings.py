@@ -33,7 +33,7 @@ def prepare(*event: Any) -> None:
     """Rewrites, in place, a docstring so that reStructuredText shows what a reader would see."""
     what, lines = event[1], event[-1]
     if what in ("property", "attribute", "data"):
-        lines.insert(0, "")  # else napoleon takes what stands before a colon for the type
+        lines[:0] = [".. text", ""]  # else what stands before a colon is taken for the type
     blocks = MARKUP.sub(_escaped, "\n".join(lines)).split("\n\n")
     lines[:] = "\n\n".join(map(_listed, blocks)).split("\n")
 
