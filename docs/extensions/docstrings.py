@@ -1,6 +1,8 @@
 """Docstrings, which are plain text with code in backticks, as what Sphinx reads."""
 
+import inspect
 import re
+from enum import Enum
 from itertools import groupby
 from textwrap import dedent
 from typing import Any
@@ -59,14 +61,22 @@ def _item(line: str) -> str:
     return f"* {line}" if FIELD.match(line) else indent + line
 
 
-def without_objects(*event: Any) -> tuple[str, str | None] | None:
-    """Leaves out a signature whose defaults are objects: nobody calls such a class by hand."""
-    signature, returns = event[-2:]
-    return ("", returns) if signature and " object>" in signature else None
+def shown_signature(*event: Any) -> tuple[str, str | None] | None:
+    """Leaves out the signature of a class that nobody calls: one of objects, an enumeration."""
+    value, signature, returns = event[3], *event[-2:]
+    uncalled = inspect.isclass(value) and issubclass(value, Enum)
+    return ("", returns) if uncalled or (signature and " object>" in signature) else None
+
+
+def skipped(*event: Any) -> bool | None:
+    """Leaves out the fields of named tuples, of which Python says nothing but their number."""
+    about = inspect.getdoc(event[3]) or ""
+    return True if about.startswith("Alias for field number") else None
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connects this extension, before napoleon reads the sections."""
     app.connect("autodoc-process-docstring", prepare, priority=100)
-    app.connect("autodoc-process-signature", without_objects)
+    app.connect("autodoc-process-signature", shown_signature)
+    app.connect("autodoc-skip-member", skipped)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,6 +1,7 @@
 """The pages of the reference, written from `__all__`: one for each public package of jaxprune."""
 
 import inspect
+from enum import Enum
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,8 @@ def entry(package: str, module: Any, name: str) -> list[str]:
     value = getattr(module, name)
     full = f"{package}.{name}".lstrip(".")
     if inspect.isclass(value):
-        return ["```{eval-rst}", f".. autoclass:: jaxprune::{full}", "   :members:", "```"]
+        members = ["   :members:", *["   :undoc-members:"] * issubclass(value, Enum)]
+        return ["```{eval-rst}", f".. autoclass:: jaxprune::{full}", *members, "```"]
     kind = "autofunction" if callable(value) else "autodata"
     return ["```{eval-rst}", f".. {kind}:: jaxprune::{full}", "```"]
 
