@@ -82,9 +82,9 @@ def measure(config: Config, number: int) -> Iterator[dict[str, Any]]:
     for tail, search in searches(config, number):
         model = models.build(search.model, classes=10, widths=search.widths)
         task = Task(search, dataset, model, training.channel_graph(model, dataset.image_shape))
-        base = jp.cost.macs(task.graph, autoslim.uniform(search, task)(1.0))
+        base = jp.cost.macs(task.graph, autoslim.searches.uniform(search, task)(1.0))
         path = checkpoints.begin(
-            search, configuration.to_json(search) | {"experiment": autoslim.NAME}
+            search, configuration.to_json(search) | {"experiment": autoslim.EXPERIMENT.name}
         )
         missing = not checkpoints.path(path, "supernet").exists()
         if tail and missing:  # the same seed gives the same one

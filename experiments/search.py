@@ -54,9 +54,9 @@ def main(search: Search) -> Path:
     provenance, config = directory.provenance(), search.slimming
     task, value = classification.task(config), configuration.to_json(config)
     with begun(config, value | {"search": _options(search)}) as run:
-        found = chosen(run, task, search) | provenance
-    directory.write_json(run / SEARCH, found)
-    report(run, found)
+        summary = chosen(run, task, search) | provenance
+    directory.write_json(run / SEARCH, summary)
+    report(run, summary)
     return run
 
 
@@ -69,22 +69,22 @@ def chosen(run: Path, task: Task, search: Search) -> dict[str, Any]:
         for strength, network in dense.items()
         for row in _ratios(run, task, search, strength, network, reference - search.tolerance)
     ]
-    found: dict[str, Any] = {"reference": reference, "rows": rows}
+    summary: dict[str, Any] = {"reference": reference, "rows": rows}
     if good := [row for row in rows if row["good"]]:
         best = min(good, key=lambda row: row["macs"])
-        found |= {"chosen": best, "test": _tested(run, task, search, best)}
+        summary |= {"chosen": best, "test": _tested(run, task, search, best)}
     names = {f"lambda {strength:g}": network for strength, network in dense.items()}
     plots.scale_histogram(run / "scales.png", {n: results.scales(v) for n, v in names.items()})
-    return found
+    return summary
 
 
-def report(run: Path, found: Mapping[str, Any]) -> None:
+def report(run: Path, summary: Mapping[str, Any]) -> None:
     """Prints what was tried and what was chosen."""
-    console, chosen = Console(), found.get("chosen")
+    console, chosen = Console(), summary.get("chosen")
     head = ("lambda", "ratio", "dense", "pruned", "MACs kept", "parameters kept", "")
-    title = f"{run}: validation accuracy, best dense {found['reference']:.2%}"
+    title = f"{run}: validation accuracy, best dense {summary['reference']:.2%}"
     table = Table(*head, title=title)
-    for row in found["rows"]:
+    for row in summary["rows"]:
         shares = (f"{row[name]:.2%}" for name in ("dense", "pruned", "macs", "parameters"))
         mark = "chosen" if row == chosen else "good" if row["good"] else ""
         table.add_row(f"{row['strength']:g}", f"{row['ratio']:g}", *shares, mark)
@@ -92,7 +92,7 @@ def report(run: Path, found: Mapping[str, Any]) -> None:
     if chosen is None:
         console.print("no ratio is good enough: allow more --tolerance, or smaller --ratios")
     else:
-        console.print("test accuracy", *(f"{n} {a:.2%}" for n, a in found["test"].items()))
+        console.print("test accuracy", *(f"{n} {a:.2%}" for n, a in summary["test"].items()))
 
 
 def _dense(run: Path, task: Task, strength: float) -> Network:

@@ -36,7 +36,7 @@ def main(
                 f"{path} has no curves.\nFix: runs of slimmable, us_slimmable or autoslim."
             )
         name = path.name if names.count(path.name) == 1 else str(path)
-        curves |= {f"{label}, {name}": found for label, found in points(summary).items()}
+        curves |= {f"{label}, {name}": curve for label, curve in points(summary).items()}
     plots.spectrum(out, curves)
     print(f"{len(curves)} curves in {out}")
 

@@ -180,7 +180,7 @@ class ChannelGraph:
       unread: the variables that the traced call neither reads nor writes: they stay whole.
       calls: the calls of top-level Linen modules.
       inputs: the inputs of the traced call by position; `keywords` those by keyword, and
-        `constants` the keywords that are no inputs.
+        `constants` the keywords that are not inputs.
       state: {name: State} of the inputs that are pruned too.
       index_inputs: {path: the space that the integers of this input point into}.
       symbols: the names in symbolic sizes of the inputs, traced as 1, each with whether it is only

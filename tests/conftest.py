@@ -35,6 +35,28 @@ hypothesis.settings.register_profile("jaxprune", derandomize=True, deadline=None
 hypothesis.settings.load_profile("jaxprune")
 
 
+FURTHER = Path(__file__).parent / "further.txt"
+"""More cases of laws, which the normal run leaves out; `benchmarks.suite` writes them."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks the tests that `further.txt` lists.
+
+    Raises:
+      UsageError: a line names no test of a file that was collected whole.
+    """
+    listed = set(FURTHER.read_text().splitlines())
+    names = {item.nodeid for item in items}
+    files = {name.partition("::")[0] for name in names}
+    unknown = sorted(test for test in listed - names if test.partition("::")[0] in files)
+    if unknown and not any("::" in argument for argument in config.args):
+        raise pytest.UsageError(f"{FURTHER.name} names tests that are not there: {unknown}")
+    for item in items:
+        if item.nodeid in listed:
+            item.add_marker(pytest.mark.further)
+
+
 @pytest.fixture
 def unsearched(monkeypatch):
     """No attribute is found by trying, so that a resize refuses what only a search would mend."""

@@ -28,10 +28,10 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_search_asks_only_for_widths_that_were_trained() -> None:
     config = replace(AUTO, low=0.4)
     task = classification.task(config)
-    space, _ = autoslim.aims(config, task)
-    least = autoslim.uniform(config, task)(0.4)
+    space, _ = autoslim.searches.aims(config, task)
+    least = autoslim.searches.uniform(config, task)(0.4)
     assert all(counts[-1] >= least[group] for group, counts in space.items())
-    wider, _ = autoslim.aims(AUTO, task)
+    wider, _ = autoslim.searches.aims(AUTO, task)
     assert sum(map(len, space.values())) < sum(map(len, wider.values()))
 
 
@@ -42,7 +42,7 @@ def test_scores_leave_no_layer_narrower_than_it_was_trained() -> None:
     first = variables["params"]["BatchNorm_0"]
     first["scale"] = 1e-3 * np.asarray(first["scale"])
     _, batch = autoslim.apart(config, task.dataset)
-    *_, last = autoslim.search(config, task, variables, batch)["scores"]
+    *_, last = autoslim.searches.search(config, task, variables, batch)["scores"]
     assert last["widths"]["Dense_0/kernel"] == 4
 
 
@@ -53,7 +53,7 @@ def test_autoslim_finds_widths_within_every_target(retrain: Any, tmp_path: Path)
     config = replace(AUTO, root=tmp_path, retrain=retrain, searches=searches)
     run = autoslim.main(config)
     summary, task = directory.read_json(run / directory.SUMMARY), classification.task(config)
-    base = jp.cost.macs(task.graph, autoslim.uniform(config, task)(1.0))
+    base = jp.cost.macs(task.graph, autoslim.searches.uniform(config, task)(1.0))
     assert set(summary["curves"]) == set(searches)
     for label, names in summary["curves"].items():
         assert names == [f"{label}-{share}" for share in config.keep_macs]
@@ -108,7 +108,7 @@ def test_a_target_out_of_reach_is_an_error_before_any_training(tmp_path: Path) -
     config = replace(AUTO, root=tmp_path, keep_macs=(0.01,))
     with pytest.raises(jp.errors.BudgetError, match=r"out of reach(.|\n)*Fix: .* lower --low"):
         autoslim.main(config)
-    assert directory.read_metrics(tmp_path / autoslim.NAME) == []
+    assert directory.read_metrics(tmp_path / autoslim.EXPERIMENT.name) == []
 
 
 def test_a_held_out_batch_leaves_images_to_train_on() -> None:
@@ -120,7 +120,7 @@ def test_a_held_out_batch_leaves_images_to_train_on() -> None:
 def test_all_that_a_search_finds_fits_where_norms_read_a_stream() -> None:
     config = replace(AUTO, model="preresnet164", widths=(), low=0.3)
     task = classification.task(config)
-    space, (target, *_) = autoslim.aims(config, task)
+    space, (target, *_) = autoslim.searches.aims(config, task)
 
     def evaluate(candidates: Any) -> Any:
         return np.random.default_rng(0).random(len(candidates))

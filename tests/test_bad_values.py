@@ -29,6 +29,7 @@ DATA = (
         jp.Verification,
     ),
     *(jp.plan.Allocation, jp.plan.Choice, jp.plan.Decision, jp.plan.Limit, jp.plan.Problem),
+    *(jp.plan.Curves, jp.plan.Evaluator),
     *(jp.cost.ClosedForm, jp.cost.Latency, jp.cost.Uncounted),
     *(jp.gates.Decorated, jp.linen.Resizing, jp.linen.Resized),
     *(jp.recover.Absorbed, jp.recover.Outcome, jp.sparsify.PenaltyState),
@@ -42,7 +43,7 @@ DATA = (
     *(jp.stats.Moments, jp.stats.Histogram, jp.stats.Gram, jp.stats.Covariance),
 )
 """What the library makes and hands out. The methods of `Progress`, `Tally`, `Switch`,
-`ClosedForm` and `Problem` have rows."""
+`ClosedForm`, `Problem` and `Evaluator` have rows."""
 CASES = [(name, arg) for name, row in ROWS.items() for arg in row.args]
 
 

@@ -68,9 +68,10 @@ def may_differ(place):
     return empty or {"spec", "metadata", "structure", "opt_state", "path", "dtype"} & set(place)
 
 
-def test_every_node_of_a_manifest_in_turn_becomes_every_other_value(checkpoint, capsys):
+@pytest.mark.parametrize("first", range(4))
+def test_every_node_of_a_manifest_in_turn_becomes_every_other_value(first, checkpoint, capsys):
     content = json.loads((checkpoint / "jaxprune.json").read_text())["content"]
-    everywhere = list(places(content))
+    everywhere = list(places(content))[first::4]
     refused = 0
     original = (checkpoint / "jaxprune.json").read_bytes()
     for place in everywhere:
@@ -84,7 +85,7 @@ def test_every_node_of_a_manifest_in_turn_becomes_every_other_value(checkpoint, 
             elif not may_differ(place):
                 assert_identical(found[:2], (VARIABLES, STATE))
                 assert found[2:] == (SPEC | {"groups": GROUPS}, METADATA)
-    assert refused > 20 * len(everywhere) > 1000
+    assert refused > 20 * len(everywhere) > 250
 
 
 @pytest.mark.parametrize(

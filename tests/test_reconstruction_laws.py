@@ -112,7 +112,7 @@ CASES = {
 }
 
 
-@hypothesis.settings(max_examples=20)
+@hypothesis.settings(max_examples=8)
 @hypothesis.given(**CASES)
 def test_no_reader_is_worse_on_its_data(seed: int, layout: Any, form: Form, ridge: float) -> None:
     check(seed, layout, form, ridge)

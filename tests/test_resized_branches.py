@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import cache
 from typing import Any
 
 import flax.linen as nn
@@ -57,27 +58,28 @@ def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     return {path: np.shape(leaf) for path, leaf in flatten(tree)[0].items()}
 
 
+@cache
 def traced(module: nn.Module) -> tuple[Any, jp.ChannelGraph]:
     variables = module.init(jax.random.key(0), X)
     return variables, jp.linen.trace(module, variables, X)
 
 
 LISTED = Listed()
-VARIABLES, GRAPH = traced(LISTED)
 ATTENTION, MLP = "+layer_{}/attention/out/kernel", "+layer_{}/down/kernel"
 LAYER_1 = {ATTENTION.format(1): False, MLP.format(1): False}
 
 
 def test_a_linen_decoder_without_a_layer_is_the_one_written_without_it() -> None:
-    small = jp.slice(GRAPH, VARIABLES, LAYER_1)
+    variables, graph = traced(LISTED)
+    small = jp.slice(graph, variables, LAYER_1)
     by_hand = Listed(layers=(0, 2))
-    resized = jp.linen.resize(LISTED, GRAPH, LAYER_1)
+    resized = jp.linen.resize(LISTED, graph, LAYER_1)
     assert shapes(small) == shapes(by_hand.init(jax.random.key(0), X))
     assert shapes(small) == shapes(resized.init(jax.random.key(0), X))
     np.testing.assert_allclose(resized.apply(small, X), by_hand.apply(small, X), atol=1e-6)
     again = jp.linen.trace(resized, small, X)
-    assert jp.cost.macs(again) == jp.cost.macs(GRAPH, LAYER_1)
-    assert list(jp.branches(again)) == [n for n in jp.branches(GRAPH) if n not in LAYER_1]
+    assert jp.cost.macs(again) == jp.cost.macs(graph, LAYER_1)
+    assert list(jp.branches(again)) == [n for n in jp.branches(graph) if n not in LAYER_1]
     assert "layer_1/attention" in str(resized)
     tx = optax.sgd(0.01)
     state, loss = tx.init(small), lambda v: jnp.mean(resized.apply(v, X) ** 2)
@@ -86,36 +88,38 @@ def test_a_linen_decoder_without_a_layer_is_the_one_written_without_it() -> None
 
 
 def test_channels_and_branches_go_together() -> None:
+    variables, graph = traced(LISTED)
     keep = {ATTENTION.format(0): False, MLP.format(2): False}
     keep |= {"layer_0/up/kernel": np.arange(12) % 3 > 0}
-    small = jp.slice(GRAPH, VARIABLES, keep)
-    resized = jp.linen.resize(LISTED, GRAPH, keep)
+    small = jp.slice(graph, variables, keep)
+    resized = jp.linen.resize(LISTED, graph, keep)
     ours = jax.jit(resized.apply)(small, X)
-    np.testing.assert_allclose(ours, jp.narrow(GRAPH.fn, GRAPH, keep)(small, X), atol=1e-6)
+    np.testing.assert_allclose(ours, jp.narrow(graph.fn, graph, keep)(small, X), atol=1e-6)
     assert shapes(small) == shapes(resized.init(jax.random.key(0), X))
 
 
 STACKED = Stacked()
-STACK_VARIABLES, STACK = traced(STACKED)
 LAYERS = [True, False, True, True]
 STACK_ATTENTION, STACK_MLP = "+stack/attention/out/kernel", "+stack/down/kernel"
 
 
 def test_a_scan_loses_layers_and_its_length_follows() -> None:
+    variables, graph = traced(STACKED)
     keep = {STACK_ATTENTION: LAYERS, STACK_MLP: LAYERS}
-    small = jp.slice(STACK, STACK_VARIABLES, keep)
-    resized = jp.linen.resize(STACKED, STACK, keep, overrides={"": {"layers": 3}})
+    small = jp.slice(graph, variables, keep)
+    resized = jp.linen.resize(STACKED, graph, keep, overrides={"": {"layers": 3}})
     assert shapes(small) == shapes(resized.init(jax.random.key(0), X))
     ours, wanted = resized.apply(small, X), Stacked(layers=3).apply(small, X)
     np.testing.assert_allclose(ours, wanted, atol=1e-6)
-    np.testing.assert_allclose(ours, jp.narrow(STACK.fn, STACK, keep)(small, X), atol=1e-6)
+    np.testing.assert_allclose(ours, jp.narrow(graph.fn, graph, keep)(small, X), atol=1e-6)
 
 
 def test_a_scan_loses_one_branch_of_all_layers() -> None:
+    variables, graph = traced(STACKED)
     keep = {STACK_ATTENTION: False}
-    small = jp.slice(STACK, STACK_VARIABLES, keep)
-    resized = jp.linen.resize(STACKED, STACK, keep)
-    wanted = jp.narrow(STACK.fn, STACK, keep)(small, X)
+    small = jp.slice(graph, variables, keep)
+    resized = jp.linen.resize(STACKED, graph, keep)
+    wanted = jp.narrow(graph.fn, graph, keep)(small, X)
     np.testing.assert_allclose(resized.apply(small, X), wanted, atol=1e-6)
 
 
@@ -127,8 +131,9 @@ def test_a_scan_loses_one_branch_of_all_layers() -> None:
     ],
 )
 def test_layers_of_a_scan_that_code_cannot_run_are_refused(keep: Any, text: str) -> None:
+    _, graph = traced(STACKED)
     with pytest.raises(jp.errors.ResizeError, match=text):
-        jp.linen.resize(STACKED, STACK, keep)
+        jp.linen.resize(STACKED, graph, keep)
 
 
 class Inline(nn.Module):
@@ -227,34 +232,37 @@ def indexed(v, x):
 
 
 def test_a_spec_of_branches_is_read_in_another_process(tmp_path) -> None:
+    variables, graph = traced(LISTED)
     keep = {**LAYER_1, "layer_0/up/kernel": np.arange(12) < 5}
-    small, spec = jp.slice(GRAPH, VARIABLES, keep), jp.spec(GRAPH, keep)
+    small, spec = jp.slice(graph, variables, keep), jp.spec(graph, keep)
     assert spec["format"] == 2
-    assert jp.spec(GRAPH, {})["format"] == 1
+    assert jp.spec(graph, {})["format"] == 1
     jp.save(tmp_path / "pruned", small, spec)
     code = """
 import sys, jax, numpy as np, jaxprune as jp, test_resized_branches as t
 restored = jp.restore(sys.argv[1])
-keep = jp.keep_from_spec(restored.spec, t.GRAPH)
-model = jp.linen.resize(t.LISTED, t.GRAPH, keep)
+_, graph = t.traced(t.LISTED)
+keep = jp.keep_from_spec(restored.spec, graph)
+model = jp.linen.resize(t.LISTED, graph, keep)
 print(np.asarray(model.apply(restored.variables, t.X)).sum())
 """
     run = [sys.executable, "-c", code, str(tmp_path / "pruned")]
     found = subprocess.run(run, capture_output=True, text=True, check=True, cwd="tests")
-    wanted = np.asarray(jp.narrow(GRAPH.fn, GRAPH, keep)(small, X)).sum()
+    wanted = np.asarray(jp.narrow(graph.fn, graph, keep)(small, X)).sum()
     np.testing.assert_allclose(float(found.stdout.split()[-1]), wanted, rtol=1e-4)
 
 
 def test_a_spec_of_other_branches_is_refused() -> None:
-    spec = json.loads(json.dumps(jp.spec(STACK, {STACK_MLP: [True, False, True, True]})))
+    _, graph = traced(STACKED)
+    spec = json.loads(json.dumps(jp.spec(graph, {STACK_MLP: [True, False, True, True]})))
     np.testing.assert_array_equal(
-        jp.keep_from_spec(spec, STACK)[STACK_MLP], [True, False, True, True]
+        jp.keep_from_spec(spec, graph)[STACK_MLP], [True, False, True, True]
     )
     other = spec | {"branches": {"+stack/other/kernel": False}}
     with pytest.raises(jp.errors.SpecError, match=r"has no branch '\+stack/other/kernel'"):
-        jp.check_spec(STACK, other)
+        jp.check_spec(graph, other)
     with pytest.raises(jp.errors.SpecError, match=r"is of shape \(4,\), it was \(\)"):
-        jp.check_spec(STACK, spec | {"branches": {STACK_MLP: False}})
+        jp.check_spec(graph, spec | {"branches": {STACK_MLP: False}})
     for wrong in ({"branches": {STACK_MLP: [1, 0]}}, {"branches": 1}, {"format": 1}):
         with pytest.raises(jp.errors.KeepError, match="spec"):
             jp.keep_from_spec(spec | wrong)

@@ -217,7 +217,7 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
     check_same(run, s_net, fields=("curves",))
 
 
-@pytest.mark.parametrize("module", [us_slimmable, autoslim], ids=lambda module: module.NAME)
+@pytest.mark.parametrize("module", [us_slimmable, autoslim], ids=["us_slimmable", "autoslim"])
 def test_what_was_calibrated_and_searched_is_not_done_anew_but_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any
 ) -> None:
@@ -228,7 +228,7 @@ def test_what_was_calibrated_and_searched_is_not_done_anew_but_the_same(
         interrupt(patch, jp, "save", 3, before=False)
         with pytest.raises(Interrupted):
             module.main(config)
-    monkeypatch.setattr(autoslim, "search", lambda *_: 1 / 0)
+    monkeypatch.setattr(autoslim.searches, "search", lambda *_: 1 / 0)
     check_same(module.main(config), whole, fields=("curves",))
 
 
@@ -262,7 +262,7 @@ SHAPES = {"digits": (8, 8, 1), "imagenet2012": (224, 224, 3)}
 @pytest.mark.parametrize(
     ("module", "name"),
     [(module, name) for module in (slimmable, us_slimmable, autoslim) for name in module.PRESETS],
-    ids=lambda value: getattr(value, "NAME", value),
+    ids=lambda value: value if isinstance(value, str) else value.EXPERIMENT.name,
 )
 def test_every_preset_fits_its_model(module: Any, name: str) -> None:
     config = presets.config(name, module.PRESETS, module.Config())
@@ -275,7 +275,7 @@ def test_every_preset_fits_its_model(module: Any, name: str) -> None:
         assert set(us_slimmable.method(config, task).fixed) == {"1.0", str(config.low)}
         assert min(config.evaluated) == config.low
     else:
-        space, targets = autoslim.aims(config, task)
+        space, targets = autoslim.searches.aims(config, task)
         widest = {group: counts[0] for group, counts in space.items()}
         assert len(targets) == len(config.keep_macs)
         assert jp.cost.macs(graph, widest) > targets[0]
@@ -288,7 +288,7 @@ def test_the_targets_on_imagenet_are_those_of_the_paper() -> None:
         config = presets.config(f"{model}-imagenet", autoslim.PRESETS, autoslim.Config())
         graph = graph_of(config.model, config.widths, (224, 224, 3))
         task: Any = Task(config, None, None, graph)  # pyright: ignore[reportArgumentType]
-        found[model] = [target / 1e6 for target in autoslim.aims(config, task)[1]]
+        found[model] = [target / 1e6 for target in autoslim.searches.aims(config, task)[1]]
     paper = {
         "mobilenet_v1": [572, 325, 150],
         "mobilenet_v2": [505, 305, 207],

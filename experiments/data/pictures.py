@@ -51,8 +51,8 @@ def load(
         made = enumerate(PARTS.values())
         parts = [shapes.generate(n, size=size, seed=seed, noise=NOISE)[0] for seed, n in made]
     else:
-        found = data.load(name, data_dir=data_dir, limit=limit)
-        parts = [_images(name, part) for part in (found.train, found.validation, found.test)]
+        dataset = data.load(name, data_dir=data_dir, limit=limit)
+        parts = [_images(name, part) for part in (dataset.train, dataset.validation, dataset.test)]
     parts[0] = parts[0][:limit]
     height, width, colors = parts[0].shape[1:]
     if height % SCALE or width % SCALE or colors != 3:
@@ -133,15 +133,15 @@ def luma(images: np.ndarray) -> np.ndarray:
     return 16 + images.astype(np.float64) @ (np.array([65.481, 128.553, 24.966]) / 255)
 
 
-def psnr(found: np.ndarray, true: np.ndarray, *, border: int = SCALE) -> np.ndarray:
+def psnr(predicted: np.ndarray, true: np.ndarray, *, border: int = SCALE) -> np.ndarray:
     """Returns the peak signal-to-noise ratio of each picture, f64[n], in dB: that of Y.
 
     Args:
-      found: u8[n, height, width, 3].
+      predicted: u8[n, height, width, 3].
       true: likewise.
       border: pixels at each edge that do not count, by convention the scale.
     """
     inside = slice(border, -border or None)
-    error = (luma(found) - luma(true))[:, inside, inside]
+    error = (luma(predicted) - luma(true))[:, inside, inside]
     with np.errstate(divide="ignore"):
         return 10 * np.log10(255**2 / np.mean(error**2, axis=(1, 2)))

@@ -35,19 +35,19 @@ def builder(name: str, data_dir: Path | None = None) -> Any:
     Raises:
       ValueError: it is not prepared there, or not as `array_record`.
     """
-    found = _builder(name, data_dir)
-    path = Path(found.data_path)
-    formats = sorted(kind.value for kind in found.info.available_file_formats())
+    source = _builder(name, data_dir)
+    path = Path(source.data_path)
+    formats = sorted(kind.value for kind in source.info.available_file_formats())
     if not path.is_dir():
         others = ", ".join(sorted(other.name for other in path.parent.glob("[0-9]*")))
         what = f"not prepared in {path}" + (f" (only version {others} is there)" if others else "")
-    elif not found.is_prepared():
+    elif not source.is_prepared():
         what = f"incomplete in {path}"
     elif FORMAT not in formats:
         what = f"prepared in {path} as {', '.join(formats)}; expected {FORMAT}"
     else:
-        return found
-    raise ValueError(f"{name} is {what}.\n{_fix(name, found.data_dir_root, path)}")
+        return source
+    raise ValueError(f"{name} is {what}.\n{_fix(name, source.data_dir_root, path)}")
 
 
 def read(
@@ -88,14 +88,14 @@ def prepare(name: tyro.conf.Positional[str], /, data_dir: Path | None = None) ->
     Raises:
       ValueError: TensorFlow is missing, with which TFDS encodes images, or there is other data.
     """
-    found = _builder(name, data_dir)
-    if not Path(found.data_path).exists():
+    source = _builder(name, data_dir)
+    if not Path(source.data_path).exists():
         if importlib.util.find_spec("tensorflow") is None:
             raise ValueError(
                 "TFDS needs TensorFlow to prepare images (not to read them), and it is not "
                 'installed.\nFix: pip install -e ".[prepare]"'
             )
-        found.download_and_prepare(file_format=FORMAT)
+        source.download_and_prepare(file_format=FORMAT)
     print(f"{name} is prepared in {builder(name, data_dir).data_path}")
 
 

@@ -108,16 +108,16 @@ def _painted(
     tint: float,
     objects: int,
 ) -> _Scenes:
-    images, found, own = paint(), [], np.float32(255 * tint) * np.eye(3, dtype=np.float32)
+    images, forms, tints = paint(), [], np.float32(255 * tint) * np.eye(3, dtype=np.float32)
     count, size = images.shape[:2]
     for _ in range(objects):
         kinds = rng.integers(len(SIDES), size=count)
         inside = _inside(rng, kinds, size, places)
-        color = np.float32(1 - tint) * paint() + own[kinds][:, None, None]
+        color = np.float32(1 - tint) * paint() + tints[kinds][:, None, None]
         images = np.where(inside[..., None], color, images)
-        found.append((kinds, inside))
+        forms.append((kinds, inside))
     images += np.float32(noise) * rng.standard_normal(images.shape, np.float32)
-    kinds, inside = map(np.stack, zip(*found, strict=True))
+    kinds, inside = map(np.stack, zip(*forms, strict=True))
     return _Scenes(np.clip(images, 0, 255).astype(np.uint8), kinds, inside)
 
 
@@ -151,12 +151,12 @@ def _inside(rng: np.random.Generator, kinds: np.ndarray, size: int, places: Plac
     angle = _uniform(rng, 0, 2 * math.pi, count)
     radius = _uniform(rng, size / 6, size / 3.5, count)
     rows, columns = (line - _uniform(rng, size / 6, size * 5 / 6, count) for line in places)
-    found = np.zeros((count, size, size), bool)
+    inside = np.zeros((count, size, size), bool)
     for kind, sides in enumerate(SIDES):
         those = kinds == kind
         distance = _distance(sides, rows[those], columns[those], angle[those])
-        found[those] = distance < radius[those]
-    return found
+        inside[those] = distance < radius[those]
+    return inside
 
 
 def _distance(sides: float, rows: np.ndarray, columns: np.ndarray, angle: np.ndarray) -> np.ndarray:

@@ -35,14 +35,14 @@ def read(path: Path | None = None) -> bytes:
         return lzma.decompress(FILE.read_bytes())
     files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
     try:
-        found = b"".join(file.read_bytes() for file in files)
+        text = b"".join(file.read_bytes() for file in files)
     except OSError as error:
         raise ValueError(
             f"cannot read the text {path}: {error}.\nFix: --data-dir FILE, or a folder of *.txt."
         ) from error
     if not files:
         raise ValueError(f"{path} has no *.txt.\nFix: --data-dir FILE, or a folder of *.txt.")
-    return found
+    return text
 
 
 def parts(text: bytes, *, length: int = LENGTH) -> tuple[Split, Split, Split]:

@@ -78,13 +78,18 @@ def method(run: Run[Config]) -> Summary:
     optimizer = OPTIMIZERS[task.config.optimizer]
     train = steps.Step("dense", partial(dense.trained, task, optimizer=optimizer))
     network = steps.follow(run, [train], initial(task))["dense"]
-    found: dict[str, Any] = {"final": "dense", "seed": task.config.seed, "accuracy": {}, "loss": {}}
+    summary: dict[str, Any] = {
+        "final": "dense",
+        "seed": task.config.seed,
+        "accuracy": {},
+        "loss": {},
+    }
     for split in ("validation", "test"):
         part = getattr(task.dataset, split)
         metrics = training.evaluate(network.model, network.variables, task.dataset, part)
-        found["loss"][split] = metrics.loss
-        found["accuracy"]["dense" if split == "test" else split] = metrics.accuracy
-    return found
+        summary["loss"][split] = metrics.loss
+        summary["accuracy"]["dense" if split == "test" else split] = metrics.accuracy
+    return summary
 
 
 def report(run: Path, summary: Summary) -> None:

@@ -74,8 +74,10 @@ class Config(Common):
 
     def __post_init__(self) -> None:
         """Raises ValueError where values contradict each other."""
-        one = self.framework != "one-shot" or len(self.keep_macs) == 1
-        problems = [] if one else [f"one-shot prunes once, keep_macs={self.keep_macs} is more"]
+        consistent = self.framework != "one-shot" or len(self.keep_macs) == 1
+        problems = (
+            [] if consistent else [f"one-shot prunes once, keep_macs={self.keep_macs} is more"]
+        )
         if self.tick.strength and self.score == "gbn":
             problems.append("tick.strength: a Tick has no penalty, its gradients are the scores")
         configuration.check(self, problems)

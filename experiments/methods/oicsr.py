@@ -163,12 +163,12 @@ def _scores(
 
 def table(summary: Mapping[str, Any]) -> Table:
     """Returns what every group lost: the ratios that one global order of all channels gave."""
-    found = Table("channels of", "dense", "pruned", "removed", title="ratios that emerged")
+    ratios = Table("channels of", "dense", "pruned", "removed", title="ratios that emerged")
     widths = summary["widths"]
     for name, ratio in summary["ratios"].items():
         cells = (f"{widths[stage][name]}" for stage in ("dense", "pruned"))
-        found.add_row(name, *cells, f"{ratio:.0%}")
-    return found
+        ratios.add_row(name, *cells, f"{ratio:.0%}")
+    return ratios
 
 
 def report(run: Path, summary: Summary) -> None:

@@ -84,8 +84,8 @@ def sweep(task: Task[Config], variables: Variables) -> dict[str, Any]:
     split = jax.device_put(images) if isinstance(images, Split) else images
 
     def evaluate(variables: Variables) -> float:
-        found = training.evaluate(task.model, variables, dataset, split)
-        return getattr(found, config.measure)
+        metrics = training.evaluate(task.model, variables, dataset, split)
+        return getattr(metrics, config.measure)
 
     given = scoring.Given(task, graph, variables, key(config, "sensitivity"))
     scores = scoring.scores(config.score, given)
@@ -112,31 +112,31 @@ def method(run: Run[Config]) -> Summary:
     task = run.task
     train = steps.Step("dense", partial(dense.trained, task))
     variables = steps.follow(run, [train], initial(task))["dense"].variables
-    found = run.value(Path(FILE).stem, lambda: sweep(task, variables))
-    plots.sensitivity(run.path / PICTURE, found)
-    return {"sensitivity": found, "seed": task.config.seed}
+    swept = run.value(Path(FILE).stem, lambda: sweep(task, variables))
+    plots.sensitivity(run.path / PICTURE, swept)
+    return {"sensitivity": swept, "seed": task.config.seed}
 
 
 def report(run: Path, summary: Summary) -> None:
     """Prints the value of every group at every ratio."""
-    console, found = Console(), summary["sensitivity"]
-    console.print(table(found, title=str(run)))
+    console, swept = Console(), summary["sensitivity"]
+    console.print(table(swept, title=str(run)))
     console.print(f"{summary['wall_time_s']:.0f} s; wrote:")
     for name in (FILE, PICTURE):
         console.print(run / name, soft_wrap=True, highlight=False)
 
 
-def table(found: Mapping[str, Any], *, title: str) -> Table:
+def table(swept: Mapping[str, Any], *, title: str) -> Table:
     """Returns one row for each group, the most sensitive at the highest ratio first."""
-    groups, accuracy = found["groups"], found["measure"] == "accuracy"
+    groups, accuracy = swept["groups"], swept["measure"] == "accuracy"
     ratios = sorted(next(iter(groups.values())), key=float)
     worst = sorted(groups, key=lambda name: groups[name][ratios[-1]], reverse=not accuracy)
 
     def shown(value: float) -> str:
         return f"{100 * value:.1f}" if accuracy else f"{value:.4g}"
 
-    measure = f"{found['measure']}, {'%' if accuracy else 'nats'}, dense {shown(found['dense'])}"
-    result = Table(title=f"{title}\nvalidation {measure}; one group pruned by {found['score']}")
+    measure = f"{swept['measure']}, {'%' if accuracy else 'nats'}, dense {shown(swept['dense'])}"
+    result = Table(title=f"{title}\nvalidation {measure}; one group pruned by {swept['score']}")
     result.add_column("of its channels gone", overflow="fold")
     for ratio in ratios:
         result.add_column(f"{100 * float(ratio):g} %", justify="right", no_wrap=True)

@@ -140,8 +140,8 @@ def procedure(config: Config, run: Run[Config]) -> Curves:
     task, (how,) = run.task, scaled(config, config.training)
     prefix = partial(slimmable.prefix, task.graph, **config.rounding())
     widths = {str(width): prefix(width) for width in config.multipliers}
-    own = config.batch_norm == "switchable"
-    method = Method(widths, slimmable.switchable if own else lambda _: ())
+    switchable = config.batch_norm == "switchable"
+    method = Method(widths, slimmable.switchable if switchable else lambda _: ())
     trained = curves.trained(run, method, how)
     alone = {"alone": curves.alone(run, "alone", widths, how)} if config.alone else {}
     return {"slimmable": curves.cut(run, "slimmable", trained, widths)} | alone

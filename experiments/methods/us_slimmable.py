@@ -147,9 +147,9 @@ PRESETS: presets.Presets = MappingProxyType(
 def multipliers(config: Config) -> list[float]:
     """Returns those that steps draw, rising from the lowest to 1."""
     count = max(1, round((1 - config.low) / config.grid))
-    found = [round(float(width), 6) for width in np.linspace(config.low, 1, count + 1)]
-    found[0] = config.low  # of any number of digits
-    return [width for width in found if width not in config.unseen]
+    widths = [round(float(width), 6) for width in np.linspace(config.low, 1, count + 1)]
+    widths[0] = config.low  # of any number of digits
+    return [width for width in widths if width not in config.unseen]
 
 
 def method(config: Config, task: Task) -> Method:
@@ -180,13 +180,13 @@ def procedure(config: Config, run: Run[Config]) -> Curves:
         batches=config.calibration_batches,
         size=config.calibration_size,
     )
-    found = {"universally slimmable": curves.cut(run, "us", ready, widths)}
+    networks = {"universally slimmable": curves.cut(run, "us", ready, widths)}
     if config.uncalibrated:
         before = supernet.borrowed(trained, "1.0")
-        found["before calibration"] = curves.cut(run, "uncalibrated", before, widths)
+        networks["before calibration"] = curves.cut(run, "uncalibrated", before, widths)
     if config.alone:
-        found["alone"] = curves.alone(run, "alone", widths, how)
-    return found
+        networks["alone"] = curves.alone(run, "alone", widths, how)
+    return networks
 
 
 EXPERIMENT = Experiment(

@@ -24,13 +24,13 @@ class Backbone(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> list[jax.Array]:
         """Returns what every stage gives, f32[n, h / 2^s, w / 2^s, widths[s - 1]]."""
-        found = []
+        stages = []
         for width in self.widths:
             for stride in (2, 1):
                 x = layers.conv(width, 3, stride=stride)(x)
                 x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
-            found.append(x)
-        return found
+            stages.append(x)
+        return stages
 
 
 class Classifier(nn.Module):

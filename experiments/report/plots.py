@@ -157,9 +157,9 @@ def spectrum(
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for color, (label, points) in zip(cycle(_COLORS[1:]), curves.items(), strict=False):
-        macs, found, errors = zip(*sorted(points), strict=True)
+        macs, values, errors = zip(*sorted(points), strict=True)
         axes.errorbar(
-            macs, found, errors if any(errors) else None, color=color, label=label, **_POINTS
+            macs, values, errors if any(errors) else None, color=color, label=label, **_POINTS
         )
     axes.set(xlabel="MACs", ylabel=measure, xscale="log")
     axes.grid(alpha=0.3)
@@ -167,14 +167,14 @@ def spectrum(
     figure.savefig(path, dpi=150)
 
 
-def sensitivity(path: Path, found: Mapping[str, Any]) -> None:
+def sensitivity(path: Path, swept: Mapping[str, Any]) -> None:
     """Writes accuracy or loss against the share of the channels that one group lost, a line each.
 
     Args:
       path: of the picture.
-      found: as in `sensitivity.json`.
+      swept: as in `sensitivity.json`.
     """
-    groups, measure = found["groups"], found["measure"]
+    groups, measure = swept["groups"], swept["measure"]
     figure = Figure(figsize=(8, 2.5 + 0.25 * max(8, len(groups))), layout="constrained")
     axes = figure.subplots()
     for number, (name, values) in enumerate(groups.items()):
@@ -183,15 +183,15 @@ def sensitivity(path: Path, found: Mapping[str, Any]) -> None:
         turn, color = divmod(number, 5)
         line = ("-", "--", ":", "-.")[turn % 4] + "o"
         axes.plot(shares, heights, line, markersize=3, color=_COLORS[1 + color], label=name)
-    dense, label = found["dense"], "nothing pruned"
+    dense, label = swept["dense"], "nothing pruned"
     if measure == "accuracy":
-        error, label = standard_error(dense, found["images"]), f"{label}, ± standard error"
+        error, label = standard_error(dense, swept["images"]), f"{label}, ± standard error"
         axes.axhspan(dense - error, dense + error, color=_BEFORE, alpha=0.3)
     axes.axhline(dense, color=_BEFORE, linestyle="--", label=label)
     axes.set(
-        xlabel=f"channels of one group pruned by {found['score']}, %",
+        xlabel=f"channels of one group pruned by {swept['score']}, %",
         ylabel=f"validation {measure}" + (", nats" if measure == "loss" else ""),
-        title=f"Each group alone, nothing retrained; {found['images']} images",
+        title=f"Each group alone, nothing retrained; {swept['images']} images",
     )
     if measure == "accuracy":
         axes.set_ylim(0, 1.02)

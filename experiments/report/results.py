@@ -60,12 +60,12 @@ def accuracies(task: Task, networks: Mapping[str, Network]) -> dict[str, Any]:
 
 def costs(task: Task, network: Network) -> dict[str, Any]:
     """Returns the closed-form costs before and after pruning, of one image."""
-    found = jp.compare(task.graph, network.keep)
-    changes = (found.channels, found.macs, found.params, found.activation_bytes)
+    comparison = jp.compare(task.graph, network.keep)
+    changes = (comparison.channels, comparison.macs, comparison.params, comparison.activation_bytes)
     return {
         **{n: _before_after(c.before, c.after) for n, c in zip(COSTS, changes, strict=True)},
-        "channels_pruned": 1 - found.channels.ratio,
-        "macs_pruned": 1 - found.macs.ratio,
+        "channels_pruned": 1 - comparison.channels.ratio,
+        "macs_pruned": 1 - comparison.macs.ratio,
     }
 
 
@@ -79,9 +79,9 @@ def scales(network: Network) -> np.ndarray:
 def report(run: Path, summary: Mapping[str, Any], *tables: Table) -> None:
     """Prints what came out, the tables of the experiment too, and what to do next."""
     console = Console()
-    found = summary["accuracy"]
-    table = Table("test accuracy", *found, title=str(run))
-    table.add_row("", *(f"{value:.2%}" for value in found.values()))
+    by_network = summary["accuracy"]
+    table = Table("test accuracy", *by_network, title=str(run))
+    table.add_row("", *(f"{value:.2%}" for value in by_network.values()))
     console.print(table)
     table = Table("cost", "dense", "pruned", "kept")
     for name, title in (COSTS | MEASURED).items():
@@ -110,9 +110,9 @@ def _measured(task: Task, networks: Mapping[str, Network]) -> dict[str, Any]:
     times = {name: latency(task, network) for name, network in networks.items()}
     return {
         "bytes": {name: _bytes(network) for name, network in networks.items()},
-        "latency_ms": {name: 1e3 * found.median for name, found in times.items()},
-        "images_per_s": {name: round(64 / found.median, 1) for name, found in times.items()},
-        "latency_spread_ms": {name: 1e3 * found.spread for name, found in times.items()},
+        "latency_ms": {name: 1e3 * time.median for name, time in times.items()},
+        "images_per_s": {name: round(64 / time.median, 1) for name, time in times.items()},
+        "latency_spread_ms": {name: 1e3 * time.spread for name, time in times.items()},
     }
 
 

@@ -47,7 +47,7 @@ def begin(config: Common, value: Mapping[str, Any]) -> Path:
 
 def finished(run: Path) -> list[str]:
     """Returns the names of the phases that are checkpoints."""
-    names = [found.name for found in sorted(path(run, "").glob("*")) if found.name != RUNNING]
+    names = [entry.name for entry in sorted(path(run, "").glob("*")) if entry.name != RUNNING]
     return [name for name in names if metadata(run, name)]
 
 
@@ -85,9 +85,9 @@ def load(run: Path, task: Task, name: str) -> Network:
       CheckpointError: there is none.
     """
     restored = jp.restore(path(run, name))
-    found = restored.metadata
-    keep = jp.keep_from_spec(restored.spec, task.graph) if found["pruned"] else {}
-    model = jp.linen.resize(task.model, task.graph, keep) if found["sliced"] else task.model
+    facts = restored.metadata
+    keep = jp.keep_from_spec(restored.spec, task.graph) if facts["pruned"] else {}
+    model = jp.linen.resize(task.model, task.graph, keep) if facts["sliced"] else task.model
     return Network(model, restored.variables, keep, restored.opt_state)
 
 

@@ -41,8 +41,8 @@ def parsed(program: str, known: Presets, start: C, arguments: Sequence[str] | No
         kind.__name__, [preset], bases=(kind,), namespace=unchecked, frozen=True, slots=True
     )
     helped.__doc__ = kind.__doc__
-    found = tyro.cli(helped, prog=program, default=helped(**values), args=arguments)
-    return kind(**{each.name: getattr(found, each.name) for each in fields(start)})
+    given = tyro.cli(helped, prog=program, default=helped(**values), args=arguments)
+    return kind(**{each.name: getattr(given, each.name) for each in fields(start)})
 
 
 @contextmanager

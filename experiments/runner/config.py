@@ -93,9 +93,9 @@ def check(config: Common, problems: Iterable[str], *, positive: Iterable[str] = 
     ]
     both = ["overwrite replaces a run and resume goes on with it"]
     unread = _unread(config) if isinstance(config, Slim) else []
-    found = [*low, *problems, *unread, *(both if config.overwrite and config.resume else [])]
-    if found:
-        raise ValueError("\n".join([*found, "Fix: see --help for what goes together."]))
+    failures = [*low, *problems, *unread, *(both if config.overwrite and config.resume else [])]
+    if failures:
+        raise ValueError("\n".join([*failures, "Fix: see --help for what goes together."]))
 
 
 def _unread(config: Slim) -> Iterator[str]:

@@ -156,9 +156,9 @@ def summarized(run: Path, make: Callable[[], Mapping[str, Any]]) -> dict[str, An
     """
     if not (run / SUMMARY).exists():
         start, before = time.perf_counter(), provenance()
-        found = {**make(), **before}
+        summary = {**make(), **before}
         seconds = sum(record["seconds"] for record in read_metrics(run))
-        found["train_s"] = round(seconds, 1)  # also of the epochs before an interruption
-        found["wall_time_s"] = round(time.perf_counter() - start, 1)
-        write_json(run / SUMMARY, found)
+        summary["train_s"] = round(seconds, 1)  # also of the epochs before an interruption
+        summary["wall_time_s"] = round(time.perf_counter() - start, 1)
+        write_json(run / SUMMARY, summary)
     return read_json(run / SUMMARY)

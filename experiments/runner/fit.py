@@ -89,9 +89,9 @@ def fit(start: State, train: Train, *, epochs: int, steps: int, journal: Journal
 
 
 def _check(number: int, figures: Figures) -> None:
-    found = jax.tree.leaves(figures)
-    if not np.isfinite(found).all():
+    numbers = jax.tree.leaves(figures)
+    if not np.isfinite(numbers).all():
         raise DivergedError(
-            f"{found} in epoch {number} are not all finite.\n"
+            f"{numbers} in epoch {number} are not all finite.\n"
             "Fix: a lower learning rate, in a run of another --name."
         )

@@ -31,7 +31,7 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def made(found: Mapping[str, Any]) -> str:
+def made(facts: Mapping[str, Any]) -> str:
     """Returns one sentence for a page of results: how and on what they were made.
 
     >>> versions = {"python": "3.11.7", "jax": "0.10.2"}
@@ -39,10 +39,10 @@ def made(found: Mapping[str, Any]) -> str:
     >>> made({**known, "versions": versions})
     'Made by `python -m x` at commit abc; 1 x cpu, on 2 x Xeon; python 3.11.7, jax 0.10.2.'
     """
-    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     return (
-        f"Made by `{found['command']}` at commit {found['commit']}; "
-        f"{found['device']}, on {found['cpu']}; {versions}."
+        f"Made by `{facts['command']}` at commit {facts['commit']}; "
+        f"{facts['device']}, on {facts['cpu']}; {versions}."
     )
 
 

@@ -24,15 +24,15 @@ def known() -> Mapping[str, Entry]:
     """Returns {name of an experiment: its entry}; their modules are read and not imported."""
     files = [file for folder in FOLDERS for file in sorted((ROOT / folder).glob("*.py"))]
     files += [file for folder in FOLDERS for file in sorted((ROOT / folder).glob("*/__init__.py"))]
-    found = {}
+    entries = {}
     for file in files:
         tree = ast.parse(file.read_text("utf-8"))
         if any("EXPERIMENT" in _assigned(node) for node in tree.body):
             path = file.parent if file.stem == "__init__" else file.with_suffix("")
             module = ".".join((ROOT.name, *path.relative_to(ROOT).parts))
             line = (ast.get_docstring(tree) or "").partition("\n")[0]
-            found[path.name] = Entry(module, line)
-    return dict(sorted(found.items()))
+            entries[path.name] = Entry(module, line)
+    return dict(sorted(entries.items()))
 
 
 def load(name: str) -> "Experiment[Any]":

@@ -172,14 +172,14 @@ def measured(task: Task[Config], network: Network) -> dict[str, Any]:
     assert isinstance(dataset.test, Split)
     counts = confusion(network.model, network.variables, dataset, dataset.test)
     each = intersection_over_union(counts)
-    found = jp.compare(task.graph, network.keep)
+    comparison = jp.compare(task.graph, network.keep)
     return {
         "miou": float(np.nanmean(each)),
         "accuracy": float(np.trace(counts) / counts.sum()),
         "iou": dict(zip(scenes.classes(dataset.name), each.tolist(), strict=True)),
-        "macs": found.macs.after,
-        "parameters": found.params.after,
-        "channels": found.channels.after,
+        "macs": comparison.macs.after,
+        "parameters": comparison.params.after,
+        "channels": comparison.channels.after,
     }
 
 
@@ -188,13 +188,13 @@ def report(run: Path, summary: Mapping[str, Any]) -> None:
     networks, console = summary["networks"], Console()
     table = Table("test images", *networks, title=str(run))
     for name, of in (("mean IoU", "miou"), ("pixel accuracy", "accuracy")):
-        table.add_row(name, *(f"{found[of]:.2%}" for found in networks.values()))
+        table.add_row(name, *(f"{network[of]:.2%}" for network in networks.values()))
     for name in networks["dense"]["iou"]:
         table.add_row(
-            f"IoU of {name}", *(f"{found['iou'][name]:.2%}" for found in networks.values())
+            f"IoU of {name}", *(f"{network['iou'][name]:.2%}" for network in networks.values())
         )
     for name in ("macs", "parameters", "channels"):
-        table.add_row(results.COSTS[name], *(f"{found[name]:,}" for found in networks.values()))
+        table.add_row(results.COSTS[name], *(f"{network[name]:,}" for network in networks.values()))
     console.print(table)
     widths = summary["widths"]
     table = Table("channels of", "dense", "pruned")

@@ -202,7 +202,7 @@ def regression(mix: float) -> slimmable.Distillation:
 
 
 def train(slim: Slim, name: str, grid: Mapping[str, Keep], journal: Journal = QUIET) -> Network:
-    """Returns the network after a training of all of these widths; of one by itself if it is one.
+    """Returns the network after a training of all of these widths, or of a single width.
 
     Its variables are {"params", "rest"}, the two parts of `slimmable.split`.
     """
@@ -239,8 +239,8 @@ def _drawn(grid: Mapping[Any, Keep], number: int, rng: np.random.Generator) -> M
 
 
 def _validated(slim: Slim, names: Iterable[str], variables: Variables) -> dict[str, float]:
-    found = quality(slim, variables, names, pairs(slim).validation)
-    return {f"psnr at {name}": psnr for name, psnr in found.items()}
+    decibels = quality(slim, variables, names, pairs(slim).validation)
+    return {f"psnr at {name}": psnr for name, psnr in decibels.items()}
 
 
 def _batch(patch: int, key: jax.Array, train: Any, rows: np.ndarray) -> tuple[jax.Array, jax.Array]:
@@ -262,13 +262,13 @@ def quality(
     slim: Slim, variables: Variables, names: Iterable[str], part: Pictures
 ) -> dict[str, float]:
     """Returns the mean PSNR of each of these widths, in dB, over the pictures of a part."""
-    found, (params, rest) = {}, joint.parts(variables)
+    decibels, (params, rest) = {}, joint.parts(variables)
     for name in names:
         small = slimmable.variables(slim.task.graph, params, rest, name, slim.widths[name])
         doubled = partial(slim.doubled[name], jax.device_put(small))
         images = [doubled(each) for each in np.array_split(part.low, -(-len(part.low) // CHUNK))]
-        found[name] = float(pictures.psnr(np.concatenate(images), part.high).mean())
-    return found
+        decibels[name] = float(pictures.psnr(np.concatenate(images), part.high).mean())
+    return decibels
 
 
 def _doubled(model: Any, variables: Any, low: jax.Array) -> jax.Array:
@@ -276,22 +276,22 @@ def _doubled(model: Any, variables: Any, low: jax.Array) -> jax.Array:
 
 
 def method(run: Run[Config]) -> Summary:
-    """Trains, and returns all that a run found: the one place where the test pictures are used."""
-    found = slim(run.task)
-    smallest, test = list(found.grid)[-1], pairs(found).test
-    one = {smallest: found.grid[smallest]}
+    """Trains, and returns all that a run measured: only here the test pictures are used."""
+    setting = slim(run.task)
+    smallest, test = list(setting.grid)[-1], pairs(setting).test
+    narrowest = {smallest: setting.grid[smallest]}
     with run.going_on():
-        together = run.network("slimmable", partial(train, found, "slimmable", found.grid))
-        alone = run.network("alone", partial(train, found, "alone", one))
+        together = run.network("slimmable", partial(train, setting, "slimmable", setting.grid))
+        alone = run.network("alone", partial(train, setting, "alone", narrowest))
     bicubic = pictures.psnr(pictures.doubled(test.low), test.high).mean()
     summary = {
         "seed": run.task.config.seed,
-        "psnr": quality(found, together.variables, found.widths, test),
-        "alone": quality(found, alone.variables, [smallest], test),
+        "psnr": quality(setting, together.variables, setting.widths, test),
+        "alone": quality(setting, alone.variables, [smallest], test),
         "bicubic": float(bicubic),
-        "trained": list(found.grid),
+        "trained": list(setting.grid),
         **{
-            of: {name: count(run.task.graph, keep) for name, keep in found.widths.items()}
+            of: {name: count(run.task.graph, keep) for name, keep in setting.widths.items()}
             for of, count in (("macs", jp.cost.macs), ("parameters", jp.cost.params))
         },
     }
@@ -303,8 +303,8 @@ def draw(run: Path, summary: Mapping[str, Any]) -> None:
     """Writes the figure of a finished run."""
     macs = summary["macs"]
     curves = {
-        label: [(macs[name], psnr, 0.0) for name, psnr in found.items()]
-        for label, found in (("slimmable", summary["psnr"]), ("alone", summary["alone"]))
+        label: [(macs[name], psnr, 0.0) for name, psnr in qualities.items()]
+        for label, qualities in (("slimmable", summary["psnr"]), ("alone", summary["alone"]))
     }
     curves["bicubic"] = [(each, summary["bicubic"], 0.0) for each in macs.values()]
     plots.spectrum(run / "psnr.png", curves, measure="PSNR of Y on test pictures, dB")

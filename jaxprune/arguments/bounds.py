@@ -57,15 +57,15 @@ def typed(name: str, bound: Any) -> Share | Absolute:
 
 def typed_bounds(bounds: Mapping[str, Any]) -> dict[str, Share | Absolute]:
     """Returns {name: bound}; arguments and errors as of `typed`, all failures at once."""
-    found, failures = {}, []
+    checked, failures = {}, []
     for name, bound in bounds.items():
         try:
-            found[name] = typed(name, bound)
+            checked[name] = typed(name, bound)
         except BudgetError as error:
             failures.append(str(error))
     if failures:
         raise BudgetError("\n".join(failures))
-    return found
+    return checked
 
 
 def typed_costs(bounds: Mapping[Any, Any]) -> dict[Any, Share | Absolute]:
@@ -74,7 +74,7 @@ def typed_costs(bounds: Mapping[Any, Any]) -> dict[Any, Share | Absolute]:
     >>> typed_costs({len: Absolute(2.5e-3)})
     {<built-in function len>: Absolute(value=0.0025)}
     """
-    found = {
+    absolute = {
         cost: Absolute(value)
         for cost, bound in bounds.items()
         if isinstance(bound, Absolute)
@@ -84,5 +84,7 @@ def typed_costs(bounds: Mapping[Any, Any]) -> dict[Any, Share | Absolute]:
     names = {cost: f"bound of {getattr(cost, '__name__', 'a cost')}" for cost in bounds}
     if len(set(names.values())) < len(names):  # two costs of one name
         names = {cost: f"{name} ({i})" for i, (cost, name) in enumerate(names.items())}
-    rest = typed_bounds({names[cost]: bound for cost, bound in bounds.items() if cost not in found})
-    return {cost: found[cost] if cost in found else rest[names[cost]] for cost in bounds}
+    rest = typed_bounds(
+        {names[cost]: bound for cost, bound in bounds.items() if cost not in absolute}
+    )
+    return {cost: absolute[cost] if cost in absolute else rest[names[cost]] for cost in bounds}

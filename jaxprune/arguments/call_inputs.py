@@ -1,4 +1,4 @@
-"""The inputs of a call: by position or by keyword, each with a path; and what is no input.
+"""The inputs of a call: by position or by keyword, each with a path; and what is not an input.
 
 An input is a tree with arrays or shapes in it. A keyword without any, such as `train=False`, is a
 constant of the call, and so is what NNX keeps by reference (`rngs=nnx.Rngs(0)`).
@@ -51,8 +51,8 @@ def parameters(fn: Callable[..., Any]) -> list[str]:
 
     A function of ours says them itself; of what has no signature they are not known.
     """
-    if (own := getattr(fn, "input_names", None)) is not None:
-        return list(own)
+    if (names := getattr(fn, "input_names", None)) is not None:
+        return list(names)
     return positional(fn)[1:]
 
 
@@ -76,6 +76,6 @@ def _is_input(value: Any) -> bool:
 
 
 def _is_array(leaf: Any) -> bool:
-    """True for an array or a shape; a number of NumPy is a constant, as one of Python."""
+    """True for an array or a shape; a number of NumPy is a constant, as a number of Python is."""
     described = hasattr(leaf, "shape") and hasattr(leaf, "dtype")
     return described and not isinstance(leaf, np.generic | type)

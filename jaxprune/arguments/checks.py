@@ -60,8 +60,8 @@ def check_batches(batches: Any, where: str) -> Iterator[Any]:
         leaves = flatten(batch)[0]
         bad = [kind_of(leaf) for leaf in leaves.values() if not is_array(leaf)]
         if bad or not leaves:
-            found = bad[0] if bad else kind_of(batch)
-            raise JaxpruneError(f"{where}: batch {number} is or holds {found}, no array.\n{fix}")
+            kind = bad[0] if bad else kind_of(batch)
+            raise JaxpruneError(f"{where}: batch {number} is or holds {kind}, no array.\n{fix}")
         yield batch
 
 

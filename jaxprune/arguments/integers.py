@@ -33,13 +33,13 @@ def resolved(holder: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     >>> resolved(module, {"heads": 2, "config.width": 5, "config.sizes.1": 1})
     {'heads': 2, 'config': {'width': 5, 'sizes': (2, 1)}}
     """
-    found: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     for way, value in values.items():
         name, *rest = way.split(".")
-        if name in found or not rest or hasattr(holder, name):
-            held = found[name] if name in found else getattr(holder, name, None)
-            found[name] = _replaced(held, rest, value)
-    return found
+        if name in attributes or not rest or hasattr(holder, name):
+            held = attributes[name] if name in attributes else getattr(holder, name, None)
+            attributes[name] = _replaced(held, rest, value)
+    return attributes
 
 
 def leads_nowhere(attributes: Mapping[str, Any], way: str) -> bool:
@@ -68,9 +68,9 @@ def _replaced(value: Any, way: Sequence[str], new: Any) -> Any:
         key = {str(key): key for key in value}[name]
         kind: Any = type(value)
         return kind({**value, key: _replaced(value[key], rest, new)})
-    found = copy.copy(value)  # its own checks would see one of several new sizes alone
-    object.__setattr__(found, name, _replaced(getattr(value, name), rest, new))
-    return found
+    copied = copy.copy(value)  # its own checks would see one of several new sizes alone
+    object.__setattr__(copied, name, _replaced(getattr(value, name), rest, new))
+    return copied
 
 
 def _below(value: Any, depth: int) -> Iterator[tuple[str, int]]:

@@ -27,8 +27,8 @@ def plain(value: Any) -> Any:
 
 def is_number(value: Any) -> bool:
     """True for a real number that is not a bool and not traced."""
-    found = plain(value)
-    return isinstance(found, Real) and not isinstance(found, bool)
+    number = plain(value)
+    return isinstance(number, Real) and not isinstance(number, bool)
 
 
 def is_integer(value: Any) -> bool:

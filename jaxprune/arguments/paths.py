@@ -60,16 +60,16 @@ def _collisions(keys: list[tuple[Any, ...]]) -> str:
     same: dict[str, list[str]] = {}
     for key in keys:
         same.setdefault(name(key), []).append(f"tree{jax.tree_util.keystr(key)}")
-    found = [
+    lines = [
         f"{path!r} is the path of {' and of '.join(places)}"
         for path, places in same.items()
         if len(places) > 1
     ]
-    more = [f"... and {len(found) - 8} more"] if len(found) > 8 else []
+    more = [f"... and {len(lines) - 8} more"] if len(lines) > 8 else []
     return "\n".join(
         [
             "two leaves of the tree have one path, so a group could not tell them apart:",
-            *found[:8],
+            *lines[:8],
             *more,
             "Fix: rename one of the keys; a '/' in a key reads as one more level, and 1 as '1'.",
         ]
@@ -99,24 +99,24 @@ def require(patterns: Any, names: Iterable[str], *, what: str) -> set[str]:
       what: names the argument in errors.
 
     Raises:
-      PatternError: one is not a pattern, or matches nothing; all such are listed with near names.
+      PatternError: an entry is not a pattern, or matches nothing; all are listed with near names.
     """
     names = list(names)
-    found: set[str] = set()
+    matched: set[str] = set()
     failures = []
     for pattern in listed(patterns, what):
         if not isinstance(pattern, str):
             failures.append(f"{what} {pattern!r} is a {type(pattern).__name__}, not a string")
             continue
         hits = [name for name in names if matches(pattern, name)]
-        found.update(hits)
+        matched.update(hits)
         if not hits:
             close = near(pattern, names) or names[:3]
             failures.append(f"{what} {pattern!r} matches none of {len(names)} names; near: {close}")
     if failures:
         fix = "Fix: list the names with print(graph); a pattern is one of them, * is any text."
         raise PatternError("\n".join([*failures, fix]))
-    return found
+    return matched
 
 
 def listed(patterns: Any, what: str) -> list[Any]:

@@ -131,9 +131,11 @@ def _put_first(ticket: Path, target: Path) -> None:
 
 def _sweep(path: Path, only: str | None = None) -> None:
     """Deletes data that is superseded for good; what cannot be deleted now is so another time."""
-    found = [(name, match[1]) for name in os.listdir(path) if (match := _DATA.fullmatch(name))]
-    over = [name for name, token in found if only in (None, token) and _is_over(Claim(path, token))]
-    live = _live(path)  # read after the tickets: one that is gone stays so
+    entries = [(name, match[1]) for name in os.listdir(path) if (match := _DATA.fullmatch(name))]
+    over = [
+        name for name, token in entries if only in (None, token) and _is_over(Claim(path, token))
+    ]
+    live = _live(path)  # read after the tickets: a ticket that is gone stays so
     for name in over:
         if live not in (name, _UNKNOWN):
             shutil.rmtree(path / name, ignore_errors=True)

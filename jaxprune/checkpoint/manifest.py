@@ -62,17 +62,17 @@ def read(directory: Path) -> dict[str, Any]:
 
 def digests(data: Path) -> dict[str, str]:
     """Returns {name: SHA-256} of the files below `data`, all written through to the disk."""
-    found = {}
+    files = {}
     for path in sorted(data.rglob("*")) if data.exists() else []:
         if path.is_dir():
             sync(path)
             continue
         with open(path, "r+b") as file:
             os.fsync(file.fileno())
-        found[path.relative_to(data).as_posix()] = _digest(path)
-    if found:
+        files[path.relative_to(data).as_posix()] = _digest(path)
+    if files:
         sync(data)
-    return found
+    return files
 
 
 def sync(directory: Path) -> None:
@@ -95,14 +95,14 @@ def check_names(directory: Path, content: Mapping[str, Any]) -> None:
     if not files and not os.path.lexists(data):
         return
     try:
-        found = {Path(entry.path).relative_to(data).as_posix(): entry for entry in _entries(data)}
+        entries = {Path(entry.path).relative_to(data).as_posix(): entry for entry in _entries(data)}
     except OSError as error:  # a later save may be removing it
         _raise_damaged(directory, [f"{data.name}: {error.strerror}"])
         return
-    links = {name for name, entry in found.items() if not entry.is_file(follow_symlinks=False)}
+    links = {name for name, entry in entries.items() if not entry.is_file(follow_symlinks=False)}
     problems = [f"{name} is a link or a special file" for name in links]
-    problems += [f"{name} is not in {NAME}" for name in found.keys() - files.keys() - links]
-    problems += [f"{name}: No such file" for name in files.keys() - found]
+    problems += [f"{name} is not in {NAME}" for name in entries.keys() - files.keys() - links]
+    problems += [f"{name}: No such file" for name in files.keys() - entries]
     _raise_damaged(directory, sorted(problems))
 
 

@@ -73,9 +73,11 @@ def save(
         _check(path, stored, spec, metadata)
         return {name: trees.describe(tree) for name, tree in stored.items()}
 
-    described = _agreed(checked, lambda found: [os.path.abspath(path), overwrite, spec, found])
+    described = _agreed(
+        checked, lambda described: [os.path.abspath(path), overwrite, spec, described]
+    )
     content: dict[str, object] = {"spec": spec, "metadata": metadata, "trees": described}
-    arrays = {name: found for name, tree in stored.items() if (found := trees.arrays(tree))}
+    arrays = {name: leaves for name, tree in stored.items() if (leaves := trees.arrays(tree))}
     begun = _claim(Path(path).absolute(), overwrite)
     try:
         _on_all(lambda: _write(begun, arrays))
@@ -97,11 +99,11 @@ def _agreed(check: Callable[[], T], said: Callable[[T], object]) -> T:
     """
     if jax.process_count() == 1:
         return check()
-    found, failure, text = None, None, b""
+    value, failure, text = None, None, b""
     told = np.zeros(_TOLD, np.uint8)
     try:
-        found = check()
-        digest = hashlib.sha256(json.dumps(said(found), sort_keys=True).encode()).digest()
+        value = check()
+        digest = hashlib.sha256(json.dumps(said(value), sort_keys=True).encode()).digest()
     except Exception as error:
         failure, digest = error, bytes(32)
         text = str(error).encode()[: _TOLD - 33] or b"?"
@@ -115,8 +117,8 @@ def _agreed(check: Callable[[], T], said: Callable[[T], object]) -> T:
             f"process {others[0]} saves another path, spec or tree than process 0.\n"
             "Fix: make the same call on every process; only the parts of arrays may differ."
         )
-    assert found is not None
-    return found
+    assert value is not None
+    return value
 
 
 def _check(
@@ -189,8 +191,8 @@ def _on_first(action: Callable[[], bytes | None]) -> bytes:
     told, failure = np.zeros(9, np.uint8), None
     if jax.process_index() == 0:
         try:
-            found = action() or bytes(8)
-            told = np.frombuffer(b"\1" + found, np.uint8)
+            token = action() or bytes(8)
+            told = np.frombuffer(b"\1" + token, np.uint8)
         except Exception as error:
             failure = error
     told = np.asarray(multihost_utils.broadcast_one_to_all(told), np.uint8)

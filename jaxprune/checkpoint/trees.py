@@ -111,9 +111,9 @@ def plan(name: str, description: Mapping[str, Any], like: Any) -> Plan:
     if like is None:
         targets = [_target(leaf, None) for leaf in described]
         return Plan(description["structure"], described, range(len(described)), targets)
-    found = _template(like, name)
+    templates = _template(like, name)
     saved = _numbered((leaf["path"], f"{leaf['dtype']}{leaf['shape']}") for leaf in described)
-    asked = _numbered((path, f"{_dtype(leaf)}{list(np.shape(leaf))}") for path, leaf in found)
+    asked = _numbered((path, f"{_dtype(leaf)}{list(np.shape(leaf))}") for path, leaf in templates)
     raise_if(
         [
             f"{key[0]!r}: saved {saved.get(key, 'nothing')}, template {asked.get(key, 'nothing')}"
@@ -126,7 +126,9 @@ def plan(name: str, description: Mapping[str, Any], like: Any) -> Plan:
     places = {key: i for i, key in enumerate(saved)}
     numbers = [places[key] for key in asked]
     leaves = [described[i] for i in numbers]
-    targets = [_target(leaf, template) for leaf, (_, template) in zip(leaves, found, strict=True)]
+    targets = [
+        _target(leaf, template) for leaf, (_, template) in zip(leaves, templates, strict=True)
+    ]
     return Plan(jax.tree.structure(like), leaves, numbers, targets)
 
 
@@ -174,19 +176,19 @@ def check_containers(plan: Plan, name: str) -> None:
 def _template(like: Any, name: str) -> list[tuple[str, Any]]:
     """Returns [(path, leaf)] of a template."""
     try:
-        found = _leaves(like)
+        leaves = _leaves(like)
     except TreeError as error:
         raise CheckpointError(f"the template of the {name}: {error}") from error
     raise_if(
         [
             f"{path!r} is of type {type(leaf).__name__}"
-            for path, leaf in found
+            for path, leaf in leaves
             if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")) and not _is_python(leaf)
         ],
         f"the template of the {name} holds leaves without shape and dtype",
         "a template is a tree of arrays or jax.ShapeDtypeStructs.",
     )
-    return found
+    return leaves
 
 
 def _leaves(tree: Any) -> list[tuple[str, Any]]:
@@ -200,11 +202,11 @@ def _path(key: tuple[Any, ...]) -> str:
 def _numbered(items: Iterable[tuple[str, str]]) -> dict[tuple[str, int], str]:
     """{(path, how many came before it with the same path): what stands there}."""
     seen: Counter[str] = Counter()
-    found = {}
+    numbered = {}
     for path, text in items:
-        found[path, seen[path]] = text
+        numbered[path, seen[path]] = text
         seen[path] += 1
-    return found
+    return numbered
 
 
 def _is_python(leaf: Any) -> bool:
@@ -258,18 +260,18 @@ def _children(node: Any) -> list[Any] | None:
     """The children of a node of a structure, [] for a leaf and None; None for what is not one."""
     match node:
         case None | {"other": str()}:
-            found = []
+            children = []
         case int() if type(node) is int:
-            found = []
-        case {"list": list(found)} | {"tuple": list(found)}:
+            children = []
+        case {"list": list(children)} | {"tuple": list(children)}:
             pass
         case {"dict": list(items)} if all(map(_is_item, items)):
-            found = [child for _, child in items]
+            children = [child for _, child in items]
             if len({key for key, _ in items}) < len(items):
                 return None
         case _:
             return None
-    return None if isinstance(node, dict) and len(node) > 1 else found
+    return None if isinstance(node, dict) and len(node) > 1 else children
 
 
 def _is_item(item: Any) -> bool:

@@ -32,8 +32,8 @@ def without_leaves(tree: Any, gone: Collection[Any]) -> Any:
         _ABSENT if path in gone or place in gone else leaf
         for place, (path, leaf) in enumerate(leaves.items())
     ]
-    found = _cleared(jax.tree.unflatten(treedef, marked))
-    return None if found is _ABSENT else found
+    left = _cleared(jax.tree.unflatten(treedef, marked))
+    return None if left is _ABSENT else left
 
 
 def _cleared(node: Any) -> Any:
@@ -49,8 +49,8 @@ def _cleared(node: Any) -> Any:
 
 
 def _or_none(child: Any) -> Any:
-    found = _cleared(child)
-    return None if found is _ABSENT else found
+    left = _cleared(child)
+    return None if left is _ABSENT else left
 
 
 def with_leaves(

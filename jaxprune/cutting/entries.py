@@ -79,15 +79,15 @@ def take(
     shapes = {path: _shape(leaf, cuts[path]) for path, leaf in leaves.items()}
     if not fit:
         shardings.check(leaves, shapes)
-    found, waiting = {}, {}
+    results, waiting = {}, {}
     for path, leaf in leaves.items():
         cut, base = cuts[path], None if into is None else into[path]
         if not any(item is not None for item in (*cut.indices, *cut.kept)):
-            found[path] = leaf
+            results[path] = leaf
             continue
         if isinstance(leaf, jax.ShapeDtypeStruct):
             new = shardings.fitted(leaf.sharding, shapes[path])
-            found[path] = leaf.update(shape=shapes[path], sharding=new)
+            results[path] = leaf.update(shape=shapes[path], sharding=new)
             continue
         if isinstance(leaf, np.ndarray):
             taken = _on_host(leaf, cut)
@@ -103,8 +103,8 @@ def take(
             base = None if base is None else jax.device_put(base, new)
             waiting[path] = on_devices.Work(plan, leaf, cut.indices, cut.kept, base)
             continue
-        found[path] = on_devices.filled(taken, cut.kept, cut.layers, base)
-    return found | on_devices.run(waiting)
+        results[path] = on_devices.filled(taken, cut.kept, cut.layers, base)
+    return results | on_devices.run(waiting)
 
 
 _AT_ONCE = 2**19
@@ -133,11 +133,11 @@ def _on_host(leaf: np.ndarray, cut: Cut) -> np.ndarray:
     def write(start: int) -> None:
         end = min(start + size, rows)
         part = leaf[start:end] if first is None else np.take(leaf, first[start:end], axis=0)
-        own = [
+        rest = [
             i[start:end] if layer == 0 and i is not None and i.ndim == 2 else i
             for i, layer in zip(others, cut.layers[1:], strict=True)
         ]
-        result[start:end] = _taken(part, cut._replace(indices=(None, *own)))
+        result[start:end] = _taken(part, cut._replace(indices=(None, *rest)))
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(write, range(0, rows, size)))
@@ -151,7 +151,9 @@ def _taken(leaf: np.ndarray, cut: Cut) -> np.ndarray:
         else:
             along = axis - (layer < axis)
             layers = zip(np.moveaxis(leaf, layer, 0), index, strict=True)
-            leaf = np.stack([np.take(one, own, axis=along) for one, own in layers], axis=layer)
+            leaf = np.stack(
+                [np.take(part, chosen, axis=along) for part, chosen in layers], axis=layer
+            )
     return leaf
 
 
@@ -176,11 +178,11 @@ def _each(leaf: Any, index: Any, axis: int, layer: int, out: Any) -> Any:
     """Takes every layer's own positions."""
     shape = [1] * leaf.ndim
     shape[layer], shape[axis] = index.shape
-    own = (index if layer < axis else index.T).reshape(shape)
+    positions = (index if layer < axis else index.T).reshape(shape)
     if out is None:
-        return jnp.take_along_axis(leaf, own, axis, mode="clip")
+        return jnp.take_along_axis(leaf, positions, axis, mode="clip")
     where = jnp.ogrid[tuple(slice(n) for n in leaf.shape)]
-    where[axis] = own
+    where[axis] = positions
     return leaf.at[tuple(where)].get(mode="clip", out_sharding=out)
 
 

@@ -105,7 +105,7 @@ class Work(NamedTuple):
 
 def run(works: Mapping[str, Work]) -> dict[str, jax.Array]:
     """Returns {path: result}; several processes make the same programs in one order."""
-    found = {}
+    results = {}
     batches = [{path: blocked(works[path]) for path in paths} for paths in together(works)]
     distinct = {tuple(item.key for item in batch.values()): batch for batch in batches}
     if len(distinct) > 1:
@@ -119,8 +119,8 @@ def run(works: Mapping[str, Work]) -> dict[str, jax.Array]:
             outs = [_in_blocks(items[0])]
         else:
             outs = program(plans)([item.arguments for item in items])
-        found |= zip(batch, map(_done, outs), strict=True)
-    return found
+        results |= zip(batch, map(_done, outs), strict=True)
+    return results
 
 
 def lowered(items: Sequence[Work]) -> Any:
@@ -208,9 +208,9 @@ def blocked(work: Work) -> Work:
 
 def _stays(work: Work, axis: int) -> bool:
     """True if an axis is not cut, and is divided as it was."""
-    own = axis >= len(work.indices) or work.indices[axis] is None
+    whole = axis >= len(work.indices) or work.indices[axis] is None
     plan = work.plan
-    return own and plan.names(plan.before, axis) == plan.names(plan.after, axis)
+    return whole and plan.names(plan.before, axis) == plan.names(plan.after, axis)
 
 
 def _done(result: Any) -> Any:
@@ -262,18 +262,18 @@ def _mapped(plan: Plan, fn: Any, leaf: Any, indices: Any, kept: Any, into: Any, 
     leaf = leaf if leaf.dtype == dtype else leaf.astype(dtype)
     as_bits = _as_bits if _has_bits(leaf) else lambda x: x
 
-    def own(leaf: Any, indices: Any, kept: Any, into: Any, *more: Any) -> Any:
+    def on_each(leaf: Any, indices: Any, kept: Any, into: Any, *more: Any) -> Any:
         indices, kept = _own(plan, indices, kept)
         into = None if into is None else as_bits(into)
         more = (*more[:-1], *map(as_bits, more[-1:]))
-        found = fn(plan, as_bits(leaf), indices, kept, into, *more)
-        return found if found.dtype == dtype else lax.bitcast_convert_type(found, dtype)
+        result = fn(plan, as_bits(leaf), indices, kept, into, *more)
+        return result if result.dtype == dtype else lax.bitcast_convert_type(result, dtype)
 
     if plan.mesh is None:
-        return own(leaf, indices, kept, into, *more)
+        return on_each(leaf, indices, kept, into, *more)
     before, after = plan.before.spec, plan.after.spec
     mapped = jax.shard_map(
-        own,
+        on_each,
         mesh=plan.mesh,
         in_specs=(before, jax.P(), jax.P(), after, *(jax.P(), after)[: len(more)]),
         out_specs=after,

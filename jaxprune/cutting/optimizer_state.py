@@ -80,23 +80,28 @@ def slice_opt_state(
     if not callable(getattr(tx, "init", None)) or isinstance(tx, type):
         raise TreeError(f"tx must be an optimizer, got {kind_of(tx)}.\nFix: tx=optax.adam(1e-3).")
     variables = _variables(graph, params)
-    full = {own.path: own for own in variables.values()}
+    full = {variable.path: variable for variable in variables.values()}
     small = _cut(graph, full, jax.eval_shape(lambda tree: tree, params), parts.channels, fit)
-    small = _left(small, {path: own.path for path, own in full.items()}, gone, graph)
+    small = _left(small, {path: variable.path for path, variable in full.items()}, gone, graph)
     expected = jax.eval_shape(tx.init, small)
     owners = _owners(opt_state, variables)
-    named = {path: own.path for path, own in owners.items()}
+    named = {path: variable.path for path, variable in owners.items()}
     _check_structure(_left(opt_state, named, gone, graph), expected)
     before, after = paths.flatten(opt_state)[0], paths.flatten(small)[0]
-    moments = {path: own for path, own in owners.items() if np.shape(before[path]) == own.shape}
-    mixed = {
-        path: own
-        for path, own in owners.items()
-        if path not in moments and (own.path not in after or after[own.path].shape != own.shape)
+    moments = {
+        path: variable
+        for path, variable in owners.items()
+        if np.shape(before[path]) == variable.shape
     }
-    found = _left(_cut(graph, moments, opt_state, parts.channels, fit), named, gone, graph)
-    _check_leaves(found, expected, mixed)
-    return found
+    mixed = {
+        path: variable
+        for path, variable in owners.items()
+        if path not in moments
+        and (variable.path not in after or after[variable.path].shape != variable.shape)
+    }
+    result = _left(_cut(graph, moments, opt_state, parts.channels, fit), named, gone, graph)
+    _check_leaves(result, expected, mixed)
+    return result
 
 
 def _variables(graph: ChannelGraph, params: Any) -> dict[KeyPath, Variable]:
@@ -104,8 +109,8 @@ def _variables(graph: ChannelGraph, params: Any) -> dict[KeyPath, Variable]:
     leaves = paths.flatten(params)[0]
     prefix = "" if all(path in graph.variables for path in leaves) else "params/"
     check_tree(graph, {prefix + path: leaf for path, leaf in leaves.items()}, {})
-    found = [replace(graph.variables[prefix + path], path=path) for path in leaves]
-    return dict(zip(_keys(params), found, strict=True))
+    renamed = [replace(graph.variables[prefix + path], path=path) for path in leaves]
+    return dict(zip(_keys(params), renamed, strict=True))
 
 
 def _owners(opt_state: Any, variables: Mapping[KeyPath, Variable]) -> dict[str, Variable]:
@@ -113,13 +118,13 @@ def _owners(opt_state: Any, variables: Mapping[KeyPath, Variable]) -> dict[str, 
 
     Keys tell a field of the state, such as `.mu`, from a module of that name.
     """
-    found = {}
+    owners = {}
     for path, key in zip(paths.flatten(opt_state)[0], _keys(opt_state), strict=True):
         suffixes = (key[start:] for start in range(len(key) + 1))
-        own = next((own for own in suffixes if own in variables), None)
-        if own is not None:
-            found[path] = variables[own]
-    return found
+        suffix = next((suffix for suffix in suffixes if suffix in variables), None)
+        if suffix is not None:
+            owners[path] = variables[suffix]
+    return owners
 
 
 def _keys(tree: Any) -> list[KeyPath]:
@@ -131,7 +136,9 @@ def _cut(
 ) -> Any:
     """Slices every leaf that has an owner."""
     leaves, treedef = paths.flatten(tree)
-    view = replace(graph, variables={path: replace(own, path=path) for path, own in owners.items()})
+    view = replace(
+        graph, variables={path: replace(variable, path=path) for path, variable in owners.items()}
+    )
     small = sliced(view, {path: leaves[path] for path in owners}, keep, fit=fit)
     return jax.tree.unflatten(treedef, (leaves | small).values())
 
@@ -141,12 +148,12 @@ def _left(tree: Any, owners: Mapping[str, str], gone: Without | None, graph: Cha
     if gone is None:
         return tree
     known = graph.variables
-    whole = {path: own if own in known else f"params/{own}" for path, own in owners.items()}
+    whole = {path: name if name in known else f"params/{name}" for path, name in owners.items()}
     return transforms.without(
         tree,
         gone._replace(
-            variables=frozenset(path for path, own in whole.items() if own in gone.variables),
-            rows={path: gone.rows[own] for path, own in whole.items() if own in gone.rows},
+            variables=frozenset(path for path, name in whole.items() if name in gone.variables),
+            rows={path: gone.rows[name] for path, name in whole.items() if name in gone.rows},
         ),
     )
 
@@ -165,18 +172,20 @@ def _check_structure(opt_state: Any, expected: Any) -> None:
     )
 
 
-def _check_leaves(found: Any, expected: Any, mixed: Mapping[str, Variable]) -> None:
+def _check_leaves(result: Any, expected: Any, mixed: Mapping[str, Variable]) -> None:
     """Raises unless every leaf is the one `expected` has, in shape, dtype and meaning.
 
     `mixed` are the leaves that belong to a pruned variable and are not shaped as it: several
     values, each made of many entries, are stale even where their own shape stays.
     """
     failures = []
-    leaves = paths.flatten(jax.eval_shape(lambda tree: tree, found))[0]
+    leaves = paths.flatten(jax.eval_shape(lambda tree: tree, result))[0]
     for (path, leaf), wanted in zip(leaves.items(), jax.tree.leaves(expected), strict=True):
         if path in mixed and leaf.size > 1:
-            own = mixed[path]
-            text = f"has no value for each entry of {own.path!r}, which is {list(own.shape)}"
+            variable = mixed[path]
+            text = (
+                f"has no value for each entry of {variable.path!r}, which is {list(variable.shape)}"
+            )
         elif (leaf.shape, leaf.dtype) != (wanted.shape, wanted.dtype):
             text = f"is {_show(wanted)} in tx.init(small_params)"
         else:

@@ -45,8 +45,8 @@ def mask(graph: ChannelGraph, variables: Any, keep: Keep, *, state: str | int | 
     }
 
     def masks(variable: Variable) -> list[Any]:
-        own = state is None
-        zeroed = {n: v for n, v in keep.items() if not own or (variable.path, n) not in spared}
+        sparing = state is None
+        zeroed = {n: v for n, v in keep.items() if not sparing or (variable.path, n) not in spared}
         return _masks(zeroed, variable)
 
     leaves, treedef = paths.flatten(variables)
@@ -57,8 +57,8 @@ def mask(graph: ChannelGraph, variables: Any, keep: Keep, *, state: str | int | 
 
 def masked_leaf(keep: Keep, leaf: Any, variable: Variable) -> Any:
     """Returns an array with the pruned entries zero."""
-    found = _filled({"": variable}, {"": leaf}, {"": _masks(keep, variable)})
-    return found[""]
+    masked = _filled({"": variable}, {"": leaf}, {"": _masks(keep, variable)})
+    return masked[""]
 
 
 def _masks(keep: Keep, variable: Variable) -> list[Any]:
@@ -145,9 +145,9 @@ def _taken(
     cuts = {}
     for path in leaves:
         axes = known[path].axes
-        found = [find(space) for space in axes]
-        if any(index is not None for index in found):
-            cuts[path] = entries.Cut.of(found, axes, map(kept, axes) if kept else ())
+        indices = [find(space) for space in axes]
+        if any(index is not None for index in indices):
+            cuts[path] = entries.Cut.of(indices, axes, map(kept, axes) if kept else ())
     cut = entries.take({path: leaves[path] for path in cuts}, cuts, into=into, fit=fit)
     return {**leaves, **cut}
 

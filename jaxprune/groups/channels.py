@@ -33,13 +33,13 @@ def members(
     """
     check_graph(graph)
     check_roles(roles, _ROLES, JaxpruneError)
-    found = {
+    by_group = {
         name: slots
         for name, group in graph.groups.items()
         if (slots := [slot for slot in group.slots if slot.role in roles])
     }
-    chosen = scope(graph, list(found), only=only, protect=protect, purpose="to penalize")
-    return {name: found[name] for name in chosen}
+    chosen = scope(graph, list(by_group), only=only, protect=protect, purpose="to penalize")
+    return {name: by_group[name] for name in chosen}
 
 
 def norms(slots: Sequence[Slot], kernels: Mapping[str, jax.Array]) -> jax.Array:
@@ -74,13 +74,13 @@ def located(
     Raises:
       TreeError: a wanted leaf is absent or has another shape.
     """
-    found, failures = {}, []
+    places, failures = {}, []
     for path in dict.fromkeys(wanted):
-        own = path if path in params else path.removeprefix("params/")
-        leaf = params.get(own, "no such leaf")
-        shape = np.shape(leaf) if is_array(leaf) else leaf if own not in params else kind_of(leaf)
+        place = path if path in params else path.removeprefix("params/")
+        leaf = params.get(place, "no such leaf")
+        shape = np.shape(leaf) if is_array(leaf) else leaf if place not in params else kind_of(leaf)
         if shape == graph.variables[path].shape:
-            found[path] = own
+            places[path] = place
         else:
             expected = graph.variables[path].shape
             failures.append(f"{path}: the graph has shape {expected}, the parameters have {shape}")
@@ -92,7 +92,7 @@ def located(
             + f"{more}\nFix: pass the parameters of the variables that were traced; after slicing, "
             "trace the small network and build the optimizer anew."
         )
-    return found
+    return places
 
 
 def _owned(kernel: jax.Array, slot: Slot) -> jax.Array:

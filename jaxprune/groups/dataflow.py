@@ -122,10 +122,10 @@ class _Flow(Domain[Origins]):
 
     def meet(self, op: Op, ins: list[Origins]) -> Origins:
         """A new node if what comes in has different origins."""
-        found = {origins for origins in ins if origins}
-        if len(found) < 2:
-            return next(iter(found), frozenset())
-        return self.node(op.name, op, (), frozenset().union(*found))
+        different = {origins for origins in ins if origins}
+        if len(different) < 2:
+            return next(iter(different), frozenset())
+        return self.node(op.name, op, (), frozenset().union(*different))
 
     def node(
         self,

@@ -30,15 +30,15 @@ def interior(graph: ChannelGraph) -> tuple[str, ...]:
     ('up',)
     """
     check_graph(graph)
-    found = tuple(
+    names = tuple(
         name
         for name, group in graph.groups.items()
         if sum(slot.role == "out" for slot in group.slots) == 1
         and sum(slot.role == "in" for slot in group.slots) == 1
     )
-    if not found:
+    if not names:
         raise PatternError(
             f"interior: none of {len(graph.groups)} groups is made by one kernel and read by one.\n"
             "Fix: name the groups by pattern; print(graph) lists them."
         )
-    return found
+    return names

@@ -46,16 +46,16 @@ def kinds(graph: ChannelGraph) -> dict[str, Kind]:
     {'k[1]': 'HEADS', 'k[2]': 'QUERY_KEY', 'v[2]': 'VALUE', 'o': 'HIDDEN'}
     """
     check_graph(graph)
-    found: dict[str, set[Kind]] = {name: set() for name in graph.groups}
+    by_group: dict[str, set[Kind]] = {name: set() for name in graph.groups}
     for name in _streams(dataflow.nodes(graph)):
-        found[name].add(Kind.STREAM)
+        by_group[name].add(Kind.STREAM)
     for space, kind in _of_products(graph.walk):
         for atom in ax.atoms(space):
-            if atom.name in found:
-                found[atom.name].add(kind)
+            if atom.name in by_group:
+                by_group[atom.name].add(kind)
     return {
-        name: next((kind for kind in Kind if kind in own), Kind.HIDDEN)
-        for name, own in found.items()
+        name: next((kind for kind in Kind if kind in known), Kind.HIDDEN)
+        for name, known in by_group.items()
     }
 
 
@@ -90,12 +90,12 @@ def matching(graph: ChannelGraph, patterns: Any, names: Iterable[str], *, what: 
     """Returns the `names` that a pattern matches or that are of a kind, never none for a pattern.
 
     Raises:
-      PatternError: a pattern matches no name, no group is of a kind, or one is neither.
+      PatternError: a pattern matches no name, no group is of a kind, or an entry is neither.
     """
     given = paths.listed(patterns, what)
     wanted = [item for item in given if isinstance(item, Kind)]
-    found = paths.require([p for p in given if not isinstance(p, Kind)], names, what=what)
-    return found | set(of_kind(graph, *wanted)) if wanted else found
+    matched = paths.require([p for p in given if not isinstance(p, Kind)], names, what=what)
+    return matched | set(of_kind(graph, *wanted)) if wanted else matched
 
 
 class _Makers(NamedTuple):

@@ -55,7 +55,7 @@ def collect(
     are fetched. Inside `jax.jit` all stays in the program.
 
     Raises:
-      TreeError: `variables` lack a leaf of the graph, or one has another shape.
+      TreeError: `variables` lack a leaf of the graph, or a leaf has another shape.
     """
     check_graph(graph)
     check_callable(reduce, "reduce", "reduce=jnp.sum, called with axis=1.", ScoreError)
@@ -138,8 +138,10 @@ def _program(summed: _Summed, mesh: Any) -> Any:
 
 def _mesh(parts: Iterable[Array]) -> Any:
     """The mesh of arrays, None without one."""
-    own = (part.sharding for part in parts if isinstance(part, jax.Array))
-    return next((one.mesh for one in own if isinstance(one, jax.NamedSharding)), None)
+    shardings = (part.sharding for part in parts if isinstance(part, jax.Array))
+    return next(
+        (sharding.mesh for sharding in shardings if isinstance(sharding, jax.NamedSharding)), None
+    )
 
 
 def _is_near(part: Array) -> bool:
@@ -158,13 +160,13 @@ def _in_parts(summed: _Summed, parts: Sequence[np.ndarray]) -> np.ndarray:
         return summed(*parts)
     along = shape.index(max(shape))
     cuts = [np.array_split(part, pieces, axis=along) for part in parts]
-    found = [summed(*own) for own in zip(*cuts, strict=True)]
+    sums = [summed(*piece) for piece in zip(*cuts, strict=True)]
     if along in (summed.axis, summed.layer):
-        return np.concatenate(found, axis=0 if along == summed.layer else -1)
-    return np.add.reduce(found)
+        return np.concatenate(sums, axis=0 if along == summed.layer else -1)
+    return np.add.reduce(sums)
 
 
-def found(scores: dict[str, Array], *, by: str, fix: str) -> dict[str, Array]:
+def not_empty(scores: dict[str, Array], *, by: str, fix: str) -> dict[str, Array]:
     """Returns the scores.
 
     Raises:
@@ -179,7 +181,7 @@ def leaves_at(graph: ChannelGraph, variables: Any, wanted: Iterable[str]) -> dic
     """Returns {path: leaf} of the wanted variables, whole: concrete ones on the host.
 
     Raises:
-      TreeError: one is absent, has another shape, or is a shape.
+      TreeError: a variable is absent, has another shape, or is a shape.
     """
     leaves = _checked(graph, variables, wanted)
     whole = {k: replicated(v) for k, v in leaves.items() if isinstance(v, Tracer)}
@@ -191,9 +193,9 @@ def _checked(graph: ChannelGraph, variables: Any, wanted: Iterable[str]) -> dict
     named, _ = paths.flatten(variables)
     wanted = dict.fromkeys(wanted)
     failures = [
-        f"{path}: the graph has shape {graph.variables[path].shape}, the variables have {found}"
+        f"{path}: the graph has shape {graph.variables[path].shape}, the variables have {shape}"
         for path in wanted
-        if (found := shape_in(named, path)) != graph.variables[path].shape
+        if (shape := shape_in(named, path)) != graph.variables[path].shape
     ]
     if failures:
         fix = "Fix: pass the variables that the graph was traced from, or trace it again."

@@ -50,9 +50,9 @@ def check_scores(
     if failures:
         raise ScoreError("\n".join([*failures, _FIX]))
     return {
-        name: np.broadcast_to(found, group.shape)
+        name: np.broadcast_to(score, group.shape)
         for name, group in graph.groups.items()
-        if (found := values.get(name)) is not None
+        if (score := values.get(name)) is not None
     }
 
 
@@ -108,12 +108,12 @@ def where_left(
     graph: ChannelGraph, scores: Any, within: Mapping[str, Any], gone: float
 ) -> dict[str, Any]:
     """Returns the scores with the number `gone` for channels that are gone, where shapes allow."""
-    found: dict[str, Any] = {}
+    left: dict[str, Any] = {}
     for name, values in host_scores(scores).items():
         if values is None:
-            found[name] = scores[name]
+            left[name] = scores[name]
         elif name in within and values.shape == graph.groups[name].shape:
-            found[name] = np.where(within[name], values, gone)
+            left[name] = np.where(within[name], values, gone)
         else:
-            found[name] = values
-    return found
+            left[name] = values
+    return left

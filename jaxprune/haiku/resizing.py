@@ -75,35 +75,35 @@ def resize(
         paths.require(given, holders(), what="override for modules")
 
     def planned(kept: Kept) -> tuple[Overrides, same_program.Compared]:
-        at = functools.partial(_at, fn, View(graph, kept), given)
+        with_sizes = functools.partial(_at, fn, View(graph, kept), given)
         return solved(
             graph,
             kept,
-            lambda found: same_program.attempt(graph, kept, at(found)),
-            lambda found: same_program.check(graph, kept, at(found), "the function"),
+            lambda extra: same_program.attempt(graph, kept, with_sizes(extra)),
+            lambda extra: same_program.check(graph, kept, with_sizes(extra), "the function"),
             holders,
             lambda holder: getattr(holder, "module_name", None),
         )
 
-    found, compared = head_sizes.or_why(graph, kept, planned)
+    extra, compared = head_sizes.or_why(graph, kept, planned)
     unread_variables.warn(graph, keep, "jp.haiku.resize")
     return Resized(
-        fn=_at(fn, View(graph, kept), given, found),
+        fn=_at(fn, View(graph, kept), given, extra),
         follows=compared.follows,
         draws=compared.draws,
         graph=graph,
         kept=kept,
-        overrides={path: dict(values) for path, values in found.items()},
+        overrides={path: dict(values) for path, values in extra.items()},
     )
 
 
 class _Sizes:
     """What the modules of one function hold: before they are used for the first time it is set."""
 
-    def __init__(self, view: View | None, given: Overrides, found: Overrides):
+    def __init__(self, view: View | None, given: Overrides, extra: Overrides):
         self.view = view
         self.given = given
-        self.found = found
+        self.extra = extra
         self.holders: dict[str, Holder] = {}
 
     def set(self, module: Any) -> None:
@@ -112,7 +112,7 @@ class _Sizes:
         held = {name: value for name, value in vars(module).items() if not name.startswith("_")}
         self.holders.setdefault(path, Holder(type(module).__name__, held))
         values = dict(_of_kernel(self.view, module, path)) if self.view else {}
-        values |= wanted(module, path, self.found, self.given)
+        values |= wanted(module, path, self.extra, self.given)
         for name, value in values.items():
             setattr(module, name, value)
 
@@ -134,9 +134,9 @@ def _of_kernel(view: View, module: Any, path: str) -> Iterator[tuple[str, int]]:
         yield "output_channels", first
 
 
-def _at(fn: Function, view: View, given: Overrides, found: Overrides) -> Function:
+def _at(fn: Function, view: View, given: Overrides, extra: Overrides) -> Function:
     """The function, whose modules get the sizes of a view, what was given and what was found."""
-    return _applied(fn, _Sizes(view, given, found))
+    return _applied(fn, _Sizes(view, given, extra))
 
 
 def _applied(fn: Function, sizes: _Sizes) -> Function:

@@ -60,7 +60,7 @@ def norms_in(variables: Any, graph: ChannelGraph | None = None) -> dict[str, Bat
 
 def _of_paths(names: Iterable[str]) -> dict[str, BatchNorm]:
     paths = dict.fromkeys(names)  # an ordered set
-    found = {}
+    norms = {}
     for path in paths:
         stats, _, leaf = path.rpartition("/")
         var = _join(stats, "var")
@@ -71,20 +71,20 @@ def _of_paths(names: Iterable[str]) -> dict[str, BatchNorm]:
         module = rest if linen else stats
         owner = _join("params", module) if linen else module
         scale, bias = _join(owner, "scale"), _join(owner, "bias")
-        found[module] = BatchNorm(
+        norms[module] = BatchNorm(
             scale=scale if scale in paths else None,
             bias=bias if bias in paths else None,
             mean=path,
             var=var,
         )
-    return found
+    return norms
 
 
 @once
 def _of_graph(graph: ChannelGraph) -> Mapping[str, BatchNorm]:
     paths = list(graph.variables)
-    found = _of_paths(paths)
-    named = {path: module for module, norm in found.items() for path in norm if path is not None}
+    norms = _of_paths(paths)
+    named = {path: module for module, norm in norms.items() for path in norm if path is not None}
     computed = [
         BatchNorm(*(None if place is None else paths[place] for place in item))
         for item in normalizations(graph)
@@ -96,13 +96,13 @@ def _of_graph(graph: ChannelGraph) -> Mapping[str, BatchNorm]:
         if short[module] > 1:
             module = first
         module = next((named[path] for path in norm if path in named), module)
-        before = found.get(module, norm)
-        found[module] = BatchNorm(
+        before = norms.get(module, norm)
+        norms[module] = BatchNorm(
             *(old if new is None else new for new, old in zip(norm, before, strict=True))
         )
     order = {path: place for place, path in enumerate(paths)}
-    places = {name: min(order[path] for path in norm if path) for name, norm in found.items()}
-    return MappingProxyType({name: found[name] for name in sorted(found, key=places.__getitem__)})
+    places = {name: min(order[path] for path in norm if path) for name, norm in norms.items()}
+    return MappingProxyType({name: norms[name] for name in sorted(norms, key=places.__getitem__)})
 
 
 def _first(norm: BatchNorm) -> str:

@@ -11,7 +11,7 @@ from jaxprune.inspecting.cached import once
 from jaxprune.keep.check import BRANCH
 from jaxprune.program import outputs, residual_sums
 from jaxprune.program.jaxpr import Op
-from jaxprune.program.residual_sums import Found, Other
+from jaxprune.program.residual_sums import Other, Removable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,21 +97,21 @@ def results(graph: ChannelGraph) -> list[bool]:
 
 @once
 def _sums(graph: ChannelGraph) -> _Sums:
-    found, others = residual_sums.find(graph.walk, results(graph))
-    found = [item for item in found if item.kernels]
+    sums, others = residual_sums.find(graph.walk, results(graph))
+    sums = [item for item in sums if item.kernels]
     paths = list(graph.variables)
     times: Counter[str] = Counter()
     names: dict[tuple[Op, int], str] = {}
-    for item in found:
+    for item in sums:
         short = [paths[i].removeprefix("params/") for i in item.kernels]
         name = BRANCH + BRANCH.join(short)
         times[name] += 1
         names[item.op, item.side] = f"{name}#{times[name]}" if times[name] > 1 else name
-    made = {names[item.op, item.side]: _branch(item, names, paths) for item in found}
+    made = {names[item.op, item.side]: _branch(item, names, paths) for item in sums}
     return _Sums(MappingProxyType(made), tuple(others))
 
 
-def _branch(item: Found, names: Mapping[tuple[Op, int], str], paths: list[str]) -> Branch:
+def _branch(item: Removable, names: Mapping[tuple[Op, int], str], paths: list[str]) -> Branch:
     if item.scan is None:
         variables = [i for i in item.inputs if i < len(paths)]
     else:

@@ -17,11 +17,11 @@ def once(find: Callable[[ChannelGraph], T]) -> Callable[[ChannelGraph], T]:
     lock = RLock()
 
     @wraps(find)
-    def found(graph: ChannelGraph) -> T:
+    def remembered(graph: ChannelGraph) -> T:
         check_graph(graph)
         with lock:
             if graph not in known:
                 known[graph] = find(graph)
             return known[graph]
 
-    return found
+    return remembered

@@ -130,7 +130,7 @@ def _slots(
         if size != group["size"]:
             yield name, f"group {name!r} has {size} channels, it had {group['size']}"
     unread = {*before["unread"], *now["unread"]}
-    ours, theirs = (found["variables"] for found in (before, now))
+    ours, theirs = (description["variables"] for description in (before, now))
     for path in sorted({*ours, *theirs} - unread):
         if path not in ours or path not in theirs:
             yield None, f"variable {path} {'is new' if path in theirs else 'is missing'}"
@@ -142,10 +142,10 @@ def _slots(
                     yield group, f"axis {axis} of {path} is {came}, it was {was}"
 
 
-def _named(words: str, found: Description) -> tuple[str, list[str]]:
+def _named(words: str, description: Description) -> tuple[str, list[str]]:
     """The words of an axis with the names of its groups, and these names."""
-    names = [found["groups"][int(number)] for number in GROUP.findall(words)]
-    return GROUP.sub(lambda match: found["groups"][int(match[1])], words), names
+    names = [description["groups"][int(number)] for number in GROUP.findall(words)]
+    return GROUP.sub(lambda match: description["groups"][int(match[1])], words), names
 
 
 def _programs(before: Description, now: Description) -> Iterator[str]:

@@ -51,8 +51,8 @@ class Comparison:
         lines = table([head, *rows], numbers={1, 2, 3})
         lines = ruled(lines, after=(0, len(self.groups) + len(self.branches)))
         note = (
-            [f"MACs and activation bytes are those{at}."]
-            if (at := at_symbols(self.symbols))
+            [f"MACs and activation bytes are those{sizes}."]
+            if (sizes := at_symbols(self.symbols))
             else []
         )
         note += [f"follows a width: {text}" for text in self.follows]

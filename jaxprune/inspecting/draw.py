@@ -132,16 +132,16 @@ def _box(
         return _Box((name + shape + times,), path, True, None, False, node.sources)
     parts = _parts(node)
     name = parts[-2] if len(parts) > 1 else parts[-1]
-    lines, own, frozen = [name + times], [], True
+    lines, shared, frozen = [name + times], [], True
     for space in dict.fromkeys(_owned(graph, node)):
         for atom in dict.fromkeys(ax.atoms(space)):
             if atom.name is not None:
                 frozen = False
-                own += [atom.name] if atom.name in tied else []
+                shared += [atom.name] if atom.name in tied else []
                 lines.append(_channels(graph, atom.name, node, tied))
             elif atom.size > 1 and atom.reason is not None:
                 lines.append(f"{atom.size}, frozen: {atom.reason.text}")
-    color = colors[own[0]] if own else None
+    color = colors[shared[0]] if shared else None
     return _Box(tuple(dict.fromkeys(lines)), path, False, color, frozen, node.sources)
 
 
@@ -164,8 +164,8 @@ def _channels(graph: ChannelGraph, name: str, node: Node, tied: Mapping[str, int
     count = f"{graph.groups[name].size} channels"
     if name in tied:
         return f"{name}: {count}, {tied[name]} layers"
-    own = node.kernels[0].removeprefix("params/")
-    return count if name == own else f"{name.removeprefix(own)} {count}"
+    kernel = node.kernels[0].removeprefix("params/")
+    return count if name == kernel else f"{name.removeprefix(kernel)} {count}"
 
 
 def _clustered(boxes: list[_Box]) -> _Cluster:

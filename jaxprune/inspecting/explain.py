@@ -47,13 +47,13 @@ def explain(graph: ChannelGraph, path: str | None = None) -> str:
     short = {name: name.removeprefix("params/") for name in graph.variables}
     names = dict.fromkeys([*graph.groups, *short.values(), *short])
     below = {name for name in names if name.startswith(f"{path.rstrip('/')}/")}
-    found = below or paths.require([path], names, what="path")
-    variables = [v for name, v in graph.variables.items() if {name, short[name]} & found]
+    matched = below or paths.require([path], names, what="path")
+    variables = [v for name, v in graph.variables.items() if {name, short[name]} & matched]
     shown = {v.path for v in variables}
     groups = [
         name
         for name, group in graph.groups.items()
-        if name in found or any(slot.path in shown for slot in group.slots)
+        if name in matched or any(slot.path in shown for slot in group.slots)
     ]
     uses = _uses(graph)
     axes = ["\n".join(_axes(variable, uses)) for variable in variables]
@@ -89,7 +89,10 @@ def _slots(graph: ChannelGraph, group: Group, places: "_Places") -> list[str]:
         rows.setdefault((slot.role, what, places.text(slot)), []).extend([leaf] if vector else [])
     rows |= {("state", what, ""): [] for what in _in_state(graph, group)}
     return table(
-        [(f"    {role}", what + ", ".join(leaves), at) for (role, what, at), leaves in rows.items()]
+        [
+            (f"    {role}", what + ", ".join(leaves), place)
+            for (role, what, place), leaves in rows.items()
+        ]
     )
 
 
@@ -140,13 +143,13 @@ def _call(node: Node) -> str:
 
 def _joining(walk: Walk) -> dict[Atom, str]:
     """Says for an atom which reshape makes one channel of several positions."""
-    found: dict[Atom, str] = {}
+    texts: dict[Atom, str] = {}
     for op in every_op(walk):
         if Trait.ORDERED in op.traits:
             for atom, whole in _laid_apart(op):
                 text = f"{whole.size // atom.size} positions of an axis are one channel"
-                found.setdefault(atom, f"{op!r} at {op.place}: {text}")
-    return found
+                texts.setdefault(atom, f"{op!r} at {op.place}: {text}")
+    return texts
 
 
 def _laid_apart(op: Op) -> Iterator[tuple[Atom, Space]]:
@@ -166,14 +169,14 @@ def _few(lines: Sequence[str], limit: int, indent: str = "") -> list[str]:
 
 def _streams(graph: ChannelGraph) -> dict[str, list[str]]:
     """Says of which streams a group is a reader's own choice."""
-    found: dict[str, list[str]] = {}
+    lines: dict[str, list[str]] = {}
     for reading in graph.readings:
         stream = dict.fromkeys(atom.name or "frozen axes" for atom in ax.atoms(reading.stream))
         text = f"  the channels that {reading.name} keeps of the stream: {', '.join(stream)}"
         for name in dict.fromkeys(atom.name for atom in ax.atoms(reading.reader)):
             if name is not None:
-                found.setdefault(name, []).append(text)
-    return found
+                lines.setdefault(name, []).append(text)
+    return lines
 
 
 def _exactness(group: Group) -> str:
@@ -216,39 +219,39 @@ def _places(space: Space) -> dict[Atom, _Place]:
     space = ax.find(space)
     if type(space) is Atom:
         return {space: _Place(0, space.size - 1, 1)}
-    found: dict[Atom, _Place] = {}
+    places: dict[Atom, _Place] = {}
     if type(space) is ax.Sum:
         start = 0
         for part in space.parts:
             for atom, (first, last, each) in _places(part).items():
-                before = found.get(atom, _Place(start + first, start + last, 0))
-                found[atom] = before._replace(each=before.each + each)
+                before = places.get(atom, _Place(start + first, start + last, 0))
+                places[atom] = before._replace(each=before.each + each)
             start += part.size
-        return found
+        return places
     size, both = 1, set()
     for item in space.factors:
         inner = _places(item)
-        found = {
+        places = {
             atom: _Place(first * item.size, last * item.size, each * item.size)
-            for atom, (first, last, each) in found.items()
+            for atom, (first, last, each) in places.items()
         }
-        both |= found.keys() & inner.keys()
-        found |= {atom: place._replace(each=place.each * size) for atom, place in inner.items()}
+        both |= places.keys() & inner.keys()
+        places |= {atom: place._replace(each=place.each * size) for atom, place in inner.items()}
         size *= item.size
     for atom in both:  # some positions are counted twice
         rows = ax.positions(space, atom)
-        found[atom] = _Place(int(rows[0, 0]), int(rows[-1, 0]), rows.shape[1])
-    return found
+        places[atom] = _Place(int(rows[0, 0]), int(rows[-1, 0]), rows.shape[1])
+    return places
 
 
 def _uses(graph: ChannelGraph) -> dict[tuple[str, int], list[str]]:
     """Says for every axis of a variable with which groups it goes."""
-    found: dict[tuple[str, int], list[str]] = {}
+    uses: dict[tuple[str, int], list[str]] = {}
     for group in graph.groups.values():
         for slot in group.slots:
             text = f"goes with group {group.name} ({slot.role})"
-            found.setdefault((slot.path, slot.axis), []).append(text)
-    return found
+            uses.setdefault((slot.path, slot.axis), []).append(text)
+    return uses
 
 
 def _axes(variable: Variable, uses: Mapping[tuple[str, int], Sequence[str]]) -> Iterator[str]:
@@ -273,15 +276,15 @@ def _way_out(text: str, indent: str) -> str:
 
 def _frozen(graph: ChannelGraph) -> list[str]:
     """What is frozen, summed up by reason; where each axis is named if that is not plain."""
-    found: dict[Explained, list[str]] = {}
+    by_reason: dict[Explained, list[str]] = {}
     for variable in graph.variables.values():
         for axis, space in enumerate(variable.axes):
             for atom in dict.fromkeys(ax.atoms(space)):
                 if atom.reason is not None and atom.size > 1:
-                    axes = found.setdefault(explained(atom.reason, brief=True), [])
+                    axes = by_reason.setdefault(explained(atom.reason, brief=True), [])
                     axes.append(f"{variable.path} axis {axis}")
     lines = []
-    for why, axes in found.items():
+    for why, axes in by_reason.items():
         lines.append(f"  {_axes_of(len(axes))}: {why.words}{_way_out(why.way_out, '    ')}")
         lines.append("    " + ", ".join(_few(axes, 3)))
     return ["\n".join(["cannot be pruned:", *lines])] if lines else []

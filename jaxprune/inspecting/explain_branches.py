@@ -22,8 +22,8 @@ def explained(graph: ChannelGraph, pattern: str) -> str:
         lines = _others(graph)
         blocks = [*map(_block, [graph] * len(known), known.values()), *lines]
         return "\n\n".join(blocks) or "there are no sums of two layers"
-    found = paths.require([pattern], known, what="branch pattern")
-    return "\n\n".join(_block(graph, known[name]) for name in known if name in found)
+    matched = paths.require([pattern], known, what="branch pattern")
+    return "\n\n".join(_block(graph, known[name]) for name in known if name in matched)
 
 
 def _block(graph: ChannelGraph, branch: Branch) -> str:
@@ -42,10 +42,10 @@ def _block(graph: ChannelGraph, branch: Branch) -> str:
 
 def _others(graph: ChannelGraph) -> Iterator[str]:
     """Yields the sums of two layers that have no branch, by what is in the way."""
-    found: dict[str, dict[str, None]] = {}
+    by_reason: dict[str, dict[str, None]] = {}
     for other in other_sums(graph):
         line = f"    {other.op!r} at {other.op.place}"
-        found.setdefault(other.why, {}).setdefault(line)
-    if found:
-        lines = (line for why, ops in found.items() for line in (f"  {why}:", *ops))
+        by_reason.setdefault(other.why, {}).setdefault(line)
+    if by_reason:
+        lines = (line for why, ops in by_reason.items() for line in (f"  {why}:", *ops))
         yield "\n".join(["sums without a branch:", *lines])

@@ -52,17 +52,17 @@ def normalizations(graph: ChannelGraph) -> list[Normalization]:
     outs = reader.run(graph.walk, ins)
     twins = outputs.twins(graph.output, graph.variables)
     running = dict(_running(outs, twins))
-    found: dict[Any, Normalization] = {}
-    for key, bias in reader.found.items():
+    norms: dict[Any, Normalization] = {}
+    for key, bias in reader.biases.items():
         mean = _statistic(frozenset([(key.mean.kind, key.mean.of)]), running)
         here = Normalization(key.scale, bias, mean, _statistic(key.root, running))
         which = (key.root, key.mean) if key.scale is None else key.scale
-        before = found.get(which, here)
-        found[which] = Normalization(
+        before = norms.get(which, here)
+        norms[which] = Normalization(
             *(new if old is None else old for old, new in zip(before, here, strict=True))
         )
-    scaled = {key[:2] for key in reader.found if key.scale is not None}
-    return [item for which, item in found.items() if which not in scaled and set(item) != {None}]
+    scaled = {key[:2] for key in reader.biases if key.scale is not None}
+    return [item for which, item in norms.items() if which not in scaled and set(item) != {None}]
 
 
 def _variable(place: int, shape: tuple[int, ...]) -> Sum:
@@ -76,14 +76,14 @@ def _running(outs: Sequence[Sum], twins: outputs.Twins) -> Iterator[tuple[frozen
     Of several that average one, the last is what is read in eval mode: a debiased average, which is
     made of another and not of itself.
     """
-    found = []
+    averages = []
     for out, twin in zip(outs, twins, strict=True):
         factors = {factor for product in out for factor in product}
         batch = frozenset((f.kind, f.of) for f in factors if f.kind == "batch")
         if twin is not None and batch and all(f.kind in ("variable", "batch") for f in factors):
             itself = ("variable", twin) in {(f.kind, f.of) for f in factors}
-            found.append((not itself, batch, twin))
-    for _, batch, twin in sorted(found, key=lambda item: item[0]):
+            averages.append((not itself, batch, twin))
+    for _, batch, twin in sorted(averages, key=lambda item: item[0]):
         yield batch, twin
 
 
@@ -97,7 +97,7 @@ class _Reader(Domain[Sum]):
     """One reading of a program, which collects {BatchNorm: its bias}."""
 
     def __init__(self) -> None:
-        self.found: dict[_Key, int | None] = {}
+        self.biases: dict[_Key, int | None] = {}
         self.numbers = count()
 
     def array(self) -> Sum:
@@ -124,8 +124,8 @@ class _Reader(Domain[Sum]):
         if out is None:
             return self.array() if any(size != 1 for size in shape) else NUMBER
         for key in _matches(out):
-            bias = self.found.get(key)
-            self.found[key] = _bias(out, key) if bias is None else bias
+            bias = self.biases.get(key)
+            self.biases[key] = _bias(out, key) if bias is None else bias
         short = out if len(out) <= pr.LIMIT else pr.folded(out, next(self.numbers))
         return short if len(short) <= pr.LIMIT else self.array()
 
@@ -212,14 +212,14 @@ class _Reader(Domain[Sum]):
         return None if under is None else self.product(a, pr.single("root", under.of, under.axes))
 
     def power(self, a: Sum, exponent: float) -> Sum | None:
-        """A square, one over a sum, or a root of a statistic."""
+        """A square, 1 over a sum, or a root of a statistic."""
         if exponent == 2:
             return self.product(a, a)
         if exponent == -1:
             return self.divided(NUMBER, a)
-        found = pr.statistic(a) if exponent in (0.5, -0.5) else None
+        factor = pr.statistic(a) if exponent in (0.5, -0.5) else None
         kind = "deviation" if exponent > 0 else "root"
-        return None if found is None else pr.single(kind, found.of, found.axes)
+        return None if factor is None else pr.single(kind, factor.of, factor.axes)
 
 
 def _weighted(ins: Sequence[Sum], weights: Sequence[int]) -> Sum:
@@ -280,7 +280,7 @@ def _bias(a: Sum, key: _Key) -> int | None:
 
 
 def _bounded(ins: Sequence[Sum]) -> Sum | None:
-    """A statistic within bounds is one, such as a variance that is kept from zero."""
+    """A statistic within bounds is a statistic, such as a variance that is kept from zero."""
     (item, *more) = [item for item in ins if not pr.is_number(item)]
     kept = pr.statistic(item) or pr.deviation(item)
     return None if more or kept is None else item

@@ -54,11 +54,11 @@ def parameters(graph: ChannelGraph) -> tuple[str, ...]:
     }
     if not any(made):
         made, updated = [True] * len(twins), set()
-    found = _found(graph, made)
-    return tuple(p for p, i in found.items() if i not in updated) or tuple(found)
+    places = _read_places(graph, made)
+    return tuple(p for p, i in places.items() if i not in updated) or tuple(places)
 
 
-def _found(graph: ChannelGraph, made: Sequence[bool]) -> dict[str, int]:
+def _read_places(graph: ChannelGraph, made: Sequence[bool]) -> dict[str, int]:
     """{path: place} of the leaves of which the `made` outputs are made, statistics apart."""
     norms = batch_norms(graph).values()
     statistics = {path for norm in norms for path in (norm.mean, norm.var)}

@@ -40,20 +40,20 @@ def routings(graph: ChannelGraph) -> Mapping[str, Routing]:
     feeding = _Feeding()
     feeding.run(graph.walk, [frozenset({i}) for i, _ in enumerate(graph.walk.ins)])
     names = list(graph.variables)
-    found = {}
+    by_group = {}
     for name, group in graph.groups.items():
-        here = {op: fed for (op, group_name), fed in feeding.found.items() if group_name == name}
+        here = {op: fed for (op, group_name), fed in feeding.noted.items() if group_name == name}
         fed = {names[i] for each in here.values() for i in each if i < len(names)}
         holders = list(dict.fromkeys(slot.path for slot in group.slots))
         experts = tuple(path for path in holders if path not in fed)
         if here and experts:
-            found[name] = Routing(
+            by_group[name] = Routing(
                 chosen=max(map(_chosen, here)),
                 places=tuple(op.place for op in here),
                 routers=tuple(path for path in holders if path in fed),
                 experts=experts,
             )
-    return found
+    return by_group
 
 
 def active_params(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int:
@@ -71,8 +71,8 @@ def active_params(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) 
     >>> active_params(graph), active_params(graph, {"router": 3})
     (12, 10)
     """
-    at = check.widths(graph, widths)
-    counts = dict.fromkeys(parameters(graph), at)
+    by_group = check.widths(graph, widths)
+    counts = dict.fromkeys(parameters(graph), by_group)
     for name, routing in routings(graph).items():
         for path in routing.experts:
             if path in counts:
@@ -100,7 +100,7 @@ class _Feeding(Domain[frozenset[int]]):
     """Which inputs of the program every value is made of; noted where entries are chosen."""
 
     def __init__(self) -> None:
-        self.found: dict[tuple[Op, str], frozenset[int]] = {}
+        self.noted: dict[tuple[Op, str], frozenset[int]] = {}
 
     def literal(self, value: Any, atom: Any, op: Op | None) -> frozenset[int]:
         del value, atom, op
@@ -122,7 +122,7 @@ class _Feeding(Domain[frozenset[int]]):
             for atom in ax.atoms(of.space):
                 if atom.name is not None:
                     key = op, atom.name
-                    self.found[key] = self.found.get(key, frozenset()) | fed
+                    self.noted[key] = self.noted.get(key, frozenset()) | fed
 
     def scan(self, op: Op, ins: list[frozenset[int]], steps: Steps) -> Sequence[frozenset[int]]:
         """The carry of a step is made of that of the step before."""

@@ -39,11 +39,11 @@ def kept_to_json(graph: ChannelGraph, keep: Keep) -> Spec:
         }
         for name, group in graph.groups.items()
     }
-    found: Spec = {"format": 1, "groups": groups, "versions": versions()}
+    content: Spec = {"format": 1, "groups": groups, "versions": versions()}
     if not parts.branches:
-        return found
+        return content
     stay = {name: kept.tolist() for name, kept in parts.branches.items()}
-    return {**found, "format": 2, "branches": stay}
+    return {**content, "format": 2, "branches": stay}
 
 
 def keep_from_spec(spec: Spec, graph: ChannelGraph | None = None) -> dict[str, np.ndarray]:

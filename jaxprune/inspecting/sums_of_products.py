@@ -21,7 +21,7 @@ class Factor(NamedTuple):
 
     kind: `variable` (`of` is its place in the tree), `batch` (`of` are the reductions that it is
       made of), `deviation` and `root` (of a variance plus a constant; `of` are its factors, the
-      root is one over the deviation), or `array` (`of` is a number).
+      root is 1 over the deviation), or `array` (`of` is a number).
     axes: where it varies, in the axes of the array; () for an array.
     """
 
@@ -56,19 +56,19 @@ def is_number(a: Sum) -> bool:
 
 def plus(a: Sum, b: Sum, sign: int = 1) -> Sum:
     """Returns `a + sign * b`."""
-    found = dict(a)
-    for product, one in b.items():
-        found.setdefault(product, sign * one)
-    return found
+    total = dict(a)
+    for product, coefficient in b.items():
+        total.setdefault(product, sign * coefficient)
+    return total
 
 
 def times(a: Sum, b: Sum) -> Sum:
     """Returns the product of two sums, multiplied out."""
-    found: dict[Product, int] = {}
-    for left, one in a.items():
+    total: dict[Product, int] = {}
+    for left, first in a.items():
         for right, other in b.items():
-            found.setdefault(tuple(sorted(left + right, key=hash)), one * other)
-    return found
+            total.setdefault(tuple(sorted(left + right, key=hash)), first * other)
+    return total
 
 
 def folded(a: Sum, number: Any) -> Sum:
@@ -117,7 +117,7 @@ def deviation(a: Sum) -> Factor | None:
 
 def moved(a: Sum, axes: Axes, number: Any) -> Sum:
     """Returns the sum after its axes have moved; `number` tells arrays from those before."""
-    found: dict[Product, int] = {}
+    total: dict[Product, int] = {}
     for product, sign in a.items():
         factors = []
         for factor in product:
@@ -126,5 +126,5 @@ def moved(a: Sum, axes: Axes, number: Any) -> Sum:
                 return single("array", number)
             of = hash((factor.of, number)) if factor.kind == "array" else factor.of
             factors.append(Factor(factor.kind, of, to))
-        found[tuple(sorted(factors, key=hash))] = sign
-    return found
+        total[tuple(sorted(factors, key=hash))] = sign
+    return total

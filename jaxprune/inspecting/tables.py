@@ -41,7 +41,7 @@ def graph_table(graph: ChannelGraph) -> str:
 
 def branch_table(graph: ChannelGraph) -> list[str]:
     """Returns one line per branch of a residual sum, none where there are no such."""
-    found = branches(graph)
+    known = branches(graph)
     per_macs, per_params = cost.branch_cost(graph), cost.branch_cost(graph, cost.params)
     head = ("branch", "steps", "variables", "MACs", "params")
     rows = [
@@ -52,7 +52,7 @@ def branch_table(graph: ChannelGraph) -> list[str]:
             f"{per_macs[name]:,}",
             f"{per_params[name]:,}",
         )
-        for name, branch in found.items()
+        for name, branch in known.items()
     ]
     if not rows:
         return []
@@ -71,8 +71,8 @@ def headline(graph: ChannelGraph) -> str:
 
 def at_symbols(symbols: Iterable[str]) -> str:
     """Says what symbolic sizes count as."""
-    at = ", ".join(f"{name} = 1" for name in symbols)
-    return f" at {at}" if at else ""
+    sizes = ", ".join(f"{name} = 1" for name in symbols)
+    return f" at {sizes}" if sizes else ""
 
 
 def channel_costs(graph: ChannelGraph) -> tuple[dict[str, int], dict[str, int]]:
@@ -85,10 +85,10 @@ def uncounted_lines(items: Iterable[cost.Uncounted]) -> Iterator[str]:
     places: dict[str, list[str]] = {}
     for item in items:
         places.setdefault(item.name, []).append(item.place)
-    for name, found in places.items():
-        where = list(dict.fromkeys(found))
+    for name, every in places.items():
+        where = list(dict.fromkeys(every))
         more = f" and {len(where) - 3} more places" if len(where) > 3 else ""
-        yield f"not counted: the MACs of {len(found):,} x {name}, at {', '.join(where[:3])}{more}"
+        yield f"not counted: the MACs of {len(every):,} x {name}, at {', '.join(where[:3])}{more}"
 
 
 def table(rows: Sequence[Sequence[str]], *, numbers: Iterable[int] = ()) -> list[str]:

@@ -54,16 +54,16 @@ def warn(
     """
     if not graph.unread:
         return
-    found = find(graph, keep)
+    unread = find(graph, keep)
     if among is not None:
-        found = [path for path in found if path in set(among)]
+        unread = [path for path in unread if path in set(among)]
     with _LOCK:
         told = _TOLD.setdefault(graph, set())
-        if not found or (what, *found) in told:
+        if not unread or (what, *unread) in told:
             return
-        told.add((what, *found))
+        told.add((what, *unread))
     warnings.warn(
-        f"{what}: the traced call does not read {_listed(found)}. What would be read with it is "
+        f"{what}: the traced call does not read {_listed(unread)}. What would be read with it is "
         f"pruned, but it stays whole: a call that reads it fails.\nFix: {_WAY_OUT}; or drop it "
         "from the variables.",
         UnreadWarning,

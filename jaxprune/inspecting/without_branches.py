@@ -59,7 +59,7 @@ def split(graph: ChannelGraph, keep: Keep) -> Kept:
     if not named:
         return Kept(channels, {})
     known = branches(graph)
-    found, failures = {}, []
+    stay, failures = {}, []
     for name, value in named.items():
         if name not in known:
             some = near(name, known) or list(known)[:5]
@@ -78,10 +78,10 @@ def split(graph: ChannelGraph, keep: Keep) -> Kept:
                 "it out."
             )
             continue
-        found[name] = np.broadcast_to(mask, known[name].shape)
+        stay[name] = np.broadcast_to(mask, known[name].shape)
     if failures:
         raise KeepError("\n".join(failures))
-    return Kept(channels, found)
+    return Kept(channels, stay)
 
 
 def gone_of(graph: ChannelGraph, kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -141,8 +141,8 @@ def _without(graph: ChannelGraph, cuts: Cuts) -> Without:
     always, ever = _always(cuts), _ever(cuts)
     dead = tainted(walk, gone, always)
     some = tainted(walk, partly, ever)
-    lost = {i for i, one in enumerate(dead) if one and not counts[i]}
-    torn = [i for i, one in enumerate(some) if one and not counts[i] and i not in lost]
+    lost = {i for i, flag in enumerate(dead) if flag and not counts[i]}
+    torn = [i for i, flag in enumerate(some) if flag and not counts[i] and i not in lost]
     if torn:
         raise KeepError(
             f"{len(torn)} outputs are updates of variables of which only some steps of a scan "
@@ -150,8 +150,8 @@ def _without(graph: ChannelGraph, cuts: Cuts) -> Without:
             "mode, where it updates nothing."
         )
     unchanged = [place is not None for place in passed]
-    own = [not one and i not in lost for i, one in enumerate(unchanged)]
-    whole, live = Live(walk, [not one for one in unchanged], {}), Live(walk, own, cuts)
+    wanted = [not flag and i not in lost for i, flag in enumerate(unchanged)]
+    whole, live = Live(walk, [not flag for flag in unchanged], {}), Live(walk, wanted, cuts)
     unread = {i for i in places.values() if whole.reads[i] and not live.reads[i]}
     lost |= {i for i, place in enumerate(passed) if place in unread}
     paths = list(graph.variables)
@@ -179,14 +179,14 @@ def _rows(walk: Walk, live: Live, places: Mapping[Any, int]) -> dict[int, np.nda
     uses: dict[int, list[tuple[Op | None, int]]] = {}
     for place, op, operand in _uses(walk, places):
         uses.setdefault(place, []).append((op, operand))
-    found = {}
+    masks = {}
     for place, [(op, operand), *more] in uses.items():
         if more or op not in live.runs or operand < sum(steps(op)):
             continue
         rows = [np.full(run.stop - run.start, run.reads[operand]) for run in live.runs[op]]
         if not (mask := np.concatenate(rows)).all():
-            found[place] = mask
-    return found
+            masks[place] = mask
+    return masks
 
 
 def _uses(walk: Walk, given: Mapping[Any, int]) -> Iterator[tuple[int, Op | None, int]]:

@@ -77,16 +77,16 @@ def check_masks(keeps: Mapping[str, Any]) -> list[dict[Any, np.ndarray]]:
       KeepError: a mask is not a vector of bools, nor one for each layer, or is empty; all such are
         listed.
     """
-    found = {what: host_masks(keep, what) for what, keep in keeps.items()}
+    on_host = {what: host_masks(keep, what) for what, keep in keeps.items()}
     failures = [
         why
-        for what, masks in found.items()
+        for what, masks in on_host.items()
         for name, mask in masks.items()
         if (why := _problem(f"{what} for group {name!r}", keeps[what][name], mask))
     ]
     if failures:
         raise KeepError("\n".join(failures))
-    return list(found.values())
+    return list(on_host.values())
 
 
 def widths(graph: ChannelGraph, keep: Keep | Widths | None = None) -> dict[str, int]:
@@ -102,19 +102,19 @@ def widths(graph: ChannelGraph, keep: Keep | Widths | None = None) -> dict[str, 
       KeepError: a mask does not fit its group, or a count is none from 1 to its size.
     """
     check_graph(graph)
-    found = {name: group.size for name, group in graph.groups.items()}
+    counts = {name: group.size for name, group in graph.groups.items()}
     if keep is None:
-        return found
+        return counts
     masks, failures = {}, []
     given = check_mapping(keep, "widths", _KEEP + ", or {group: count}", KeepError)
     for name, value in given.items():
-        size = found.get(name) if isinstance(name, str) else None
+        size = counts.get(name) if isinstance(name, str) else None
         if size is None:
             failures.append(_unknown(graph, name, "widths name"))
         elif type(value) is int or is_integer(value):
-            found[name] = plain(value)
-            failures += [] if 1 <= found[name] <= size else [_no_count(name, value, size)]
-            if 1 <= found[name] < (group := graph.groups[name]).least:
+            counts[name] = plain(value)
+            failures += [] if 1 <= counts[name] <= size else [_no_count(name, value, size)]
+            if 1 <= counts[name] < (group := graph.groups[name]).least:
                 failures.append(f"width of group {name!r} is {value}. {_chosen(group)}")
         elif isinstance(value, list | tuple) or np.ndim(value):
             masks[name] = value
@@ -122,7 +122,7 @@ def widths(graph: ChannelGraph, keep: Keep | Widths | None = None) -> dict[str, 
             failures.append(_no_count(name, value, size))
     if failures:
         raise KeepError("\n".join(failures))
-    return found | {name: count(mask) for name, mask in check_keep(graph, masks).items()}
+    return counts | {name: count(mask) for name, mask in check_keep(graph, masks).items()}
 
 
 def _no_count(name: str, value: Any, size: int) -> str:

@@ -25,7 +25,7 @@ class Kept:
     def __init__(self, keep: Keep):
         self.keep = {name: np.asarray(value) for name, value in keep.items()}
         self.counts = {name: count(value) for name, value in self.keep.items()}
-        self._found: dict[int, np.ndarray | None] = {}
+        self._masks: dict[int, np.ndarray | None] = {}
         self._spaces: list[ax.Space] = []  # holds the ids in use
 
     def other(self, keep: Keep) -> "Kept":
@@ -34,11 +34,11 @@ class Kept:
 
     def mask(self, space: ax.Space) -> np.ndarray | None:
         """bool[n] or bool[layers, n], which positions stay; None if all do."""
-        if id(space) not in self._found:
+        if id(space) not in self._masks:
             chosen = ax.select(space, self.keep) if touched(space, self.keep) else None
-            self._found[id(space)] = None if chosen is None or chosen.all() else chosen
+            self._masks[id(space)] = None if chosen is None or chosen.all() else chosen
             self._spaces.append(space)
-        return self._found[id(space)]
+        return self._masks[id(space)]
 
     def indices(self, space: ax.Space) -> np.ndarray | None:
         """int[k] or int[layers, k], the kept positions along an axis; None if it stays whole."""

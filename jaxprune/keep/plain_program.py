@@ -123,14 +123,14 @@ class Reader:
     def add(self, op: Op, values: list[_Value], scope: str) -> str:
         """Adds an operation; returns its number."""
         kernels = [value.sources for value in values if value.sources]
-        found = Operation(
+        operation = Operation(
             op.name,
             dict(_parameters(op)),
             [value.words for value in values],
             tuple(sorted(frozenset().union(*kernels))) if Trait.CONTRACTS in op.traits else (),
             scope,
         )
-        self.segments[-1].append(found)
+        self.segments[-1].append(operation)
         number = f"{len(self.segments)}.{len(self.segments[-1])}"
         if Trait.CONTRACTS in op.traits:
             self.segments.append([])

@@ -103,7 +103,7 @@ def problem(description: Any) -> str | None:
             "program": [*program],
             "kinds": dict(kinds),
         }:
-            axes = [axis for found in variables.values() for axis in found]
+            axes = [axis for row in variables.values() for axis in row]
             words = [*call, *inputs, *unread, *groups, *variables, *axes]
             if not all(isinstance(word, str) for word in words):
                 return "it holds other than words where words belong"
@@ -152,8 +152,8 @@ def _segments(graph: ChannelGraph) -> tuple[list[str], list[list[Operation]]]:
         if _names(ours) == _names(theirs):
             others = [_words(leaf) for leaf in jax.tree.leaves(other)]
             pairs = zip(ours, theirs, strict=True)
-            found = [[*map(_apart, *pair)] for pair in pairs]
-            return [*map(_input, shapes, others)], found
+            segments = [[*map(_apart, *pair)] for pair in pairs]
+            return [*map(_input, shapes, others)], segments
     return [*map(_input, shapes, shapes)], ours
 
 

@@ -51,19 +51,19 @@ def reindex(graph: ChannelGraph, keep: Keep, *, input: str | int | None = None) 
       ([2, 0], [2, 1])
     """
     masks = check_keep(graph, keep)
-    found = {path: _table(space, masks) for path, space in graph.index_inputs.items()}
+    known = {path: _table(space, masks) for path, space in graph.index_inputs.items()}
     if input is not None:
         wanted = _path(graph, str(input))
-        if wanted not in found:
+        if wanted not in known:
             raise KeepError(
-                f"input {input!r} does not point into an axis; those that do are {list(found)}.\n"
+                f"input {input!r} does not point into an axis; those that do are {list(known)}.\n"
                 "Fix: trace(..., index_inputs={input: size})."
             )
-        return found[wanted]
-    tables = list(found.values())
+        return known[wanted]
+    tables = list(known.values())
     if not tables or any(not np.array_equal(table, tables[0]) for table in tables):
         raise KeepError(
-            f"which input is meant? Those that point into an axis are {list(found)}.\n"
+            f"which input is meant? Those that point into an axis are {list(known)}.\n"
             "Fix: reindex(graph, keep, input=...); trace(..., index_inputs={input: size})."
         )
     return tables[0]
@@ -136,8 +136,8 @@ def _table(space: ax.Space, masks: Keep) -> np.ndarray:
 def _path(graph: ChannelGraph, name: str) -> str:
     """The path of an input that may go by its name where it was given by position."""
     names = call_inputs.parameters(graph.fn)
-    at = str(names.index(name)) if name in names else name
-    return name if name in graph.index_inputs else at
+    position = str(names.index(name)) if name in names else name
+    return name if name in graph.index_inputs else position
 
 
 def _known(table: np.ndarray, unknown: Any) -> int:
@@ -154,12 +154,12 @@ def _known(table: np.ndarray, unknown: Any) -> int:
 
 def _integers(values: Any, what: str, way: str) -> np.ndarray:
     try:
-        found = np.asarray(values)
+        array = np.asarray(values)
     except ValueError:  # a ragged list
-        found = None
-    if found is None or found.dtype.kind not in "iu":
+        array = None
+    if array is None or array.dtype.kind not in "iu":
         raise KeepError(f"{what} must be integers, got {kind_of(values)}.\nFix: {way}.")
-    return found
+    return array
 
 
 def _some(ids: np.ndarray) -> list[int]:

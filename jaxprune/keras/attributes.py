@@ -31,10 +31,10 @@ class Sizes:
           LookupError: the layer has none, or several.
         """
         key = f"{self.path}/{name}" if self.path else name
-        if (found := self.view.graph.variables.get(key)) is not None:
-            return found
-        (found,) = _inside(self.view, self.path, name)
-        return found
+        if (variable := self.view.graph.variables.get(key)) is not None:
+            return variable
+        (variable,) = _inside(self.view, self.path, name)
+        return variable
 
     def groups(self, name: str, default: int) -> int:
         """The feature_group_count of the convolution that a kernel enters."""
@@ -49,11 +49,11 @@ class Sizes:
 
 
 def _inside(view: View, path: str, name: str) -> list[Variable]:
-    found = [v for p, v in view.graph.variables.items() if f"/{p}".endswith(f"/{name}")]
-    own = [v for v in found if v.path.startswith(f"{path}/")]
-    if len(own) != 1:
+    variables = [v for p, v in view.graph.variables.items() if f"/{p}".endswith(f"/{name}")]
+    inside = [v for v in variables if v.path.startswith(f"{path}/")]
+    if len(inside) != 1:
         raise LookupError(name)
-    return own
+    return inside
 
 
 def attributes(
@@ -170,10 +170,10 @@ def _reshape(config: Config, sizes: Sizes) -> dict[str, Any]:
     target = tuple(config["target_shape"])
     for full, kept in sizes.results():
         if len(full) == len(target) + 1 and all(
-            size in (-1, found) for size, found in zip(target, full[1:], strict=True)
+            size in (-1, length) for size, length in zip(target, full[1:], strict=True)
         ):
-            found = tuple(-1 if a == -1 else b for a, b in zip(target, kept[1:], strict=True))
-            return {"target_shape": found}
+            shape = tuple(-1 if a == -1 else b for a, b in zip(target, kept[1:], strict=True))
+            return {"target_shape": shape}
     return {}
 
 

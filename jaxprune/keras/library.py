@@ -22,19 +22,19 @@ def keras() -> Any:
       JaxpruneError: it is not installed, or runs on another backend than JAX.
     """
     try:
-        found = importlib.import_module("keras")
+        module = importlib.import_module("keras")
     except ImportError as error:
         raise JaxpruneError(
             f"jp.keras needs Keras 3 and its backend, and importing it failed: {error}.\n"
             "Fix: pip install keras, and set the environment variable KERAS_BACKEND=jax."
         ) from error
-    backend = getattr(getattr(found, "config", None), "backend", lambda: "an old Keras")()
+    backend = getattr(getattr(module, "config", None), "backend", lambda: "an old Keras")()
     if backend != "jax":
         raise JaxpruneError(
             f"jp.keras needs Keras on the backend 'jax', it runs on {backend!r}.\nFix: set the "
             "environment variable KERAS_BACKEND=jax before Keras is imported for the first time."
         )
-    return found
+    return module
 
 
 def check_model(model: Any) -> None:
@@ -53,8 +53,8 @@ def check_model(model: Any) -> None:
 
 def children(layer: Any) -> list[Any]:
     """Returns the layers that a layer holds, without the inputs of a graph of layers."""
-    found = layer._flatten_layers(include_self=False, recursive=False)
-    return [child for child in found if not isinstance(child, keras().layers.InputLayer)]
+    layers = layer._flatten_layers(include_self=False, recursive=False)
+    return [child for child in layers if not isinstance(child, keras().layers.InputLayer)]
 
 
 def is_graph(layer: Any) -> bool:
@@ -127,7 +127,7 @@ def scope(value_of: Callable[[Any], Any]) -> Any:
 
     class Scope(keras().StatelessScope):
         def get_current_value(self, variable: Any) -> Any:
-            found = super().get_current_value(variable)
-            return value_of(variable) if found is None else found
+            value = super().get_current_value(variable)
+            return value_of(variable) if value is None else value
 
     return Scope(initialize_variables=False)

@@ -22,15 +22,15 @@ def layers_of(model: Any) -> dict[str, Any]:
 def variables_of(model: Any) -> dict[str, Any]:
     """Returns the `keras.Variable`s of a model by their path: all but those of metrics."""
     named = layers_of(model)
-    found: dict[str, Any] = {}
+    variables: dict[str, Any] = {}
     seen: set[int] = set()
     for path, layer in named.items():
         for variable in own_variables(layer):
             if id(variable) not in seen:
                 seen.add(id(variable))
                 name = _NUMBERED.sub("variable", variable.name)
-                found[_free(_joined(path, name), found, named)] = variable
-    return found
+                variables[_free(_joined(path, name), variables, named)] = variable
+    return variables
 
 
 def own_variables(layer: Any) -> list[Any]:
@@ -63,10 +63,10 @@ def _walk(layer: Any, path: str, seen: dict[int, Any]) -> Iterator[tuple[str, An
     yield path, layer
     taken: set[str] = set()
     for child in children(layer):
-        own = _free(_joined(path, child.name), taken)
-        taken.add(own)
+        below = _free(_joined(path, child.name), taken)
+        taken.add(below)
         if id(child) not in seen:
-            yield from _walk(child, own, seen)
+            yield from _walk(child, below, seen)
 
 
 def _joined(path: str, name: str) -> str:
@@ -75,8 +75,8 @@ def _joined(path: str, name: str) -> str:
 
 def _free(path: str, *taken: Any) -> str:
     """Returns the path, with a number where it is taken."""
-    found, number = path, 0
-    while any(found in others for others in taken):
+    free, number = path, 0
+    while any(free in others for others in taken):
         number += 1
-        found = f"{path}_{number}"
-    return found
+        free = f"{path}_{number}"
+    return free

@@ -26,7 +26,7 @@ def resize_optimizer(optimizer: Any, small: Any, graph: ChannelGraph, keep: Keep
       keep: {group: bool[n]}, the keep of `small`.
 
     Raises:
-      TraceError: these are no optimizer and no model.
+      TraceError: these are not an optimizer and a model.
       KeepError: the keep does not fit the graph.
       TreeError: the optimizer is not that of the graph's model, or its state has no value for each
         entry of a variable (Adafactor's factors).
@@ -60,9 +60,9 @@ def _built(new: Any, small: Any) -> dict[int, str]:
     make = new.add_variable_from_reference
 
     def noted(reference_variable: Any, *args: Any, **kwargs: Any) -> Any:
-        found = make(reference_variable, *args, **kwargs)
-        owners[id(found)] = places[id(reference_variable)]
-        return found
+        made = make(reference_variable, *args, **kwargs)
+        owners[id(made)] = places[id(reference_variable)]
+        return made
 
     new.add_variable_from_reference = noted
     try:

@@ -45,14 +45,14 @@ def assign(model: Any, variables: Any) -> None:
       TreeError: the model has no such variable, or has it with another shape.
     """
     check_model(model)
-    own = variables_of(model)
+    ours = variables_of(model)
     given = paths.flatten(variables)[0]
     bad = [
-        f"{path!r} has shape {jnp.shape(value)}, the model has {own[path].shape}"
-        if path in own
+        f"{path!r} has shape {jnp.shape(value)}, the model has {ours[path].shape}"
+        if path in ours
         else f"{path!r} is not a variable of the model"
         for path, value in given.items()
-        if path not in own or own[path].shape != jnp.shape(value)
+        if path not in ours or ours[path].shape != jnp.shape(value)
     ]
     if bad:
         more = f"\n... and {len(bad) - 8} more" if len(bad) > 8 else ""
@@ -61,19 +61,19 @@ def assign(model: Any, variables: Any) -> None:
             "pass variables of the model's widths; jp.keras.resize makes a model of the kept ones."
         )
     for path, value in given.items():
-        own[path].assign(jnp.array(value))  # a copy, since `fit` deletes what a model holds
+        ours[path].assign(jnp.array(value))  # a copy, since `fit` deletes what a model holds
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Returns {path: leaf} as a nest of dicts."""
-    found: dict[str, Any] = {}
+    tree: dict[str, Any] = {}
     for path, leaf in flat.items():
         *above, name = path.split("/")
-        inner = found
+        inner = tree
         for key in above:
             inner = inner.setdefault(key, {})
         inner[name] = leaf
-    return found
+    return tree
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,9 +85,9 @@ class Function:
 
     def __call__(self, variables: Any, *inputs: Any, **keywords: Any) -> tuple[Any, dict[str, Any]]:
         """Returns the outputs, and the variables that the call wrote; keywords of now win."""
-        own = variables_of(self.model)
+        ours = variables_of(self.model)
         given = paths.flatten(variables)[0]
-        if differing := sorted(own.keys() ^ given.keys()):
+        if differing := sorted(ours.keys() ^ given.keys()):
             raise TreeError(
                 f"the variables are not those of the model; {differing[:8]} are in only one of "
                 "them.\nFix: pass jp.keras.variables(model), whole."
@@ -95,9 +95,9 @@ class Function:
         before = {path: jnp.asarray(value) for path, value in given.items()}
         with keras().StatelessScope(initialize_variables=False) as scope:
             for path, value in before.items():
-                scope.add_update((own[path], value))
+                scope.add_update((ours[path], value))
             outputs = self.model(*inputs, **{**self.arguments, **keywords})
-            after = {path: scope.get_current_value(own[path]) for path in own}
+            after = {path: scope.get_current_value(ours[path]) for path in ours}
         return outputs, nest({p: v for p, v in after.items() if v is not before[p]})
 
     @property
@@ -145,5 +145,5 @@ def _of_graph(inputs: Any, mask: Any = None) -> None:
 
 def shapes(model: Any) -> dict[str, Any]:
     """Returns the variables of a model as a nest of shapes."""
-    found = variables_of(model).items()
-    return nest({path: jax.ShapeDtypeStruct(v.shape, v.value.dtype) for path, v in found})
+    items = variables_of(model).items()
+    return nest({path: jax.ShapeDtypeStruct(v.shape, v.value.dtype) for path, v in items})

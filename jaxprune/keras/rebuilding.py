@@ -51,7 +51,7 @@ class Rebuilding:
         self.objects = _objects(self.layers.values())
 
     def model_of(self, inputs: Any, arguments: Mapping[str, Any]) -> Any:
-        """Returns the new model; one that is no graph of layers is called on the inputs."""
+        """Returns the new model; one that is not a graph of layers is called on the inputs."""
         with keras().saving.custom_object_scope(self.objects):
             if is_graph(self.model) and graph_of(self.model):
                 new = self.graph(self.model, None)
@@ -124,8 +124,8 @@ class Rebuilding:
             for layer in children(old):
                 inputs = call(layer, inputs)
             return inputs
-        found = through(graph, standardized(graph, inputs), call)
-        return found[0] if isinstance(found, list | tuple) and len(found) == 1 else found
+        outputs = through(graph, standardized(graph, inputs), call)
+        return outputs[0] if isinstance(outputs, list | tuple) and len(outputs) == 1 else outputs
 
     def graph(self, old: Any, given: Any) -> Any:
         """Returns a new functional or sequential model for inputs like the given ones."""
@@ -148,7 +148,7 @@ class Rebuilding:
         return kind(inputs, outputs, name=old.name)
 
     def layer(self, old: Any) -> Any:
-        """Returns the new layer or operation in the place of `old`, which is no graph of layers."""
+        """Returns the new layer or operation in the place of `old`, not a graph of layers."""
         if id(old) not in self.made:
             new = self.of_class(old) if isinstance(old, keras().Layer) else self.operation(old)
             self.made[id(old)] = new
@@ -200,11 +200,11 @@ class Rebuilding:
             if type(inner) is not type(twin):
                 continue
             try:
-                config, found = inner.get_config(), dict(integers.below(twin.get_config()))
+                config, held = inner.get_config(), dict(integers.below(twin.get_config()))
             except NotImplementedError:
                 continue
             wanted = integers.below(_resolved(config, self.changes.get(self.paths[id(inner)], {})))
-            if values := {way: n for way, n in wanted if found.get(way, n) != n}:
+            if values := {way: n for way, n in wanted if held.get(way, n) != n}:
                 yield twin, values
 
     def explained(self, old: Any, config: dict[str, Any], misfits: Any) -> Any:
@@ -232,9 +232,9 @@ class Rebuilding:
 def adapt_as(model: Any, new: Any) -> None:
     """Gives new layers what the old ones were adapted to by data: constants of the program."""
     for old, layer in pairs(model, new):
-        found = [*zip(own_variables(old), own_variables(layer), strict=False)]
-        if found and hasattr(layer, "finalize_state") and all(a.shape == b.shape for a, b in found):
-            for ours, theirs in found:
+        twins = [*zip(own_variables(old), own_variables(layer), strict=False)]
+        if twins and hasattr(layer, "finalize_state") and all(a.shape == b.shape for a, b in twins):
+            for ours, theirs in twins:
                 theirs.assign(jnp.array(ours.value))
             layer.finalize_state()
 
@@ -248,13 +248,13 @@ def _paths(layers: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
 
 def _objects(layers: Iterable[Any]) -> dict[str, Any]:
     """The classes and functions by whose names configurations may speak of them."""
-    found: dict[str, Any] = {}
+    objects: dict[str, Any] = {}
     for layer in layers:
         for item in (type(layer), *vars(layer).values()):
             module = getattr(item, "__module__", None) or "keras."
             if callable(item) and hasattr(item, "__name__") and not module.startswith("keras."):
-                found[item.__name__] = item
-    return found
+                objects[item.__name__] = item
+    return objects
 
 
 def _input(symbol: Any, shape: Any) -> Any:
@@ -368,11 +368,11 @@ def _build_as(old: Any, new: Any) -> None:
 
 def _train_as(old: Any, new: Any) -> None:
     """What of the old model is trained is trained in the new one."""
-    found = [*pairs(old, new)]
-    for a, b in found:
+    twins = [*pairs(old, new)]
+    for a, b in twins:
         if a.trainable != b.trainable:
             b.trainable = a.trainable
-    for a, b in found:
+    for a, b in twins:
         for ours, theirs in zip(own_variables(a), own_variables(b), strict=False):
             if ours.trainable != theirs.trainable:
                 theirs.trainable = ours.trainable

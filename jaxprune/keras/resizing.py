@@ -111,14 +111,14 @@ def overrides(graph: ChannelGraph, keep: Keep) -> dict[str, dict[str, Any]]:
 
     Give them to it as `overrides`, and nothing is searched. Arguments and errors as there.
     """
-    return {path: dict(values) for path, values in _Plan(graph, keep, None).found.items()}
+    return {path: dict(values) for path, values in _Plan(graph, keep, None).extra.items()}
 
 
 class _Plan:
     """How a model changes at some widths.
 
     Attributes:
-      found: what was found by trying.
+      extra: what was found by trying.
       compared: in what the resized model differs from the masked one.
     """
 
@@ -137,22 +137,22 @@ class _Plan:
         self.rebuilding: Rebuilding | None = None
         self.small: tuple[Overrides, Any] | None = None
         with unfiltered():
-            self.found, self.compared = solved(
+            self.extra, self.compared = solved(
                 graph, self.kept, self.attempt, self.check, self.holders, self.path_of
             )
-            self.made(self.found)
+            self.made(self.extra)
 
     def resized(self) -> Any:
         """Returns the model at the kept widths, with its arrays."""
-        small = self.made(self.found)
+        small = self.made(self.extra)
         assign(small, sliced(self.graph, variables(self.model), self.kept.keep))
         return small
 
     def _check_model(self) -> None:
         """Raises unless the model makes the program of the graph."""
         leaves = paths.flatten(nest(variables_of(self.model)))[0]
-        found = {path: variable.value for path, variable in leaves.items()}
-        check_tree(self.graph, found, {})
+        values = {path: variable.value for path, variable in leaves.items()}
+        check_tree(self.graph, values, {})
         if missing := [path for path in self.graph.variables if path not in leaves]:
             raise TreeError(
                 f"the model has no variables {missing[:8]}, which the graph has.\nFix: pass the "
@@ -176,29 +176,29 @@ class _Plan:
             if path in known or given:
                 yield path, {**known.get(path, {}), **given}
 
-    def changes(self, found: Overrides) -> dict[str, dict[str, Any]]:
+    def changes(self, extra: Overrides) -> dict[str, dict[str, Any]]:
         """Returns how the layers change with what was tried."""
         whole = {path: dict(values) for path, values in self.known.items()}
-        for path, values in found.items():
+        for path, values in extra.items():
             whole[path] = {**values, **whole.get(path, {})}
         return whole
 
-    def attempt(self, found: Overrides) -> same_program.Attempt:
+    def attempt(self, extra: Overrides) -> same_program.Attempt:
         """Returns how far the model is the traced one."""
-        if not found:  # the model itself, where it can be made
+        if not extra:  # the model itself, where it can be made
             try:
-                fn = Function(model=self.made(found), arguments=self.fn.arguments)
+                fn = Function(model=self.made(extra), arguments=self.fn.arguments)
             except Exception:  # the attempt below says where it fails
                 fn = None
             if fn and (end := same_program.attempt(self.graph, self.kept, fn)).compared:
                 return end
-        return same_program.attempt(self.graph, self.kept, self.traced(found))
+        return same_program.attempt(self.graph, self.kept, self.traced(extra))
 
-    def traced(self, found: Overrides) -> Any:
+    def traced(self, extra: Overrides) -> Any:
         """Returns the function of new layers that are made while they are called."""
 
         def run(given: Any, *inputs: Any, **keywords: Any) -> tuple[Any, Any]:
-            rebuilding = self.rebuilding = Rebuilding(self.model, self.changes(found))
+            rebuilding = self.rebuilding = Rebuilding(self.model, self.changes(extra))
             values = paths.flatten(given)[0]
             inside = scope(lambda variable: rebuilding.value(values, variable))
             with without_values(), inside:
@@ -215,22 +215,22 @@ class _Plan:
 
         return run
 
-    def made(self, found: Overrides) -> Any:
+    def made(self, extra: Overrides) -> Any:
         """Returns the model at the kept widths, of which the variables have no values yet."""
-        if self.small is None or self.small[0] != found:
-            self.rebuilding = rebuilding = Rebuilding(self.model, self.changes(found))
+        if self.small is None or self.small[0] != extra:
+            self.rebuilding = rebuilding = Rebuilding(self.model, self.changes(extra))
             with without_values():
                 (_, *inputs), keywords = self.kept.call(self.graph)
                 small = rebuilding.model_of(inputs, {**self.fn.arguments, **keywords})
             self._check_shapes(small)
             adapt_as(self.model, small)
-            self.small = found, small
+            self.small = extra, small
         return self.small[1]
 
     def _check_shapes(self, small: Any) -> None:
-        own = {path: tuple(v.shape) for path, v in variables_of(small).items()}
+        shapes = {path: tuple(v.shape) for path, v in variables_of(small).items()}
         for path, variable in self.graph.variables.items():
-            if own.get(path) == self.kept.shape(variable):
+            if shapes.get(path) == self.kept.shape(variable):
                 continue
             unread = (
                 "The traced call does not read it: trace the call that does, mostly with "
@@ -238,14 +238,14 @@ class _Plan:
             )
             raise ResizeError(
                 f"the variable {path!r} has the kept shape {self.kept.shape(variable)}, the model "
-                f"at the kept widths has {own.get(path)}.\n"
+                f"at the kept widths has {shapes.get(path)}.\n"
                 f"{unread if path in self.graph.unread else ''}{WAY_OUT}"
             )
 
-    def check(self, found: Overrides) -> same_program.Compared:
+    def check(self, extra: Overrides) -> same_program.Compared:
         """Returns in what the model at the kept widths differs, if it is the traced network."""
         try:
-            small = self.made(found)
+            small = self.made(extra)
         except ResizeError:
             raise
         except Exception as error:
@@ -259,8 +259,8 @@ class _Plan:
 
     def _at(self) -> str:
         """Where the model that was made last failed."""
-        at = self.rebuilding.at if self.rebuilding else ""
-        return f", at the layer {at!r}" if at else ""
+        layer = self.rebuilding.at if self.rebuilding else ""
+        return f", at the layer {layer!r}" if layer else ""
 
     def _compared(self, model: Any, kept: Kept, fix: str, failure: str) -> same_program.Compared:
         fn = Function(model=model, arguments=self.fn.arguments)

@@ -27,12 +27,12 @@ def _difference(ours: Any, theirs: Any, name: str, seen: dict[Any, Any]) -> str 
         others = _parts(theirs) or {}
         if parts.keys() == others.keys():
             below = (
-                _difference(part, others[at], f"{name}.{at}" if name else str(at), seen)
-                for at, part in parts.items()
+                _difference(part, others[place], f"{name}.{place}" if name else str(place), seen)
+                for place, part in parts.items()
             )
-            found = next(filter(None, below), None)
-            if found is None or not callable(ours) or isinstance(ours, nn.Module):
-                return found
+            deeper = next(filter(None, below), None)
+            if deeper is None or not callable(ours) or isinstance(ours, nn.Module):
+                return deeper
     elif same and _equal(ours, theirs):
         return None
     what = f"its {name} is" if name else "it is"
@@ -49,10 +49,10 @@ def _plain(kind: type) -> type:
     if not issubclass(kind, nn.Module) or kind is nn.Module:
         return kind
     base = kind.__mro__[1]
-    own = {name: method for name, method in vars(kind).items() if callable(method)}
+    methods = {name: method for name, method in vars(kind).items() if callable(method)}
     wrapping = [
         getattr(method, "__wrapped__", None) is getattr(base, name, kind)
-        for name, method in own.items()
+        for name, method in methods.items()
         if name == "__call__" or not name.startswith("_")
     ]
     return _plain(base) if wrapping and all(wrapping) else kind

@@ -25,8 +25,8 @@ class View:
     def find(self, path: str, name: str) -> Variable | None:
         """The parameter `name` of the module at `path`."""
         key = f"{path}/{name}" if path else name
-        found = self.graph.variables
-        return found.get(f"params/{key}", found.get(key))
+        variables = self.graph.variables
+        return variables.get(f"params/{key}", variables.get(key))
 
     def shape(self, path: str, name: str) -> Shape | None:
         """The kept shape of a parameter."""

@@ -26,17 +26,17 @@ class Attributes:
     """What changes in the modules of a network.
 
     A wrapper and what it wraps are two modules at one path, and what one of them has the other gets
-    too. `late` tells that one ran without: then the network must run again.
+    too. `late` tells that a module ran without: then the network must run again.
 
     Attributes:
       values: {path: {attribute: kept value}}.
       classes: {path: name of the class}, of the modules that are called.
     """
 
-    def __init__(self, view: View, overrides: Overrides, found: Overrides):
+    def __init__(self, view: View, overrides: Overrides, extra: Overrides):
         self.view = view
         self.overrides = overrides
-        self.found = found
+        self.extra = extra
         self.values: dict[str, dict[str, Any]] = {}
         self.classes: dict[str, str] = {}
         self.ran: dict[str, list[nn.Module]] = {}
@@ -67,28 +67,30 @@ class Attributes:
 
     def every(self, module: nn.Module, path: str) -> dict[str, Any]:
         """Returns what the class of a module asks for, then what was tried, then what is given."""
-        found: dict[str, Any] = {}
+        asked: dict[str, Any] = {}
         for kind, attributes in ATTRIBUTES.items():
             if isinstance(module, kind):
-                found |= attributes(module, path, self.view)
-        return found | wanted(module, path, self.found, self.overrides)
+                asked |= attributes(module, path, self.view)
+        return asked | wanted(module, path, self.extra, self.overrides)
 
 
 @dataclass(frozen=True)
 class Draft(Resizing):
     """A plan whose attributes are found while it is applied."""
 
-    found: Attributes | None = field(default=None, compare=False)
+    finder: Attributes | None = field(default=None, compare=False)
 
     def attributes_of(self) -> Callable[[nn.Module, str, When], Mapping[str, Any]]:
         """Returns what finds them."""
-        assert self.found is not None
-        return self.found
+        assert self.finder is not None
+        return self.finder
 
 
 def items(values: Overrides) -> Items:
     """Returns {path: {attribute: value}} as a plan has it."""
-    return tuple((path, tuple(found.items())) for path, found in values.items() if found)
+    return tuple(
+        (path, tuple(attributes.items())) for path, attributes in values.items() if attributes
+    )
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -97,10 +99,10 @@ def _same(a: Any, b: Any) -> bool:
 
 def holders(modules: Mapping[str, list[nn.Module]]) -> dict[str, Holder]:
     """Returns what the modules at every path hold."""
-    found = {}
+    by_path = {}
     for path, here in modules.items():
-        found[path] = Holder(type(here[-1]).__name__, held_by(here))
-    return found
+        by_path[path] = Holder(type(here[-1]).__name__, held_by(here))
+    return by_path
 
 
 def held_by(modules: Sequence[nn.Module]) -> dict[str, Any]:

@@ -74,20 +74,20 @@ def as_traced(graph: ChannelGraph, module: nn.Module) -> At:
         hides it.
     """
     failures: list[ResizeError] = []
-    for at, differs in _ways(graph, module):
+    for way, differs in _ways(graph, module):
         if differs is None and all(call.plain for call in graph.calls):
-            return at
+            return way
         modules: Modules = {}
         way_out = f"The module given differs: {differs}.\n{_WAY_OUT}" if differs else _WAY_OUT
         try:
-            fn = _recording(at(), modules)
+            fn = _recording(way(), modules)
             same_program.check(graph, Kept({}), fn, type(module).__name__, way_out, _OTHER)
         except ResizeError as error:
             failures.append(error)
         else:
             if not modules:  # the program at the kept widths would stay in the cache
                 raise ResizeError(HIDDEN)
-            return at
+            return way
     raise failures[0]
 
 
@@ -117,16 +117,16 @@ def _ways(graph: ChannelGraph, module: nn.Module) -> Iterator[tuple[At, str | No
 
 def _tops(graph: ChannelGraph) -> list[_Top]:
     """The top-level modules of a function; those that are built alike are one."""
-    found: list[_Top] = []
+    tops: list[_Top] = []
     for noted in graph.calls:
-        for i, top in enumerate(found):
+        for i, top in enumerate(tops):
             if noted.number in top.numbers or difference(top.module, noted.module) is None:
                 numbers = {*top.numbers, noted.number}
-                found[i] = _Top(top.module, numbers, top.direct and noted.direct)
+                tops[i] = _Top(top.module, numbers, top.direct and noted.direct)
                 break
         else:
-            found.append(_Top(noted.module, {noted.number}, noted.direct))
-    return found
+            tops.append(_Top(noted.module, {noted.number}, noted.direct))
+    return tops
 
 
 def _with(

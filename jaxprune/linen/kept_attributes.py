@@ -33,8 +33,8 @@ def described(
             values[path][name] = shape
     kept = values.pop("", {})
     lines = [f"{name} = {_shown(value)}" for name, value in kept.items()]
-    for path, found in values.items():
-        inside = ", ".join(f"{name}={_shown(value)}" for name, value in found.items())
+    for path, held in values.items():
+        inside = ", ".join(f"{name}={_shown(value)}" for name, value in held.items())
         lines += [f"{path} = {classes[path]}({inside})"] if inside else []
     given = [f"{name} = {_shown(value)}" for name, value in _given(module) if name not in kept]
     parts = [("# at the kept widths", lines), ("# without", gone), ("# attributes as given", given)]

@@ -31,7 +31,7 @@ Items = tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
 class When(Enum):
     """When a module is asked for its attributes."""
 
-    GIVEN = auto()  # as a field of one that is called
+    GIVEN = auto()  # as a field of a module that is called
     CALLED = auto()
     SET_UP = auto()  # after its `setup`
 
@@ -261,7 +261,7 @@ class Resized(nn.Module):
 
     @contextmanager
     def _running(self) -> Generator[nn.Module, None, None]:
-        """The module in the scope of this one; what it does inside has the kept widths."""
+        """The module in the scope of this module; what it does inside has the kept widths."""
         if "_bound" not in vars(self):
             bound = self.original.module.clone(parent=self.scope)
             object.__setattr__(self, "_bound", bound)

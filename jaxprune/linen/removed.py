@@ -33,8 +33,8 @@ class Removed(NamedTuple):
         """Returns what goes of the module at a path, for that module by itself."""
         start = f"{path}/" if path else ""
         calls = ["" if c == path else c[len(start) :] for c in self.calls if is_part(c, path)]
-        own = [(kind, name) for kind, name in self.variables if name.startswith(start)]
-        return Removed(tuple(calls), tuple((kind, name[len(start) :]) for kind, name in own))
+        variables = [(kind, name) for kind, name in self.variables if name.startswith(start)]
+        return Removed(tuple(calls), tuple((kind, name[len(start) :]) for kind, name in variables))
 
     def has(self, collection: str, path: str, name: str) -> bool:
         """True of a variable that goes."""
@@ -63,8 +63,8 @@ def removed_of(
     every = {path: _parts(path, graph) for path in graph.variables}
     dead = {path for key, (_, path) in every.items() if key in gone}
     alive = {path for key, (_, path) in every.items() if key not in gone}
-    found = sorted({above for path in dead for above in _above(path)})
-    candidates = [path for path in found if not any(is_part(other, path) for other in alive)]
+    modules = sorted({above for path in dead for above in _above(path)})
+    candidates = [path for path in modules if not any(is_part(other, path) for other in alive)]
     calls = removed_calls.of(graph, kept, marked(candidates))
     return Removed(tuple(calls), tuple(every[path] for path in sorted(gone)))
 
@@ -93,14 +93,14 @@ def zeros_of(call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
 
 def parameter(init_fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """Returns zeros in the place of a parameter that is not declared."""
-    found = _zeros(init_fn, (jax.random.key(0), *args), kwargs)
-    return meta.unbox(found) if kwargs.get("unbox", True) else found
+    zeros = _zeros(init_fn, (jax.random.key(0), *args), kwargs)
+    return meta.unbox(zeros) if kwargs.get("unbox", True) else zeros
 
 
 def variable(init_fn: Callable[..., Any] | None, args: Any, kwargs: Any) -> Any:
     """Returns what stands in the place of a variable that is not declared."""
-    found = None if init_fn is None else meta.unbox(_zeros(init_fn, args, kwargs))
-    return SimpleNamespace(value=found)
+    value = None if init_fn is None else meta.unbox(_zeros(init_fn, args, kwargs))
+    return SimpleNamespace(value=value)
 
 
 def _zeros(init_fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:

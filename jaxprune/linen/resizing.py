@@ -75,12 +75,12 @@ def at_widths(
     """Returns what `resize` does, without a word on what the traced call does not read."""
     check_module(module)
     check_overrides(overrides)
-    plan, found = head_sizes.or_why(
+    plan, compared = head_sizes.or_why(
         graph,
         kept_of(graph, keep),
         lambda kept: _planned(module, graph, kept, overrides or {}),
     )
-    return resized(module, replace(plan, follows=found.follows, draws=found.draws))
+    return resized(module, replace(plan, follows=compared.follows, draws=compared.draws))
 
 
 def compared_at(graph: ChannelGraph, keep: Keep, *, search: bool = True) -> Compared:
@@ -105,16 +105,16 @@ def _planned(
     if overrides:
         _check_overrides(overrides, modules())
     tried = _Tried(graph, kept, at, overrides)
-    found, compared = solved(
+    extra, compared = solved(
         graph,
         kept,
         tried.attempt,
-        lambda found: same_program.check(graph, kept, at(tried.plan(found)), name),
+        lambda extra: same_program.check(graph, kept, at(tried.plan(extra)), name),
         lambda: holders(modules()),
         path_of,
         search=search,
     )
-    return tried.plan(found), compared
+    return tried.plan(extra), compared
 
 
 class _Tried:
@@ -131,15 +131,15 @@ class _Tried:
         self.removed = _removed(graph, kept, at)
         self.latest = Attributes(self.view, overrides, {})
 
-    def attempt(self, found: Overrides) -> Attempt:
+    def attempt(self, extra: Overrides) -> Attempt:
         """Returns how far the network is the traced one, with what was found.
 
         Raises:
           ResizeError: it calls no module.
         """
-        self.latest = Attributes(self.view, self.overrides, found)
+        self.latest = Attributes(self.view, self.overrides, extra)
         fn = self.at(
-            Draft(self.shapes, (), self.selections, removed=self.removed, found=self.latest)
+            Draft(self.shapes, (), self.selections, removed=self.removed, finder=self.latest)
         )
         while True:
             self.latest.begin()
@@ -149,16 +149,16 @@ class _Tried:
             if not self.latest.late:
                 return attempt
 
-    def plan(self, found: Overrides) -> Resizing:
+    def plan(self, extra: Overrides) -> Resizing:
         """Returns how the module changes, with what was found."""
-        if self.latest.found != found:
-            self.attempt(found)
+        if self.latest.extra != extra:
+            self.attempt(extra)
         return Resizing(
             shapes=self.shapes,
             attributes=items(self.latest.values),
             selections=self.selections,
             classes=tuple(self.latest.classes.items()),
-            overrides=items(found),
+            overrides=items(extra),
             removed=self.removed,
         )
 
@@ -176,15 +176,15 @@ def _shapes(graph: ChannelGraph, kept: Kept) -> Iterator[tuple[str, tuple[Shape,
 
 
 def _selections(graph: ChannelGraph, kept: Kept) -> dict[str, tuple[int, ...] | None]:
-    found: dict[str, tuple[int, ...] | None] = {}
+    selections: dict[str, tuple[int, ...] | None] = {}
     for reading in graph.readings:
         chosen = reading.positions(kept.keep)
-        if found.setdefault(reading.name, chosen) != chosen:
+        if selections.setdefault(reading.name, chosen) != chosen:
             raise ResizeError(
                 f"{reading.name} reads several streams that keep different channels, and can "
                 f"select only one set.\n{same_program.WAY_OUT}"
             )
-    return found
+    return selections
 
 
 def _check_overrides(overrides: Overrides, modules: Mapping[str, list[nn.Module]]) -> None:

@@ -129,7 +129,7 @@ def trace(
 def check_call(module: nn.Module, call: Mapping[str, Any], others: Sequence[str] = ()) -> None:
     """Raises TraceError unless the module has the method and takes the keywords.
 
-    `others` are keywords that are known too: an unknown one may be near to them.
+    `others` are keywords that are known too: an unknown keyword may be near to them.
     """
     method = call.get("method")
     named = isinstance(method, str) and hasattr(module, method)

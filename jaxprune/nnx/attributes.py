@@ -28,14 +28,14 @@ class Sizes:
         self.stacked = stacked
 
     def __call__(self, variable: Any, rank: int) -> tuple[int, ...]:
-        """The sizes of the own axes of a variable, `rank` of them."""
+        """The sizes of the `rank` axes of a variable that do not count layers."""
         return tuple(map(self.view.kept.size, self.axes(variable, rank)))
 
     def axes(self, variable: Any, rank: int) -> tuple[Space, ...]:
-        """The spaces of the own axes of a variable."""
-        found = self._find(variable).axes
+        """The spaces of the `rank` axes of a variable that do not count layers."""
+        spaces = self._find(variable).axes
         start = min(self.stacked, rank)
-        return found[:start] + found[start + len(found) - rank :]
+        return spaces[:start] + spaces[start + len(spaces) - rank :]
 
     def groups(self, variable: Any, default: int) -> int:
         """The feature_group_count of the convolution that a kernel enters."""
@@ -71,8 +71,8 @@ def attributes(
 
 def _stacked(module: Any, find: Any, full: View, places: Mapping[int, str]) -> int:
     """Where the layer axis stands: the first place that explains most attributes."""
-    found = [_explained(module, find(module, Sizes(full, places, at))) for at in range(4)]
-    return max(range(4), key=lambda at: len(found[at]))
+    explained = [_explained(module, find(module, Sizes(full, places, axis))) for axis in range(4)]
+    return max(range(4), key=lambda axis: len(explained[axis]))
 
 
 def _explained(module: Any, expected: Attributes) -> list[str]:
@@ -95,10 +95,10 @@ def _linear_general(module: nnx.LinearGeneral, sizes: Sizes) -> Attributes:
 
 
 def _einsum(module: nnx.Einsum, sizes: Sizes) -> Attributes:
-    found: Attributes = {"kernel_shape": sizes(module.kernel, len(module.kernel_shape))}
+    shapes: Attributes = {"kernel_shape": sizes(module.kernel, len(module.kernel_shape))}
     if module.bias is not None and module.bias_shape is not None:
-        found["bias_shape"] = sizes(module.bias, len(module.bias_shape))
-    return found
+        shapes["bias_shape"] = sizes(module.bias, len(module.bias_shape))
+    return shapes
 
 
 def _convolution(module: nnx.Conv, sizes: Sizes) -> Attributes:
@@ -167,13 +167,13 @@ def _lora(module: nnx.LoRA, sizes: Sizes) -> Attributes:
 def _cell(inputs: str, hidden: str) -> Callable[[Any, Sizes], Attributes]:
     """The sizes of a recurrent cell, from the kernels of its two named linear layers."""
 
-    def found(module: Any, sizes: Sizes) -> Attributes:
+    def of_cell(module: Any, sizes: Sizes) -> Attributes:
         return {
             "in_features": sizes(getattr(module, inputs).kernel, 2)[0],
             "hidden_features": sizes(getattr(module, hidden).kernel, 2)[0],
         }
 
-    return found
+    return of_cell
 
 
 # Layer class -> (module, sizes) -> {attribute: value}.

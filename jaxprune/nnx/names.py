@@ -21,7 +21,7 @@ def place_of(error: Exception) -> str:
 
 
 def modules(model: nnx.Module) -> dict[str, nnx.Module]:
-    """Returns the modules of a model by their path; a shared one has its first path."""
+    """Returns the modules of a model by their path; a shared module has its first path."""
     return {path_name(path): module for path, module in nnx.iter_modules(model)}
 
 
@@ -81,10 +81,10 @@ class _Names:
     """The path of every module of `model`, and of those that transforms make of them."""
 
     def __init__(self, model: nnx.Module):
-        found = modules(model)
-        self.paths = {id(module): path for path, module in found.items()}
-        self.kinds = Counter(map(type, found.values()))
-        self.only = {type(m): path for path, m in found.items() if self.kinds[type(m)] == 1}
+        by_path = modules(model)
+        self.paths = {id(module): path for path, module in by_path.items()}
+        self.kinds = Counter(map(type, by_path.values()))
+        self.only = {type(m): path for path, m in by_path.items() if self.kinds[type(m)] == 1}
         self.made: list[nnx.Module] = []  # held, so that no other object has one of these ids
 
     def __call__(self, module: nnx.Module) -> str:

@@ -76,9 +76,9 @@ class Function:
         """The method, its constant arguments and the mode of the model, in words."""
         method = self.method if isinstance(self.method, str) else shown(self.method)
         named = (f"{name}={shown(self.arguments[name])}" for name in sorted(self.arguments))
-        found = modules(self.model()).values()
+        held = modules(self.model()).values()
         modes = {
-            mode: sorted({shown(getattr(m, mode)) for m in found if hasattr(m, mode)})
+            mode: sorted({shown(getattr(m, mode)) for m in held if hasattr(m, mode)})
             for mode in MODES
         }
         words = (f"{mode}={' and '.join(values)}" for mode, values in modes.items() if values)
@@ -103,8 +103,10 @@ class Function:
         """The function of the model at the kept widths; `remove` then takes modules out of it."""
         full = paths.flatten(nnx.to_pure_dict(self.state))[0]
         small = {
-            path: jax.ShapeDtypeStruct(kept.shape(own), own.dtype, weak_type=full[path].weak_type)
-            for path, own in graph.variables.items()
+            path: jax.ShapeDtypeStruct(
+                kept.shape(variable), variable.dtype, weak_type=full[path].weak_type
+            )
+            for path, variable in graph.variables.items()
         }
         cut = replace(self, state=like(self.state, small))
         model = cut.model()
@@ -177,7 +179,7 @@ def check_call(
 ) -> None:
     """Raises TraceError unless it is a module that has the method and takes the arguments.
 
-    `others` are keywords that are known too: an unknown one may be near to them.
+    `others` are keywords that are known too: an unknown keyword may be near to them.
     """
     check_module(model)
     if method != "__call__" or callable(model):  # a module may have other methods alone
@@ -197,10 +199,10 @@ def check_module(model: Any) -> None:
 
 def set_attributes(model: nnx.Module, changes: Changes) -> None:
     """Sets attributes of the modules of a model of our own."""
-    found = modules(model)
+    by_path = modules(model)
     for path, values in changes.items():
         for name, value in values.items():
-            setattr(found[path], name, value)
+            setattr(by_path[path], name, value)
 
 
 def like(state: Any, variables: Any) -> Any:
@@ -225,15 +227,15 @@ def like(state: Any, variables: Any) -> Any:
 
 def _written(before: Any, after: Any) -> Any:
     """The part of `after` that `before` has with other arrays."""
-    found = {}
+    written = {}
     for key in after.keys() & before.keys():
         old, new = before[key], after[key]
         if isinstance(old, dict) and isinstance(new, dict):
             if inner := _written(old, new):
-                found[key] = inner
+                written[key] = inner
         elif [*map(id, jax.tree.leaves(old))] != [*map(id, jax.tree.leaves(new))]:
-            found[key] = new
-    return found
+            written[key] = new
+    return written
 
 
 def _holds_shapes(value: Any) -> bool:

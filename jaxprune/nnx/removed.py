@@ -116,8 +116,8 @@ def gone_of(graph: ChannelGraph, kept: KeptDepth, fn: Function) -> Gone:
     ]
     around = functools.partial(_marked, candidates)
     calls = removed_calls.of(graph, kept, fn.within(around))
-    own = [name for name in sorted(gone) if not any(is_part(name, call) for call in calls)]
-    return Gone(tuple(calls), tuple(own))
+    alone = [name for name in sorted(gone) if not any(is_part(name, call) for call in calls)]
+    return Gone(tuple(calls), tuple(alone))
 
 
 @contextmanager
@@ -134,19 +134,21 @@ def _marked(paths: Iterable[str], model: nnx.Module) -> Generator[None, None, No
 
 def replace_gone(model: nnx.Module, gone: Gone) -> None:
     """Replaces what goes of a model of our own, wherever it stands."""
-    found = dict(modules(model))
+    by_path = dict(modules(model))
     named = {"/".join(map(str, path)): path for path, _ in nnx.iter_graph(model)}
-    new = {id(found[path]): Removed(found[path]) for path in gone.calls}
+    new = {id(by_path[path]): Removed(by_path[path]) for path in gone.calls}
     for path in gone.variables:
         *above, last = named[path]
         holder = _at(model, above)
         like = holder[last] if _is_item(holder, last) else getattr(holder, str(last))
         _put(holder, last, Zero(jax.eval_shape(lambda x: x, like.get_value())))
-    old = [found[path] for path in gone.calls]
+    old = [by_path[path] for path in gone.calls]
     for path, value in list(nnx.iter_graph(model)):
         if any(value is module for module in old):
             _put(_at(model, path[:-1]), path[-1], new[id(value)])
-    for holder in [m for path, m in found.items() if not any(is_part(path, c) for c in gone.calls)]:
+    for holder in [
+        m for path, m in by_path.items() if not any(is_part(path, c) for c in gone.calls)
+    ]:
         for name, value in list(vars(holder).items()):  # at its other places too
             if any(value is module for module in old):
                 setattr(holder, name, new[id(value)])

@@ -92,7 +92,7 @@ def resized(
         changes, _, compared = _planned(graph, kept, fn, _changes(graph, kept, overrides))
         return changes, compared
 
-    changes, found = head_sizes.or_why(graph, whole, planned)
+    changes, compared = head_sizes.or_why(graph, whole, planned)
     graphdef, rngs, state = nnx.split(model, nnx.RngState, ...)
     tree = nnx.to_pure_dict(state)
     cut = sliced(graph, tree, keep)
@@ -104,7 +104,7 @@ def resized(
     set_attributes(small, changes)
     if (remove := _remover(graph, whole, fn)) is not None:
         remove(small)
-    return small, found
+    return small, compared
 
 
 def _remover(graph: ChannelGraph, kept: Kept, fn: Function) -> Callable[[nnx.Module], None] | None:
@@ -207,8 +207,8 @@ def _check_small(graph: ChannelGraph, kept: Kept, small: nnx.Module) -> None:
         check_tree(graph, leaves, kept.counts)
         return
     wanted = {path: leaf.shape for path, leaf in paths.flatten(kept.abstract(graph))[0].items()}
-    found = {path: leaf.shape for path, leaf in leaves.items() if path in graph.variables}
-    if wrong := sorted(p for p in {*wanted, *found} if wanted.get(p) != found.get(p)):
+    held = {path: leaf.shape for path, leaf in leaves.items() if path in graph.variables}
+    if wrong := sorted(p for p in {*wanted, *held} if wanted.get(p) != held.get(p)):
         raise TreeError(
             f"the model has not the kept variables; {wrong[:5]} differ.\nFix: pass what "
             "jp.nnx.resize gave for this keep."
@@ -235,24 +235,24 @@ def _planned(
     """
     ours, remove = modules(fn.model()), _remover(graph, kept, fn)
 
-    def with_found(found: Changes) -> Changes:
+    def with_extra(extra: Changes) -> Changes:
         whole = {path: dict(values) for path, values in changes.items()}
-        for path, values in found.items():
+        for path, values in extra.items():
             whole[path] = {**integers.resolved(ours[path], values), **whole.get(path, {})}
         return whole
 
-    def attempt(found: Changes) -> same_program.Attempt:
-        small = fn.resized(graph, kept, with_found(found), remove).within(named)
+    def attempt(extra: Changes) -> same_program.Attempt:
+        small = fn.resized(graph, kept, with_extra(extra), remove).within(named)
         return same_program.attempt(graph, kept, small)
 
     def holders() -> dict[str, Holder]:
         return {path: Holder(type(m).__name__, dict(_settings(m))) for path, m in ours.items()}
 
-    def check(found: Changes) -> same_program.Compared:
-        return _compared(graph, kept, fn.resized(graph, kept, with_found(found), remove))
+    def check(extra: Changes) -> same_program.Compared:
+        return _compared(graph, kept, fn.resized(graph, kept, with_extra(extra), remove))
 
-    found, compared = solved(graph, kept, attempt, check, holders, search=search)
-    return with_found(found), {path: dict(values) for path, values in found.items()}, compared
+    extra, compared = solved(graph, kept, attempt, check, holders, search=search)
+    return with_extra(extra), {path: dict(values) for path, values in extra.items()}, compared
 
 
 def _settings(module: nnx.Module) -> Iterator[tuple[str, Any]]:
@@ -315,9 +315,9 @@ def _function_of(graph: ChannelGraph) -> Function:
 
 
 def _overridden(model: nnx.Module, overrides: Changes) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    found = modules(model)
-    paths.require(overrides, found, what="override for modules")
-    for path, module in found.items():
+    by_path = modules(model)
+    paths.require(overrides, by_path, what="override for modules")
+    for path, module in by_path.items():
         for pattern, values in overrides.items():
             if paths.matches(pattern, path):
                 _check_override(path, module, values)
@@ -337,10 +337,10 @@ def _check_attributes(traced: nnx.Module, model: nnx.Module, changes: Changes) -
     """Raises unless `model` has the values that the traced model has where they change."""
     ours, theirs = modules(traced), modules(model)
     failures = [
-        f"{path!r} has {name}={found!r}, the traced model has {expected!r}"
+        f"{path!r} has {name}={value!r}, the traced model has {expected!r}"
         for path, values in changes.items()
         for name in values
-        if (found := getattr(theirs.get(path), name, None))
+        if (value := getattr(theirs.get(path), name, None))
         != (expected := getattr(ours[path], name))
     ]
     if failures:

@@ -11,7 +11,7 @@ from jaxprune.arguments import paths
 from jaxprune.arguments.bounds import Bound, typed_costs
 from jaxprune.arguments.checks import check_callable, check_mapping, kind_of
 from jaxprune.arguments.numbers import check_count, is_count, is_integer, plain
-from jaxprune.errors import BudgetError
+from jaxprune.errors import BudgetError, JaxpruneError
 from jaxprune.graph import ChannelGraph
 from jaxprune.groups.constraints import Constraints
 from jaxprune.groups.scored import Scores, real
@@ -93,6 +93,15 @@ class Problem:
                 f"Fix: {len(lengths)} ints from 0 to below {lengths}."
             )
         return [plain(n) for n in given]
+
+
+def check_problem(value: Any) -> None:
+    """Raises JaxpruneError unless this is a problem."""
+    if not isinstance(value, Problem):
+        raise JaxpruneError(
+            f"problem must be a Problem, got {kind_of(value)}.\n"
+            "Fix: jp.plan.problem(graph, scores, bounds={jp.cost.macs: 0.5})."
+        )
 
 
 def problem(

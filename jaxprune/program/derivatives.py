@@ -48,7 +48,7 @@ def derivative(op: Op) -> Derivative:
     moving = tuple(i for i in _inexact(full) if i >= jaxpr.closed_over(op.eqn))
     outs = tuple(_inexact(results))
 
-    def at(primals: Sequence[Any]) -> tuple[Callable[..., Any], list[Any]]:
+    def linearized(primals: Sequence[Any]) -> tuple[Callable[..., Any], list[Any]]:
         """Returns the operation as a function of what moves, and where it stands."""
 
         def moved(*xs: Any) -> Any:
@@ -62,11 +62,11 @@ def derivative(op: Op) -> Derivative:
 
     def forward(*operands: Any) -> Any:
         primals, tangents = operands[: len(full)], operands[len(full) :]
-        return jax.jvp(*at(primals), list(tangents))[1]
+        return jax.jvp(*linearized(primals), list(tangents))[1]
 
     def backward(*operands: Any) -> Any:
         primals, cotangents = operands[: len(full)], operands[len(full) :]
-        moved, points = at(primals)
+        moved, points = linearized(primals)
         return jax.vjp(moved, *points)[1](list(cotangents))
 
     if op.form is Form.CUSTOM_JVP:

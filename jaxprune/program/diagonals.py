@@ -72,14 +72,14 @@ class _Search:
             rule = self.rules.get(jaxpr.name(eqn))
             traits = NOTHING if rule is None else rule.traits
             if rule is not None and rule.form is not None:
-                found = self.calls(eqn, rule, read)
+                positions = self.calls(eqn, rule, read)
             elif Trait.COUNTS in traits:
-                found = [_Position(eqn.outvars[0], eqn.params["dimension"])]
+                positions = [_Position(eqn.outvars[0], eqn.params["dimension"])]
             elif any(read):
-                found = [self.result(eqn, rule, read)]
+                positions = [self.result(eqn, rule, read)]
             else:
                 continue
-            env.update((var, x) for var, x in zip(eqn.outvars, found, strict=False) if x)
+            env.update((var, x) for var, x in zip(eqn.outvars, positions, strict=False) if x)
         return [None if jaxpr.is_literal(atom) else env.get(atom) for atom in program.outvars]
 
     def calls(self, eqn: Any, rule: Any, read: _Positions) -> _Positions:

@@ -36,7 +36,7 @@ class FlatProgram:
         self.nodes: list[Node] = []
         self.ins = [self._value() for _ in walk.program.invars]
         pairs = zip(self._flatten(walk, self.ins), counts, strict=True)
-        self.results = {value for value, one in pairs if one and value is not None}
+        self.results = {value for value, counted in pairs if counted and value is not None}
         self._drop_unused()
         self.used: dict[int, list[tuple[int, int]]] = {}
         for place, node in enumerate(self.nodes):

@@ -142,36 +142,36 @@ def name(eqn: Any) -> str:
 def params(eqn: Any) -> dict[str, Any]:
     """Returns the parameters, with every jaxpr as a `Program` and `scan` in one form."""
     given = eqn.primitive.name
-    found = eqn.params
+    values = eqn.params
     if given in _CALLS:
-        return {"program": program(found[_CALLS[given][1]])} | {
-            ours: found[theirs] for theirs, ours in _CALL_KEYS.items() if theirs in found
+        return {"program": program(values[_CALLS[given][1]])} | {
+            ours: values[theirs] for theirs, ours in _CALL_KEYS.items() if theirs in values
         }
     if given == "scan":
-        return _scan(found)
+        return _scan(values)
     if given == "while":
-        return found | {key: program(found[key]) for key in ("cond_jaxpr", "body_jaxpr")}
+        return values | {key: program(values[key]) for key in ("cond_jaxpr", "body_jaxpr")}
     if given == "cond":
-        return {"branches": tuple(program(branch) for branch in found["branches"])}
-    return found
+        return {"branches": tuple(program(branch) for branch in values["branches"])}
+    return values
 
 
-def _scan(found: dict[str, Any]) -> dict[str, Any]:
-    if "ft_in" in found:
-        consts, carry, _ = map(len, found["ft_in"].unpack())
+def _scan(values: dict[str, Any]) -> dict[str, Any]:
+    if "ft_in" in values:
+        consts, carry, _ = map(len, values["ft_in"].unpack())
     else:
-        consts, carry = found["num_consts"], found["num_carry"]
-    same = {key: found[key] for key in ("length", "reverse", "unroll")}
-    return same | {"program": program(found["jaxpr"]), "num_consts": consts, "num_carry": carry}
+        consts, carry = values["num_consts"], values["num_carry"]
+    same = {key: values[key] for key in ("length", "reverse", "unroll")}
+    return same | {"program": program(values["jaxpr"]), "num_consts": consts, "num_carry": carry}
 
 
 def programs(eqn: Any) -> list[Program]:
     """Returns the programs that an equation calls, in the order in which rules walk them."""
-    found = params(eqn)
-    if "branches" in found:
-        return list(found["branches"])
+    values = params(eqn)
+    if "branches" in values:
+        return list(values["branches"])
     keys = ("program", "cond_jaxpr", "body_jaxpr")
-    return [found[key] for key in keys if isinstance(found.get(key), Program)]
+    return [values[key] for key in keys if isinstance(values.get(key), Program)]
 
 
 def calls(eqn: Any) -> list[tuple[Program, Sequence[int], Sequence[Any]]]:
@@ -182,18 +182,18 @@ def calls(eqn: Any) -> list[tuple[Program, Sequence[int], Sequence[Any]]]:
     carry of a loop, which the next step reads.
     Functions with derivatives of their own are left out: those may read what the function does not.
     """
-    found = params(eqn)
+    values = params(eqn)
     if name(eqn).startswith("custom_"):
         return []
-    if "branches" in found:
-        return [(b, range(1, len(eqn.invars)), eqn.outvars) for b in found["branches"]]
-    if "body_jaxpr" in found:
-        n, m = found["cond_nconsts"], found["body_nconsts"]
+    if "branches" in values:
+        return [(b, range(1, len(eqn.invars)), eqn.outvars) for b in values["branches"]]
+    if "body_jaxpr" in values:
+        n, m = values["cond_nconsts"], values["body_nconsts"]
         carry = range(n + m, len(eqn.invars))
-        test = (found["cond_jaxpr"], [*range(n), *carry], [None])
-        return [test, (found["body_jaxpr"], [*range(n, n + m), *carry], [None] * len(carry))]
-    inner = [item for item in found.values() if isinstance(item, Program)]
-    carried = found.get("num_carry", 0)
+        test = (values["cond_jaxpr"], [*range(n), *carry], [None])
+        return [test, (values["body_jaxpr"], [*range(n, n + m), *carry], [None] * len(carry))]
+    inner = [item for item in values.values() if isinstance(item, Program)]
+    carried = values.get("num_carry", 0)
     results = [None] * carried + list(eqn.outvars[carried:])
     return [(item, range(len(eqn.invars)), results) for item in inner]
 
@@ -232,20 +232,20 @@ def place(eqn: Any, scope: str) -> str:
 
 def join(eqn: Any, scope: str) -> str:
     """Returns the name stack of an equation behind that of the equations around it."""
-    own = str(eqn.source_info.name_stack)
-    return f"{scope}/{own}" if scope and own else scope or own
+    stack = str(eqn.source_info.name_stack)
+    return f"{scope}/{stack}" if scope and stack else scope or stack
 
 
 def context(eqn: Any) -> AbstractContextManager[Any]:
     """Returns the context of an equation, to be entered where it is evaluated: its mesh."""
-    own = getattr(eqn, "ctx", None)
-    return nullcontext() if own is None else own.manager
+    entered = getattr(eqn, "ctx", None)
+    return nullcontext() if entered is None else entered.manager
 
 
 def bind(eqn: Any, args: Sequence[Any], params: dict[str, Any]) -> list[Any]:
     """Applies the equation's primitive to `args` with `params`; always returns a list."""
-    found = eqn.primitive.get_bind_params(params)
-    subfuns, params = found if isinstance(found, tuple) else ((), found)
+    bound = eqn.primitive.get_bind_params(params)
+    subfuns, params = bound if isinstance(bound, tuple) else ((), bound)
     out = eqn.primitive.bind(*subfuns, *args, **params)
     return list(out) if eqn.primitive.multiple_results else [out]
 
@@ -296,9 +296,9 @@ class Op:
         """Walks an inner program, or every branch of several; returns the axes of the results."""
         return self.tracer.call(self, program, ins, sources, repeats)
 
-    def record(self, **found: Any) -> None:
+    def record(self, **fields: Any) -> None:
         """Reports a contraction, or the free axes of a `table` that is indexed."""
-        self.tracer.record(self, **found)
+        self.tracer.record(self, **fields)
 
     def value(self, operand: int) -> np.ndarray | None:
         """Returns the integers of an operand, None if they depend on an input of the program."""

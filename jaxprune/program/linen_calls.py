@@ -91,7 +91,7 @@ class _Outermost:
 @contextlib.contextmanager
 def noted(fn: Function) -> Generator[tuple[Function, list[Call]], None, None]:
     """Gives the function, and the list to which its calls of top-level modules are added."""
-    found: list[Call] = []
+    calls: list[Call] = []
     began: list[Any] = []
 
     def begun(*args: Any, **keywords: Any) -> Any:
@@ -103,11 +103,11 @@ def noted(fn: Function) -> Generator[tuple[Function, list[Call]], None, None]:
             root = _root(call.module)
             direct = call.module is root and _is_direct()
             plain = jaxpr.current_trace() == began[-1]
-            found.append(Call(root.copy(parent=None), number, _text(call), direct, plain))
+            calls.append(Call(root.copy(parent=None), number, _text(call), direct, plain))
         return run()
 
     with nn.intercept_methods(_Outermost(note)):
-        yield begun, found
+        yield begun, calls
 
 
 @contextlib.contextmanager
@@ -151,7 +151,7 @@ def declare_quickly(scope: Any) -> None:
 
 
 def _method(context: Any) -> str | None:
-    """The name of the method that is called; what transforms make of one may have another.
+    """The name of the method that is called; what transforms make of a method may have another.
 
     None if it is not a method of the module's class, but one of Flax's checks.
     """

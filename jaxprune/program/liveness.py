@@ -64,31 +64,31 @@ class Live:
         return frozenset(op for op in every_op(walk) if op not in self.sometimes)
 
     def _walk(
-        self, walk: Walk, wanted: Sequence[bool], cuts: Mapping[Op, int], found: set[Op]
+        self, walk: Walk, wanted: Sequence[bool], cuts: Mapping[Op, int], needed: set[Op]
     ) -> list[bool]:
-        """Returns which inputs are needed, and adds the operations that are to `found`."""
+        """Returns which inputs are needed, and adds the operations that are to `needed`."""
         program = walk.program
         live = _named(program.outvars, wanted)
         for op in reversed(walk.ops):
             outs = [var in live for var in op.eqn.outvars]
             if not any(outs):
                 continue
-            found.add(op)
+            needed.add(op)
             if op in cuts:
                 given = [i != cuts[op] for i in range(len(op.eqn.invars))]
             elif op.form in INLINED:
-                given = self._walk(op.inner[0], outs, cuts, found)
+                given = self._walk(op.inner[0], outs, cuts, needed)
             elif op.form is Form.SCAN:
-                given = self._scan(op, outs, cuts, found)
+                given = self._scan(op, outs, cuts, needed)
             else:
-                found.update(inner for walk in op.inner for inner in every_op(walk))
+                needed.update(inner for walk in op.inner for inner in every_op(walk))
                 given = [True] * len(op.eqn.invars)
             live |= _named(op.eqn.invars, given)
         self._values.setdefault(id(walk), set()).update(live)
         return [var in live for var in program.invars]
 
     def _scan(
-        self, op: Op, outs: Sequence[bool], cuts: Mapping[Op, int], found: set[Op]
+        self, op: Op, outs: Sequence[bool], cuts: Mapping[Op, int], needed: set[Op]
     ) -> list[bool]:
         """A carry is needed if a step needs it, or it is needed after the last one."""
         n, m = steps(op)
@@ -106,7 +106,7 @@ class Live:
         self.carries[op] = carry
         if op in self._around:
             self.runs[op] = [run for run, _ in pieces]
-        found |= set.intersection(*(ops for _, ops in pieces))
+        needed |= set.intersection(*(ops for _, ops in pieces))
         self.sometimes |= set.union(*(ops for _, ops in pieces))
         return [*reads[:n], *carry, *reads[n + m :]]
 
@@ -118,10 +118,10 @@ class Live:
             gone = [side for side, which in sides.items() if _at(which, start)]
             if op in inner.around and gone:
                 cuts[inner] = gone[0]
-        found: set[Op] = set()
-        reads = self._walk(op.inner[0], wanted, cuts, found)
-        idle = frozenset(item for item in every_op(op.inner[0]) if item not in found)
-        return Run(start, stop, cuts, idle, tuple(reads)), found
+        needed: set[Op] = set()
+        reads = self._walk(op.inner[0], wanted, cuts, needed)
+        idle = frozenset(item for item in every_op(op.inner[0]) if item not in needed)
+        return Run(start, stop, cuts, idle, tuple(reads)), needed
 
     def _pieces(self, op: Op) -> list[tuple[int, int]]:
         """The steps of a scan, from change to change of what is taken out."""
@@ -130,8 +130,8 @@ class Live:
         for inner, sides in self._cuts.items():
             for which in sides.values() if op in inner.around else ():
                 ends.update(_changes(which))
-        found = sorted(ends)
-        return list(zip([0, *found[:-1]], found, strict=True))
+        stops = sorted(ends)
+        return list(zip([0, *stops[:-1]], stops, strict=True))
 
 
 def _changes(which: Any) -> Iterable[int]:

@@ -50,8 +50,8 @@ def twins(
     for name in variables:
         for end in _ends(name)[1:]:
             ending.setdefault(end, []).append(name)
-    found = paths.keyed(output)[0]
-    names = (_mirrored(paths.name(key), leaf.shape, variables, ending) for key, leaf in found)
+    leaves = paths.keyed(output)[0]
+    names = (_mirrored(paths.name(key), leaf.shape, variables, ending) for key, leaf in leaves)
     mirrored = [None if name is None else places[name] for name in names]
     return [states.get(i, place) for i, place in enumerate(mirrored)]
 

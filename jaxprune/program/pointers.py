@@ -35,7 +35,7 @@ class Never(NamedTuple):
 
 
 Of = Pointer | Columns | Never | None
-"""What the entries of an array point into, None if they are no positions."""
+"""What the entries of an array point into, None if they are not positions."""
 NEVER = Never()
 
 

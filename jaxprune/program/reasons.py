@@ -41,7 +41,7 @@ class Reason(NamedTuple):
         return self._filled(self.why.way_out)
 
     def _filled(self, text: str) -> str:
-        """A text about what the reason is of; one that is of nothing may have braces of its own."""
+        """A text about what the reason is of; a text that is of nothing may have braces."""
         return text.format(*self.of) if self.of else text
 
     @property

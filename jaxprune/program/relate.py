@@ -229,11 +229,11 @@ def _given(program: Program, caller: Op | None) -> dict[Any, Any]:
 def _points(op: Op) -> Sequence[Of]:
     """What the results of an operation point into; what it may use as numbers is frozen."""
     rule = op.rule
-    found = None if rule is None or rule.points is None else rule.points(op)
-    if found is None:
+    targets = None if rule is None or rule.points is None else rule.points(op)
+    if targets is None:
         pointers.freeze(op.of)
         return [None] * len(op.outs)
-    return found
+    return targets
 
 
 def _read(env: Mapping[Any, _Array], atom: Any) -> _Array:

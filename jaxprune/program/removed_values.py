@@ -33,15 +33,15 @@ def folded(
 
 def zeros_like(call: Callable[[], Any]) -> Any:
     """Returns zeros in the place of the arrays that a call would give; it is not computed."""
-    found: list[Any] = []
+    result: list[Any] = []
 
     def arrays() -> list[Any]:
         leaves, treedef = jax.tree.flatten(call())
-        found.extend((treedef, [None if isinstance(x, jax.Array) else x for x in leaves]))
+        result.extend((treedef, [None if isinstance(x, jax.Array) else x for x in leaves]))
         return [x for x in leaves if isinstance(x, jax.Array)]
 
     shapes = iter(jax.eval_shape(arrays))
-    treedef, others = found
+    treedef, others = result
     leaves = [_zeros(next(shapes)) if other is None else other for other in others]
     return jax.tree.unflatten(treedef, leaves)
 
@@ -125,8 +125,8 @@ class _Level:
         form = None if rule is None else rule.form
         numbers = [self.number(atom) for atom in eqn.invars]
         if form in (Form.CALL, Form.REMAT):
-            found, outs = self.fold.program(inner[0], flags, numbers)
-            return jaxpr.with_program(eqn, found), outs
+            body, outs = self.fold.program(inner[0], flags, numbers)
+            return jaxpr.with_program(eqn, body), outs
         if form in (Form.CUSTOM_JVP, Form.CUSTOM_VJP):
             return eqn, self.fold.program(inner[0], flags, numbers)[1]
         if form is Form.SCAN:
@@ -138,8 +138,8 @@ class _Level:
 
     def stepping(self, eqn: Any, body: Program, flags: Sequence[bool]) -> tuple[Any, list[bool]]:
         """A carry is zero if it is at the start and after every step."""
-        found = jaxpr.params(eqn)
-        n, m = found["num_consts"], found["num_carry"]
+        params = jaxpr.params(eqn)
+        n, m = params["num_consts"], params["num_carry"]
         carry = list(flags[n : n + m])
         while True:
             inside, outs = self.fold.program(body, [*flags[:n], *carry, *flags[n + m :]])

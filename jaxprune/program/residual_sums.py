@@ -4,7 +4,7 @@ An operand b is a branch if it is made from the stream a through a contraction w
 is a term of a sum that is. It must be all that some such contraction is there for: what else reads
 the layers of b would not be the same without the sum. And a layer must read y, or y be a result,
 before y meets another activation in a contraction: a bias of attention scores is not a branch.
-In the body of a scan a branch is one of every step that has layers of its own.
+In the body of a scan every step that has layers of its own has its branch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ Edge = tuple[int, int]
 """The place of a sum, and one of its operands."""
 
 
-class Found(NamedTuple):
+class Removable(NamedTuple):
     """An operand of a sum that can go.
 
     op, side: the addition, and which of its operands goes.
@@ -56,7 +56,7 @@ STEPS = "all steps of the loop share these layers"
 CLOSED = "it stands inside of an operation that is evaluated as a whole"
 
 
-def find(walk: Walk, counts: Sequence[bool]) -> tuple[list[Found], list[Other]]:
+def find(walk: Walk, counts: Sequence[bool]) -> tuple[list[Removable], list[Other]]:
     """Returns the branches of a program in its order, and the sums that have none.
 
     `counts` says which outputs count: what only updates a variable does not keep a layer.
@@ -64,9 +64,11 @@ def find(walk: Walk, counts: Sequence[bool]) -> tuple[list[Found], list[Other]]:
     return _find(walk, counts, None)
 
 
-def _find(walk: Walk, counts: Sequence[bool], scan: Op | None) -> tuple[list[Found], list[Other]]:
+def _find(
+    walk: Walk, counts: Sequence[bool], scan: Op | None
+) -> tuple[list[Removable], list[Other]]:
     flat = FlatProgram(walk, counts)
-    branches, others = _Sums(flat, scan).found()
+    branches, others = _Sums(flat, scan).branches()
     for node in flat.nodes:
         if node.op.form is Form.SCAN and scan is None:
             carried = steps(node.op).carry
@@ -94,7 +96,7 @@ class _Sums:
         self.onward = self._reaches_layers()
         self.kinds: dict[Edge, Edge | None] = {}
 
-    def found(self) -> tuple[list[Found], list[Other]]:
+    def branches(self) -> tuple[list[Removable], list[Other]]:
         """Returns the branches and the other sums, each in the order of the program."""
         others = []
         for place in reversed(range(len(self.nodes))):
@@ -162,27 +164,27 @@ class _Sums:
 
     def _reaches_layers(self) -> set[int]:
         """The values that a layer reads, or that are results, before they meet an activation."""
-        found = set(self.flat.results)
+        values = set(self.flat.results)
         for node, layer in zip(reversed(self.nodes), reversed(self.layer), strict=True):
-            onward = not found.isdisjoint(node.outs)
+            onward = not values.isdisjoint(node.outs)
             if layer or (onward and not flat_program.pairs_activations(node.op)):
-                found.update(value for value in node.ins if value is not None)
-        return found
+                values.update(value for value in node.ins if value is not None)
+        return values
 
-    def _branch(self, place: int, side: int) -> Found:
+    def _branch(self, place: int, side: int) -> Removable:
         layers, inputs = self.alone[place, side]
         value, whole = self.nodes[place].ins[side], self.kinds[place, side]
         assert value is not None
         last = set(_bits(self.before.last[value])) & set(layers) or set(layers)
         kernels = (
-            i for at in sorted(last) for i in sorted(flat_program.kernels(self.nodes[at].op))
+            i for layer in sorted(last) for i in sorted(flat_program.kernels(self.nodes[layer].op))
         )
-        return Found(
+        return Removable(
             op=self.nodes[place].op,
             side=side,
             within=None if whole is None else (self.nodes[whole[0]].op, whole[1]),
             kernels=tuple(dict.fromkeys(kernels)),
-            layers=tuple(self.nodes[at].op for at in sorted(layers)),
+            layers=tuple(self.nodes[layer].op for layer in sorted(layers)),
             inputs=tuple(sorted(inputs)),
             scan=self.scan,
         )
@@ -190,7 +192,7 @@ class _Sums:
 
 def _alone(flat: FlatProgram, layer: Sequence[bool]) -> dict[Edge, tuple[list[int], list[int]]]:
     """For every operand of a sum the layers and the inputs that are there for it alone."""
-    found: dict[Edge, tuple[list[int], list[int]]] = {}
+    alone: dict[Edge, tuple[list[int], list[int]]] = {}
     tree = PostDominators()
     ways = {value: [tree.EXIT] for value in flat.results}
     for place in reversed(range(len(flat.nodes))):
@@ -202,11 +204,11 @@ def _alone(flat: FlatProgram, layer: Sequence[bool]) -> dict[Edge, tuple[list[in
                 ways.setdefault(value, []).append(tree.add(here, (place, side)) if summed else here)
         if layer[place]:
             for edge in tree.through(here):
-                found.setdefault(edge, ([], []))[0].append(place)
+                alone.setdefault(edge, ([], []))[0].append(place)
     for i, value in enumerate(flat.ins):
         for edge in tree.through(tree.meet(ways[value])) if value in ways else ():
-            found.setdefault(edge, ([], []))[1].append(i)
-    return found
+            alone.setdefault(edge, ([], []))[1].append(i)
+    return alone
 
 
 class _Before:
@@ -243,10 +245,10 @@ def _streams(node: Node) -> list[int]:
 
 
 def _union(sets: Sequence[int], values: Sequence[int]) -> int:
-    found = 0
+    bits = 0
     for value in values:
-        found |= sets[value]
-    return found
+        bits |= sets[value]
+    return bits
 
 
 def _bits(value: int) -> Iterator[int]:

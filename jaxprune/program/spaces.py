@@ -134,7 +134,7 @@ def _factors(space: Space) -> Iterator[Space]:
 
 
 def atoms(space: Space) -> Iterator[Atom]:
-    """Yields the unbound atoms of `space`, in order; one may come more than once."""
+    """Yields the unbound atoms of `space`, in order; an atom may come more than once."""
     left = [space]
     while left:
         space = find(left.pop())
@@ -174,62 +174,62 @@ def resolve(space: Space) -> Space:
     return space
 
 
-def unify(a: Space, b: Space, at: Any = None) -> None:
+def unify(a: Space, b: Space, op: Any = None) -> None:
     """Makes two spaces of one size equal, or freezes both."""
     a, b = find(a), find(b)
     if a is b or a.size <= 1:
         return
     if a.size != b.size:
-        raise ValueError(f"spaces {a} and {b} differ in size, at {at}")
+        raise ValueError(f"spaces {a} and {b} differ in size, at {op}")
     if type(a) is Atom or type(b) is Atom:
-        _bind(a, b, at)
+        _bind(a, b, op)
     elif type(a) is Prod and type(b) is Prod:
-        _unify_products(a, b, at)
+        _unify_products(a, b, op)
     else:
-        _unify_sums(a, b, at)
+        _unify_sums(a, b, op)
 
 
-def _bind(a: Space, b: Space, at: Any) -> None:
+def _bind(a: Space, b: Space, op: Any) -> None:
     if type(a) is not Atom or (type(b) is Atom and (a.reason or a.name) is not None):
         a, b = b, a
     assert type(a) is Atom
     if a.reason is not None:
         freeze(b, a.reason)
     elif type(b) is not Atom and any(atom is a for atom in atoms(b)):
-        freeze(b, Reason(REARRANGED, (a.size,), at))
+        freeze(b, Reason(REARRANGED, (a.size,), op))
     else:
         _link(a, b)
 
 
-def _mismatch(a: Space, b: Space, at: Any) -> None:
-    reason = Reason(UNALIGNED, (_sizes(a), _sizes(b)), at)
+def _mismatch(a: Space, b: Space, op: Any) -> None:
+    reason = Reason(UNALIGNED, (_sizes(a), _sizes(b)), op)
     freeze(a, reason)
     freeze(b, reason)
 
 
-def _unify_sums(a: Space, b: Space, at: Any) -> None:
+def _unify_sums(a: Space, b: Space, op: Any) -> None:
     """Cuts both at the boundaries of either; a product without parts is cut where the sum is."""
     left, right = list(_parts(a))[::-1], list(_parts(b))[::-1]
     while left:
         x, y = left.pop(), right.pop()
         if x.size > y.size:
-            x, rest = split(x, y.size, at)
+            x, rest = split(x, y.size, op)
             left.append(rest)
         elif y.size > x.size:
-            y, rest = split(y, x.size, at)
+            y, rest = split(y, x.size, op)
             right.append(rest)
-        unify(x, y, at)
+        unify(x, y, op)
 
 
-def _unify_products(a: Prod, b: Prod, at: Any) -> None:
+def _unify_products(a: Prod, b: Prod, op: Any) -> None:
     *outer_a, x = _factors(a)
     *outer_b, y = _factors(b)
     common = math.gcd(x.size, y.size)
     if common == 1:
-        return _mismatch(a, b, at)
-    (rest_a, x), (rest_b, y) = factor(x, common, at), factor(y, common, at)
-    unify(x, y, at)
-    unify(product([*outer_a, rest_a]), product([*outer_b, rest_b]), at)
+        return _mismatch(a, b, op)
+    (rest_a, x), (rest_b, y) = factor(x, common, op), factor(y, common, op)
+    unify(x, y, op)
+    unify(product([*outer_a, rest_a]), product([*outer_b, rest_b]), op)
 
 
 def _pieces(space: Sum, k: int) -> list[Space] | None:
@@ -255,7 +255,7 @@ def _sizes(space: Space) -> str:
     return f"({sign.join(map(_sizes, parts))})"
 
 
-def split(space: Space, k: int, at: Any = None) -> tuple[Space, Space]:
+def split(space: Space, k: int, op: Any = None) -> tuple[Space, Space]:
     """Cuts a space into its first `k` indices and the rest."""
     if k in (0, space.size):
         return (Sum(()), space) if k == 0 else (space, Sum(()))
@@ -272,22 +272,22 @@ def split(space: Space, k: int, at: Any = None) -> tuple[Space, Space]:
             k -= parts[0].size
             before.append(parts.pop(0))
         if k:
-            head, tail = split(parts[0], k, at)
+            head, tail = split(parts[0], k, op)
             before.append(head)
             parts[0] = tail
         return concat(before), concat(parts)
     outer, *rest = _factors(root)
     inner = product(rest)
     whole, part = divmod(k, inner.size)
-    head, tail = split(outer, whole, at)
+    head, tail = split(outer, whole, op)
     if not part:
         return product([head, inner]), product([tail, inner])
-    _, tail = split(tail, 1, at)  # the index that the cut goes through stays: it is one by itself
-    first, last = split(inner, part, at)
+    _, tail = split(tail, 1, op)  # the index that the cut goes through stays: it is one by itself
+    first, last = split(inner, part, op)
     return concat([product([head, inner]), first]), concat([last, product([tail, inner])])
 
 
-def factor(space: Space, k: int, at: Any = None) -> tuple[Space, Space]:
+def factor(space: Space, k: int, op: Any = None) -> tuple[Space, Space]:
     """Writes a space as outer * inner with an inner of size `k`, which divides its size."""
     if k == 1:
         return space, ONE
@@ -303,19 +303,19 @@ def factor(space: Space, k: int, at: Any = None) -> tuple[Space, Space]:
         *rest, last = _factors(root)
         common = math.gcd(last.size, k)
         if common > 1:
-            outer, last = factor(last, common, at)
-            outer, inner = factor(product([*rest, outer]), k // common, at)
+            outer, last = factor(last, common, op)
+            outer, inner = factor(product([*rest, outer]), k // common, op)
             return outer, product([inner, last])
     elif pieces := _pieces(root, k):
-        pairs = [factor(piece, k, at) for piece in pieces]
+        pairs = [factor(piece, k, op) for piece in pieces]
         for _, inner in pairs[1:]:
-            unify(inner, pairs[0][1], at)
+            unify(inner, pairs[0][1], op)
         return concat(outer for outer, _ in pairs), pairs[0][1]
     else:  # no run of parts is whole rows: the rows, each cut as it lies, have one period
         outer, inner = fresh(root.size // k), fresh(k)
-        unify(root, product([outer, inner]), at)
+        unify(root, product([outer, inner]), op)
         return outer, inner
-    reason = Reason(RESHAPE, (_sizes(root), root.size // k, k), at)
+    reason = Reason(RESHAPE, (_sizes(root), root.size // k, k), op)
     freeze(root, reason)
     return frozen(root.size // k, reason), frozen(k, reason)
 
@@ -362,15 +362,15 @@ def side_by_side(parts: Sequence[Any], empty: np.ndarray) -> Any:
     return xp.concatenate(parts, axis=-1)
 
 
-def outer(factors: Sequence[Any], one: np.ndarray) -> Any:
+def outer(factors: Sequence[Any], unit: np.ndarray) -> Any:
     """Returns the row-major outer product of arrays [n] or [layers, n], bools by `and`."""
-    found = one
+    result = unit
     for item in factors:
-        rank = max(found.ndim, item.ndim)
-        left, right = (x if x.ndim == rank else x[None] for x in (found, item))
-        found = left[..., :, None] * right[..., None, :]
-        found = found.reshape(*found.shape[:-2], -1)
-    return found
+        rank = max(result.ndim, item.ndim)
+        left, right = (x if x.ndim == rank else x[None] for x in (result, item))
+        result = left[..., :, None] * right[..., None, :]
+        result = result.reshape(*result.shape[:-2], -1)
+    return result
 
 
 def _numpy_of(arrays: Iterable[Any]) -> Any:
@@ -385,16 +385,16 @@ def positions(space: Space, atom: Atom) -> np.ndarray:
     if type(space) is Sum:
         parts = list(_parts(space))
         starts = np.cumsum([0, *(part.size for part in parts)])
-        found = [start + positions(part, atom) for start, part in zip(starts, parts, strict=False)]
-        return np.concatenate(found, axis=1)
-    found, size = np.empty((atom.size, 0), int), 1
+        rows = [start + positions(part, atom) for start, part in zip(starts, parts, strict=False)]
+        return np.concatenate(rows, axis=1)
+    rows, size = np.empty((atom.size, 0), int), 1
     for item in space.factors:
         inner = positions(item, atom)
-        twice = found.size and inner.size  # the atom is on both sides: some positions come twice
-        outer = found[:, :, None] * item.size + np.arange(item.size)
+        twice = rows.size and inner.size  # the atom is on both sides: some positions come twice
+        outer = rows[:, :, None] * item.size + np.arange(item.size)
         inner = np.arange(size)[:, None] * item.size + inner[:, None, :]
-        found = np.concatenate([outer.reshape(atom.size, -1), inner.reshape(atom.size, -1)], axis=1)
+        rows = np.concatenate([outer.reshape(atom.size, -1), inner.reshape(atom.size, -1)], axis=1)
         if twice:
-            found = np.stack([np.unique(row) for row in found])
+            rows = np.stack([np.unique(row) for row in rows])
         size *= item.size
-    return found
+    return rows

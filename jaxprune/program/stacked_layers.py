@@ -75,7 +75,9 @@ def mark(walk: Walk) -> None:
     """Sets `layers` of every named atom that is per-layer; those of marked streams are not."""
     if all(stack(space) is None for axes in walk.ins for space in axes):
         return
-    read = (space for item in stream_readers.own(walk) for space in (item.stream, item.reader))
+    read = (
+        space for item in stream_readers.selecting(walk) for space in (item.stream, item.reader)
+    )
     shared = {atom for space in read for atom in ax.atoms(space)}
     companions: dict[Atom, dict[Stack, int]] = {}
     for axes, known in _arrays(walk):
@@ -107,9 +109,9 @@ def _arrays(walk: Walk) -> Iterator[tuple[Sequence[Space], dict[Stack, int]]]:
 
 def _layers(axes: Sequence[Space]) -> dict[Stack, int]:
     """The stacks that exactly one of the axes counts."""
-    found = [(key, space.size) for space in axes if (key := stack(space)) is not None]
-    keys = [key for key, _ in found]
-    return {key: size for key, size in found if keys.count(key) == 1}
+    stacks = [(key, space.size) for space in axes if (key := stack(space)) is not None]
+    keys = [key for key, _ in stacks]
+    return {key: size for key, size in stacks if keys.count(key) == 1}
 
 
 def _paired(op: Op) -> bool:

@@ -14,7 +14,7 @@ Leaves = Sequence[tuple[str, Any]]
 """(path, array or shape), in the order of the program."""
 
 
-class Found(NamedTuple):
+class Places(NamedTuple):
     """Where a state is.
 
     inputs: the paths that it may have among the inputs: by position, by keyword.
@@ -37,7 +37,7 @@ class _Somewhere:
     """In the place of the path of an output: it is found by its structure."""
 
 
-_FOUND = _Somewhere()
+_SOMEWHERE = _Somewhere()
 _FIX = "Fix: state='cache', an input by its name, or {'cache': '1'}, with the path of the output."
 
 
@@ -50,8 +50,8 @@ def asked(state: Any) -> dict[str, Any]:
     if isinstance(state, Mapping):
         given = [(key, None if value is None else _word(value)) for key, value in state.items()]
     else:
-        one = isinstance(state, str) or not isinstance(state, Iterable)
-        given = [(key, _FOUND) for key in ([state] if one else state)]
+        single = isinstance(state, str) or not isinstance(state, Iterable)
+        given = [(key, _SOMEWHERE) for key in ([state] if single else state)]
     words = {_word(key): value for key, value in given}
     if False in words or False in words.values() or len(words) < len(given):
         raise TraceError(f"state must be inputs, got {kind_of(state)}.\n{_FIX}")
@@ -59,7 +59,7 @@ def asked(state: Any) -> dict[str, Any]:
 
 
 def _word(value: Any) -> Any:
-    """Returns a path, a position as one; False for neither."""
+    """Returns a path, a position as a path; False for neither."""
     if isinstance(value, str):
         return value
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else False
@@ -86,13 +86,13 @@ def below(path: str, leaves: Leaves) -> dict[str, int]:
 
 def find(
     wanted: Mapping[str, Any], names: Sequence[str], inputs: Leaves, outputs: Leaves
-) -> dict[str, Found]:
+) -> dict[str, Places]:
     """Returns {name: where that state is}, given what `asked` returned and the names by position.
 
     Raises:
       TraceError: an input is not there, or no output or several may be its twin.
     """
-    found: dict[str, Found] = {}
+    states: dict[str, Places] = {}
     for name, output in wanted.items():
         ways = aliases(name, names)
         leaves = next(filter(None, (below(way, inputs) for way in ways)), {})
@@ -102,26 +102,26 @@ def find(
                 f"state names {name!r}, but no input of the call has arrays there; the inputs are "
                 f"{[' = '.join(aliases(head, names)) for head in heads]}.\n{_FIX}"
             )
-        if output is _FOUND:
+        if output is _SOMEWHERE:
             output = _place(name, ways, {p: inputs[i][1] for p, i in leaves.items()}, outputs)
         if isinstance(output, IfReturned) and not below(output, outputs):
             output = None
         twins = {} if output is None else _twins(name, output, leaves, inputs, outputs)
-        found[name] = Found(ways, output, leaves, twins)
-    _check_apart(found)
-    return found
+        states[name] = Places(ways, output, leaves, twins)
+    _check_apart(states)
+    return states
 
 
-def _check_apart(found: Mapping[str, Found]) -> None:
+def _check_apart(states: Mapping[str, Places]) -> None:
     """Raises if two states are in one place."""
     for what, places in (
-        ("input", [set(state.leaves.values()) for state in found.values()]),
-        ("output", [set(state.twins) for state in found.values()]),
+        ("input", [set(state.leaves.values()) for state in states.values()]),
+        ("output", [set(state.twins) for state in states.values()]),
     ):
         if len(set().union(*places)) < sum(map(len, places)):
             raise TraceError(
-                f"the states {list(found)} share an {what}.\nFix: name every input once, each with "
-                "its own output: state={'cache': '1', 'carry': '2'}."
+                f"the states {list(states)} share an {what}.\nFix: name every input once, each "
+                "with its own output: state={'cache': '1', 'carry': '2'}."
             )
 
 
@@ -194,5 +194,5 @@ def _twins(
 
 
 def _shown(leaves: Mapping[str, Any]) -> str:
-    found = [f"{path or 'an array'} {list(leaf.shape)}" for path, leaf in leaves.items()]
-    return f"{', '.join(found[:4]) or 'nothing'}{', ...' if len(found) > 4 else ''}"
+    shown = [f"{path or 'an array'} {list(leaf.shape)}" for path, leaf in leaves.items()]
+    return f"{', '.join(shown[:4]) or 'nothing'}{', ...' if len(shown) > 4 else ''}"

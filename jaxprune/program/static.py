@@ -22,7 +22,7 @@ class Static:
     def __init__(self, program: Program, rules: Mapping[str, Any], given: Mapping[Any, Any]):
         self.program = program
         self.rules = rules
-        self._found: dict[Any, np.ndarray | None] = {}
+        self._values: dict[Any, np.ndarray | None] = {}
         self._known: dict[Any, Any] = dict(given)
         self._known.update(zip(program.constvars, program.consts, strict=True))
         self._made: dict[Any, Any] | None = None
@@ -33,9 +33,9 @@ class Static:
             return None
         if jaxpr.is_literal(atom):
             return np.asarray(jaxpr.literal(atom), atom.aval.dtype)
-        if atom not in self._found:
-            self._found[atom] = self._evaluate(atom)
-        return self._found[atom]
+        if atom not in self._values:
+            self._values[atom] = self._evaluate(atom)
+        return self._values[atom]
 
     def _evaluate(self, var: Any) -> np.ndarray | None:
         if var in self._known:

@@ -82,9 +82,9 @@ class Reading(NamedTuple):
         """The positions of the reader's channels among those that the stream keeps."""
         stream = np.asarray(ax.select(self.stream, keep))
         wanted = np.arange(stream.size) if self.indices is None else self.indices
-        found = (np.cumsum(stream) - 1)[wanted[self.kept(keep)]]
-        whole = found.size == stream.sum() and np.array_equal(found, np.arange(found.size))
-        return None if whole else tuple(found.tolist())
+        places = (np.cumsum(stream) - 1)[wanted[self.kept(keep)]]
+        whole = places.size == stream.sum() and np.array_equal(places, np.arange(places.size))
+        return None if whole else tuple(places.tolist())
 
 
 def reading(op: Op, before: Reading | None = None) -> Reading:
@@ -106,24 +106,24 @@ def compose(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray |
 
 def readings(walk: Walk) -> dict[Any, Reading]:
     """Returns {variable: reading} of the marks of a program, without those of inner programs."""
-    found: dict[Any, Reading] = {}
+    by_variable: dict[Any, Reading] = {}
     for op in walk.ops:
         if Trait.MARKS in op.traits:
-            found[op.eqn.outvars[0]] = reading(op, found.get(op.eqn.invars[0]))
-    return found
+            by_variable[op.eqn.outvars[0]] = reading(op, by_variable.get(op.eqn.invars[0]))
+    return by_variable
 
 
 def everywhere(walk: Walk) -> Iterator[Reading]:
     """Yields the last reading of every row of marks, inner programs too."""
-    found = readings(walk)
+    by_variable = readings(walk)
     again = {op.eqn.invars[0] for op in walk.ops if Trait.MARKS in op.traits}
-    yield from (reading for var, reading in found.items() if var not in again)
+    yield from (reading for var, reading in by_variable.items() if var not in again)
     for op in walk.ops:
         for inner in op.inner:
             yield from everywhere(inner)
 
 
-def own(walk: Walk) -> Iterator[Reading]:
+def selecting(walk: Walk) -> Iterator[Reading]:
     """Yields the readings whose channels are not simply those of the stream."""
     for reading in everywhere(walk):
         if reading.indices is not None or not _alike(reading.stream, reading.reader):

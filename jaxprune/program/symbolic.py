@@ -29,12 +29,12 @@ def is_symbolic(size: Any) -> bool:
 
 def names(inputs: Any) -> dict[str, bool]:
     """Returns {name: whether it is a batch, a leading axis of the inputs and nothing else}."""
-    found: dict[str, bool] = {}
+    is_batch: dict[str, bool] = {}
     for leaf in jax.tree.leaves(inputs):
         for axis, size in enumerate(getattr(leaf, "shape", ())):
             for name in _NAME.findall(str(size)) if is_symbolic(size) else ():
-                found[name] = found.get(name, True) and axis == 0 and str(size) == name
-    return found
+                is_batch[name] = is_batch.get(name, True) and axis == 0 and str(size) == name
+    return is_batch
 
 
 def at_one(inputs: Any) -> Any:

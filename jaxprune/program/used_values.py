@@ -54,11 +54,11 @@ class Live:
 
     def results(self, eqn: Any) -> list[list[bool]]:
         """Returns of each program that an equation calls which results are in use."""
-        found = [
+        flags = [
             [out is None or used for out, used in zip(given, self.reads(given), strict=True)]
             for _, _, given in jaxpr.calls(eqn)
         ]
-        return found or [[True] * len(program.outvars) for program in jaxpr.programs(eqn)]
+        return flags or [[True] * len(program.outvars) for program in jaxpr.programs(eqn)]
 
 
 def _variables(atoms: Iterable[Any]) -> set[Any]:
@@ -69,12 +69,12 @@ def _operands(
     eqn: Any, used: set[Any], inside: Callable[[Program, Sequence[Any]], set[Any]]
 ) -> set[Any]:
     """The operands of an equation that it, or a program that it calls, reads."""
-    found, handed = set(range(len(eqn.invars))), set()
+    needed, handed = set(range(len(eqn.invars))), set()
     for inner, operands, given in jaxpr.calls(eqn):
         pairs = zip(inner.outvars, given, strict=True)
         wanted = inside(inner, [var for var, out in pairs if out is None or out in used])
         pairs = zip(operands, inner.invars, strict=True)
-        found.difference_update(set(operands) - handed)
+        needed.difference_update(set(operands) - handed)
         handed.update(operands)
-        found.update(i for i, var in pairs if var in wanted)
-    return _variables(eqn.invars[i] for i in found)
+        needed.update(i for i, var in pairs if var in wanted)
+    return _variables(eqn.invars[i] for i in needed)

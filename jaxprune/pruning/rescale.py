@@ -94,11 +94,11 @@ def rescale(graph: ChannelGraph, small: Any, keep: Keep, resized: Resized | None
             concrete = isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)
             machine = frozenset(leaf.devices()) if concrete else None
             machines.setdefault(machine, {})[path] = leaf
-    for machine, own in machines.items():
-        numbers = {path: _number(by[path], leaf) for path, leaf in own.items()}
-        places = {} if machine is None else {path: leaf.sharding for path, leaf in own.items()}
+    for machine, part in machines.items():
+        numbers = {path: _number(by[path], leaf) for path, leaf in part.items()}
+        places = {} if machine is None else {path: leaf.sharding for path, leaf in part.items()}
         times = jax.jit(_times, out_shardings=places) if places else _times
-        leaves |= times(own, numbers)
+        leaves |= times(part, numbers)
     return jax.tree.unflatten(treedef, leaves.values())
 
 
@@ -242,10 +242,10 @@ class _Scales(Domain[Scale]):
         if not op.inner:  # the order in which variables are read
             for key in (key for scale in ins for key in scale if isinstance(key, str)):
                 self.order.setdefault(key, len(self.order))
-        found = ins if Trait.AS_IS in op.traits else [self.scale(op, ins)] * len(op.out_shapes)
+        scales = ins if Trait.AS_IS in op.traits else [self.scale(op, ins)] * len(op.out_shapes)
         return [
             scale if jnp.issubdtype(var.aval.dtype, jnp.inexact) else self.same(ONE, scale)
-            for scale, var in zip(found, op.eqn.outvars, strict=True)
+            for scale, var in zip(scales, op.eqn.outvars, strict=True)
         ]
 
     def scale(self, op: Op, ins: list[Scale]) -> Scale:
@@ -273,12 +273,12 @@ class _Scales(Domain[Scale]):
 
     def solve(self) -> dict[str, float]:
         """Returns the factors that are not one."""
-        found = self.least(self.changed)
-        if found is None or not self.met.issuperset(self.changed):
+        logs = self.least(self.changed)
+        if logs is None or not self.met.issuperset(self.changed):
             alone = [i for i in self.changed if i not in self.met or self.least([i]) is None]
             lost = dict.fromkeys(map(str, alone or self.changed))
             _refuse([f"{item}, which no variable makes up for" for item in lost])
-        return {path: math.exp(log) for path, log in found.items() if abs(log) > _TINY}
+        return {path: math.exp(log) for path, log in logs.items() if abs(log) > _TINY}
 
     def least(self, changed: Sequence[Changed]) -> dict[str, float] | None:
         """Returns {path: logarithm} that makes up for the constants, None if nothing does."""
@@ -298,10 +298,10 @@ class _Scales(Domain[Scale]):
         both = scipy.sparse.hstack(
             [matrix, -matrix], format="csr"
         )  # logarithms above and below zero
-        found = scipy.optimize.linprog([*price, *price], A_eq=both, b_eq=wanted)
-        if found.x is None:
+        solution = scipy.optimize.linprog([*price, *price], A_eq=both, b_eq=wanted)
+        if solution.x is None:
             return None
-        up, down = np.split(found.x, 2)
+        up, down = np.split(solution.x, 2)
         return {k: float(x) for k, x in zip(unknowns, up - down, strict=True) if k in self.order}
 
     def price(self, key: Any) -> float:

@@ -61,19 +61,19 @@ class Watch:
     ):
         self.graph, self.call = graph, call
         self.retraced = evaluator.retracer(fn, graph)
-        found: dict[str, int] = {}
+        depths: dict[str, int] = {}
         inside = set[str]()
         for number, (op, sites) in enumerate(contractions(graph)):
             for name in (name for name in points if any(name in site.groups for site in sites)):
-                found[name] = number
+                depths[name] = number
                 closed = (other.form in UNTAPPED or other.form is Form.SCAN for other in op.around)
                 inside |= {name} if any(closed) else set()
-        if bad := [name for name in points if name not in found or name in inside]:
+        if bad := [name for name in points if name not in depths or name in inside]:
             raise JaxpruneError(
                 f"{WHERE}: no contraction outside of loops reads the points {bad[:5]}.\n"
                 f"Fix: points={[name for name in graph.groups][:3]}, groups of the graph."
             )
-        self.depths = dict(sorted(found.items(), key=lambda item: item[1]))
+        self.depths = dict(sorted(depths.items(), key=lambda item: item[1]))
 
     def __call__(self, variables: Any, batch: Any, readers: Sequence[Reader] = ()) -> Seen:
         """Returns what the network gives at the points and writes by the readers."""

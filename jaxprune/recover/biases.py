@@ -37,7 +37,7 @@ class Births(Shifts):
 def takers(graph: ChannelGraph, leaves: Leaves, keep: Keep, readers: Sequence[Reader]) -> list[str]:
     """Returns which readers can have a constant added to every output: for each "" or why not.
 
-    Every one is tried, with numbers that tell its outputs apart.
+    Every reader is tried, with numbers that tell its outputs apart.
     """
     rng = np.random.default_rng(0)
     trial = [rng.uniform(1, 2, (*r.index.shape[::2],)) for r in readers]

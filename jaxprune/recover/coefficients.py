@@ -74,8 +74,8 @@ def lasso(
     keep, coefficients, penalties = {}, {}, {}
     for name, count in counts.items():
         gram = _gram(graph, name, contributions)
-        found, penalties[name] = _at_count(name, gram, count)
-        keep[name], coefficients[name] = found != 0, found
+        shrunk, penalties[name] = _at_count(name, gram, count)
+        keep[name], coefficients[name] = shrunk != 0, shrunk
     return Shrunk(keep, fold(graph, variables, coefficients), coefficients, penalties)
 
 
@@ -131,11 +131,11 @@ def _gram(graph: ChannelGraph, name: str, contributions: Mapping[str, Any]) -> A
     n = graph.groups[name].size
     given = contributions.get(name)
     numbers = is_array(given) and np.asarray(given).dtype.kind in "fiu"
-    found = np.asarray(given if numbers else 0, np.float64)
-    if found.shape != (n, n) or not np.isfinite(found).all():
+    gram = np.asarray(given if numbers else 0, np.float64)
+    if gram.shape != (n, n) or not np.isfinite(gram).all():
         raise JaxpruneError(
             f"contributions of group {name!r} must be finite numbers [{n}, {n}], got "
-            f"{list(found.shape)}.\nFix: jp.stats.collect(graph, variables, batches, "
+            f"{list(gram.shape)}.\nFix: jp.stats.collect(graph, variables, batches, "
             "{'z': jp.stats.contributions()})['z']."
         )
-    return (found + found.T) / 2
+    return (gram + gram.T) / 2

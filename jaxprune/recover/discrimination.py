@@ -89,7 +89,7 @@ def dcp(
       KeepError, TreeError: before anything is computed.
       JaxpruneError: no data, a group none of whose readers has weights that can be changed, a point
         that nothing reads outside of a loop, outputs that are not [examples, classes] where there
-        are points, a loss that is no number, or gradients that are not finite (group and channel
+        are points, a loss that is not a number, or gradients that are not finite (group and channel
         are named).
 
     Source: Zhuang et al., "Discrimination-aware Channel Pruning for Deep Neural Networks", NeurIPS
@@ -128,18 +128,18 @@ def dcp(
     heads = train_heads(watch, variables, given, loss, rates[1], passes)
     keep, chosen, now = dict[str, np.ndarray](), dict[str, tuple[int, ...]](), variables
     for name, count in counts.items():
-        own = {reader.path: reader for reader in readers if name in reader.groups}
+        by_path = {reader.path: reader for reader in readers if name in reader.groups}
         left = dict(
             zip(graph.variables, jax.tree.leaves(mask(graph, _ones(now), keep)), strict=True)
         )
-        allowed = {path: fetch(left[path]) for path in own}
-        used = [reader for reader in readers if reader.path in own]
+        allowed = {path: fetch(left[path]) for path in by_path}
+        used = [reader for reader in readers if reader.path in by_path]
         stage = _Stage(graph, watch, name, used, heads, loss, weight, rates[0], allowed)
-        start = {path: jnp.asarray(leaves[path]) * allowed[path] for path in own}
+        start = {path: jnp.asarray(leaves[path]) * allowed[path] for path in by_path}
         pruned = mask(graph, now, keep)
         order, kernels = stage.grown(start, pruned, variables, given, count)
         chosen[name], keep[name] = order, np.isin(np.arange(graph.groups[name].size), order)
-        leaves |= {path: stage.joined(path, leaves[path], kernels[path], order) for path in own}
+        leaves |= {path: stage.joined(path, leaves[path], kernels[path], order) for path in by_path}
         now = replaced(variables, {reader.path: leaves[reader.path] for reader in readers})
     return Discriminating(keep, now, chosen, heads)
 
@@ -197,7 +197,7 @@ class _Stage:
         self, kernels: dict[str, Array], now: Any, dense: Any, batch: Any, there: Array
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """The kernels after a step of SGD, and the gradients by all of their weights."""
-        known = {p: (own < 0) | jnp.take(there, own) for p, own in self.owners.items()}
+        known = {p: (owner < 0) | jnp.take(there, owner) for p, owner in self.owners.items()}
         targets = self.watch(dense, batch, self.readers).written
 
         def objective(kernels: dict[str, Array]) -> Array:
@@ -222,18 +222,18 @@ class _Stage:
         total = np.zeros(self.size)
         for reader in {reader.path: reader for reader in self.readers}.values():
             squares = np.abs(slopes[reader.path].astype(np.float64)).reshape(-1)[reader.index] ** 2
-            for square, own in zip(squares, reader.owner(self.name), strict=True):
+            for square, owner in zip(squares, reader.owner(self.name), strict=True):
                 sums = np.zeros((self.size + 1, square.shape[1]))
-                np.add.at(sums, own, square)  # nobody's, -1, is the last row
+                np.add.at(sums, owner, square)  # nobody's, -1, is the last row
                 total += np.sqrt(sums[:-1]).sum(1)
         return total
 
 
 def _owners(reader: Reader, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """int[...] in the shape of a kernel: whose channel an entry reads, -1 for nobody's."""
-    found = np.full(int(np.prod(shape)), -1)
-    found[reader.index] = reader.owner(name)[..., None]
-    return found.reshape(shape)
+    owners = np.full(int(np.prod(shape)), -1)
+    owners[reader.index] = reader.owner(name)[..., None]
+    return owners.reshape(shape)
 
 
 def _ones(tree: Any) -> Any:

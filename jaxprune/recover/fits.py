@@ -68,7 +68,7 @@ def fit(
     """
     kept, first = block.kept, block.kernel
     start = np.where(kept[:, None], first, 0)
-    both = [_products(own, bias) for own, bias in zip(moments, biased, strict=True)]
+    both = [_products(each, bias) for each, bias in zip(moments, biased, strict=True)]
     xx, xy = sum(a for a, _ in both), sum(b for _, b in both)
     if form is Form.BIAS or not kept.any() or not block.written.any():
         return Fitted(start, CHOLESKY)

@@ -84,16 +84,16 @@ class Fitting:
         masks = check_keep(graph, keep)
         self.graph = graph
         self.variables = jax.tree.map(_settled, variables)  # so that one program serves all turns
-        self.keep = {name: np.asarray(own) for name, own in masks.items() if not np.all(own)}
+        self.keep = {name: np.asarray(kept) for name, kept in masks.items() if not np.all(kept)}
         self.leaves = concrete(graph, self.variables)
         _check_choice(form, "form", Form)
         _check_choice(order, "order", Order)
         self.form, self.order, self.batches = form, order, batches
         self.ridge = check_finite(ridge, "ridge", "ridge=0.01.")
         check_callable(inputs, "inputs", "inputs=lambda batch: (batch['image'],)", optional=True)
-        found, self.refused = find_readers(graph, self.keep)
-        why = takers(graph, self.leaves, self.keep, found)
-        self.readers = [replace(r, biased=not no) for r, no in zip(found, why, strict=True)]
+        readers, self.refused = find_readers(graph, self.keep)
+        why = takers(graph, self.leaves, self.keep, readers)
+        self.readers = [replace(r, biased=not no) for r, no in zip(readers, why, strict=True)]
         call = call_of(graph, inputs)
         run = graph.fn if fn is None else fn
         self.measuring = Measuring(graph, self.readers, call, run, "recover.least_squares", draw)
@@ -106,10 +106,10 @@ class Fitting:
             moments = self.measuring.collect(self.batches, self.variables, None, every)
             constants = [
                 made
-                for own in self._kernels()
-                for made in self._fitted(own, [moments[i] for i in own])
+                for numbers in self._kernels()
+                for made in self._fitted(numbers, [moments[i] for i in numbers])
             ]
-            order = [i for own in self._kernels() for i in own]
+            order = [i for numbers in self._kernels() for i in numbers]
             self._add(order, constants)
         elif self.readers:
             self._in_turn()
@@ -126,10 +126,10 @@ class Fitting:
                 "batches, but batches can be iterated once.\n"
                 "Fix: list(batches), or order=jp.recover.Order.AT_ONCE."
             )
-        for own in kernels:
+        for numbers in kernels:
             now = mask(self.graph, self._tree(), self.keep)
-            moments = self.measuring.collect(self.batches, now, self.variables, own)
-            self._add(own, self._fitted(own, moments))
+            moments = self.measuring.collect(self.batches, now, self.variables, numbers)
+            self._add(numbers, self._fitted(numbers, moments))
 
     def _kernels(self) -> Iterator[list[int]]:
         """The readers of each kernel."""
@@ -138,23 +138,23 @@ class Fitting:
             by_path.setdefault(reader.path, []).append(i)
         yield from by_path.values()
 
-    def _fitted(self, own: Sequence[int], moments: Sequence[Moments]) -> list[Array]:
+    def _fitted(self, numbers: Sequence[int], moments: Sequence[Moments]) -> list[Array]:
         """Fits one kernel, and returns what each of its readers should add to its outputs."""
-        readers = [self.readers[i] for i in own]
+        readers = [self.readers[i] for i in numbers]
         leaf = np.asarray(fetch(self.leaves[readers[0].path]))
         dtype, leaf = leaf.dtype, leaf.astype(np.float64)
         blocks = [reader.blocks(leaf) for reader in readers]
         kernels, methods = [], []
         constants = [np.zeros(reader.written.shape) for reader in readers]
         for b in range(len(blocks[0])):
-            data = [Moments(*(part[b] for part in one)) for one in moments]
+            data = [Moments(*(part[b] for part in moment)) for moment in moments]
             kernel, method, shifts = self._block([each[b] for each in blocks], readers, data, dtype)
             kernels.append(kernel)
             methods += [method] if method not in methods else []
             for constant, shift in zip(constants, shifts, strict=True):
                 constant[b] = shift
         self.leaves[readers[0].path] = readers[0].with_kernel(leaf, kernels).astype(dtype)
-        for n, i in enumerate(own):
+        for n, i in enumerate(numbers):
             words = ", ".join([*methods, "bias" if readers[n].biased else "no bias"])
             self.fits[i] = fit_of(readers[n], moments[n], blocks[n], kernels, words, constants[n])
         return constants
@@ -169,30 +169,30 @@ class Fitting:
         """The best of the fitted kernel, of the old one with a new bias, and of all as it was."""
         biased = [reader.biased for reader in readers]
         rounding = self.measuring.rounding
-        found = fit(blocks[0], list(data), biased, self.form, self.ridge, rounding)
+        fitted = fit(blocks[0], list(data), biased, self.form, self.ridge, rounding)
         start = np.where(blocks[0].kept[:, None], blocks[0].kernel, 0)
         none = [np.zeros(block.kernel.shape[1]) for block in blocks]
 
         def biases(kernel: Array) -> list[Array]:
             pairs = zip(none, biased, data, strict=True)
-            return [bias(one, kernel) if own else zero for zero, own, one in pairs]
+            return [bias(moment, kernel) if has_bias else zero for zero, has_bias, moment in pairs]
 
-        rounded = found.kernel.astype(dtype).astype(np.float64)
-        tried = [(rounded, found.method, biases(rounded))]
+        rounded = fitted.kernel.astype(dtype).astype(np.float64)
+        tried = [(rounded, fitted.method, biases(rounded))]
         tried += [(start, "the old kernel", biases(start)), (start, "as it was", none)]
         errors = [
             sum(
-                error(one, kernel, shift, block.written)
-                for one, shift, block in zip(data, shifts, blocks, strict=True)
+                error(moment, kernel, shift, block.written)
+                for moment, shift, block in zip(data, shifts, blocks, strict=True)
             )
             for kernel, _, shifts in tried
         ]
         return tried[int(np.argmin(errors))]
 
-    def _add(self, own: Sequence[int], constants: Sequence[Array]) -> None:
+    def _add(self, numbers: Sequence[int], constants: Sequence[Array]) -> None:
         pairs = [
             (self.readers[i], constant)
-            for i, constant in zip(own, constants, strict=True)
+            for i, constant in zip(numbers, constants, strict=True)
             if self.readers[i].biased
         ]
         if pairs:
@@ -216,13 +216,13 @@ def fit_of(
     """Returns the fit of a reader with new kernels f64[K, O] and constants f64[blocks, O]."""
     totals = np.zeros(3)
     for b, (block, kernel) in enumerate(zip(blocks, kernels, strict=True)):
-        one = Moments(*(part[b] for part in moments))
+        moment = Moments(*(part[b] for part in moments))
         start, zero = np.where(block.kept[:, None], block.kernel, 0), np.zeros(kernel.shape[1])
         shift = zero if constants is None else constants[b]
         totals += (
-            error(one, start, zero, block.written),
-            error(one, kernel, shift, block.written),
-            size(one, block.written),
+            error(moment, start, zero, block.written),
+            error(moment, kernel, shift, block.written),
+            size(moment, block.written),
         )
     before, after = (float(total / (totals[2] or 1.0)) for total in totals[:2])
     return Fit(reader.groups, reader.place, reader.path, before, after, method)

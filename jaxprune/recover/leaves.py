@@ -44,7 +44,7 @@ def checked_counts(graph: ChannelGraph, widths: Any) -> dict[str, int]:
     """Returns {group: how many channels stay}, in the order of the graph.
 
     Raises:
-      KeepError: it is no mapping of groups to counts from 1 to their sizes.
+      KeepError: it is not a mapping of groups to counts from 1 to their sizes.
     """
     given = check_mapping(widths, "widths", "{group: count}", KeepError)
     known = check_widths(graph, given)

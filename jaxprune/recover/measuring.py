@@ -40,7 +40,7 @@ def draw_of(positions: Any, key: Any) -> Draw:
     """Returns the draw of these arguments; the key is that of 0 by default.
 
     Raises:
-      JaxpruneError: `positions` is no count, or `key` no key.
+      JaxpruneError: `positions` is not a count, or `key` is not a key.
     """
     if positions is not None:
         positions = check_count(positions, "positions", "positions=10.")
@@ -97,15 +97,13 @@ class Measuring:
             state = here if state is None else self.merge(state, here, number)
         if state is None:
             raise JaxpruneError(f"{self.where}: no batches.\nFix: pass at least one batch of data.")
-        found = fetch([state[i] for i in wanted])
-        self.rounding = max(float(np.finfo(own.moments.xx.dtype).eps) for own in found)
-        self._check(found, wanted)
-        return [jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), own) for own, _ in found]
+        sums = fetch([state[i] for i in wanted])
+        self.rounding = max(float(np.finfo(item.moments.xx.dtype).eps) for item in sums)
+        self._check(sums, wanted)
+        return [jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), item) for item, _ in sums]
 
-    def _check(self, found: Sequence[Sums], wanted: Sequence[int]) -> None:
-        broken = [
-            (int(s.bad), self.readers[i]) for s, i in zip(found, wanted, strict=True) if s.bad
-        ]
+    def _check(self, sums: Sequence[Sums], wanted: Sequence[int]) -> None:
+        broken = [(int(s.bad), self.readers[i]) for s, i in zip(sums, wanted, strict=True) if s.bad]
         if broken:
             lines = [
                 f"batch {number}: what {reader.place} reads of {list(reader.groups)}, or writes"
@@ -133,7 +131,7 @@ class Measuring:
         every = list(every_op(here.walk))
         sums = {} if dense is None else self.sums
         marks = [(ops[r.number][0], ("reader", i)) for i, r in enumerate(self.readers)]
-        marks += [(every[own.number], ("sum", i)) for i, own in sums.items()]
+        marks += [(every[item.number], ("sum", i)) for i, item in sums.items()]
         marked = Marked(marks)
 
         def leave(op: Op, operands: list[Any], results: list[Any]) -> Noted:

@@ -63,7 +63,8 @@ class Reader:
         """Returns what is to be fitted, given its variable, f64."""
         kernel = leaf.reshape(-1)[self.index]
         return [
-            Block(*own) for own in zip(kernel, self.kept, self.written, self.channels, strict=True)
+            Block(*parts)
+            for parts in zip(kernel, self.kept, self.written, self.channels, strict=True)
         ]
 
     def with_kernel(self, leaf: Array, kernels: Sequence[Array]) -> Array:
@@ -85,10 +86,10 @@ class Refused(NamedTuple):
 
 def contractions(graph: ChannelGraph) -> list[tuple[Op, list[Site]]]:
     """Returns the operations that sum over groups, in the order of the program."""
-    found: dict[int, tuple[Op, list[Site]]] = {}
+    by_op: dict[int, tuple[Op, list[Site]]] = {}
     for site in find_sites(graph.walk):
-        found.setdefault(id(site.op), (site.op, []))[1].append(site)
-    return list(found.values())
+        by_op.setdefault(id(site.op), (site.op, []))[1].append(site)
+    return list(by_op.values())
 
 
 def find_readers(graph: ChannelGraph, keep: Keep) -> tuple[list[Reader], list[Refused]]:
@@ -137,8 +138,8 @@ def on_result(reader: Reader, values: Array) -> Array:
     op, operand = _placed(reader.reading)
     shape = op.out_shapes[0]
     made = contraction.free(op, 1 - operand)
-    own = {*range(len(contraction.batches(op))), *made}
-    return values.reshape([n if i in own else 1 for i, n in enumerate(shape)])
+    axes = {*range(len(contraction.batches(op))), *made}
+    return values.reshape([n if i in axes else 1 for i, n in enumerate(shape)])
 
 
 def _placed(reading: Reading) -> tuple[Op, int]:
@@ -175,8 +176,8 @@ def _reader(
     read, kernel = op.ins[operand], op.ins[1 - operand]
     lost = np.zeros([read[i].size if i == sites[0].axis else 1 for i in range(len(read))], bool)
     for site in sites:
-        own = {name: keep[name] for name in groups if name in site.groups}
-        lost = lost | pruned_along(read, site.axis, own)
+        masks = {name: keep[name] for name in groups if name in site.groups}
+        lost = lost | pruned_along(read, site.axis, masks)
     summed = {pair[1 - operand] for pair in contraction.pairs(op)}
     gone = np.zeros([space.size for space in kernel], bool)
     for axis in set(range(len(kernel))) - summed:
@@ -204,7 +205,7 @@ def _channels(reading: Reading, sites: Sequence[Site]) -> Array:
         for name in sorted(site.groups)
     ]
     blocks, size = owner[0].shape
-    nobody = np.all([own < 0 for own in owner], axis=0)
+    nobody = np.all([column < 0 for column in owner], axis=0)
     owner.append(np.where(nobody, np.arange(blocks * size).reshape(blocks, size), -1))
     rows = np.stack(owner, axis=-1).reshape(blocks * size, -1)
     return np.unique(rows, axis=0, return_inverse=True)[1].reshape(blocks, size)
@@ -215,12 +216,12 @@ def _tied(readers: Sequence[Reader], uses: Mapping[str, int]) -> Iterator[tuple[
     by_path: dict[str, list[Reader]] = {}
     for reader in readers:
         by_path.setdefault(reader.path, []).append(reader)
-    for path, own in by_path.items():
-        if uses[path] > len(own):
+    for path, same in by_path.items():
+        if uses[path] > len(same):
             yield path, f"{path} is read elsewhere too, which a new kernel would change"
         elif any(
             not np.array_equal(a, b)
-            for other in own[1:]
-            for a, b in ((own[0].index, other.index), (own[0].kept, other.kept))
+            for other in same[1:]
+            for a, b in ((same[0].index, other.index), (same[0].kept, other.kept))
         ):
             yield path, f"{path} is read in several ways, of which each asks for other weights"

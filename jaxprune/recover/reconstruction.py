@@ -86,8 +86,8 @@ def least_squares(
     >>> v = {"a": np.array([[1.0, 2.0]], np.float32), "b": np.array([[1.0], [3.0]], np.float32)}
     >>> x = np.array([[1.0], [2.0]], np.float32)
     >>> graph, keep = jp.trace(fn, v, x), {"a": np.array([True, False])}
-    >>> found = jp.recover.least_squares(graph, v, keep, [x], ridge=0)
-    >>> round(float(jp.slice(graph, found.variables, keep)["b"][0, 0]), 4)
+    >>> recovered = jp.recover.least_squares(graph, v, keep, [x], ridge=0)
+    >>> round(float(jp.slice(graph, recovered.variables, keep)["b"][0, 0]), 4)
     7.0
     """
     draw = draw_of(positions, key)

@@ -83,8 +83,8 @@ def obs(
     >>> fn = lambda v, x: x @ v["a"] @ v["b"]
     >>> v = {"a": np.array([[1.0, 2.0]], np.float32), "b": np.array([[1.0], [3.0]], np.float32)}
     >>> x = np.array([[1.0], [2.0]], np.float32)
-    >>> found = jp.recover.obs(jp.trace(fn, v, x), v, {"a": 1}, [x])
-    >>> found.keep["a"].tolist(), round(float(found.variables["b"][1, 0]), 1)
+    >>> removal = jp.recover.obs(jp.trace(fn, v, x), v, {"a": 1}, [x])
+    >>> removal.keep["a"].tolist(), round(float(removal.variables["b"][1, 0]), 1)
     ([False, True], 3.5)
     """
     check_graph(graph)
@@ -103,13 +103,13 @@ def obs(
     kernels = _kernels(readers, moments, leaves, damping, measuring.rounding)
     keep, costs = dict[str, Array](), dict[str, Array]()
     for name, count in counts.items():
-        own = [
+        parts = [
             (surgeon, kernel.readers[0].owner(name)[b])
             for kernel in kernels
             if name in kernel.readers[0].groups
             for b, surgeon in enumerate(kernel.surgeons)
         ]
-        keep[name], costs[name] = remove_cheapest(own, graph.groups[name].size, count)
+        keep[name], costs[name] = remove_cheapest(parts, graph.groups[name].size, count)
     new, fits = _solved(graph, leaves, keep, kernels)
     fits += [Fit(r.groups, r.place, why=r.why) for r in refused]
     return Removal(keep, replaced(variables, new), costs, tuple(fits))
@@ -124,14 +124,14 @@ def _solved(
     for kernel in kernels:
         for surgeon in kernel.surgeons:
             surgeon.refresh()
-        own = [final[reader.number] for reader in kernel.readers]
-        leaf = leaves[own[0].path]
+        readers = [final[reader.number] for reader in kernel.readers]
+        leaf = leaves[readers[0].path]
         solved = [surgeon.kernel for surgeon in kernel.surgeons]
         wide = np.asarray(fetch(leaf)).astype(np.float64)
-        new[own[0].path] = own[0].with_kernel(wide, solved).astype(leaf.dtype)
+        new[readers[0].path] = readers[0].with_kernel(wide, solved).astype(leaf.dtype)
         words = ", ".join(dict.fromkeys([s.method for s in kernel.surgeons] + ["no bias"]))
-        for reader, one in zip(own, kernel.moments, strict=True):
-            fits.append(fit_of(reader, one, reader.blocks(wide), solved, words))
+        for reader, moment in zip(readers, kernel.moments, strict=True):
+            fits.append(fit_of(reader, moment, reader.blocks(wide), solved, words))
     return new, fits
 
 
@@ -150,18 +150,19 @@ def _kernels(
     damping: float,
     rounding: float,
 ) -> list[_Kernel]:
-    found: dict[str, _Kernel] = {}
-    for reader, one in zip(readers, moments, strict=True):
-        kernel = found.setdefault(reader.path, _Kernel([], [], []))
+    kernels: dict[str, _Kernel] = {}
+    for reader, moment in zip(readers, moments, strict=True):
+        kernel = kernels.setdefault(reader.path, _Kernel([], [], []))
         kernel.readers.append(reader)
-        kernel.moments.append(one)
-    for kernel in found.values():
+        kernel.moments.append(moment)
+    for kernel in kernels.values():
         leaf = np.asarray(fetch(leaves[kernel.readers[0].path])).astype(np.float64)
         for b, block in enumerate(kernel.readers[0].blocks(leaf)):
-            rows = sum(one.rows[b] for one in kernel.moments)
+            rows = sum(moment.rows[b] for moment in kernel.moments)
             both = [
-                one.xx[b] + one.rows[b] * np.outer(one.x[b], one.x[b]) for one in kernel.moments
+                moment.xx[b] + moment.rows[b] * np.outer(moment.x[b], moment.x[b])
+                for moment in kernel.moments
             ]
             hessian = damped(np.sum(both, axis=0) / rows, damping)
             kernel.surgeons.append(Surgeon(hessian, block.kernel, block.written, rounding))
-    return list(found.values())
+    return list(kernels.values())

@@ -68,15 +68,15 @@ def find_sums(
     run = _Met(keep, births_of(graph, readers, ones))
     run.start(graph.walk, {path: np.asarray(fetch(leaves[path])) for path in graph.variables})
     numbers = {id(op): i for i, op in enumerate(every_op(graph.walk))}
-    found: dict[int, int] = {}
+    places: dict[int, int] = {}
     sums: dict[int, Sum] = {}
     for i, reader in enumerate(readers):
         met = run.met.get(str(reader.number), [])
         factor = _factor(reader, *met[0]) if len(met) == 1 else None
         if factor is not None:
             number = numbers[id(met[0][0])]
-            sums.pop(found.get(number, -1), None)
-            found[number] = i
+            sums.pop(places.get(number, -1), None)
+            places[number] = i
             sums[i] = Sum(number, factor)
     return sums
 

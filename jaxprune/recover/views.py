@@ -59,7 +59,7 @@ class Views(Domain[View | None]):
             self.uses[path] = self.uses.get(path, 0) + 1
 
     def literal(self, value: Any, atom: Any, op: Op | None) -> None:
-        """A number is no variable."""
+        """A number is not a variable."""
 
     def constant(self, value: Any, var: Any, axes: Any) -> None:
         """A constant is none."""

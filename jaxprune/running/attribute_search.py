@@ -49,7 +49,7 @@ class Change(NamedTuple):
     value: int
 
 
-class Found(NamedTuple):
+class SearchEnd(NamedTuple):
     """Where a search ended: the overrides, how far the network with them is the traced one."""
 
     overrides: Overrides
@@ -89,21 +89,21 @@ def solved(
         return {}, start.compared
     if not search:
         return {}, check({})
-    found = _Search(graph, kept, holders(), attempt, path_of, around).run(start)
-    overrides = found.overrides if found.attempt.compared is not None else {}
+    best = _Search(graph, kept, holders(), attempt, path_of, around).run(start)
+    overrides = best.overrides if best.attempt.compared is not None else {}
     try:
         return overrides, check(overrides)
     except ResizeError as error:
         text, _, way_out = str(error).rpartition("\nFix: ")
-        raise ResizeError(f"{text}\n{nearest(found)}Fix: {way_out}") from error.__cause__
+        raise ResizeError(f"{text}\n{nearest(best)}Fix: {way_out}") from error.__cause__
 
 
-def wanted(module: Any, path: str, found: Overrides, given: Overrides) -> dict[str, Any]:
+def wanted(module: Any, path: str, extra: Overrides, given: Overrides) -> dict[str, Any]:
     """Returns {attribute: value} of a module: what was found for its path, then what is given.
 
-    `found` goes by paths, `given` by patterns of paths.
+    `extra` goes by paths, `given` by patterns of paths.
     """
-    values = integers.resolved(module, found.get(path, {}))
+    values = integers.resolved(module, extra.get(path, {}))
     for pattern, overrides in given.items():
         if paths.matches(pattern, path):
             values |= integers.resolved(module, overrides)
@@ -117,15 +117,15 @@ def parts_of(holders: Mapping[str, Holder], path: str) -> list[str]:
     return [p for p in inner if not any(p.startswith(f"{other}/") for other in inner)]
 
 
-def nearest(found: Found) -> str:
+def nearest(best: SearchEnd) -> str:
     """Returns a line on how near a search came that found nothing; none if nothing was tried."""
-    if not found.tries:
+    if not best.tries:
         return ""
-    end = found.attempt
+    end = best.attempt
     where = f"{end.op!r} at {end.op.place} " if end.op else ""
     return (
-        f"Of {found.tries} networks with other attributes none is the same. The nearest has "
-        f"{found.overrides or 'none'}; then {where}{end.text}.\n"
+        f"Of {best.tries} networks with other attributes none is the same. The nearest has "
+        f"{best.overrides or 'none'}; then {where}{end.text}.\n"
     )
 
 
@@ -154,7 +154,7 @@ class _Search:
         self.most = TRIES
         self.until = time.monotonic() + SECONDS
 
-    def run(self, best: Attempt) -> Found:
+    def run(self, best: Attempt) -> SearchEnd:
         """Returns the end of the search that begins with `best`."""
         changes: list[list[Change]] = []
         while best.compared is None and (step := self.step(changes, best)) is not None:
@@ -164,7 +164,7 @@ class _Search:
             self.settled |= {(change.path, change.way) for change in chosen}
         if best.compared is not None:
             changes = self.needed(changes)
-        return Found(self.overrides(changes), best, self.tries)
+        return SearchEnd(self.overrides(changes), best, self.tries)
 
     def step(
         self, changes: list[list[Change]], best: Attempt
@@ -185,13 +185,13 @@ class _Search:
                     continue
                 if self.tries >= self.most or time.monotonic() > self.until:
                     return reached
-                found = self.tried([*changes, chosen])
-                if found.compared is not None:
-                    return found, chosen
-                if (found.steps, found.text) == (best.steps, best.text):
+                attempt = self.tried([*changes, chosen])
+                if attempt.compared is not None:
+                    return attempt, chosen
+                if (attempt.steps, attempt.text) == (best.steps, best.text):
                     unread.append(ways)
-                if found.steps > (reached or (best,))[0].steps:
-                    reached = found, chosen
+                if attempt.steps > (reached or (best,))[0].steps:
+                    reached = attempt, chosen
             if reached is not None:
                 return reached
         return None
@@ -212,10 +212,10 @@ class _Search:
 
     def overrides(self, changes: Iterable[Sequence[Change]]) -> Overrides:
         """Returns the changed attributes of every module."""
-        found: dict[str, dict[str, Any]] = {}
+        values: dict[str, dict[str, Any]] = {}
         for change in (change for chosen in changes for change in chosen):
-            found.setdefault(change.path, {})[change.way] = change.value
-        return found
+            values.setdefault(change.path, {})[change.way] = change.value
+        return values
 
     def tiers(self, best: Attempt) -> Iterator[Iterator[list[Change]]]:
         """Yields what may be changed at the first equation that differs, the likeliest first."""
@@ -241,8 +241,8 @@ class _Search:
         """
         for path in paths:
             first = {change.way: change for change in reversed([*self.candidates([path], sizes)])}
-            own = [change for way, change in first.items() if "." not in way]
-            for chosen in (own, list(first.values())):
+            direct = [change for way, change in first.items() if "." not in way]
+            for chosen in (direct, list(first.values())):
                 if len(chosen) > 2:
                     yield chosen
 
@@ -253,17 +253,17 @@ class _Search:
         """
         for size in sizes:
             every = [*self.candidates(self.holders, [size])]
-            found = [change for change in every if (change.path, change.way) not in self.settled]
-            if len(found) > 1:
-                yield found
+            left = [change for change in every if (change.path, change.way) not in self.settled]
+            if len(left) > 1:
+                yield left
 
     def several(self, paths: Sequence[str], sizes: Sizes) -> Iterator[list[Change]]:
         """Yields two changes of one module at once, and all of which the value is clear."""
         for path in paths:
             every = [*self.candidates([path], sizes)]
-            for one, other in combinations(every, 2):
-                if one.way != other.way:
-                    yield [one, other]
+            for first, other in combinations(every, 2):
+                if first.way != other.way:
+                    yield [first, other]
             ways = [change.way for change in every]
             clear = [change for change in every if ways.count(change.way) == 1]
             if len(clear) > 2:
@@ -294,7 +294,7 @@ class _Search:
         """
         home, kind = self.inside[change.path], self.holders[change.path].kind
         before = self.integers[change.path][change.way]
-        found = [change]
+        changes = [change]
         for path, holder in self.holders.items():
             same = holder.kind == kind and self.integers[path].get(change.way) == before
             if path == change.path or not same or (path, change.way) in self.settled:
@@ -306,18 +306,18 @@ class _Search:
                 pairs = zip(ours, theirs, strict=False)
                 twins = (b[1] for a, b in pairs if a == (before, value) and b[0] == before)
                 value = next(twins, value)
-            found.append(Change(path, change.way, value))
-        return found
+            changes.append(Change(path, change.way, value))
+        return changes
 
     def _around(self, op: Op) -> list[str]:
         """Returns the paths of the modules around an operation, innermost first."""
         names = [name.partition(".")[0] for name in op.place.split("/")]
         ends = range(len(names), 0, -1)
         runs = ("/".join(names[start:end]) for end in ends for start in range(end))
-        found = [path for path in dict.fromkeys((*runs, "")) if path in self.holders]
-        most = max((path.count("/") for path in found if path), default=-1)
+        around = [path for path in dict.fromkeys((*runs, "")) if path in self.holders]
+        most = max((path.count("/") for path in around if path), default=-1)
         deeper = [p for p in self.holders if p.count("/") > most and p and _runs_through(p, names)]
-        return [*sorted(deeper, key=lambda path: -path.count("/")), *found]
+        return [*sorted(deeper, key=lambda path: -path.count("/")), *around]
 
     def neighbors(self, paths: Sequence[str], op: Op) -> list[Op]:
         """Returns the operations of the innermost module, those near to `op` first."""
@@ -328,26 +328,26 @@ class _Search:
 
     def sizes(self, ops: Iterable[Op], *, same: bool = False) -> Sizes:
         """Returns the sizes at some operations; those that stay too if `same`."""
-        found: Sizes = []
+        pairs: Sizes = []
         for op in ops:
             for axes in (*op.ins, *op.outs):
                 for space in axes:
                     for view in _views(space):
                         pair = view.size, self.kept.size(view)
-                        if same or (pair not in found and pair[0] != pair[1]):
-                            found.append(pair)
-        return found
+                        if same or (pair not in pairs and pair[0] != pair[1]):
+                            pairs.append(pair)
+        return pairs
 
     def related(self, sizes: Sizes) -> Sizes:
         """Returns the sizes, and then what quotients and products of two of them become."""
-        found = list(sizes)
+        pairs = list(sizes)
         for (a, small), (b, less) in combinations(sizes, 2):
             for pair in ((a, small, b, less), (b, less, a, small)):
                 full, kept, of, part = pair
                 if full % of == 0 and kept % part == 0 and full // of != kept // part:
-                    found.append((full // of, kept // part))
-            found.append((a * b, small * less))
-        return list(dict.fromkeys(found))
+                    pairs.append((full // of, kept // part))
+            pairs.append((a * b, small * less))
+        return list(dict.fromkeys(pairs))
 
 
 def _runs_through(path: str, names: Sequence[str]) -> bool:

@@ -55,11 +55,11 @@ class ClosedOver:
         """For every operation the path of the variable that was read last."""
         return dict(_near(self.graph))
 
-    def with_sizes(self, found: Overrides) -> Function:
+    def with_sizes(self, extra: Overrides) -> Function:
         """Returns the function with other sizes: {path: {way: size}}."""
-        if not found:
+        if not extra:
             return self.fn
-        changes = {tuple(filter(None, path.split("/"))): dict(v) for path, v in found.items()}
+        changes = {tuple(filter(None, path.split("/"))): dict(v) for path, v in extra.items()}
         fn = _changed(self.fn, changes)
         below = {way[1:]: values for way, values in changes.items() if way}
 
@@ -77,8 +77,8 @@ class ClosedOver:
         ends = range(len(names), 0, -1)
         runs = [*(names[start:end] for end in ends for start in range(end)), ()]
         ways = ("/".join((root, *run)) for run in runs for root in self._roots)
-        found = [path for path in dict.fromkeys(ways) if path in self.holders]
-        near = (path for each in found for path in (each, *parts_of(self.holders, each)))
+        holders = [path for path in dict.fromkeys(ways) if path in self.holders]
+        near = (path for each in holders for path in (each, *parts_of(self.holders, each)))
         return list(dict.fromkeys((*near, *(p for p in self.holders if self._is_function(p)))))
 
     def path_of(self, module: Any) -> str | None:
@@ -172,11 +172,11 @@ def _put(value: Any, new: Mapping[str, Any]) -> Any:
         names = value.__code__.co_freevars
         cells = zip(names, value.__closure__ or (), strict=True)
         closure = tuple(types.CellType(new[n]) if n in new else cell for n, cell in cells)
-        found = types.FunctionType(
+        copied = types.FunctionType(
             value.__code__, value.__globals__, value.__name__, value.__defaults__, closure
         )
-        found.__kwdefaults__ = value.__kwdefaults__
-        return found
+        copied.__kwdefaults__ = value.__kwdefaults__
+        return copied
     if isinstance(value, functools.partial):
         given = [new.get(str(i), item) for i, item in enumerate(value.args)]
         words = {name: new.get(name, item) for name, item in value.keywords.items()}
@@ -188,10 +188,10 @@ def _put(value: Any, new: Mapping[str, Any]) -> Any:
     if isinstance(value, Mapping):
         kind = type(value)
         return kind({key: new.get(str(key), item) for key, item in value.items()})
-    found = copy.copy(value)
+    copied = copy.copy(value)
     for name, part in new.items():
-        object.__setattr__(found, name, part)  # modules are frozen
-    return found
+        object.__setattr__(copied, name, part)  # modules are frozen
+    return copied
 
 
 def _twin(variables: Any, changes: Mapping[tuple[str, ...], Mapping[str, Any]]) -> Any:

@@ -50,14 +50,14 @@ def chains(
     for eqn in program.eqns[start : start + LONGEST]:
         op = Op(eqn, rules=rules)
         read = [_take(made, atom) for atom in eqn.invars]
-        found = _joined(op, read)
-        if found is None:
+        product = _joined(op, read)
+        if product is None:
             return
         run.append(eqn)
         settings |= _settings(op)
-        made[eqn.outvars[0]] = found
+        made[eqn.outvars[0]] = product
         if len(made) == 1:
-            yield tuple(run), found._replace(settings=settings)
+            yield tuple(run), product._replace(settings=settings)
         if readers[eqn.outvars[0]] != 1:
             return
 
@@ -106,8 +106,8 @@ def _joined(op: Op, read: Sequence[Product]) -> Product | None:
 
 def _multiplied(op: Op, a: Product, b: Product) -> Product:
     summed, shared = contraction.pairs(op), contraction.batches(op)
-    one = {b.axes[j]: a.axes[i] for i, j in (*summed, *shared)}
-    factors = tuple((value, tuple(one.get(x, x) for x in axes)) for value, axes in b.factors)
+    renamed = {b.axes[j]: a.axes[i] for i, j in (*summed, *shared)}
+    factors = tuple((value, tuple(renamed.get(x, x) for x in axes)) for value, axes in b.factors)
     batch = tuple(a.axes[i] for i, _ in shared)
     rest = _without(a.axes, [i for i, _ in (*summed, *shared)])
     rest += _without(b.axes, [j for _, j in (*summed, *shared)])
@@ -148,6 +148,6 @@ def _paired(
     """Pairs of axes with those of `a` and `b`, None if they are not one to one."""
     if len(a) != len(b):
         return None
-    found = pairs | set(zip(a, b, strict=True))
-    alone = len({x for x, _ in found}) == len({y for _, y in found}) == len(found)
-    return found if alone else None
+    together = pairs | set(zip(a, b, strict=True))
+    alone = len({x for x, _ in together}) == len({y for _, y in together}) == len(together)
+    return together if alone else None

@@ -81,15 +81,15 @@ def of_now(
             + "\n".join(failures)
             + "\nFix: trace the graph with the function and the input ranks that you run."
         )
-    found = without_branches.without(here, kept)
-    reads = dict(zip(here.variables, found.live.reads, strict=False))
+    now = without_branches.without(here, kept)
+    reads = dict(zip(here.variables, now.live.reads, strict=False))
     read = [path for path in sorted(gone.variables) if reads[path]]
-    if read or any(not _within(found.rows.get(path), rows) for path, rows in gone.rows.items()):
+    if read or any(not _within(now.rows.get(path), rows) for path, rows in gone.rows.items()):
         raise ResizeError(
             f"without these branches the function still reads {read or list(gone.rows)}.\nFix: "
             "trace the graph with the function that you run."
         )
-    return found
+    return now
 
 
 def _within(rows: np.ndarray | None, kept: np.ndarray) -> bool:
@@ -129,15 +129,15 @@ def scan(
     needed = part.carries[op]
     length = op.params["length"]
     runs = part.runs.get(op) or [Run(0, length, part.cuts, part.idle, ())]
-    carry = [x if one else None for x, one in zip(args[n : n + m], needed, strict=True)]
+    carry = [x if flag else None for x, flag in zip(args[n : n + m], needed, strict=True)]
     pieces = []
     for run in reversed(runs) if op.params["reverse"] else runs:
         if does_nothing(run, op, needed):
             continue
-        rows, own = jax.tree.map(lambda x, run=run: _rows(x, run), (args[n + m :], each))
+        rows, items = jax.tree.map(lambda x, run=run: _rows(x, run), (args[n + m :], each))
         ready = _only_needed(runner(part._replace(cuts=run.cuts, idle=run.idle)), needed)
         given = [*args[:n], *carry, *rows]
-        outs, _ = evaluator.scan(ready, op, given, own, run.stop - run.start)
+        outs, _ = evaluator.scan(ready, op, given, items, run.stop - run.start)
         carry = outs[:m]
         pieces.append(outs[m:])
     pieces = pieces[::-1] if op.params["reverse"] else pieces
@@ -157,7 +157,7 @@ def _only_needed(
     def ready(step: Any) -> evaluator.Run:
         def run(walk: Walk, args: Sequence[Any]) -> tuple[list[Any], Noted]:
             outs, noted = runner(step)(walk, args)
-            carry = [x if one else None for x, one in zip(outs, needed, strict=False)]
+            carry = [x if flag else None for x, flag in zip(outs, needed, strict=False)]
             return [*carry, *outs[len(needed) :]], noted
 
         return run
@@ -178,7 +178,7 @@ def does_nothing(run: Run, op: Op, needed: Sequence[bool]) -> bool:
     ins = [object() for _ in op.inner[0].program.invars]
     outs = _handed_on(op.inner[0], ins, run)
     pairs = zip(outs[:m], ins[n : n + m], needed, strict=True)
-    return all(a is b for a, b, one in pairs if one) and not any(outs[m:])
+    return all(a is b for a, b, flag in pairs if flag) and not any(outs[m:])
 
 
 def _handed_on(walk: Walk, ins: Sequence[Any], run: Run) -> list[Any]:

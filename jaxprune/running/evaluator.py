@@ -149,7 +149,9 @@ def retracer(fn: Callable[..., Any], graph: ChannelGraph) -> Retraced:
         keywords = {**keywords, **dict(constants)}
         return trace(called, variables, *inputs, **options | {"state": state}, **keywords)
 
-    def at(variables: Any, inputs: Sequence[Any], keywords: Mapping[str, Any]) -> ChannelGraph:
+    def graph_of(
+        variables: Any, inputs: Sequence[Any], keywords: Mapping[str, Any]
+    ) -> ChannelGraph:
         given, constants = call_inputs.split(keywords)
         check_inputs(inputs, given)
         shapes = jax.eval_shape(lambda *xs: xs, *inputs, given)  # a graph holds no tracers
@@ -157,7 +159,7 @@ def retracer(fn: Callable[..., Any], graph: ChannelGraph) -> Retraced:
         context = jax.sharding.get_abstract_mesh(), jax.dtypes.canonicalize_dtype(float)
         return traced(treedef, context, _hashable(constants), *leaves)
 
-    return at
+    return graph_of
 
 
 def operands(variables: Any, inputs: Sequence[Any], keywords: Mapping[str, Any]) -> list[Any]:
@@ -170,7 +172,7 @@ def _hashable(constants: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     """The constants of a call as the key of a cache.
 
     Raises:
-      TraceError: one has no hash.
+      TraceError: a constant has no hash.
     """
     items = tuple(sorted(constants.items()))
     if bad := [name for name, value in items if not isinstance(value, Hashable)]:
@@ -190,9 +192,9 @@ def check_groups(graph: ChannelGraph, here: ChannelGraph, names: Collection[str]
     for name in names:
         wanted = {(slot.path, slot.axis) for slot in graph.groups[name].slots}
         group = here.groups.get(name)
-        found = set() if group is None else {(slot.path, slot.axis) for slot in group.slots}
-        if found - wanted or any(path not in here.unread for path, _ in wanted - found):
-            failures.append(f"group {name!r} has slots {sorted(wanted)}, now {sorted(found)}")
+        slots = set() if group is None else {(slot.path, slot.axis) for slot in group.slots}
+        if slots - wanted or any(path not in here.unread for path, _ in wanted - slots):
+            failures.append(f"group {name!r} has slots {sorted(wanted)}, now {sorted(slots)}")
     if failures:
         raise ResizeError(
             "the function does not tie the same channels at these inputs:\n"
@@ -221,8 +223,8 @@ def scan(
     consts = args[:n]
 
     def body(carry: Any, step: Any) -> Any:
-        x, own = step
-        outs, noted = runner(own)(op.inner[0], [*consts, *carry, *x])
+        x, item = step
+        outs, noted = runner(item)(op.inner[0], [*consts, *carry, *x])
         return outs[:m], (outs[m:], noted)
 
     options = {key: op.params[key] for key in ("length", "reverse", "unroll")}

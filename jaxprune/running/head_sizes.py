@@ -59,8 +59,8 @@ def _passes(run: Callable[[Kept], Any], kept: Kept) -> bool:
 
 def _unlike(graph: ChannelGraph, kept: Kept) -> Iterator[_Sizes]:
     """Yields the sizes that are alike in the full network, and are not at the kept widths."""
-    found = dict.fromkeys(_attentions(graph))
-    for sizes in found:
+    attentions = dict.fromkeys(_attentions(graph))
+    for sizes in attentions:
         same = sizes.query.size == sizes.value.size
         if same and kept.size(sizes.query) != kept.size(sizes.value):
             yield sizes

@@ -40,9 +40,9 @@ class KeptDepth(Kept):
         self.layers: dict[Stack, np.ndarray] = {}
         cuts = dict(without.live.cuts)
         for scan, runs in without.live.runs.items():
-            stay, own = _whole_layers(scan, runs, without)
+            stay, inner = _whole_layers(scan, runs, without)
             self.layers |= {} if stay.all() else {scan: stay}
-            cuts |= own
+            cuts |= inner
         self.cuts = cuts
 
     def other(self, keep: Keep) -> Kept:
@@ -51,13 +51,13 @@ class KeptDepth(Kept):
 
     def mask(self, space: ax.Space) -> np.ndarray | None:
         """The positions that stay; of the axis that counts the layers of a stack, its layers."""
-        found = self._stay(space)
-        return super().mask(space) if found is None else found
+        stay = self._stay(space)
+        return super().mask(space) if stay is None else stay
 
     def size(self, space: ax.Space) -> int:
         """The kept size of an axis."""
-        found = self._stay(space)
-        return super().size(space) if found is None else int(np.count_nonzero(found))
+        stay = self._stay(space)
+        return super().size(space) if stay is None else int(np.count_nonzero(stay))
 
     def length(self, scan: Op) -> int:
         """How many steps of a scan stay."""

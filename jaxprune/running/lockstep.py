@@ -57,11 +57,11 @@ def beside(graph: ChannelGraph, kept: Kept, program: Program, *, partial: bool =
 
     A `partial` one ends where the code raised. Zeros in the place of what was removed are followed.
     """
-    found = _Lockstep(graph, kept, partial=partial)
+    run = _Lockstep(graph, kept, partial=partial)
     if kept.without is not None:
         program, _ = removed_values.folded(program, graph.rules)
-    difference = found.difference(program)
-    return Outcome(found.steps, difference, found.changed, found.draws)
+    difference = run.difference(program)
+    return Outcome(run.steps, difference, run.changed, run.draws)
 
 
 _IN_PART = (Form.CALL, Form.REMAT, Form.SCAN)
@@ -116,10 +116,10 @@ class _Lockstep:
         outside, self.walk = (self.walk, self.static, self.live), walk
         self.static = Static(other, self.graph.rules, {})
         ins, outs = both or Both.of(walk.program, other)
-        found = None
+        used = None
         if not self.partial:
-            found = self.needed(walk, outs[0]) | _live(other, outs[1])
-        self.live = Live(found)
+            used = self.needed(walk, outs[0]) | _live(other, outs[1])
+        self.live = Live(used)
         ours, other = self.live.without_dead(walk.program), self.live.without_dead(other)
         pairs = zip(compress(ours.invars, ins[0]), compress(other.invars, ins[1]), strict=False)
         self.twins.update(pairs)
@@ -140,20 +140,20 @@ class _Lockstep:
                 del self.changed[noted:]
                 for items, length in zip((ops, eqns), lengths, strict=True):
                     deque(islice(items, length - 1), maxlen=0)
-        results, found = (
+        results, theirs = (
             list(compress(ours.outvars, outs[0])),
             list(compress(other.outvars, outs[1])),
         )
-        if len(results) != len(found):
-            _refuse(caller, f"gave {len(results)} results, now {len(found)}")
-        for a, b in zip(results, found, strict=True):
+        if len(results) != len(theirs):
+            _refuse(caller, f"gave {len(results)} results, now {len(theirs)}")
+        for a, b in zip(results, theirs, strict=True):
             self.operand(walk.ops[-1] if walk.ops else caller, None, a, b)
         self.walk, self.static, self.live = outside
 
     def needed(self, walk: Walk, wanted: Sequence[bool]) -> set[Any]:
         """The values of the traced program that the results in use depend on."""
-        found = None if self.without is None else self.without.live.values(walk)
-        return _live(walk.program, wanted) if found is None else found
+        live = None if self.without is None else self.without.live.values(walk)
+        return _live(walk.program, wanted) if live is None else live
 
     def that_compute(self, walk: Walk) -> Iterator[Op]:
         """Yields the operations that compute at the kept widths."""
@@ -188,7 +188,7 @@ class _Lockstep:
                 self.taken[eqn.outvars[0]] = root, stream_readers.compose(taken, indices)
 
     def repeats_once(self, eqn: Any, *shapes: tuple[int, ...]) -> bool:
-        """True for a broadcast that changes nothing: JAX leaves it out where a width is one."""
+        """True for a broadcast that changes nothing: JAX leaves it out where a width is 1."""
         broadcasts = Trait.BROADCASTS in self.traits(eqn)
         return broadcasts and len(shapes) == 2 and shapes[0] == shapes[1]
 
@@ -210,11 +210,11 @@ class _Lockstep:
 
     def cut(self, constant: Any, axes: list[Space]) -> np.ndarray:
         """A constant at the kept sizes; whole where every layer keeps its own channels."""
-        found = values.host(constant)
+        array = values.host(constant)
         for axis, indices in enumerate(map(self.kept.indices, axes)):
             if indices is not None and indices.ndim == 1:
-                found = np.take(found, indices, axis)
-        return found
+                array = np.take(array, indices, axis)
+        return array
 
     def equation(self, op: Op, eqn: Any) -> None:
         for source in op.sources:
@@ -245,10 +245,10 @@ class _Lockstep:
     def results(self, op: Op, eqn: Any, used: tuple[Sequence[bool], Sequence[bool]]) -> list[Any]:
         """Compares the shapes of the results in use, and returns those of the traced one."""
         expected = [self.shape(axes) for axes in compress(op.outs, used[0])]
-        found = [jaxpr.shape(var) for var in compress(eqn.outvars, used[1])]
-        if expected != found:
+        shapes = [jaxpr.shape(var) for var in compress(eqn.outvars, used[1])]
+        if expected != shapes:
             here = f"at the {self.widths} widths"
-            _refuse(op, f"should give {_list(expected)} {here}, gives {_list(found)}")
+            _refuse(op, f"should give {_list(expected)} {here}, gives {_list(shapes)}")
         return expected
 
     def in_part(self, op: Op, eqn: Any) -> None:
@@ -291,8 +291,8 @@ class _Lockstep:
         """How long the chains of contractions are that begin here and compute the same, if any."""
         theirs = list(contraction_order.chains(other, self.graph.rules, eqn))
         for run, product in contraction_order.chains(ours, self.graph.rules, op.eqn):
-            for twins, found in theirs:
-                if contraction_order.same(product, found, self.alike):
+            for twins, computed in theirs:
+                if contraction_order.same(product, computed, self.alike):
                     self.twins[run[-1].outvars[0]] = twins[-1].outvars[0]
                     self.steps += len(run)
                     return len(run), len(twins)
@@ -340,10 +340,10 @@ class _Lockstep:
         self.changed.append(Changed(op, position, float(before), float(after)))
 
     def start(self, op: Op, expected: Any, b: Any) -> None:
-        found = self.static and self.static.value(b)
-        if found is None or not np.array_equal(found, expected):
+        place = self.static and self.static.value(b)
+        if place is None or not np.array_equal(place, expected):
             here = f"at the {self.widths} widths"
-            _refuse(op, f"should start its window at {expected} {here}, starts it at {found}")
+            _refuse(op, f"should start its window at {expected} {here}, starts it at {place}")
 
     def value(self, op: Op | None, a: Any, b: Any) -> None:
         reading = None if jaxpr.is_literal(b) else self.readings.get(a)

@@ -209,8 +209,8 @@ class Evaluator:
         return jaxpr.bind(op.eqn, self.operands(op, args), self.params(op)), {}
 
     def _other(self, op: Op, operand: int, value: Any) -> Any:
-        found = self.constants.get((op, operand))
-        return value if found is None else jnp.asarray(found, jnp.asarray(value).dtype)
+        constant = self.constants.get((op, operand))
+        return value if constant is None else jnp.asarray(constant, jnp.asarray(value).dtype)
 
     def _scan(self, op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
         """A scan, whose steps know their layer where the layers keep channels of their own."""
@@ -228,8 +228,8 @@ class Evaluator:
     def _layered(self) -> set[Stack]:
         """The stacks whose layers keep channels of their own."""
         every = {**self.kept.keep, **self.masked}
-        own = {name for name, kept in every.items() if np.ndim(kept) == 2}
-        slots = (self.graph.groups[name].slots[0] for name in own & self.graph.groups.keys())
+        layered = {name for name, kept in every.items() if np.ndim(kept) == 2}
+        slots = (self.graph.groups[name].slots[0] for name in layered & self.graph.groups.keys())
         return {slot.atom.layers for slot in slots if slot.atom.layers is not None}
 
     def params(self, op: Op) -> dict[str, Any]:
@@ -238,9 +238,9 @@ class Evaluator:
 
     def operands(self, op: Op, args: list[Any]) -> list[Any]:
         """The operands, those that follow a size at the kept one."""
-        found = op.rule.operands(op, self.kept.size) if op.rule else {}
+        sizes = op.rule.operands(op, self.kept.size) if op.rule else {}
         return [
-            jnp.asarray(found[i], x.aval.dtype) if i in found else args[i]
+            jnp.asarray(sizes[i], x.aval.dtype) if i in sizes else args[i]
             for i, x in enumerate(op.eqn.invars)
         ]
 
@@ -270,14 +270,14 @@ def _draw(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
 
 def _shard_map(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
     """The program on every device of the mesh; axes that it divides are whole."""
-    found = op.params
+    options = op.params
     mapped = jax.shard_map(
         lambda *xs: run.run(op.inner[0], xs),
-        mesh=found["mesh"],
-        in_specs=found["in_specs"],
-        out_specs=list(found["out_specs"]),
-        check_vma=found["check_vma"],
-        axis_names=found["manual_axes"],
+        mesh=options["mesh"],
+        in_specs=options["in_specs"],
+        out_specs=list(options["out_specs"]),
+        check_vma=options["check_vma"],
+        axis_names=options["manual_axes"],
     )
     return mapped(*map(jnp.asarray, args))
 
@@ -291,11 +291,11 @@ def _custom_jvp(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
 
     def rule(primals: Any, tangents: Any) -> Any:
         (now, *points), (_, *directions) = primals, tangents
-        own, walk = _derivative(op)
-        moved = run.again(now).run(walk, [*points, *(directions[i] for i in own.moving)])
+        derived, walk = _derivative(op)
+        moved = run.again(now).run(walk, [*points, *(directions[i] for i in derived.moving)])
         out = fn(*primals)
-        found = dict(zip(own.outs, moved, strict=True))
-        return out, [found.get(i, _zero_tangent(y)) for i, y in enumerate(out)]
+        by_output = dict(zip(derived.outs, moved, strict=True))
+        return out, [by_output.get(i, _zero_tangent(y)) for i, y in enumerate(out)]
 
     fn = jax.custom_jvp(lambda now, *xs: run.again(now).run(op.inner[0], xs))
     fn.defjvp(rule)
@@ -307,11 +307,11 @@ def _custom_vjp(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
 
     def backward(primals: Any, cotangents: Any) -> Any:
         now, *points = primals
-        own, walk = _derivative(op)
-        moved = run.again(now).run(walk, [*points, *(cotangents[i] for i in own.outs)])
-        found = dict(zip(own.moving, moved, strict=True))
+        derived, walk = _derivative(op)
+        moved = run.again(now).run(walk, [*points, *(cotangents[i] for i in derived.outs)])
+        by_input = dict(zip(derived.moving, moved, strict=True))
         still = jax.tree.map(_zero_tangent, primals)
-        return still[0], *(found.get(i, zero) for i, zero in enumerate(still[1:]))
+        return still[0], *(by_input.get(i, zero) for i, zero in enumerate(still[1:]))
 
     fn = jax.custom_vjp(lambda now, *xs: run.again(now).run(op.inner[0], xs))
     fn.defvjp(lambda *xs: (fn(*xs), xs), backward)
@@ -319,12 +319,12 @@ def _custom_vjp(run: Evaluator, op: Op, args: list[Any]) -> list[Any]:
 
 
 def _derivative(op: Op) -> tuple[Derivative, Walk]:
-    found = derivative(op)
-    if found.walk is None:
-        text, way_out = found.problem or (found.missing, "Fix: give it one.")
+    derived = derivative(op)
+    if derived.walk is None:
+        text, way_out = derived.problem or (derived.missing, "Fix: give it one.")
         where = f"the custom derivative of {op!r} at {op.place}"
         raise ResizeError(f"{where} {text}.\n{way_out}")
-    return found, found.walk
+    return derived, derived.walk
 
 
 _Special = Callable[[Evaluator, Op, list[Any]], list[Any]]

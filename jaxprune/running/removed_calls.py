@@ -38,7 +38,7 @@ def of(graph: ChannelGraph, kept: KeptDepth, fn: Callable[..., Any]) -> list[str
         if label.startswith(_MARK):
             path = label.removeprefix(_MARK)
             needed[path] = needed.get(path, False) or op in live.sometimes
-    idle = [path for path, one in needed.items() if not one]
+    idle = [path for path, used in needed.items() if not used]
     return sorted(p for p in idle if not any(p != q and is_part(p, q) for q in idle))
 
 

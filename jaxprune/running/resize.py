@@ -133,14 +133,14 @@ def resize(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Resized:
     fn = graph.fn if fn is graph.fn else call_inputs.bound(fn, graph.constants)
     closed = ClosedOver(fn, graph)
     try:
-        overrides, found = head_sizes.or_why(
+        overrides, compared = head_sizes.or_why(
             graph, kept, lambda kept: _searched(graph, kept, closed)
         )
     except ResizeError as error:
         if _is_traced(fn, graph):
             raise
         raise ResizeError(str(error).removesuffix(WAY_OUT) + OTHER) from error
-    others = found.changed and fn is not graph.fn and same_program.other_constants(graph, fn)
+    others = compared.changed and fn is not graph.fn and same_program.other_constants(graph, fn)
     if others:
         text = "; ".join(map(str, others))
         raise ResizeError(
@@ -149,8 +149,8 @@ def resize(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Resized:
     unread_variables.warn(graph, keep, "jp.resize")
     return Resized(
         fn=closed.with_sizes(overrides),
-        follows=found.follows,
-        draws=found.draws,
+        follows=compared.follows,
+        draws=compared.draws,
         graph=graph,
         kept=kept,
         overrides={path: dict(values) for path, values in overrides.items()},
@@ -159,12 +159,12 @@ def resize(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Resized:
 
 def _searched(graph: ChannelGraph, kept: Kept, closed: ClosedOver) -> tuple[Overrides, Compared]:
     """Returns the sizes that the function must close over, and how the network then compares."""
-    at = closed.with_sizes
+    with_sizes = closed.with_sizes
     return solved(
         graph,
         kept,
-        lambda found: same_program.attempt(graph, kept, at(found)),
-        lambda found: same_program.check(graph, kept, at(found), "the function", WAY_OUT),
+        lambda extra: same_program.attempt(graph, kept, with_sizes(extra)),
+        lambda extra: same_program.check(graph, kept, with_sizes(extra), "the function", WAY_OUT),
         lambda: closed.holders,
         closed.path_of,
         around=closed.around,

@@ -67,12 +67,12 @@ def compare(
     Raises:
       ResizeError: names the equation and its module, what was expected, what came.
     """
-    found = lockstep.beside(graph, kept, program)
-    if found.difference is not None:
-        op, text = found.difference
+    outcome = lockstep.beside(graph, kept, program)
+    if outcome.difference is not None:
+        op, text = outcome.difference
         where = f"{op!r} at {op.place}" if op else "the function"
         raise ResizeError(f"{failure}: {where} {text}.\n{way_out}")
-    return Compared(found.changed, tuple(found.draws))
+    return Compared(outcome.changed, tuple(outcome.draws))
 
 
 def attempt(graph: ChannelGraph, kept: Kept, fn: Callable[..., Any]) -> Attempt:
@@ -93,11 +93,11 @@ def attempt(graph: ChannelGraph, kept: Kept, fn: Callable[..., Any]) -> Attempt:
 
     args, keywords = kept.call(graph)
     program, _ = jaxpr.trace(guarded, *args, **keywords)
-    found = lockstep.beside(graph, kept, program, partial=bool(raised))
-    if found.difference is None and not raised:
-        return Attempt(found.steps, None, "", Compared(found.changed, tuple(found.draws)))
-    op, text = found.difference or (None, "")
-    return Attempt(found.steps, op, raised[0] if raised else text, None, tuple(inside))
+    outcome = lockstep.beside(graph, kept, program, partial=bool(raised))
+    if outcome.difference is None and not raised:
+        return Attempt(outcome.steps, None, "", Compared(outcome.changed, tuple(outcome.draws)))
+    op, text = outcome.difference or (None, "")
+    return Attempt(outcome.steps, op, raised[0] if raised else text, None, tuple(inside))
 
 
 def other_constants(graph: ChannelGraph, fn: Callable[..., Any]) -> list[Changed]:

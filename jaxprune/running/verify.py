@@ -137,15 +137,15 @@ def verify(
         weights, few = probe.weights(part)
         outputs, gradients = masked(variables, {**whole, **part}, weights, inputs, given)
         cut = jax.jit(probe.of(narrow(fn, graph, part)))
-        found = cut(sliced(graph, variables, part), few, *probe.inputs_at(part))
+        slim = cut(sliced(graph, variables, part), few, *probe.inputs_at(part))
         small = probe.small(outputs, part), probe.cut(gradients, part)
-        return _Gap(_difference(small[0], found[0]), _difference(small[1], found[1], together=True))
+        return _Gap(_difference(small[0], slim[0]), _difference(small[1], slim[1], together=True))
 
     all_of_them = gap(exact)
     broken = {}
     if not all_of_them.within(rtol):
         alone = {name: gap({name: kept}) for name, kept in exact.items()}
-        broken = {name: found for name, found in alone.items() if not found.within(rtol)}
+        broken = {name: apart for name, apart in alone.items() if not apart.within(rtol)}
         broken = broken or dict.fromkeys(exact, all_of_them)
     groups = {
         name: f"broken: {broken[name]}" if name in broken else _verdict(graph, name)

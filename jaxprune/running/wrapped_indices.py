@@ -1,7 +1,7 @@
 """Integers that may follow a size: where a window starts, and what wraps a computed start.
 
 `lax.dynamic_slice` counts a negative start from the end of its axis: JAX adds the size of the axis
-to it where it is below zero. At a kept size it adds that one.
+to it where it is below zero. At a kept size it adds that size.
 """
 
 from collections.abc import Iterator

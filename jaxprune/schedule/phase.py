@@ -135,10 +135,10 @@ class Training:
         places = jnp.array([share * steps for share, _ in points])
         rates = jnp.array([rate for _, rate in points])
 
-        def at(step: jax.typing.ArrayLike) -> jax.Array:
+        def rate(step: jax.typing.ArrayLike) -> jax.Array:
             return jnp.interp(jnp.asarray(step, places.dtype), places, rates)
 
-        return at
+        return rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,18 +252,18 @@ def from_json(value: Mapping[str, Any]) -> Phase:
     Raises:
       JaxpruneError: it lacks fields of a phase, has others, or one of them makes no sense.
     """
-    found = _fields(value, Phase)
-    if found["training"] is not None:
-        training = _fields(found["training"], Training)
-        found["training"] = Training(
+    values = _fields(value, Phase)
+    if values["training"] is not None:
+        training = _fields(values["training"], Training)
+        values["training"] = Training(
             **training | {"rates": _pairs(training["rates"]), "part": _word(Part, training["part"])}
         )
-    if found["prune"] is not None:
-        prune = _fields(found["prune"], Prune)
-        found["prune"] = Prune(**prune | {"of": _word(Quota, prune["of"])})
-    if isinstance(found["groups"], list):
-        found["groups"] = tuple(found["groups"])
-    return Phase(**found)
+    if values["prune"] is not None:
+        prune = _fields(values["prune"], Prune)
+        values["prune"] = Prune(**prune | {"of": _word(Quota, prune["of"])})
+    if isinstance(values["groups"], list):
+        values["groups"] = tuple(values["groups"])
+    return Phase(**values)
 
 
 def check_phase(phase: Any) -> Phase:

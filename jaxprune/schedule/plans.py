@@ -246,7 +246,7 @@ def layerwise(
 
     Raises:
       BudgetError: `prune_ratio` is not in (0, 1).
-      JaxpruneError: `groups` are no names, or one comes twice.
+      JaxpruneError: `groups` are not names, or a name comes twice.
 
     Source: Luo et al., "ThiNet", ICCV 2017, section 3.1, which trains all layers for one or two
     epochs after each; He et al., "Channel Pruning", ICCV 2017, which trains none.
@@ -369,8 +369,8 @@ def _plan(
         done = None if done is None else check_phase(done)
         left = check_finite(left, "left", "left=progress.left().")
         kind, rounds, milestone = (done.kind, done.rounds, done.milestone) if done else ("", 0, 0)
-        if milestone < (found := reached(rounds, left)):
-            return Phase(kind="commit", number=found, rounds=rounds, milestone=found, commit=True)
+        if milestone < (target := reached(rounds, left)):
+            return Phase(kind="commit", number=target, rounds=rounds, milestone=target, commit=True)
         if milestone < milestones:
             return work(kind, rounds, milestone)
         number = done.number + 1 if done and kind == "finetune" else 1

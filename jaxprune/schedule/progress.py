@@ -82,20 +82,20 @@ class Progress:
         scores = quota.sunk(self.original, scores, total)
         order = removal_order(self.original, scores, self.constraints)
         quota.taken(order, total)
-        found = None
+        keep = None
         if groups is not None:
             share = _only_a_ratio(prune)
             units = [unit for unit in order.units.values() if {*unit} & {*_known(self, groups)}]
             each = select.per_group(self.original, scores, prune_ratio=share, **self.constraints)
-            found = {name: each[name] for unit in units for name in unit}
+            keep = {name: each[name] for unit in units for name in unit}
         elif prune.prune_ratio is not None:
-            found = _by_share(self, prune.prune_ratio, prune.of, scores)
+            keep = _by_share(self, prune.prune_ratio, prune.of, scores)
         if prune.keep_macs is not None:
             share = Share(float(prune.keep_macs))
             bound = select.budget(self.original, scores, keep_macs=share, **self.constraints)
-            found = {name: kept | found[name] for name, kept in bound.items()} if found else bound
-        found = quota.joined(found or {}, total)
-        return replace(self, keep=_restricted(found, self.committed, self.graph))
+            keep = {name: kept | keep[name] for name, kept in bound.items()} if keep else bound
+        keep = quota.joined(keep or {}, total)
+        return replace(self, keep=_restricted(keep, self.committed, self.graph))
 
     def commit(self, graph: ChannelGraph) -> "Progress":
         """Returns the progress after what is masked was cut out.
@@ -223,7 +223,7 @@ def _whole(graph: ChannelGraph) -> Keep:
 
 def _scattered(progress: Progress, scores: Scores) -> dict[str, np.ndarray]:
     """Returns the scores of the present network in the places of the original's channels."""
-    found, failures = {}, []
+    scattered, failures = {}, []
     for name, score in host_scores(scores).items():
         group = progress.graph.groups.get(name)
         if group is None:
@@ -237,12 +237,12 @@ def _scattered(progress: Progress, scores: Scores) -> dict[str, np.ndarray]:
             )
         else:
             kept = progress.committed[name]
-            found[name] = np.zeros(kept.shape)
-            found[name][kept] = score.reshape(-1)
+            scattered[name] = np.zeros(kept.shape)
+            scattered[name][kept] = score.reshape(-1)
     if failures:
         fix = "Fix: compute the scores with progress.graph."
         raise ScoreError("\n".join([*failures[:8], fix]))
-    return found
+    return scattered
 
 
 def _restricted(total: Keep, committed: Mapping[str, Any], graph: ChannelGraph) -> Keep:

@@ -18,7 +18,7 @@ class Tally(NamedTuple):
     """A sum of scores, that a compiled step carries along.
 
     sums: {group: f32[n]}. batches: i32[], how many were added. bad: i32[], the first batch with a
-      score that was not finite, from 1; 0 if there was none. From that one on nothing is added.
+      score that was not finite, from 1; 0 if there was none. From that batch on nothing is added.
     """
 
     sums: Mapping[str, Any]
@@ -83,8 +83,8 @@ def _shape(score: Any) -> tuple[int, ...] | None:
     """The shape of scores, found without a copy from a device; None for anything else."""
     if isinstance(score, jax.Array):
         return score.shape if jnp.issubdtype(score.dtype, jnp.floating) else None
-    found = real(score)
-    return None if found is None else found.shape
+    numbers = real(score)
+    return None if numbers is None else numbers.shape
 
 
 def tally(graph: ChannelGraph, groups: Collection[str] | None = None) -> Tally:
@@ -100,10 +100,10 @@ def tally(graph: ChannelGraph, groups: Collection[str] | None = None) -> Tally:
     >>> import jaxprune as jp
     >>> variables = {"first": np.ones((2, 3)), "second": np.ones((3, 1))}
     >>> fn = lambda v, x: x @ v["first"] @ v["second"]
-    >>> found = tally(jp.trace(fn, variables, np.ones((1, 2))))
+    >>> counted = tally(jp.trace(fn, variables, np.ones((1, 2))))
     >>> for batch in ([1.0, 0.0, 2.0], [1.0, 1.0, 1.0]):
-    ...     found = found.add({"first": jnp.array(batch)})
-    >>> found.scores()
+    ...     counted = counted.add({"first": jnp.array(batch)})
+    >>> counted.scores()
     {'first': array([2., 1., 3.], dtype=float32)}
     """
     check_graph(graph)

@@ -73,17 +73,17 @@ def trainable(
     if part != Part.GATES:
         return jax.tree.unflatten(treedef, [part == Part.ALL] * len(names))
     norms = batch_norms(graph).values()
-    found = {path for norm in norms for path in (norm.scale, norm.bias)}
+    trained = {path for norm in norms for path in (norm.scale, norm.bias)}
     outputs = {
         frozen.path for frozen in graph.frozen if frozen.why in (reasons.OUTPUT, reasons.ONE_OUTPUT)
     }
-    found |= paths.require(head, names, what="head pattern") if head else outputs
+    trained |= paths.require(head, names, what="head pattern") if head else outputs
     if not head and not outputs.intersection(names):
         raise TreeError(
             "no parameter has an axis of the network's output, so nothing says what the head is.\n"
             "Fix: head=('params/...',), the layers that train with the gates."
         )
-    return jax.tree.unflatten(treedef, [name in found for name in names])
+    return jax.tree.unflatten(treedef, [name in trained for name in names])
 
 
 def _read_by(graph: ChannelGraph, names: Collection[str]) -> set[str]:
@@ -94,13 +94,13 @@ def _read_by(graph: ChannelGraph, names: Collection[str]) -> set[str]:
             f"Fix: groups=phase.groups, some of {list(graph.groups)[:5]}."
         )
     slots = (slot for name in names for slot in graph.groups[name].slots)
-    found = {slot.path for slot in slots if slot.role == "in"}
-    if not found:
+    kernels = {slot.path for slot in slots if slot.role == "in"}
+    if not kernels:
         raise JaxpruneError(
             f"part={str(Part.READERS)!r} trains what reads groups, but no kernel reads {names}.\n"
             f"Fix: groups=phase.groups, some of {list(graph.groups)[:5]}."
         )
-    return found
+    return kernels
 
 
 def _check_gates(part: Part, head: Any) -> None:
@@ -185,8 +185,8 @@ def masked_updates(
                 [_only(leaf, mask) if on else jnp.zeros_like(leaf) for leaf, on, mask in triples],
             )
 
-        found, after = inner.update(hold(updates), state, params, **extra)
-        return hold(found), _held_state(updates, flags, allowed, state, after)
+        moved, after = inner.update(hold(updates), state, params, **extra)
+        return hold(moved), _held_state(updates, flags, allowed, state, after)
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
@@ -219,11 +219,11 @@ def _allowed(graph: ChannelGraph, params: Any, keep: Mapping[str, Any]) -> list[
     if not keep:
         return [None] * len(leaves)
     prefix = "" if leaves.keys() & graph.variables.keys() else "params/"
-    found, gates, failures = {}, {}, []
+    places, gates, failures = {}, {}, []
     for (keys, leaf), name in zip(jax.tree_util.tree_leaves_with_path(params), leaves, strict=True):
         group = graph.groups.get(getattr(keys[-1], "key", "")) if keys else None
         if prefix + name in graph.variables and graph.variables[prefix + name].shape == leaf.shape:
-            found[name] = prefix + name
+            places[name] = prefix + name
         elif group is not None and leaf.shape == group.shape:
             gates[name] = keep.get(group.name)
         else:
@@ -236,9 +236,9 @@ def _allowed(graph: ChannelGraph, params: Any, keep: Mapping[str, Any]) -> list[
             + "\nFix: pass the parameters that were traced; after slicing, trace the small network "
             "and build the optimizer anew."
         )
-    ones = {path: jnp.ones(leaves[name].shape, bool) for name, path in found.items()}
+    ones = {path: jnp.ones(leaves[name].shape, bool) for name, path in places.items()}
     allowed = transforms.mask(graph, ones, keep)
-    return [allowed[found[name]] if name in found else gates[name] for name in leaves]
+    return [allowed[places[name]] if name in places else gates[name] for name in leaves]
 
 
 def _held_state(
@@ -255,14 +255,14 @@ def _held_state(
         )
     }
 
-    def at(keys: tuple[Any, ...], old: Any, new: Any) -> Any:
+    def held_leaf(keys: tuple[Any, ...], old: Any, new: Any) -> Any:
         suffixes = (keys[start:] for start in range(len(keys) + 1))
         shape, on, mask = next((owners[k] for k in suffixes if k in owners), ((), True, None))
         if not on:
             return old
         return _only(new, mask) if np.shape(new) == shape else new
 
-    return jax.tree_util.tree_map_with_path(at, before, after)
+    return jax.tree_util.tree_map_with_path(held_leaf, before, after)
 
 
 def _only(leaf: Any, mask: Any) -> Any:

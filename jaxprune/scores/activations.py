@@ -28,7 +28,8 @@ def apoz(
         the channels whose APoZ is above; the paper's k is 1. Constant channels all stay.
 
     Raises:
-      ScoreError: a group is unknown, or its shares have another shape; `deviations` is no number.
+      ScoreError: a group is unknown, or its shares have another shape; `deviations` is not a
+        number.
 
     Source: Hu et al., "Network Trimming: A Data-Driven Neuron Pruning Approach towards Efficient
     Deep Architectures", 2016, equation 1 and section 3.2. It needs an activation that gives zeros.
@@ -62,9 +63,9 @@ def entropy(graph: ChannelGraph, histograms: Mapping[str, Any]) -> dict[str, Arr
     of = check_mapping(histograms, "histograms", "{group: f32[n, bins]}", ScoreError)
     counts = {name: getattr(item, "counts", item) for name, item in of.items()}
     fix = 'found["histogram"] of jp.stats.histogram(bins=100, range=...).'
-    found = given(graph, counts, "counts", fix, _bins)
+    by_group = given(graph, counts, "counts", fix, _bins)
     scores = {}
-    for name, values in found.items():
+    for name, values in by_group.items():
         total = values.sum(-1, keepdims=True)
         share = values / (total + (total == 0))
         scores[name] = -(share * _log(share)).sum(-1)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from jaxprune.graph import ChannelGraph, check_graph
-from jaxprune.groups.members import Array, Reduce, collect, found, total
+from jaxprune.groups.members import Array, Reduce, collect, not_empty, total
 from jaxprune.inspecting.batch_norms import batch_norms
 
 NO_SCALE = "no BatchNorm with a scale is behind a group"
@@ -37,4 +37,4 @@ def bn_scale(graph: ChannelGraph, variables: Any, *, reduce: Reduce = total) -> 
     scores = collect(
         graph, variables, wanted=lambda slot: slot.path in scales, entry=abs, reduce=reduce
     )
-    return found(scores, by=NO_SCALE, fix=WITHOUT_SCALE)
+    return not_empty(scores, by=NO_SCALE, fix=WITHOUT_SCALE)

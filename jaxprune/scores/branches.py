@@ -26,8 +26,8 @@ def block_influence(
 ) -> dict[str, Array]:
     """Returns {branch: 1 - mean cosine} of the stream before and after the branch is added.
 
-    The cosine is along the last axis, the mean over all others; a stream of zeros counts as one
-    that does not change. Add the results up over batches.
+    The cosine is along the last axis, the mean over all others; zeros count as a stream that
+    does not change. Add the results up over batches.
 
     Args:
       fn: the function that was traced, or any variant that takes the same variables.
@@ -137,8 +137,8 @@ def removal_loss(graph: ChannelGraph, loss: Callable[[Any], Any]) -> dict[str, A
         return loss({name: row[place] for name, place in places.items()})
 
     rows = 1 - jnp.eye(count, dtype=jnp.float32)
-    found = jax.jit(lambda rows: jax.lax.map(without, rows))(rows)
-    return {name: found[place] for name, place in places.items()}
+    losses = jax.jit(lambda rows: jax.lax.map(without, rows))(rows)
+    return {name: losses[place] for name, place in places.items()}
 
 
 def _check_some(graph: ChannelGraph) -> None:

@@ -9,7 +9,7 @@ from jax.core import Tracer
 from jaxprune.arguments.checks import check_mapping
 from jaxprune.errors import KeepError, ScoreError
 from jaxprune.graph import ChannelGraph
-from jaxprune.groups.members import Array, found
+from jaxprune.groups.members import Array, not_empty
 from jaxprune.keep.check import widths as check_widths
 from jaxprune.scores.similarity import NO_FILTERS, filters_of
 
@@ -60,9 +60,11 @@ def kmeans(graph: ChannelGraph, variables: Any, widths: Mapping[str, int]) -> di
         parts = (filters.real, filters.imag) if np.iscomplexobj(filters) else (filters,)
         rows = np.concatenate(parts, axis=-1)
         stacked = rows.reshape(-1, *rows.shape[-2:]).astype(np.float64)
-        own = np.stack([_scored(one, counts[name]) for one in stacked])
-        scores[name] = own.reshape(rows.shape[:-1]).astype(rows.dtype)
-    return found(scores, by=NO_FILTERS, fix="widths={group: count} of groups that a layer makes.")
+        ranked = np.stack([_scored(layer, counts[name]) for layer in stacked])
+        scores[name] = ranked.reshape(rows.shape[:-1]).astype(rows.dtype)
+    return not_empty(
+        scores, by=NO_FILTERS, fix="widths={group: count} of groups that a layer makes."
+    )
 
 
 def _scored(filters: np.ndarray, count: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxprune.gates.sites import read_once
 from jaxprune.graph import ChannelGraph, Group, check_graph
-from jaxprune.groups.members import Array, Pairs, Reduce, collect, found, total
+from jaxprune.groups.members import Array, Pairs, Reduce, collect, not_empty, total
 from jaxprune.inspecting.batch_norms import batch_norms
 from jaxprune.scores.bn import NO_SCALE, WITHOUT_SCALE
 from jaxprune.scores.given import given
@@ -49,7 +49,7 @@ def taylor(graph: ChannelGraph, variables: Any, gradients: Any) -> dict[str, Arr
     sums = collect(graph, products, wanted=lambda slot: slot in read, entry=_same)
     by = "no group is read by one weight of its own at every contraction"
     fix = "scores.taylor_activation, by the gates of jp.gated, or scores.l2."
-    return {name: abs(score) for name, score in found(sums, by=by, fix=fix).items()}
+    return {name: abs(score) for name, score in not_empty(sums, by=by, fix=fix).items()}
 
 
 def taylor_gate(
@@ -160,7 +160,7 @@ def _of_scales(
         finish=abs,
         reduce=reduce,
     )
-    return found(scores, by=NO_SCALE, fix=WITHOUT_SCALE)
+    return not_empty(scores, by=NO_SCALE, fix=WITHOUT_SCALE)
 
 
 def _same(values: Array) -> Array:

@@ -9,7 +9,7 @@ from jax.core import Tracer
 from jaxprune.arguments.checks import check_mapping, kind_of
 from jaxprune.errors import ScoreError
 from jaxprune.graph import ChannelGraph, Group, check_graph
-from jaxprune.groups.members import Array, found, here
+from jaxprune.groups.members import Array, here, not_empty
 from jaxprune.groups.scored import shape_of_numbers
 
 Shape = Callable[[Group], tuple[int | str, ...]]
@@ -54,7 +54,7 @@ def given(
     if failures:
         raise ScoreError("\n".join([f"these are not {what}.", *failures[:8], f"Fix: {fix}"]))
     ours = {name: here(mapping[name]) for name in graph.groups if name in mapping}
-    return found(ours, by=f"there are no {what}", fix=fix)
+    return not_empty(ours, by=f"there are no {what}", fix=fix)
 
 
 def _fits(got: list[int], wanted: tuple[int | str, ...]) -> bool:

@@ -8,7 +8,7 @@ from jax.core import Tracer
 
 from jaxprune.arguments.numbers import is_number, plain
 from jaxprune.errors import ScoreError
-from jaxprune.groups.members import Array, found, here
+from jaxprune.groups.members import Array, here, not_empty
 from jaxprune.groups.scored import shape_of_numbers
 
 _FIX = "pass what functions of jp.scores returned, for the same groups."
@@ -23,7 +23,7 @@ def composite(parts: Sequence[tuple[Any, float]]) -> dict[str, Array]:
       parts: pairs of scores and a finite weight; a negative one turns an order around.
 
     Raises:
-      ScoreError: no pair, a weight that is no number, other shapes, or no group in common.
+      ScoreError: no pair, a weight that is not a number, other shapes, or no group in common.
 
     >>> ours, theirs = {"a": np.array([1.0, 2.0])}, {"a": np.array([4.0, 0.0])}
     >>> composite([(ours, 1.0), (theirs, 0.5)])
@@ -34,7 +34,7 @@ def composite(parts: Sequence[tuple[Any, float]]) -> dict[str, Array]:
     if bad := [w for w in weights if not is_number(w) or not np.isfinite(w)]:
         raise ScoreError(f"weights must be finite numbers, got {bad}.\nFix: (scores, 0.5).")
     return {
-        name: _total([weight * own for weight, own in zip(weights, values, strict=True)])
+        name: _total([weight * score for weight, score in zip(weights, values, strict=True)])
         for name, values in scores.items()
     }
 
@@ -67,19 +67,19 @@ def quotas(parts: Sequence[tuple[Any, float]]) -> dict[str, Array]:
             f"shares must be in [0, 1], and 1 at most together, got {shares}.\n"
             "Fix: [(norms, 0.1), (distances, 0.3)]."
         )
-    if any(isinstance(own, Tracer) for values in scores.values() for own in values):
+    if any(isinstance(score, Tracer) for values in scores.values() for score in values):
         raise ScoreError("quotas of traced scores.\nFix: call it outside of jax.jit.")
     return {name: _by_quota(values, shares) for name, values in scores.items()}
 
 
 def _by_quota(values: Sequence[Array], shares: Sequence[float]) -> Array:
     *_, n = values[0].shape
-    rows = [own.reshape(-1, n) for own in values]
+    rows = [score.reshape(-1, n) for score in values]
     places = np.empty(rows[0].shape, rows[0].dtype)
     for row in range(len(places)):
         left, order = list(range(n)), []
-        for own, share in zip(rows, shares, strict=True):
-            gone = sorted(left, key=lambda c, own=own, row=row: own[row, c])[: int(share * n)]
+        for score, share in zip(rows, shares, strict=True):
+            gone = sorted(left, key=lambda c, score=score, row=row: score[row, c])[: int(share * n)]
             order += gone
             left = [channel for channel in left if channel not in gone]
         order += sorted(left, key=lambda c, row=row: rows[-1][row, c])
@@ -107,7 +107,7 @@ def _shared(parts: Any) -> dict[str, list[Array]]:
     if bad:
         raise ScoreError("\n".join(["scores do not fit together:", *bad[:8], f"Fix: {_FIX}"]))
     shared = {name: [here(scores[name]) for scores, _ in pairs] for name in names}
-    return found(shared, by="the scores have no group in common", fix=_FIX)
+    return not_empty(shared, by="the scores have no group in common", fix=_FIX)
 
 
 def _total(values: Sequence[Array]) -> Array:

@@ -6,7 +6,7 @@ from typing import Any
 from jaxprune.arguments.checks import check_roles
 from jaxprune.errors import ScoreError
 from jaxprune.graph import ChannelGraph
-from jaxprune.groups.members import Array, Reduce, collect, found, total
+from jaxprune.groups.members import Array, Reduce, collect, not_empty, total
 
 _ROLES = ("out", "in", "vector")
 _FIX = "roles=('out', 'in', 'vector'), or scores.random; print(jp.explain(graph)) lists the roles."
@@ -43,7 +43,7 @@ def l1(
     scores = collect(
         graph, variables, wanted=lambda slot: slot.role in roles, entry=abs, reduce=reduce
     )
-    return found(scores, by=_by(roles), fix=_FIX)
+    return not_empty(scores, by=_by(roles), fix=_FIX)
 
 
 def l2(
@@ -67,7 +67,7 @@ def l2(
         finish=lambda sums: sums**0.5,
         reduce=reduce,
     )
-    return found(scores, by=_by(roles), fix=_FIX)
+    return not_empty(scores, by=_by(roles), fix=_FIX)
 
 
 def _square(values: Array) -> Array:

@@ -18,7 +18,7 @@ from jax.core import Tracer
 from jaxprune.arguments.checks import check_callable, check_mapping, kind_of
 from jaxprune.arguments.numbers import is_number
 from jaxprune.errors import ScoreError
-from jaxprune.groups.members import Array, found, here
+from jaxprune.groups.members import Array, here, not_empty
 from jaxprune.groups.scored import shape_of_numbers
 
 Normalizer = Callable[[Array], Array]
@@ -179,7 +179,7 @@ def normalized(scores: Mapping[str, Any], *, by: Normalizer = euclidean) -> dict
         raise ScoreError("\n".join(["scores must be real numbers, but those of", *bad[:8], fix]))
     fix = "normalize what jaxprune.scores returned."
     ours = {name: here(s) for name, s in given.items()}
-    ours = found(ours, by="there are no scores", fix=fix)
+    ours = not_empty(ours, by="there are no scores", fix=fix)
     _check_finite(ours, "scores", "Fix: only finite scores have a mean; protect= keeps a group.")
     result = {name: by(s) for name, s in ours.items()}
     failures = [

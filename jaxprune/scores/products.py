@@ -27,10 +27,10 @@ def pairs(
     """
     trees = [paths.flatten(tree)[0] for tree in (variables, others)]
     failures = [
-        f"{path}: the graph has shape {graph.variables[path].shape}, the {name} have {found}"
+        f"{path}: the graph has shape {graph.variables[path].shape}, the {name} have {shape}"
         for name, tree in zip(("variables", what), trees, strict=True)
         for path in wanted
-        if (found := shape_in(tree, path)) != graph.variables[path].shape
+        if (shape := shape_in(tree, path)) != graph.variables[path].shape
     ]
     if failures:
         fix = (

@@ -151,7 +151,7 @@ class _Linear:
         self.sites: dict[int, list[Site]] = {}
         for site in find_sites(graph.walk):
             self.sites.setdefault(id(site.op), []).append(site)
-        every = (site for own in self.sites.values() for site in own)
+        every = (site for sites in self.sites.values() for site in sites)
         names = {name for site in every for name in site.groups}
         self.read = [name for name in graph.groups if name in names]
 
@@ -170,12 +170,12 @@ class _Linear:
         def apply(op: Op, args: list[Any]) -> tuple[list[Any], Noted]:
             moving = [i for i in _moving(op) if jnp.issubdtype(args[i].dtype, jnp.inexact)]
             if op.form is Form.SCAN:
-                own = [n for n in probes if self.graph.groups[n].slots[0].atom.layers is op]
+                names = [n for n in probes if self.graph.groups[n].slots[0].atom.layers is op]
 
                 def inside(step: Sequence[Any]) -> evaluator.Run:
-                    return self._runner({**probes, **dict(zip(own, step, strict=True))})
+                    return self._runner({**probes, **dict(zip(names, step, strict=True))})
 
-                return evaluator.scan(inside, op, args, [probes[name] for name in own])
+                return evaluator.scan(inside, op, args, [probes[name] for name in names])
             if op.form and op.form.calls:
                 return again(op.inner[0], args)
             noted: Noted = {}

@@ -15,7 +15,7 @@ def first(members: Array, *, axis: int) -> Array:
     """Returns the first member, in the order of the slots of a group, along an axis.
 
     Raises:
-      ScoreError: the members are no array of numbers with this axis.
+      ScoreError: the members are not an array of numbers with this axis.
 
     Source: the reduction `first` of Torch-Pruning.
     """

@@ -85,8 +85,8 @@ def _by_group(
     scores = {}
     for name, values in ours.items():
         stacked = values.reshape(-1, *values.shape[-2:]).astype(np.float64)
-        found = np.stack([order((one + one.T) / 2) for one in stacked])
-        scores[name] = found.reshape(values.shape[:-1]).astype(values.dtype)
+        ordered = np.stack([order((layer + layer.T) / 2) for layer in stacked])
+        scores[name] = ordered.reshape(values.shape[:-1]).astype(values.dtype)
     return scores
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from jaxprune.arguments.checks import check_callable, check_roles
 from jaxprune.errors import ScoreError
 from jaxprune.graph import ChannelGraph, check_graph
-from jaxprune.groups.members import Array, Reduce, collect, found, total
+from jaxprune.groups.members import Array, Reduce, collect, not_empty, total
 from jaxprune.scores.given import given
 from jaxprune.scores.products import pairs, product
 
@@ -145,7 +145,7 @@ def obd(
         graph, saliencies, wanted=lambda slot: slot.role in roles, entry=_same, reduce=reduce
     )
     by = f"no group has a variable in the roles {tuple(roles)}"
-    return found(scores, by=by, fix="roles=('out', 'in', 'vector').")
+    return not_empty(scores, by=by, fix="roles=('out', 'in', 'vector').")
 
 
 def taylor_members(
@@ -193,7 +193,7 @@ def taylor_members(
         reduce=reduce,
     )
     by = f"no group has a variable in the roles {tuple(roles)}"
-    return found(scores, by=by, fix="roles=('out', 'in', 'vector').")
+    return not_empty(scores, by=by, fix="roles=('out', 'in', 'vector').")
 
 
 def _same_groups(graph: ChannelGraph, slopes: Any, curvature: Any) -> tuple[Any, Any]:

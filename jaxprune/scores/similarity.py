@@ -13,7 +13,7 @@ from jaxprune.arguments.dtypes import wide
 from jaxprune.arguments.numbers import is_number, plain
 from jaxprune.errors import ScoreError
 from jaxprune.graph import ChannelGraph, Slot, check_graph
-from jaxprune.groups.members import Array, Reduce, found, leaves_at, total
+from jaxprune.groups.members import Array, Reduce, leaves_at, not_empty, total
 from jaxprune.scores.given import given, of_pairs
 
 NO_FILTERS = "no group is made by a kernel"
@@ -58,7 +58,7 @@ def fpgm(
         columns = [_sums_of_distances(filters, float(plain(order))) for filters in members]
         xp = jnp if any(isinstance(column, Tracer) for column in columns) else np
         scores[name] = reduce(xp.stack(columns, axis=-1), axis=-1)
-    return found(scores, by=NO_FILTERS, fix=_FIX)
+    return not_empty(scores, by=NO_FILTERS, fix=_FIX)
 
 
 def filter_similarity(
@@ -84,7 +84,7 @@ def filter_similarity(
         size = _sum_of_squares(filters)[..., None] ** 0.5
         unit = filters / (size + (size == 0))
         result[name] = xp.matmul(unit, unit.conj().swapaxes(-1, -2)).real
-    return found(result, by=NO_FILTERS, fix=_FIX)
+    return not_empty(result, by=NO_FILTERS, fix=_FIX)
 
 
 def redundancy(graph: ChannelGraph, similarities: Mapping[str, Any]) -> dict[str, Array]:
@@ -113,7 +113,7 @@ def redundancy(graph: ChannelGraph, similarities: Mapping[str, Any]) -> dict[str
     scores = {}
     for name, values in ours.items():
         stacked = values.reshape(-1, *values.shape[-2:])
-        scores[name] = np.stack([_greedy(one) for one in stacked]).reshape(values.shape[:-1])
+        scores[name] = np.stack([_greedy(layer) for layer in stacked]).reshape(values.shape[:-1])
     return scores
 
 
@@ -122,10 +122,10 @@ def _greedy(similarity: np.ndarray) -> np.ndarray:
     np.fill_diagonal(alike, -1)  # as is all that is gone
     scores = np.ones(len(alike), similarity.dtype)
     for _ in range(len(alike) - 1):
-        one, two = np.unravel_index(alike.argmax(), alike.shape)
-        first, second = np.maximum(alike[[one, two]], 0).sum(axis=1)
-        gone = one if first > second else two
-        scores[gone] = 1 - alike[one, two]
+        left, right = np.unravel_index(alike.argmax(), alike.shape)
+        first, second = np.maximum(alike[[left, right]], 0).sum(axis=1)
+        gone = left if first > second else right
+        scores[gone] = 1 - alike[left, right]
         alike[gone], alike[:, gone] = -1, -1
     return scores
 
@@ -151,8 +151,8 @@ def _rows(leaf: Array, slot: Slot) -> Array:
     order = [*front, *(axis for axis in range(leaf.ndim) if axis not in front)]
     moved = leaf.transpose(order)
     flat = moved.reshape(*moved.shape[: len(front)], -1)  # [*layers, size of the axis, rest]
-    own = flat[..., slot.positions, :]  # [*layers, n, m, rest]
-    return own.reshape(*own.shape[:-2], -1)
+    chosen = flat[..., slot.positions, :]  # [*layers, n, m, rest]
+    return chosen.reshape(*chosen.shape[:-2], -1)
 
 
 def _sums_of_distances(filters: Array, order: float) -> Array:

@@ -9,7 +9,7 @@ from jax.core import Tracer
 from jaxprune.arguments.checks import check_key
 from jaxprune.errors import ScoreError
 from jaxprune.graph import ChannelGraph, check_graph
-from jaxprune.groups.members import Array, found
+from jaxprune.groups.members import Array, not_empty
 
 
 def random(graph: ChannelGraph, key: jax.Array) -> dict[str, Array]:
@@ -24,7 +24,9 @@ def random(graph: ChannelGraph, key: jax.Array) -> dict[str, Array]:
     """
     check_graph(graph)
     check_key(key, ScoreError)
-    found(dict(graph.groups), by="the graph has no group", fix="print(graph) says what is frozen.")
+    not_empty(
+        dict(graph.groups), by="the graph has no group", fix="print(graph) says what is frozen."
+    )
     ends = np.cumsum([math.prod(group.shape) for group in graph.groups.values()]).tolist()
     draw = jax.random.uniform(key, (ends[-1],))
     if not isinstance(draw, Tracer):

@@ -56,8 +56,8 @@ def calibrate(
     for name, keep in widths.items():
         warn_outside(graph, name, keep, trained)
         small, run = variables(graph, params, rest, name, keep), network(keep)
-        found = recalibrate(lambda v, x, run=run: run(v, x)[1], small, batches, graph=graph)
-        measured = only(found, statistics(found, graph))
+        updated = recalibrate(lambda v, x, run=run: run(v, x)[1], small, batches, graph=graph)
+        measured = only(updated, statistics(updated, graph))
         private[name] = combine(measured, *([private[name]] if name in private else []))
     return rest._replace(private=private)
 

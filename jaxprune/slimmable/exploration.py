@@ -93,7 +93,7 @@ def evolve(
         parents = ranked[: population // 2]
         children = [child(parents) for _ in range(population)]
         ranked = [*parents, *_ranked(evaluate, graph, children, target, cost)]
-        ranked.sort(key=lambda found: found.error)
+        ranked.sort(key=lambda candidate: candidate.error)
     return ranked[0]
 
 
@@ -108,8 +108,8 @@ def _fitter(
     check_targets(graph, space, [target], cost)
 
     def moved(widths: Counts, name: str, places: int) -> Counts:
-        at = space[name].index(widths[name]) + places
-        return widths | {name: space[name][at]} if 0 <= at < len(space[name]) else widths
+        place = space[name].index(widths[name]) + places
+        return widths | {name: space[name][place]} if 0 <= place < len(space[name]) else widths
 
     def fit(widths: Counts) -> Counts:
         names = list(space)

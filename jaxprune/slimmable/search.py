@@ -75,20 +75,20 @@ def space(
     parts = check_count(parts, "space: parts", "parts=12.", KeepError)
     divisor = check_count(divisor, "space: divisor", "divisor=8.", KeepError)
     min_keep_ratio = check_share(min_keep_ratio, "space: min_keep_ratio", "0.0.", KeepError)
-    found = {}
+    by_group = {}
     for name in scope(graph, protect):
         size = graph.groups[name].size
         step = make_divisible(size / parts, divisor, divisor)
         floor = max(graph.groups[name].least, -int(-size * min_keep_ratio // 1))
         counts = tuple(range(size, floor - 1, -step))
         if len(counts) > 1:
-            found[name] = counts
-    if not found:
+            by_group[name] = counts
+    if not by_group:
         raise PatternError(
             f"space: no group can slim in steps of {divisor}; protect={protect!r}.\nFix: a "
             "smaller divisor, or less protection; print(graph) lists the groups."
         )
-    return found
+    return by_group
 
 
 def evaluator(
@@ -132,14 +132,14 @@ def evaluator(
 
     @jax.jit
     def program(variables: Any, inputs: Any, targets: Any, counts: Any) -> Any:
-        def one(count: Any) -> Any:
+        def error_at(count: Any) -> Any:
             keep = {
                 name: jnp.arange(size) < count[i] for i, (name, size) in enumerate(sizes.items())
             }
             outputs, _ = run(transforms.mask(graph, variables, keep), inputs)
             return error(outputs, targets)
 
-        return jax.vmap(one)(counts) if at_once > 1 else jnp.stack([one(counts[0])])
+        return jax.vmap(error_at)(counts) if at_once > 1 else jnp.stack([error_at(counts[0])])
 
     def evaluate(candidates: Sequence[Widths]) -> np.ndarray:
         rows = [check.widths(graph, widths) for widths in _listed(candidates)]
@@ -163,18 +163,18 @@ def checked(errors: Any, candidates: Sequence[Widths]) -> np.ndarray:
     Raises:
       ScoreError: they are not as many, or not finite.
     """
-    found = real(errors)
-    if found is None or found.shape != (len(candidates),):
+    numbers = real(errors)
+    if numbers is None or numbers.shape != (len(candidates),):
         raise ScoreError(
             f"the errors of {len(candidates)} candidates are {kind_of(errors)}.\nFix: evaluate "
             "returns f64[n], one for each."
         )
-    if bad := int((~np.isfinite(found)).sum()):
+    if bad := int((~np.isfinite(numbers)).sum()):
         raise ScoreError(
-            f"the error of {bad} of {len(found)} candidates is not finite.\nFix: look for NaN in "
+            f"the error of {bad} of {len(numbers)} candidates is not finite.\nFix: look for NaN in "
             "the supernet and in the batch."
         )
-    return found
+    return numbers
 
 
 def _listed(candidates: Any) -> list[Any]:
@@ -225,12 +225,12 @@ def greedy(
     wanted = sorted(map(plain, targets), reverse=True)
     path = greedy_path(evaluate, space)
     widths, error = next(path)
-    found = []
+    results = []
     for target in wanted:
         while (price := cost(graph, widths)) > target:
             widths, error = next(path)
-        found.append(Found(dict(widths), error, price, target))
-    return found
+        results.append(Found(dict(widths), error, price, target))
+    return results
 
 
 def greedy_path(evaluate: Evaluate, space: Space) -> Iterator[tuple[dict[str, int], float]]:
@@ -240,7 +240,7 @@ def greedy_path(evaluate: Evaluate, space: Space) -> Iterator[tuple[dict[str, in
     widths = {name: counts[0] for name, counts in space.items()}
     yield widths, float(checked(evaluate([widths]), [widths])[0])
     places = dict.fromkeys(space, 0)
-    while open_ := [name for name, at in places.items() if at + 1 < len(space[name])]:
+    while open_ := [name for name, place in places.items() if place + 1 < len(space[name])]:
         candidates = [{**widths, name: space[name][places[name] + 1]} for name in open_]
         errors = checked(evaluate(candidates), candidates)
         best = int(np.argmin(errors))
@@ -254,7 +254,7 @@ def measured(
 ) -> Cost:
     """Returns the cost that is the median latency of the resized network, in seconds.
 
-    It is measured on this device, once for all equal widths; each new one is resized and compiled.
+    It is measured on this device, once for all equal widths; a new width is resized and compiled.
     A clock is not monotone: near a target the result may be one step off.
 
     Args:

@@ -158,9 +158,9 @@ def spectrum(
     return Spectrum(
         widths=tuple(widths),
         columns={
-            "channels": tuple(sum(at.values()) for at in counts),
-            "MACs": tuple(cost.macs(graph, at) for at in counts),
-            "parameters": tuple(cost.params(graph, at) for at in counts),
+            "channels": tuple(sum(sizes.values()) for sizes in counts),
+            "MACs": tuple(cost.macs(graph, sizes) for sizes in counts),
+            "parameters": tuple(cost.params(graph, sizes) for sizes in counts),
             **{name: tuple(map(value, widths)) for name, value in columns.items()},
         },
     )

@@ -81,17 +81,17 @@ def split(
     check_names(widths)
     leaves, _ = paths.flatten(variables)
     transforms.check_tree(graph, leaves, {})
-    own = switchable(variables, graph) if private is None else private
-    own = paths.require(own, leaves, what="private pattern")
+    apart = switchable(variables, graph) if private is None else private
+    apart = paths.require(apart, leaves, what="private pattern")
     trained = _trained(graph)
 
     def part(chosen: set[str], hidden: set[str]) -> Split:
-        mine = own & chosen
+        mine = apart & chosen
         cut = {n: transforms.sliced(graph, only(variables, mine), k) for n, k in widths.items()}
         fresh = jax.tree.map(_copied, cut) if mine else {}
         return Split(shared=only(variables, chosen - hidden), private=fresh)
 
-    return part(trained, own), part(leaves.keys() - trained, set())
+    return part(trained, apart), part(leaves.keys() - trained, set())
 
 
 def variables(
@@ -109,12 +109,12 @@ def variables(
     check_splits(params, rest)
     check_private(params, name)
     shared = [transforms.sliced(graph, part.shared, keep) for part in (params, rest)]
-    found = combine(*own(params, rest, name), *shared)
-    transforms.check_tree(graph, paths.flatten(found)[0], check.widths(graph, keep))
-    return found
+    tree = combine(*private_trees(params, rest, name), *shared)
+    transforms.check_tree(graph, paths.flatten(tree)[0], check.widths(graph, keep))
+    return tree
 
 
-def own(params: Split, rest: Split, name: Hashable) -> list[Any]:
+def private_trees(params: Split, rest: Split, name: Hashable) -> list[Any]:
     """Returns the private trees of a width, as many as it has."""
     return [part.private[name] for part in (params, rest) if is_named(part, name)]
 
@@ -172,7 +172,7 @@ def only(tree: Any, wanted: Iterable[str]) -> Any:
 
 
 def updated(rest: Split, name: Hashable, updates: Any, spread: Callable[[Any, Any], Any]) -> Split:
-    """Returns `rest` after one pass at a width, whose own and whose shared leaves are replaced.
+    """Returns `rest` after one pass at a width, whose private and whose shared leaves are replaced.
 
     What is private elsewhere, but not for this width, is dropped: a width of a US-Net that keeps no
     statistics.
@@ -206,10 +206,10 @@ def _replace(tree: Any, new: Mapping[str, Any]) -> Any:
 
 def _trained(graph: ChannelGraph) -> set[str]:
     """The parameters, without integers where no collection names them: these have no gradient."""
-    found = {path: graph.variables[path].dtype for path in parameters(graph)}
+    dtypes = {path: graph.variables[path].dtype for path in parameters(graph)}
     return {
         path
-        for path, dtype in found.items()
+        for path, dtype in dtypes.items()
         if path.startswith("params/") or jnp.issubdtype(dtype, jnp.inexact)
     }
 

@@ -17,7 +17,14 @@ from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.keep import check
 from jaxprune.keep.check import Keep
 from jaxprune.slimmable.checks import named_keeps
-from jaxprune.slimmable.state import Split, check_private, check_splits, combine, own, updated
+from jaxprune.slimmable.state import (
+    Split,
+    check_private,
+    check_splits,
+    combine,
+    private_trees,
+    updated,
+)
 from jaxprune.slimmable.width_constants import following
 
 Network = Callable[[Keep], Callable[[Any, Any], tuple[Any, Any]]]
@@ -117,9 +124,9 @@ def gradients(
         first, losses = None, []
         for number, (name, keep) in enumerate(widths.items()):
             taught = number > 0 and distill is not None
-            one = program(name, keep, taught)
+            execute = program(name, keep, taught)
             teacher = first if taught else None
-            total, rest, value, outputs = one(total, params, rest, inputs, teacher, targets)
+            total, rest, value, outputs = execute(total, params, rest, inputs, teacher, targets)
             losses.append(value)
             if number == 0:
                 first = outputs
@@ -178,7 +185,7 @@ def _pass(execution: _Execution, name: Hashable, objective: Distillation) -> Cal
     """Returns the forward and backward pass of one width."""
     run, enter, leave, spread = execution
 
-    def one(
+    def execute(
         total: Split, params: Split, rest: Split, inputs: Any, teacher: Any, targets: Any
     ) -> tuple[Split, Split, Any, Any]:
         mine, fixed = ([p.private[name]] if name in p.private else [] for p in (params, rest))
@@ -189,14 +196,14 @@ def _pass(execution: _Execution, name: Hashable, objective: Distillation) -> Cal
             return objective(outputs, teacher, targets), (outputs, updates)
 
         passed = jax.value_and_grad(value, (0, 1), has_aux=True)
-        (loss, (outputs, updates)), (shared, own) = passed(enter(params.shared), mine)
+        (loss, (outputs, updates)), (shared, grads) = passed(enter(params.shared), mine)
         private = dict(total.private)
-        for grad in own:
+        for grad in grads:
             private[name] = jax.tree.map(jnp.add, private[name], grad)
         total = Split(jax.tree.map(jnp.add, total.shared, leave(shared)), private)
         return total, updated(rest, name, updates, spread), loss, outputs
 
-    return one
+    return execute
 
 
 def _sliced(network: Network, graph: ChannelGraph, keep: Keep) -> _Execution:
@@ -230,7 +237,7 @@ def _check_widths(
             _check_masked(graph, params, rest, name, keep)
             continue
         counts = check.widths(graph, keep)
-        for leaves in own(params, rest, name):
+        for leaves in private_trees(params, rest, name):
             transforms.check_tree(graph, paths.flatten(leaves)[0], counts)
     first, *others = widths.values()
     if distilled and not is_traced(first):

@@ -44,7 +44,7 @@ def _first(graph: ChannelGraph, names: Iterable[str]) -> str | None:
     for kept in keep.values():
         kept[..., -1] = False
     try:
-        found = compared(graph, Kept(check_keep(graph, keep)), search=False)
+        outcome = compared(graph, Kept(check_keep(graph, keep)), search=False)
     except (KeepError, ResizeError):
         return None
-    return next(iter(found.follows), "")
+    return next(iter(outcome.follows), "")

@@ -180,7 +180,7 @@ def outside_trained_range(graph: ChannelGraph, keep: Keep, trained: Iterable[Kee
     return [
         name
         for name, count in here.items()
-        if not min(at[name] for at in known) <= count <= max(at[name] for at in known)
+        if not min(each[name] for each in known) <= count <= max(each[name] for each in known)
     ]
 
 
@@ -204,8 +204,8 @@ def _wanted(
 ) -> dict[str, float]:
     """Returns {group: width} of {pattern: width}, without what is protected."""
     whole = matching(graph, rounding.get("protect", ()), graph.groups, what="protect pattern")
-    found = _expanded(widths, graph, "width pattern", held(graph))
-    return {name: value for name, value in found.items() if name not in whole}
+    expanded = _expanded(widths, graph, "width pattern", held(graph))
+    return {name: value for name, value in expanded.items() if name not in whole}
 
 
 def _expanded(
@@ -216,12 +216,12 @@ def _expanded(
     A pattern stands for the groups `last` only where it matches no other.
     """
     paths.require([name for name in table if name not in graph.groups], graph.groups, what=what)
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for pattern, value in table.items():
-        one = pattern in graph.groups
-        names = {pattern} if one else paths.require([pattern], graph.groups, what=what)
-        found |= dict.fromkeys(names - last or names, value)
-    return found
+        exact = pattern in graph.groups
+        names = {pattern} if exact else paths.require([pattern], graph.groups, what=what)
+        values |= dict.fromkeys(names - last or names, value)
+    return values
 
 
 def scope(graph: ChannelGraph, protect: Groups = ()) -> list[str]:
@@ -264,9 +264,9 @@ def _products(graph: ChannelGraph) -> Iterator[list[set[str]]]:
 def _made(graph: ChannelGraph, term: Contraction) -> Iterator[Space]:
     """Yields the axes of a result that come from a kernel."""
     axes = [space for path in term.kernels for space in graph.variables[path].axes]
-    own = {atom for space in axes for atom in ax.atoms(space)}
+    atoms = {atom for space in axes for atom in ax.atoms(space)}
     for space in term.output:
-        if own & set(ax.atoms(space)):
+        if atoms & set(ax.atoms(space)):
             yield space
 
 
@@ -306,8 +306,8 @@ def _checked(rounding: Rounding) -> Rounding:
         bad.append(f"supernet must be a multiplier above 0, got {supernet!r}")
     if bad:
         raise KeepError("\n".join([*bad, "Fix: leave an option out to have its default."]))
-    found: Any = {name: plain(value) for name, value in rounding.items()}
-    return found | {"expansion": {name: plain(times) for name, times in expansion.items()}}
+    options: Any = {name: plain(value) for name, value in rounding.items()}
+    return options | {"expansion": {name: plain(times) for name, times in expansion.items()}}
 
 
 def _range(

@@ -132,20 +132,22 @@ def _probed(product: Callable[[Problem, Tree], Tree], samples: int) -> Callable[
     def estimate(problem: Problem, key: Any) -> Tree:
         leaves, treedef = jax.tree.flatten(problem.point)
 
-        def one(key: Any) -> Tree:
+        def sample(key: Any) -> Tree:
             keys = jax.random.split(key, len(leaves))
             signs = [
-                jax.random.rademacher(own, leaf.shape, leaf.dtype)
-                for own, leaf in zip(keys, leaves, strict=True)
+                jax.random.rademacher(leaf_key, leaf.shape, leaf.dtype)
+                for leaf_key, leaf in zip(keys, leaves, strict=True)
             ]
             v = jax.tree.unflatten(treedef, signs)
             return jax.tree.map(lambda a, b: wide(a * b).real, v, product(problem, v))
 
-        total = one(key)
+        total = sample(key)
         if count > 1:
             keys = jax.random.split(jax.random.fold_in(key, 1), count - 1)
             more = jax.lax.scan(
-                lambda sums, own: (jax.tree.map(jnp.add, sums, one(own)), None), total, keys
+                lambda sums, step_key: (jax.tree.map(jnp.add, sums, sample(step_key)), None),
+                total,
+                keys,
             )[0]
             total = more
         return jax.tree.map(lambda leaf: leaf / count, total)

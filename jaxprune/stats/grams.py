@@ -54,9 +54,9 @@ class Covariance(NamedTuple):
         """f32[n, n] in [-1, 1]; a constant channel has 0 with all others, and 1 with itself."""
         size = np.sqrt(np.diagonal(self.matrix, axis1=-2, axis2=-1))
         scale = np.where(size > 0, size, 1)
-        found = self.matrix / scale[..., None] / scale[..., None, :]
+        scaled = self.matrix / scale[..., None] / scale[..., None, :]
         eye = np.eye(size.shape[-1], dtype=bool)
-        return np.where(eye, 1, found).astype(self.matrix.dtype)
+        return np.where(eye, 1, scaled).astype(self.matrix.dtype)
 
 
 def gram(*, positions: int | None = None) -> Statistic:
@@ -101,8 +101,8 @@ def contributions(*, positions: int | None = None) -> Statistic:
         owner = owners(reading)
         mine = (owner[..., None] == np.arange(owner.max() + 1)).astype(np.float32)
         layers = layers_of(reading)
-        own = None if layers is None else jnp.asarray(layers, jnp.float32)
-        return Rows(x, (weights, jnp.asarray(mine), own))
+        numbers = None if layers is None else jnp.asarray(layers, jnp.float32)
+        return Rows(x, (weights, jnp.asarray(mine), numbers))
 
     def measure(x: Array, fixed: tuple[Array, Array, Array | None]) -> Array:
         weights, mine, layers = fixed

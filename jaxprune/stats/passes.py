@@ -17,7 +17,7 @@ from jaxprune.stats.curvatures import By, Curvature, Problem
 from jaxprune.stats.readings import Reading
 from jaxprune.stats.states import State
 from jaxprune.stats.statistic import At, Statistic
-from jaxprune.stats.visits import Found, Probe, Visit, measured
+from jaxprune.stats.visits import Measured, Probe, Visit, measured
 
 Array = Any
 _FORWARD = (At.READS, At.WRITES, At.AFTER)
@@ -39,17 +39,17 @@ class Pass:
         """Returns the state of one batch, the `number`-th."""
         runs = self._runs()
         key = jax.random.fold_in(self.key, number)
-        found: Found = {}
+        gathered: Measured = {}
         if runs.whole or runs.gates or runs.products:
-            found |= _whole(self, runs, variables, batch, key)
+            gathered |= _whole(self, runs, variables, batch, key)
         if runs.each or runs.examples:
-            found |= _each(self, runs, variables, batch, key)
+            gathered |= _each(self, runs, variables, batch, key)
         for i, (name, item) in enumerate(runs.curvatures.items()):
-            own = jax.random.fold_in(jax.random.fold_in(key, i), 1)
-            tree = item.estimate(_problem(self, item.by, variables, batch), own)
-            found[name] = {path: [leaf] for path, leaf in paths.flatten(tree)[0].items()}
-        states = {n: {g: tuple(own) for g, own in d.items()} for n, d in found.items()}
-        bad = {n: {g: _not_finite(own) for g, own in d.items()} for n, d in states.items()}
+            fresh = jax.random.fold_in(jax.random.fold_in(key, i), 1)
+            tree = item.estimate(_problem(self, item.by, variables, batch), fresh)
+            gathered[name] = {path: [leaf] for path, leaf in paths.flatten(tree)[0].items()}
+        states = {n: {g: tuple(parts) for g, parts in d.items()} for n, d in gathered.items()}
+        bad = {n: {g: _not_finite(parts) for g, parts in d.items()} for n, d in states.items()}
         return State(states, bad, jnp.int32(1))
 
     def visit(self, variables: Any, batch: Any) -> Visit:
@@ -60,8 +60,8 @@ class Pass:
     def empty(self, shapes: State) -> State:
         """Returns the state of no data, like those of `shapes`."""
         states = {
-            name: jax.tree.map(partial(_filled, self.statistics[name]), own)
-            for name, own in shapes.states.items()
+            name: jax.tree.map(partial(_filled, self.statistics[name]), parts)
+            for name, parts in shapes.states.items()
         }
         zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return State(states, zero.bad, zero.batches)
@@ -69,17 +69,17 @@ class Pass:
     def _runs(self) -> "_Runs":
         channels = {n: s for n, s in self.statistics.items() if isinstance(s, Statistic)}
         forward = {n: s for n, s in channels.items() if s.at in _FORWARD}
-        at = {key: {n: s for n, s in channels.items() if s.at is key} for key in At}
+        placed = {key: {n: s for n, s in channels.items() if s.at is key} for key in At}
         each = {n: s for n, s in forward.items() if s.each or s.apart}
-        differentiated = at[At.PRODUCTS] or at[At.GATES]
-        if not differentiated and (each or at[At.EXAMPLES]):
+        differentiated = placed[At.PRODUCTS] or placed[At.GATES]
+        if not differentiated and (each or placed[At.EXAMPLES]):
             each = forward
         return _Runs(
             whole={n: s for n, s in forward.items() if n not in each},
             each=each,
-            products=at[At.PRODUCTS],
-            gates=at[At.GATES],
-            examples=at[At.EXAMPLES],
+            products=placed[At.PRODUCTS],
+            gates=placed[At.GATES],
+            examples=placed[At.EXAMPLES],
             curvatures={n: s for n, s in self.statistics.items() if isinstance(s, Curvature)},
         )
 
@@ -95,7 +95,7 @@ class _Runs(NamedTuple):
     curvatures: dict[str, Curvature]
 
 
-def _whole(work: Pass, runs: _Runs, variables: Any, batch: Any, key: Array) -> Found:
+def _whole(work: Pass, runs: _Runs, variables: Any, batch: Any, key: Array) -> Measured:
     """The batch as it is, with gradients of its loss where they are asked for."""
     visit = work.visit(variables, batch)
     if not (runs.gates or runs.products):
@@ -108,40 +108,42 @@ def _whole(work: Pass, runs: _Runs, variables: Any, batch: Any, key: Array) -> F
     slots = {key: visit.slot(probe) for key, probe in probes.items()}
 
     def value(gates: Given, slots: Given) -> Any:
-        outs, found = visit.run(runs.whole, key, gates=gates, slots=slots, probes=probes)
-        return scalar(work, outs, batch), found
+        outs, gathered = visit.run(runs.whole, key, gates=gates, slots=slots, probes=probes)
+        return scalar(work, outs, batch), gathered
 
     gates = visit.gates() if runs.gates else {}
-    (by_gate, by_slot), found = jax.grad(value, (0, 1), has_aux=True)(gates, slots)
+    (by_gate, by_slot), gathered = jax.grad(value, (0, 1), has_aux=True)(gates, slots)
     for (name, i), probe in probes.items():
-        own = found.setdefault(name, {}).setdefault(probe.place.group, [])
-        own.append(by_slot[name, i])
+        parts = gathered.setdefault(name, {}).setdefault(probe.place.group, [])
+        parts.append(by_slot[name, i])
     in_rows = {group: slope[..., None, :] for group, slope in by_gate.items()}
-    return found | _of_gates(runs.gates, in_rows)
+    return gathered | _of_gates(runs.gates, in_rows)
 
 
-def _each(work: Pass, runs: _Runs, variables: Any, batch: Any, key: Array) -> Found:
+def _each(work: Pass, runs: _Runs, variables: Any, batch: Any, key: Array) -> Measured:
     """Every example by itself; the statistics are told of all of them."""
     examples = one_by_one(batch)
     size = jax.tree.leaves(examples)[0].shape[0]
 
-    def one(example: Any, key: Array) -> Any:
+    def of_example(example: Any, key: Array) -> Any:
         visit = work.visit(variables, example)
         if not runs.examples:
             return {}, visit.run(runs.each, key)[1]
 
         def value(gates: Given) -> Any:
-            outs, found = visit.run(runs.each, key, gates=gates)
-            return scalar(work, outs, example), found
+            outs, gathered = visit.run(runs.each, key, gates=gates)
+            return scalar(work, outs, example), gathered
 
         return jax.grad(value, has_aux=True)(visit.gates())
 
-    slopes, found = jax.vmap(one, out_axes=(0, None))(examples, jax.random.split(key, size))
+    slopes, gathered = jax.vmap(of_example, out_axes=(0, None))(
+        examples, jax.random.split(key, size)
+    )
     in_rows = {group: jnp.moveaxis(slope, 0, -2) for group, slope in slopes.items()}
-    return found | _of_gates(runs.examples, in_rows)
+    return gathered | _of_gates(runs.examples, in_rows)
 
 
-def _of_gates(statistics: Mapping[str, Statistic], slopes: Given) -> Found:
+def _of_gates(statistics: Mapping[str, Statistic], slopes: Given) -> Measured:
     """What is measured of gradients by gates, f32[*layers, examples, n]."""
     return {
         name: {
@@ -160,8 +162,8 @@ def _problem(work: Pass, by: By, variables: Any, batch: Any) -> Problem:
         visit = work.visit(variables, batch)
         if by is By.GATES:
             return visit.run(gates=point)[0]
-        own = [point.get(name, leaf) for name, leaf in leaves.items()]
-        return visit.run(variables=jax.tree.unflatten(treedef, own))[0]
+        chosen = [point.get(name, leaf) for name, leaf in leaves.items()]
+        return visit.run(variables=jax.tree.unflatten(treedef, chosen))[0]
 
     if by is By.GATES:
         point = work.visit(variables, batch).gates()
@@ -207,7 +209,7 @@ def loss_value(value: Any) -> Array:
     """Returns what a loss gave.
 
     Raises:
-      JaxpruneError: it is no real number.
+      JaxpruneError: it is not a real number.
     """
     value = jnp.asarray(value)
     if value.shape or not jnp.issubdtype(value.dtype, jnp.floating):

@@ -77,16 +77,16 @@ def places(
     if at is not At.AFTER:
         return known, without
     origin = _Origins(walk)
-    found: dict[Any, Place] = {}
+    by_place: dict[Any, Place] = {}
     for place in known:
         bent = origin.bent(place)
-        found[bent.group, id(bent.op), bent.result, bent.axis] = bent
-    return list(found.values()), without
+        by_place[bent.group, id(bent.op), bent.result, bent.axis] = bent
+    return list(by_place.values()), without
 
 
 def _written(graph: ChannelGraph) -> tuple[list[Place], dict[str, str]]:
     """The results of contractions with a kernel, where the kernel brings the group in."""
-    found, closed = [], {}
+    writers, closed = [], {}
     for op in every_op(graph.walk):
         known = [source is not None for source in op.sources[:2]]
         if Trait.CONTRACTS not in op.traits or sum(known) != 1 or len(op.ins) != 2:
@@ -101,14 +101,14 @@ def _written(graph: ChannelGraph) -> tuple[list[Place], dict[str, str]]:
                     assert form is not None
                     why = f"inside of a {inside[0].name} at {inside[0].place}, {UNTAPPED[form]}"
                     closed[name] = f"its channels are made {why}"
-                found.append(Place(name, op, 0, axis, None))
-    there = {place.group for place in found}
+                writers.append(Place(name, op, 0, axis, None))
+    there = {place.group for place in writers}
     without = {
         name: closed.get(name, "no contraction with a kernel makes its channels")
         for name in graph.groups
         if name in closed or name not in there
     }
-    return [place for place in found if place.group not in without], without
+    return [place for place in writers if place.group not in without], without
 
 
 def _with_kernel(site: Site) -> bool:
@@ -141,10 +141,10 @@ class _Origins:
         assert place.site is not None
         walk, var = self.home[id(place.op)], place.op.eqn.invars[place.site.operand]
         while True:
-            found = self._before(walk, var)
-            if found is None:
+            before = self._before(walk, var)
+            if before is None:
                 return place
-            walk, op, i = found
+            walk, op, i = before
             inner = op.inner[0] if op.form and op.form.calls and not op.form.custom else None
             if inner is not None:
                 walk, var = inner, inner.program.outvars[i]

@@ -56,10 +56,10 @@ def by_channel(
     atom = atom_of(axes[axis], group)
     layer = stacked_layers.layer_axis(axes, atom)
     front = [] if layer is None else [layer]
-    own = [i for i in beside if i not in (axis, layer)]
-    rows = [i for i in range(len(axes)) if i not in (axis, layer, *own)]
-    moved = jnp.transpose(wide(x), (*front, *rows, *own, axis))
-    sizes = [math.prod(axes[i].size for i in some) for some in (rows, own)]
+    inner = [i for i in beside if i not in (axis, layer)]
+    rows = [i for i in range(len(axes)) if i not in (axis, layer, *inner)]
+    moved = jnp.transpose(wide(x), (*front, *rows, *inner, axis))
+    sizes = [math.prod(axes[i].size for i in some) for some in (rows, inner)]
     flat = moved.reshape(*(axes[i].size for i in front), *sizes, axes[axis].size)
     places = ax.positions(axes[axis], atom).T  # [positions, n]
     if places.size != flat.shape[-1] or (places.ravel() != np.arange(places.size)).any():
@@ -131,8 +131,8 @@ def owners(reading: Reading) -> np.ndarray:
     site, op = _of(reading)
     places = ax.positions(site.space, atom_of(site.space, reading.group))
     owner = np.full(site.space.size, -1)
-    for channel, own in enumerate(places):
-        owner[own] = channel
+    for channel, entries in enumerate(places):
+        owner[entries] = channel
     shape = [1] * len(op.ins[site.operand])
     shape[site.axis] = -1
     return in_columns(reading, owner.reshape(shape))

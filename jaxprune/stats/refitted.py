@@ -29,7 +29,7 @@ def removal_costs(*, damping: float = 0.01) -> Statistic:
       damping: relative to the mean square of the inputs; at least 0.
 
     Raises:
-      JaxpruneError: `damping` is negative or no number.
+      JaxpruneError: `damping` is negative or not a number.
 
     Source: Hassibi and Stork, "Second Order Derivatives for Network Pruning: Optimal Brain
     Surgeon", NeurIPS 1992; for structures Kurtic et al., "ZipLM", NeurIPS 2023, section 3.1, whose
@@ -41,12 +41,12 @@ def removal_costs(*, damping: float = 0.01) -> Statistic:
         owner, layers = owners(reading), layers_of(reading)
         n = owner.max() + 1
         shape = (n,) if layers is None else (layers.shape[1], n)
-        own = (
+        repeated = (
             owner
             if layers is None
             else np.where(owner < 0, -1, owner + n * layers.argmax(1)[:, None])
         )
-        fixed = (kernel_matrix(reading), jnp.asarray(own, jnp.float32), jnp.zeros(shape))
+        fixed = (kernel_matrix(reading), jnp.asarray(repeated, jnp.float32), jnp.zeros(shape))
         return Rows(read_matrix(reading), fixed)
 
     def measure(x: Array, fixed: tuple[Array, Array, Array]) -> State:
@@ -62,11 +62,11 @@ def removal_costs(*, damping: float = 0.01) -> Statistic:
             return np.stack([finalize(step) for step in steps])
         owners = np.rint(owner / count).astype(int)
         costs = np.zeros(blank.size)
-        for square, w, own in zip(xx / count, kernel / count, owners, strict=True):
+        for square, w, columns in zip(xx / count, kernel / count, owners, strict=True):
             if not square.any():
                 continue
             hessian = _lifted(square.astype(np.float64), damping)
-            costs += block_costs(np.linalg.inv(hessian), w.astype(np.float64), own, blank.size)
+            costs += block_costs(np.linalg.inv(hessian), w.astype(np.float64), columns, blank.size)
         return costs.reshape(blank.shape)
 
     return Statistic(measure=measure, read=read, finalize=finalize, join=total_of, weighted=True)
@@ -85,14 +85,14 @@ def block_costs(inverse: Array, kernel: Array, owner: Array, channels: int) -> A
     places = places[np.argsort(owner[places], kind="stable")]
     sizes = np.bincount(owner[places], minlength=channels)
     starts = np.cumsum(sizes) - sizes
-    found = np.zeros(channels)
+    costs = np.zeros(channels)
     for size in np.unique(sizes[sizes > 0]):
         who = np.flatnonzero(sizes == size)
-        own = places[starts[who][:, None] + np.arange(size)]
-        w = kernel[own]
-        inside = inverse[own[:, :, None], own[:, None, :]]
-        found[who] = (w * np.linalg.solve(inside, w)).sum((1, 2)) / 2
-    return found
+        inputs = places[starts[who][:, None] + np.arange(size)]
+        w = kernel[inputs]
+        inside = inverse[inputs[:, :, None], inputs[:, None, :]]
+        costs[who] = (w * np.linalg.solve(inside, w)).sum((1, 2)) / 2
+    return costs
 
 
 def _lifted(hessian: Array, damping: float) -> Array:

@@ -38,11 +38,11 @@ def merge_of(item: Statistic | Curvature) -> Any:
 def merged(statistics: Mapping[str, Any], ours: State, theirs: State) -> State:
     """Returns the state of the data of both, those of `ours` first."""
     states = {}
-    for name, own in ours.states.items():
+    for name, groups in ours.states.items():
         add = merge_of(statistics[name])
         states[name] = {
             group: tuple(add(a, b) for a, b in zip(place, theirs.states[name][group], strict=True))
-            for group, place in own.items()
+            for group, place in groups.items()
         }
     later = jax.tree.map(lambda b: jnp.where(b > 0, b + ours.batches, 0), theirs.bad)
     bad = jax.tree.map(lambda a, b: jnp.where(a > 0, a, b), ours.bad, later)
@@ -60,8 +60,8 @@ def finished(graph: ChannelGraph, statistics: Mapping[str, Any], state: State) -
         raise JaxpruneError("the state holds no data.\nFix: update it with a batch.")
     broken = sorted(
         (int(number), name, group)
-        for name, own in bad.items()
-        for group, number in own.items()
+        for name, groups in bad.items()
+        for group, number in groups.items()
         if number
     )
     if broken:
@@ -74,26 +74,26 @@ def finished(graph: ChannelGraph, statistics: Mapping[str, Any], state: State) -
             "parameters of the first group named here; leave the batch out."
         )
     results: dict[str, Any] = {}
-    for name, own in state.states.items():
+    for name, groups in state.states.items():
         item = statistics[name]
         if isinstance(item, Curvature):
-            results[name] = _curvature(graph, item, own, int(batches))
+            results[name] = _curvature(graph, item, groups, int(batches))
         else:
-            results[name] = {g: _finalized(item, fetch(s)) for g, s in own.items()}
+            results[name] = {g: _finalized(item, fetch(s)) for g, s in groups.items()}
     return results
 
 
-def _finalized(item: Statistic, found: tuple[Any, ...]) -> Any:
+def _finalized(item: Statistic, parts: tuple[Any, ...]) -> Any:
     if item.join is not None:
-        return jax.tree.map(np.asarray, item.join([item.finalize(state) for state in found]))
-    return jax.tree.map(np.asarray, item.finalize(reduce(item.merge, found)))
+        return jax.tree.map(np.asarray, item.join([item.finalize(state) for state in parts]))
+    return jax.tree.map(np.asarray, item.finalize(reduce(item.merge, parts)))
 
 
-def _curvature(graph: ChannelGraph, item: Curvature, own: Any, batches: int) -> Any:
+def _curvature(graph: ChannelGraph, item: Curvature, sums: Any, batches: int) -> Any:
     if item.by is By.GATES:
-        return {group: np.asarray(fetch(found)) / batches for group, (found,) in own.items()}
+        return {group: np.asarray(fetch(leaf)) / batches for group, (leaf,) in sums.items()}
     leaves = [
-        own[path][0] / batches if path in own else jnp.zeros(variable.shape)
+        sums[path][0] / batches if path in sums else jnp.zeros(variable.shape)
         for path, variable in graph.variables.items()
     ]
     return jax.tree.unflatten(graph.treedef, leaves)

@@ -160,7 +160,9 @@ class Statistic:
         def _mapped(size: int, mapped: Any, samples: Any, fixed: Any) -> Any:
             assert not any(jax.tree.leaves(mapped[1])), "what is fixed depends on the examples"
             samples = jax.tree.map(
-                lambda leaf, own: leaf if own else jnp.broadcast_to(leaf, (size, *leaf.shape)),
+                lambda leaf, is_mapped: (
+                    leaf if is_mapped else jnp.broadcast_to(leaf, (size, *leaf.shape))
+                ),
                 samples,
                 mapped[0],
             )

@@ -20,7 +20,7 @@ from jaxprune.stats.readings import Reading, by_channel
 from jaxprune.stats.statistic import At, Statistic
 
 Array = Any
-Found = dict[str, dict[str, list[Any]]]
+Measured = dict[str, dict[str, list[Any]]]
 """{statistic: {group: [state of every place]}}."""
 
 
@@ -108,8 +108,8 @@ class Visit:
         Raises:
           GateError: a wanted group has none.
         """
-        found, without = places(self.here, at, weighted=weighted)
-        there = dict.fromkeys(place.group for place in found)
+        known, without = places(self.here, at, weighted=weighted)
+        there = dict.fromkeys(place.group for place in known)
         wanted = list(there if self.groups is None else self.groups)
         evaluator.check_groups(self.graph, self.here, wanted)
         missing = [
@@ -122,7 +122,7 @@ class Visit:
                 "\n".join([f"these groups have no place for {at.value}:", *missing])
                 + "\nFix: leave them out; without groups= all that have one are measured."
             )
-        return [place for place in found if place.group in wanted]
+        return [place for place in known if place.group in wanted]
 
     def gates(self) -> dict[str, Array]:
         """Returns unit gates of the wanted groups that can carry one."""
@@ -138,7 +138,7 @@ class Visit:
         slots: Given = NOTHING,
         probes: Mapping[Any, Probe] = NOTHING,
         variables: Any = None,
-    ) -> tuple[Any, Found]:
+    ) -> tuple[Any, Measured]:
         """Returns the outputs, and what the statistics measured.
 
         Gates multiply what contractions read, and probes hand its gradient to their slots;
@@ -169,17 +169,17 @@ class Visit:
 
         args = self.args
         if variables is not None:
-            own = jax.tree.leaves(variables)
-            args = [*own, *args[len(own) :]]
+            leaves = jax.tree.leaves(variables)
+            args = [*leaves, *args[len(leaves) :]]
         enter = _enter(marked)
         outs, noted = evaluate(
             self.here, marked, args, enter=enter, leave=leave, given=given, stacks=stacks
         )
-        found: Found = {name: {} for name in statistics}
+        states: Measured = {name: {} for name in statistics}
         for name, number, place in notes:
             state = self._folded(statistics[name], place, noted[name, number])
-            found[name].setdefault(place.group, []).append(state)
-        return outs, found
+            states[name].setdefault(place.group, []).append(state)
+        return outs, states
 
     def slot(self, probe: Probe) -> Any:
         """Returns the zeros that a probe fills, of all layers of its stack."""
@@ -192,7 +192,7 @@ class Visit:
         return self.here.groups[group].slots[0].atom.layers
 
     def _folded(self, item: Statistic, place: Place, state: Any) -> Any:
-        """The states of the steps of loops merged, but for those of layers with own channels."""
+        """The states of the steps of loops merged, but where layers have channels of their own."""
         kept = False
         for scan in place.op.scans:
             if scan is self._stack(place.group):

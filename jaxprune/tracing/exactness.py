@@ -45,7 +45,7 @@ class Pass(Domain[Known]):
         self.known_sums = summed
         self._derivatives = derivatives
         self._atoms: dict[str, Atom] = {}
-        self.found: dict[Atom, Reason] = {}
+        self.reasons: dict[Atom, Reason] = {}
         self.poles: set[tuple[int, Atom]] = set()
         self._silent = False
         self._within = False
@@ -72,7 +72,7 @@ class Pass(Domain[Known]):
     def _mark(self, groups: frozenset[Atom], reason: Reason) -> None:
         if not self._silent:
             for atom in groups:
-                self.found.setdefault(atom, reason)
+                self.reasons.setdefault(atom, reason)
 
     def undefined(self, groups: frozenset[Atom], op: Op, operand: int, why: Why) -> None:
         """Marks groups whose zeros have no finite result, and the variables they come from."""
@@ -104,22 +104,22 @@ class Pass(Domain[Known]):
         results = self._apart(op.inner[0], known)
         if op not in self._derivatives:
             self._derivatives[op] = derivative(op)
-        own = self._derivatives[op]
-        if own.problem is not None:
+        derived = self._derivatives[op]
+        if derived.problem is not None:
             every = self._present(op.ins) | self._present(op.outs)
-            self.inexact(every, op, reasons.OWN_DERIVATIVE, own.problem[0])
-        elif own.walk is None:  # there is no gradient to be wrong
+            self.inexact(every, op, reasons.OWN_DERIVATIVE, derived.problem[0])
+        elif derived.walk is None:  # there is no gradient to be wrong
             return results
         elif op.form is Form.CUSTOM_JVP:
-            tangents = [Known(known[i].zeros) for i in own.moving]
-            moved = self._apart(own.walk, [*known, *tangents])
-            for i, tangent in zip(own.outs, moved, strict=True):
+            tangents = [Known(known[i].zeros) for i in derived.moving]
+            moved = self._apart(derived.walk, [*known, *tangents])
+            for i, tangent in zip(derived.outs, moved, strict=True):
                 results[i] = results[i]._replace(zeros=meet(results[i], tangent).zeros)
         else:
             self.given |= self._present(op.outs)
-            cotangents = [Known(self._unneeded(op.outs[i], results[i])) for i in own.outs]
-            back = self._apart(own.walk, [*known, *cotangents])
-            for i, item in zip(own.moving, back, strict=True):
+            cotangents = [Known(self._unneeded(op.outs[i], results[i])) for i in derived.outs]
+            back = self._apart(derived.walk, [*known, *cotangents])
+            for i, item in zip(derived.moving, back, strict=True):
                 if op.sources[i] != frozenset() and not is_zero(item):
                     self._check_cotangent(op, op.ins[i], known[i], item)
         return results
@@ -203,10 +203,10 @@ def decide(walk: Walk, masked: Masked) -> Verdict:
     derivatives: dict[Op, Derivative] = {}
     first = _passes(walk, masked, frozenset(), derivatives)
     if not first.poles:
-        return Verdict(first.found, frozenset())
+        return Verdict(first.reasons, frozenset())
     second = _passes(walk, masked, frozenset(first.poles), derivatives)
-    spared = frozenset((leaf, atom) for leaf, atom in first.poles if atom not in second.found)
-    return Verdict(_passes(walk, masked, spared, derivatives).found, spared)
+    spared = frozenset((leaf, atom) for leaf, atom in first.poles if atom not in second.reasons)
+    return Verdict(_passes(walk, masked, spared, derivatives).reasons, spared)
 
 
 def _passes(
@@ -221,7 +221,7 @@ def _passes(
     if must.given - must.summed:
         must = _run(Pass(derivatives, must.summed), walk, masked, spared)
     may = _run(Pass(derivatives, must.summed, may=True), walk, masked, spared)
-    must.found = may.found | must.found
+    must.reasons = may.reasons | must.reasons
     must.poles |= may.poles
     return must
 

@@ -35,14 +35,14 @@ def places(
         for atom in ax.atoms(owned):
             key = (names[leaf], axis, atom)
             known[key] = "out" if "out" in (role, known.get(key)) else role
-    found: dict[Atom, list[Place]] = {}
+    by_atom: dict[Atom, list[Place]] = {}
     for path, axes in variables.items():
         for axis, space in enumerate(axes):
             for atom in dict.fromkeys(ax.atoms(space)):
                 if atom.reason is None and atom.size > 1:
                     role = known.get((path, axis, atom), "vector")
-                    found.setdefault(atom, []).append(Place(path, axis, role, space, atom))
-    return found
+                    by_atom.setdefault(atom, []).append(Place(path, axis, role, space, atom))
+    return by_atom
 
 
 def names(
@@ -55,15 +55,15 @@ def names(
     """
     readers = _readers(walk, slots)
     others = {atom: members for atom, members in slots.items() if atom not in readers}
-    found = readers | _of_slots(others, roles, paths)
-    _check(found, slots)
-    return found
+    named = readers | _of_slots(others, roles, paths)
+    _check(named, slots)
+    return named
 
 
-def _check(found: Mapping[Atom, str], slots: Slots) -> None:
+def _check(named: Mapping[Atom, str], slots: Slots) -> None:
     """Raises if two groups have one name: a keep could not tell them apart."""
     places: dict[str, list[str]] = {}
-    for atom, name in found.items():
+    for atom, name in named.items():
         slot = _first(slots[atom])
         places.setdefault(name, []).append(f"{slot.path!r} axis {slot.axis}")
     twice = [
@@ -110,7 +110,9 @@ def _first(members: Sequence[Place]) -> Place:
 
 def _readers(walk: Walk, slots: Slots) -> dict[Atom, str]:
     """The readers' own groups go by the names of the readers."""
-    spaces = {ax.resolve(reading.reader): reading.name for reading in stream_readers.own(walk)}
+    spaces = {
+        ax.resolve(reading.reader): reading.name for reading in stream_readers.selecting(walk)
+    }
     return {
         space: name
         for space, name in spaces.items()

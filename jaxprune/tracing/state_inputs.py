@@ -15,7 +15,7 @@ from jaxprune.program.jaxpr import Program
 from jaxprune.program.pointers import Pointer
 from jaxprune.program.reasons import Reason
 from jaxprune.program.spaces import Atom, Space
-from jaxprune.program.states import Found
+from jaxprune.program.states import Places
 
 
 class Inputs:
@@ -26,7 +26,7 @@ class Inputs:
         values = (var.aval for var in program.invars[count:])
         names = (path for path, _ in call_inputs.named(inputs, keywords))
         self.leaves = list(zip(names, values, strict=True))
-        self.states: dict[str, Found] = {}
+        self.states: dict[str, Places] = {}
         self.indices: dict[int, Pointer] = {}
 
     def find(self, wanted: Mapping[str, Any], names: Sequence[str], output: Any) -> None:
@@ -46,9 +46,9 @@ class Inputs:
             if not is_count(size):
                 raise TraceError(f"index_inputs: the size of {name!r} is {size!r}.\n{_INDEX}")
             ways = states.aliases(str(name), names)
-            found = next(filter(None, (states.below(way, self.leaves) for way in ways)), {})
-            places = [i for i in found.values() if _has_integers(self.leaves[i][1])]
-            if not places or len(places) < len(found):
+            below = next(filter(None, (states.below(way, self.leaves) for way in ways)), {})
+            places = [i for i in below.values() if _has_integers(self.leaves[i][1])]
+            if not places or len(places) < len(below):
                 raise TraceError(
                     f"index_inputs names {name!r}, which is no input of integers; inputs are "
                     f"{[path for path, _ in self.leaves]}.\n{_INDEX}"
@@ -71,13 +71,13 @@ class Inputs:
         """{place of a result: place of the input of the program that it is the next of}."""
         return {
             result: self.count + place
-            for found in self.states.values()
-            for result, place in found.twins.items()
+            for state in self.states.values()
+            for result, place in state.twins.items()
         }
 
     def axes(self) -> list[list[Space]]:
         """New axes of all inputs."""
-        free = {place for found in self.states.values() for place in found.leaves.values()}
+        free = {place for state in self.states.values() for place in state.leaves.values()}
         return [
             [Atom(n) if i in free else ax.frozen(n, Reason(reasons.INPUT)) for n in aval.shape]
             for i, (_, aval) in enumerate(self.leaves)
@@ -96,14 +96,14 @@ class Inputs:
         """The state with its axes, those of all inputs being `spaces`."""
         return {
             name: State(
-                found.inputs,
-                found.output,
+                state.inputs,
+                state.output,
                 {
                     path: variable_of(path, self.leaves[place][1], spaces[place])
-                    for path, place in found.leaves.items()
+                    for path, place in state.leaves.items()
                 },
             )
-            for name, found in self.states.items()
+            for name, state in self.states.items()
         }
 
 

@@ -87,8 +87,8 @@ def trace(
 
     Raises:
       TraceError: `strict` and a primitive has no rule, a variable is not an array, or has no axis
-        `layers`; `fn` takes no such keyword; `state` is no input, or no single output its twin;
-        `index_inputs` names what is no input of integers.
+        `layers`; `fn` takes no such keyword; `state` is not an input, or no single output is its
+        twin; `index_inputs` names what is not an input of integers.
       PatternError: a pattern of `layers` or `free_outputs` matches nothing.
 
     Example:
@@ -123,14 +123,14 @@ def trace(
     options = TraceOptions(layers, free_outputs, free_constants, state, index_inputs)
     tracer = Tracer(_table(rules), strict=strict, free_constants=free_constants)
     walk, unused = _related(tracer, program, output, leaves, given, options)
-    found = dict(zip(leaves, map(variable_of, leaves, leaves.values(), walk.ins), strict=True))
+    described = dict(zip(leaves, map(variable_of, leaves, leaves.values(), walk.ins), strict=True))
     names = list(leaves)
     return ChannelGraph(
-        groups=MappingProxyType(_groups(found, walk, tracer, given.masked())),
-        frozen=tuple(_frozen(found)),
-        variables=MappingProxyType(found),
+        groups=MappingProxyType(_groups(described, walk, tracer, given.masked())),
+        frozen=tuple(_frozen(described)),
+        variables=MappingProxyType(described),
         contractions=tuple(_contraction(item, names) for item in tracer.contractions),
-        readings=tuple(stream_readers.own(walk)),
+        readings=tuple(stream_readers.selecting(walk)),
         unread=tuple(names[i] for i in unused),
         calls=tuple(calls),
         fn=called,
@@ -249,11 +249,11 @@ def _groups(
 
 def _least(walk: Walk) -> dict[Atom, int]:
     """How many channels stay at least, of what an operation chooses some of."""
-    found: dict[Atom, int] = {}
+    least: dict[Atom, int] = {}
     for space, count in filter(None, map(pointing.chosen, every_op(walk))):
         for atom in ax.atoms(space):
-            found[atom] = max(found.get(atom, 1), min(count, atom.size))
-    return found
+            least[atom] = max(least.get(atom, 1), min(count, atom.size))
+    return least
 
 
 def _give_layers(variables: Mapping[str, Sequence[Space]], layers: Mapping[str, int]) -> None:
@@ -282,21 +282,21 @@ def _frozen(variables: Mapping[str, Variable]) -> Iterator[Frozen]:
                     )
 
 
-def _contraction(found: Recorded, names: Sequence[str]) -> Contraction | Branches:
-    if found.branches:
+def _contraction(recorded: Recorded, names: Sequence[str]) -> Contraction | Branches:
+    if recorded.branches:
         return Branches(
             alternatives=tuple(
-                tuple(_contraction(item, names) for item in branch) for branch in found.branches
+                tuple(_contraction(item, names) for item in branch) for branch in recorded.branches
             )
         )
     return Contraction(
-        name=found.op.name,
-        place=found.op.place,
-        op=found.op,
-        repeats=found.repeats,
-        coefficient=found.coefficient,
-        spaces=tuple(map(ax.resolve, found.spaces)),
-        output=tuple(map(ax.resolve, found.output)),
-        itemsize=found.op.eqn.outvars[0].aval.dtype.itemsize,
-        kernels=tuple(names[i] for i in sorted(found.kernels)),
+        name=recorded.op.name,
+        place=recorded.op.place,
+        op=recorded.op,
+        repeats=recorded.repeats,
+        coefficient=recorded.coefficient,
+        spaces=tuple(map(ax.resolve, recorded.spaces)),
+        output=tuple(map(ax.resolve, recorded.output)),
+        itemsize=recorded.op.eqn.outvars[0].aval.dtype.itemsize,
+        kernels=tuple(names[i] for i in sorted(recorded.kernels)),
     )

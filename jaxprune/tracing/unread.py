@@ -66,11 +66,11 @@ def freeze_left_out(walk: Walk, twins: Sequence[int | None]) -> None:
 
     def among(arrays: Iterable[Iterable[Space]]) -> set[Atom]:
         def make(space: Space, items: list[frozenset[Atom]]) -> frozenset[Atom]:
-            own = {space} if isinstance(space, Atom) else set()
-            return frozenset(left_out.keys() & own).union(*items)
+            alone = {space} if isinstance(space, Atom) else set()
+            return frozenset(left_out.keys() & alone).union(*items)
 
-        found = (traced_spaces.fold(space, known, make) for space in chain(*arrays))
-        return set().union(*found)
+        sets = (traced_spaces.fold(space, known, make) for space in chain(*arrays))
+        return set().union(*sets)
 
     read = among(axes for axes, twin in zip(walk.outs, twins, strict=True) if twin is None)
     for op in ops:
@@ -101,7 +101,7 @@ def _elsewhere(walk: Walk) -> Iterator[Space]:
     for op in every_op(walk):
         both = frozenset().union(*(source or () for source in op.sources))
         whole = None if None in op.sources else both
-        for arrays, found in ((op.ins, op.sources), (op.outs, [whole] * len(op.outs))):
-            for spaces, source in zip(arrays, found, strict=True):
+        for arrays, sources in ((op.ins, op.sources), (op.outs, [whole] * len(op.outs))):
+            for spaces, source in zip(arrays, sources, strict=True):
                 if source is None or len(source) > 1:
                     yield from spaces

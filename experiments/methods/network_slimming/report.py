@@ -22,16 +22,16 @@ RATIOS = tuple(round(0.05 * i, 2) for i in range(20))
 def curve(task: Task, dense: Network) -> dict[str, list[float]]:
     """Returns validation accuracies against the share of channels at zero, nothing retrained."""
     scores = jp.scores.bn_scale(task.graph, dense.variables)
-    found: dict[str, list[float]] = {"prune_ratio": [], "accuracy": []}
+    points: dict[str, list[float]] = {"prune_ratio": [], "accuracy": []}
     for ratio in RATIOS:
         try:
             keep = jp.select.global_ratio(task.graph, scores, prune_ratio=ratio)
         except jp.errors.BudgetError:  # every layer is at its last channel
             break
         masked = stages.mask(task, dense, keep)
-        found["prune_ratio"].append(ratio)
-        found["accuracy"].append(results.accuracy(task, masked, task.dataset.validation))
-    return found
+        points["prune_ratio"].append(ratio)
+        points["accuracy"].append(results.accuracy(task, masked, task.dataset.validation))
+    return points
 
 
 def first_pruning(task: Task[Config], networks: Mapping[str, Network]) -> dict[str, Any]:
@@ -54,11 +54,11 @@ def draw(run: Path, summary: Mapping[str, Any], networks: Mapping[str, Network])
     plots.widths(
         run / "widths.png", before=summary["widths"]["dense"], after=summary["widths"]["pruned"]
     )
-    found = summary["curve"]
+    points = summary["curve"]
     plots.curve(
         run / "curve.png",
-        found["prune_ratio"],
-        found["accuracy"],
+        points["prune_ratio"],
+        points["accuracy"],
         images=summary["images"]["validation"],
         chosen=summary["first_pruned"],
     )

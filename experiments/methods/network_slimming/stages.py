@@ -22,21 +22,21 @@ Transform = optax.GradientTransformation
 
 def steps(task: Task[Config]) -> list[Step]:
     """Returns the procedure that the configuration asks for."""
-    config, found = task.config, []
+    config, procedure = task.config, []
     for number in range(1, config.passes + 1):
         tail = f"-{number}" if number > 1 else ""
         dense, last = f"trained{tail}" if tail else "dense", f"{retrained(config)}{tail}"
-        found += [
+        procedure += [
             Step(dense, partial(train, task, dense)),
             Step(f"pruned{tail}", partial(_prune, task, number)),
             Step(f"recalibrated{tail}", lambda network, _: recalibrate(task, network)),
             Step(last, partial(retrain, task, last)),
         ]
     if config.recalibration_batches == 0:
-        found = [step for step in found if not step.name.startswith("recalibrated")]
+        procedure = [step for step in procedure if not step.name.startswith("recalibrated")]
     if config.method == "mask":
-        found.append(Step("sliced", lambda network, _: cut(task, network, network.keep)))
-    return found
+        procedure.append(Step("sliced", lambda network, _: cut(task, network, network.keep)))
+    return procedure
 
 
 def retrained(config: Config) -> str:

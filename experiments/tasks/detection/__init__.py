@@ -7,14 +7,14 @@ Command:   python -m experiments.detection
            python -m experiments.detection --grid 1.0 0.5 --seed 1
 Device:    CPU, 2 cores
 CPU time:  225 s, with compilation
-Expected:  average precision at an overlap of 0.5, the mean of three classes, on the test images of
-           seed 0, in percent:
+Expected:  average precision at an overlap of 0.5, the mean of three classes, on the test images,
+           in percent, over five seeds (python -m benchmarks.seeds --only detection):
 
-           width        MACs  slimmable backbone  alone
-           1.0    12,531,712                90.7
-           0.75    7,735,296                90.5
-           0.5     4,265,984                90.2
-           0.25    2,123,776                88.4   84.9
+           width        MACs  slimmable backbone           alone
+           1.0    12,531,712      89.39 to 91.64
+           0.75    7,735,296      86.24 to 91.00
+           0.5     4,265,984      87.22 to 91.30
+           0.25    2,123,776      71.70 to 82.53  47.81 to 87.40
 
 The authors pad what the stages of a narrow backbone give with zeros, back to full width, before the
 neck reads it. Channels of zeros are what a neck does not read: here a width slices the backbone and

@@ -16,7 +16,7 @@ RADIUS = 1.5
 
 
 class Found(NamedTuple):
-    """What was found of one class in one image."""
+    """The boxes of one class in one image."""
 
     boxes: np.ndarray  # f32[n, 4]
     scores: np.ndarray  # f32[n]
@@ -31,29 +31,29 @@ def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return shared / np.maximum(areas[0][:, None] + areas[1][None] - shared, 1e-9)
 
 
-def suppressed(found: Found, *, overlap: float = 0.5) -> Found:
+def suppressed(detections: Found, *, overlap: float = 0.5) -> Found:
     """Returns what is left, the best first, when each takes away those that overlap it by more."""
-    order = np.argsort(-found.scores, kind="stable")
-    shared, left = overlaps(found.boxes, found.boxes), []
+    order = np.argsort(-detections.scores, kind="stable")
+    shared, left = overlaps(detections.boxes, detections.boxes), []
     while order.size:
         best, *_ = order
         left.append(best)
         order = order[1:][shared[best, order[1:]] <= overlap]
-    return Found(found.boxes[left], found.scores[left])
+    return Found(detections.boxes[left], detections.scores[left])
 
 
 def average_precision(
-    found: Sequence[Found], true: Sequence[np.ndarray], *, overlap: float = 0.5
+    detections: Sequence[Found], true: Sequence[np.ndarray], *, overlap: float = 0.5
 ) -> float:
     """Returns the average precision of one class; NaN if it is nowhere.
 
-    In order of their scores, over all images, what is found is right if the true box that it
-    overlaps most is overlapped by `overlap` at least and was not found before. The result is the
+    In order of their scores, over all images, a detection is right if the true box that it
+    overlaps most is overlapped by `overlap` at least and was not detected before. The result is the
     area under the precision as a function of the recall, where precision at a recall is the best at
     that recall or a higher one.
 
     Args:
-      found: of each image.
+      detections: of each image.
       true: the boxes of each image, f32[n, 4].
       overlap: intersection over union, in (0, 1].
 
@@ -63,21 +63,21 @@ def average_precision(
     total = sum(map(len, true))
     if not total:
         return float("nan")
-    right = [_right(each, boxes, overlap) for each, boxes in zip(found, true, strict=True)]
-    order = np.argsort(-np.concatenate([each.scores for each in found]), kind="stable")
+    right = [_right(each, boxes, overlap) for each, boxes in zip(detections, true, strict=True)]
+    order = np.argsort(-np.concatenate([each.scores for each in detections]), kind="stable")
     hits = np.cumsum(np.concatenate(right)[order])
     precision = hits / np.arange(1, len(hits) + 1)
     best = np.maximum.accumulate(precision[::-1])[::-1]
     return float(np.sum(np.diff(hits, prepend=0) * best) / total)
 
 
-def _right(found: Found, true: np.ndarray, overlap: float) -> np.ndarray:
+def _right(detections: Found, true: np.ndarray, overlap: float) -> np.ndarray:
     """Returns which boxes are right, bool[n]."""
-    right = np.zeros(len(found.scores), bool)
+    right = np.zeros(len(detections.scores), bool)
     if not len(true):
         return right
-    shared, taken = overlaps(found.boxes, true), set()
-    for place in np.argsort(-found.scores, kind="stable"):
+    shared, taken = overlaps(detections.boxes, true), set()
+    for place in np.argsort(-detections.scores, kind="stable"):
         nearest = int(shared[place].argmax())
         if shared[place, nearest] >= overlap and nearest not in taken:
             taken.add(nearest)

@@ -37,15 +37,15 @@ def precision(task: Task[Config], network: Network, name: str) -> dict[str, floa
     run = jax.jit(jp.linen.resize(model, graph, widths[name]).apply)
     test = made(task).test
     logits, places = map(np.asarray, run(small, scaled(test.images)))
-    found = {}
+    precisions = {}
     for label, kind in enumerate(CLASSES):
         scores = logits[..., label].reshape(len(logits), -1)
         each = [
             detected(*pair) for pair in zip(places.reshape(len(places), -1, 4), scores, strict=True)
         ]
         true = [b[c == label + 1] for b, c in zip(test.boxes, test.classes, strict=True)]
-        found[kind] = boxes.average_precision(each, true)
-    return found
+        precisions[kind] = boxes.average_precision(each, true)
+    return precisions
 
 
 def detected(places: np.ndarray, logits: np.ndarray, *, most: int = 20) -> Found:

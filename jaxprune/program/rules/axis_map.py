@@ -47,17 +47,17 @@ def reshaped(before: Sequence[int], after: Sequence[int]) -> AxisMap:
     """Returns where axes are after a reshape that leaves them whole."""
 
     def places(shape: Sequence[int]) -> dict[tuple[int, int], int]:
-        found, volume = {}, 1
+        axes, volume = {}, 1
         for axis, size in enumerate(shape):
-            found.setdefault((volume, size), axis)
+            axes.setdefault((volume, size), axis)
             volume *= size
-        return found
+        return axes
 
     later = places(after)
     where = {axis: later.get(key) for key, axis in places(before).items()}
 
     def to(axes: tuple[int, ...]) -> tuple[int, ...] | None:
-        found = [there for axis in axes if (there := where.get(axis)) is not None]
-        return tuple(found) if len(found) == len(axes) else None
+        moved = [there for axis in axes if (there := where.get(axis)) is not None]
+        return tuple(moved) if len(moved) == len(axes) else None
 
     return to

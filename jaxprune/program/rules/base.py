@@ -146,13 +146,13 @@ def described(
     every: Trait = NOTHING,
 ) -> dict[str, Rule]:
     """Returns rules with {names: traits}, {names: other fields}, and the traits of every one."""
-    found = {name: rule._replace(traits=rule.traits | every) for name, rule in rules.items()}
+    result = {name: rule._replace(traits=rule.traits | every) for name, rule in rules.items()}
     for names, trait in traits.items():
         for name in names.split():
-            found[name] = found[name]._replace(traits=found[name].traits | trait)
+            result[name] = result[name]._replace(traits=result[name].traits | trait)
     for names, given in fields.items():
-        found |= {name: found[name]._replace(**given) for name in names.split()}
-    return found
+        result |= {name: result[name]._replace(**given) for name in names.split()}
+    return result
 
 
 def freeze(spaces: Sequence[Space], why: Why, op: Op, *of: Any) -> None:
@@ -214,12 +214,12 @@ def zeros_along(item: Known, axis: int, axes: Axes, exact: Exactness) -> frozens
 
 def regroup(op: Op, known: Known, exact: Exactness, blocks: Sequence[Sequence[int]]) -> Known:
     """Zeros of result axis i, made of the operand axes `blocks[i]`."""
-    found = []
+    zeros = []
     for axis, block in enumerate(blocks):
         present = exact.groups(op.outs[0][axis])
         for source in block:
             here = exact.groups(op.ins[0][source])
             present = present & (known.zeros[source] | (present - here))
         seen = frozenset().union(*(exact.groups(op.ins[0][source]) for source in block))
-        found.append(present & seen)
-    return Known(tuple(found), known.value)
+        zeros.append(present & seen)
+    return Known(tuple(zeros), known.value)

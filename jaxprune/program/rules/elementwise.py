@@ -134,9 +134,9 @@ def binary(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
         return fractional_power(op, known, exact)
     if op.name in ("div", "rem"):
         exact.undefined(_zeros(b), op, 1, reasons.DIVIDED_BY)
-    found = _beside_a_value(op, a, b)
-    if found is not None:
-        return [found]
+    result = _beside_a_value(op, a, b)
+    if result is not None:
+        return [result]
     a, b = (spread(item, op.out_shapes[0]) for item in known)
     if op.name in ("mul", "and"):
         return [join(a, b)]
@@ -164,7 +164,7 @@ def root(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
 
 
 def fractional_power(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
-    """A power below one is a root, a negative or unknown one a pole; x**0 is one."""
+    """A power below 1 is a root, a negative or unknown power a pole; x**0 is 1."""
     base, exponent = known
     if exponent.value == 0:
         return [unknown(op.out_shapes[0])]
@@ -174,7 +174,7 @@ def fractional_power(op: Op, known: list[Known], exact: Exactness) -> list[Known
 
 
 def angle(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
-    """The angle of a vector of two zeros has no derivative; one may be zero by the data."""
+    """The angle of a vector of two zeros has no derivative; a vector may be zero by the data."""
     for operand, (item, other) in enumerate((known, known[::-1])):
         if not other.value:
             exact.steep(_zeros(item), op, operand)
@@ -198,8 +198,8 @@ def clamps(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
 
 def exponent(op: Op) -> float | None:
     """The exponent, if it is a number of the program."""
-    found = op.params["y"] if "y" in op.params else jaxpr.scalar(op.eqn.invars[1])
-    return found if isinstance(found, int | float) else None
+    number = op.params["y"] if "y" in op.params else jaxpr.scalar(op.eqn.invars[1])
+    return number if isinstance(number, int | float) else None
 
 
 TRAITS = {

@@ -172,10 +172,10 @@ def _start(op: Op, axis: int, length: int) -> int | None:
     """Where the one window starts in an axis, None if that is computed, or outside of it."""
     last = op.ins[0][axis].size - length
     if "dimension_numbers" not in op.params:
-        found = op.value(_first(op) + axis)
-        return None if found is None else min(max(int(found), 0), last)
-    found = op.value(1) if len(op.ins[1]) == 1 and axis in _indexed(op) else None
-    start = -1 if found is None else int(found[_indexed(op).index(axis)])
+        given = op.value(_first(op) + axis)
+        return None if given is None else min(max(int(given), 0), last)
+    given = op.value(1) if len(op.ins[1]) == 1 and axis in _indexed(op) else None
+    start = -1 if given is None else int(given[_indexed(op).index(axis)])
     return start if 0 <= start <= last else None
 
 
@@ -201,8 +201,8 @@ def _window(op: Op, axis: int, length: int, why: Why, *of: Any) -> Space:
 
 def _write(op: Op, axis: int, piece: Space, why: Why, *of: Any) -> None:
     """Ties what is written to the piece of the operand axis that it is written to."""
-    found = _window(op, axis, piece.size, why, *of)
-    ax.unify(found, piece, op)
+    window = _window(op, axis, piece.size, why, *of)
+    ax.unify(window, piece, op)
 
 
 def starts(op: Op, size: Size) -> dict[int, Any]:

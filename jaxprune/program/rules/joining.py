@@ -176,16 +176,16 @@ def pad_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
     config = op.params["padding_config"]
     padded = [axis for axis, sizes in enumerate(config) if any(sizes)]
     zeros = []
-    for axis, found in enumerate(item.zeros):
+    for axis, groups in enumerate(item.zeros):
         if is_zero(fill):
             here = exact.groups(op.ins[0][axis])
-            zeros.append(found | (exact.groups(op.outs[0][axis]) - here))
+            zeros.append(groups | (exact.groups(op.outs[0][axis]) - here))
         elif exact.may:
-            zeros.append(found)
+            zeros.append(groups)
         elif any(other != axis for other in padded):
             zeros.append(frozenset())
         else:
-            zeros.append(found - frozenset().union(*map(exact.groups, _padding(op, axis))))
+            zeros.append(groups - frozenset().union(*map(exact.groups, _padding(op, axis))))
     return [Known(tuple(zeros))]
 
 

@@ -88,11 +88,11 @@ _TABLE: Mapping[str, tuple[Meetings, Neutral]] = {
     "scatter-min": (written, Neutral.HIGHEST),
     "scatter": (written, Neutral.NONE),
 }
-_MEETINGS = {name: found for names, found in _TABLE.items() for name in names.split()}
+_MEETINGS = {name: entry for names, entry in _TABLE.items() for name in names.split()}
 
 
 def meetings(op: Op) -> Iterator[Meeting]:
     """Yields where entries of the operands of an operation come together."""
     if op.name in _MEETINGS:
-        found, value = _MEETINGS[op.name]
-        yield from found(op, value)
+        meets, value = _MEETINGS[op.name]
+        yield from meets(op, value)

@@ -87,8 +87,8 @@ def sort(op: Op) -> Sequence[Of] | None:
 def compares(op: Op) -> Sequence[Of] | None:
     """Whether two positions are the same: they are of the same axis."""
     a, b = op.of
-    for one, other in ((a, 1), (b, 0)):
-        if isinstance(one, Pointer) and op.of[other] is None:
+    for pointer, other in ((a, 1), (b, 0)):
+        if isinstance(pointer, Pointer) and op.of[other] is None:
             return [None] if _number(op, other) == -1 else None
     return [None] if _together(op, a, b) else None
 
@@ -200,12 +200,14 @@ def _read(op: Op, indices: Of) -> bool:
 
 
 def column(op: Op, axis: int) -> Pointer | None:
-    """Returns the pointer into an axis of the operand of a gather or scatter, if it is one."""
+    """Returns the pointer into an axis of the operand of a gather or scatter, if it points."""
     if "dimension_numbers" not in op.params or axis not in _indexed(op):
         return None
-    found = _columns(op)[_indexed(op).index(axis)]
+    pointer = _columns(op)[_indexed(op).index(axis)]
     size = op.ins[0][axis].size
-    return found if found is not None and found.inside and found.space.size == size else None
+    return (
+        pointer if pointer is not None and pointer.inside and pointer.space.size == size else None
+    )
 
 
 def _columns(op: Op) -> Sequence[Pointer | None]:
@@ -239,9 +241,9 @@ def _together(op: Op, a: Of, b: Of) -> bool:
 
 def _number(op: Op, operand: int) -> int | None:
     """The one number that an operand is all over, None if it is not known."""
-    found = op.value(operand)
-    same = found is not None and found.size and (found == found.flat[0]).all()
-    return int(found.flat[0]) if same and found is not None else None
+    values = op.value(operand)
+    same = values is not None and values.size and (values == values.flat[0]).all()
+    return int(values.flat[0]) if same and values is not None else None
 
 
 _TABLE: Mapping[str, Points] = {

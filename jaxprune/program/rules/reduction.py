@@ -98,12 +98,12 @@ def window(op: Op) -> list[Axes]:
 
 
 def _trivial(op: Op, axis: int) -> bool:
-    found = op.params
+    params = op.params
     return (
-        found["window_dimensions"][axis] == 1
-        and found["window_strides"][axis] == 1
-        and tuple(found["padding"][axis]) == (0, 0)
-        and found.get("base_dilation", [1] * (axis + 1))[axis] == 1
+        params["window_dimensions"][axis] == 1
+        and params["window_strides"][axis] == 1
+        and tuple(params["padding"][axis]) == (0, 0)
+        and params.get("base_dilation", [1] * (axis + 1))[axis] == 1
     )
 
 
