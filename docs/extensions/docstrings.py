@@ -1,18 +1,20 @@
 """Docstrings, which are plain text with code in backticks, as what Sphinx reads."""
 
+import ast
 import inspect
 import re
 from enum import Enum
 from itertools import groupby
-from textwrap import dedent
+from textwrap import dedent, indent
 from typing import Any
 
 from sphinx.application import Sphinx
 
+SECTION = re.compile(r"^(?:[A-Z]\w*|:\w[^:]*):(?:\n|\s)", re.MULTILINE)
 FIELD = re.compile(r"[a-z_]\w*(?:, [a-z_]\w*)*: \S")
 MARKUP = re.compile(
     r"^ *>>> .*(?:\n.*\S.*)*"  # an example
-    r"|^(?P<before>\S.*:\n\n)(?P<listing>(?: {4}.*\n|\n)+)"
+    r"|^\* "  # an item of a list
     r"|^ *\*{1,2}\w+:"  # the arguments that a function takes any number of
     r"|(?P<code>`+[^`]+`+)(?P<letter>\w?)"
     r"|[*|]|(?<=\w)_(?!\w)",
@@ -36,16 +38,30 @@ def prepare(*event: Any) -> None:
     what, lines = event[1], event[-1]
     if what in ("property", "attribute", "data"):
         lines[:0] = [".. text", ""]  # else what stands before a colon is taken for the type
-    blocks = MARKUP.sub(_escaped, "\n".join(lines)).split("\n\n")
-    lines[:] = "\n\n".join(map(_listed, blocks)).split("\n")
+    text = "\n".join(lines)
+    section = SECTION.search(text)
+    end = section.start() if section else len(text)
+    before = "\n\n".join(map(_set_off, text[:end].split("\n\n")))
+    after = "\n\n".join(map(_listed, MARKUP.sub(_escaped, text[end:]).split("\n\n")))
+    lines[:] = (before + after).split("\n")
+
+
+def _set_off(block: str) -> str:
+    """Makes code of an indented block: Python, or a formula as it stands."""
+    if not block.startswith("  ") or block.lstrip().startswith(("* ", ">>>")):
+        return _listed(MARKUP.sub(_escaped, block))
+    try:
+        ast.parse(dedent(block))
+        language = "python" if "jp." in block else "text"
+    except SyntaxError:
+        language = "text"
+    return f".. code-block:: {language}\n\n" + indent(dedent(block), "    ")
 
 
 def _escaped(found: re.Match[str]) -> str:
     """Escapes what would be markup outside of code, and lets a letter follow code."""
     if code := found["code"]:
         return code + (f"\\ {found['letter']}" if found["letter"] else "")
-    if listing := found["listing"]:
-        return f"{found['before']}.. code-block:: python\n\n{listing}"
     return found[0] if len(found[0]) > 1 else f"\\{found[0]}"
 
 
@@ -57,8 +73,8 @@ def _listed(block: str) -> str:
 
 
 def _item(line: str) -> str:
-    indent = "" if line.startswith(" ") else "  "
-    return f"* {line}" if FIELD.match(line) else indent + line
+    margin = "" if line.startswith(" ") else "  "
+    return f"* {line}" if FIELD.match(line) else margin + line
 
 
 def shown_signature(*event: Any) -> tuple[str, str | None] | None:
