@@ -36,6 +36,13 @@ def resnet50() -> Any:
     return _linen(BottleneckResNet(blocks=(3, 4, 6, 3)))
 
 
+def mobilenet() -> Any:
+    """Returns the graph of a MobileNetV2."""
+    from experiments.models.mobilenet import mobilenet_v2
+
+    return _linen(mobilenet_v2())
+
+
 def _linen(model: Any) -> Any:
     image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
@@ -104,6 +111,7 @@ def vit() -> Any:
 
 NETWORKS: dict[str, Callable[[], Any]] = {
     "ResNet-50": resnet50,
+    "MobileNetV2": mobilenet,
     "ViT-B/16": vit,
     "decoder": decoder,
 }

@@ -183,6 +183,7 @@ class ChannelGraph:
         `constants` the keywords that are not inputs.
       state: {name: State} of the inputs that are pruned too.
       index_inputs: {path: the space that the integers of this input point into}.
+      filter_axes: {variable: its axes that contractions do not sum over}, for those that enter one.
       symbols: the names in symbolic sizes of the inputs, traced as 1, each with whether it is only
         a batch.
       table: what `print(graph)` shows.
@@ -207,6 +208,7 @@ class ChannelGraph:
     output: Any = field(repr=False)
     symbols: Mapping[str, bool] = field(default_factory=dict, repr=False)
     index_inputs: Mapping[str, Space] = field(default_factory=dict, repr=False)
+    filter_axes: Mapping[str, frozenset[int]] = field(default_factory=dict, repr=False)
     table: Callable[["ChannelGraph"], str] = field(default=repr, repr=False)
 
     def __str__(self) -> str:

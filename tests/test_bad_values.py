@@ -29,9 +29,14 @@ DATA = (
         jp.Verification,
     ),
     *(jp.plan.Allocation, jp.plan.Choice, jp.plan.Decision, jp.plan.Limit, jp.plan.Problem),
-    *(jp.cost.ClosedForm, jp.cost.Latency, jp.cost.Uncounted),
-    *(jp.gates.Decorated, jp.linen.Resizing, jp.linen.Resized),
-    *(jp.recover.Absorbed, jp.recover.Outcome, jp.sparsify.PenaltyState),
+    *(jp.plan.Curves, jp.plan.Evaluator, jp.plan.Expansion),
+    *(jp.cost.ClosedForm, jp.cost.Fidelity, jp.cost.Latency, jp.cost.LatencyTable),
+    jp.cost.Uncounted,
+    *(jp.gates.Decorated, jp.gates.Law, jp.gates.Learned, jp.gates.Lagrangian),
+    *(jp.linen.Resizing, jp.linen.Resized),
+    *(jp.recover.Absorbed, jp.recover.Outcome, jp.sparsify.GlobalGates),
+    *(jp.sparsify.PenaltyState, jp.sparsify.Masking, jp.sparsify.SoftPruningState),
+    *(jp.sparsify.AcceleratedState, jp.sparsify.CompressionState, jp.sparsify.GrowingState),
     *(jp.recover.Fit, jp.recover.Form, jp.recover.Order, jp.recover.Recovered),
     *(jp.recover.Removal, jp.recover.Shrunk, jp.recover.Discriminating, jp.recover.Head),
     *(jp.schedule.Part, jp.schedule.Quota, jp.schedule.Progress, jp.schedule.Tally),
@@ -42,7 +47,7 @@ DATA = (
     *(jp.stats.Moments, jp.stats.Histogram, jp.stats.Gram, jp.stats.Covariance),
 )
 """What the library makes and hands out. The methods of `Progress`, `Tally`, `Switch`,
-`ClosedForm` and `Problem` have rows."""
+`ClosedForm`, `Evaluator`, `LatencyTable` and `Problem` have rows."""
 CASES = [(name, arg) for name, row in ROWS.items() for arg in row.args]
 
 
@@ -157,5 +162,7 @@ def test_a_traced_keep_is_refused_where_it_decides_shapes() -> None:
         "mask",
         "masked",
         "schedule.masked_updates",
+        "sparsify.gated_filters",
+        "sparsify.soft_mask",
     }
     assert all(re.search("is traced[\\s\\S]*Fix:|taken", text) for text in found.values()), found

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import expert_networks
 import jaxprune as jp
 from chains import chain
 from jaxprune.errors import BudgetError, PatternError
@@ -82,3 +83,18 @@ def test_a_budget_takes_any_costs() -> None:
     assert jp.cost.weight_bytes()(graph, keep) <= 0.4 * jp.cost.weight_bytes()(graph)
     with pytest.raises(BudgetError, match="the smallest reachable"):
         jp.select.budget(graph, scores, bounds={own: jp.Absolute(1e-9)})
+
+
+@pytest.mark.parametrize(("routing", "chosen"), [("mixtral", 2), ("switch", 1)])
+def test_parameters_that_a_token_meets_by_hand(routing: str, chosen: int) -> None:
+    v, x = expert_networks.variables()
+    graph = jp.trace(expert_networks.network(routing, "one_hot"), v, x)
+    router, hidden, stem = graph.groups
+
+    def by_hand(d: int, experts: int, h: int, met: int = chosen) -> int:
+        return 3 * d + d * experts + met * 2 * d * h + d * 2
+
+    assert [graph.groups[name].size for name in (stem, router, hidden)] == [4, 6, 5]
+    assert jp.cost.active_params(graph) == by_hand(4, 6, 5)
+    assert jp.cost.active_params(graph, {stem: 3, router: 3, hidden: 2}) == by_hand(3, 3, 2)
+    assert jp.cost.params(graph) == by_hand(4, 6, 5, met=6)

@@ -12,7 +12,7 @@ import jaxprune as jp
 import residual_networks
 from chains import chain
 from jaxprune.errors import BudgetError, PatternError
-from jaxprune.plan import Problem, milp, problem
+from jaxprune.plan import Problem, linear_program, milp, problem
 
 A, B, C = (f"layer_{i}/kernel" for i in range(3))
 
@@ -100,16 +100,26 @@ def test_the_integer_program_finds_the_best_of_all_combinations(seed: int) -> No
     check_best(seed)
 
 
+@pytest.mark.parametrize(("name", "value"), [("FEW", 0), ("CELLS", (6,)), ("CELLS", (1,))])
+def test_large_problems_are_taken_apart_without_loss(
+    name: str, value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear_program, name, value)
+    for seed in range(4, 12):
+        check_best(seed, parts=5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20, 220))
 def test_the_integer_program_finds_the_best_of_more(seed: int) -> None:
     check_best(seed)
 
 
-def check_best(seed: int) -> None:
+def check_best(seed: int, parts: int = 1) -> None:
     found = random_problem(seed)
     allocation = milp(found, gap=0.0)
     assert found.holds(allocation.keep)
+    assert len(allocation.trace) <= parts  # what the solver gives is within the bounds at once
     assert allocation.value == pytest.approx(best_of_all(found), rel=1e-6)
     for limit in found.limits:
         assert allocation.costs[limit.name] == limit.cost(found.graph, allocation.keep)
@@ -173,6 +183,20 @@ def test_groups_of_unlike_sizes_cannot_be_tied() -> None:
     graph = plain()
     with pytest.raises(BudgetError, match="unlike numbers of channels"):
         problem(graph, uniform(graph), bounds={jp.cost.macs: 0.5}, equal=["*"])
+
+
+def test_no_layer_is_emptied_by_default_and_what_was_held_is_printed() -> None:
+    graph = chain(40, 30)[0]
+    scores = {A: np.ones(40), B: np.full(30, 1e-3)}
+    bounds = {jp.cost.macs: jp.Absolute(jp.cost.macs(graph, {B: 1}))}
+    best = milp(problem(graph, scores, bounds=bounds), gap=0.0)
+    assert best.widths[B] == 3
+    assert f"the default floor, 10% of a group, holds 1: {B}; min_keep_ratio=" in str(best)
+    others: list[Any] = [{"min_keep_ratio": 0.0}, {"max_prune_ratio": 1.0}, {"min_channels": 1}]
+    for lifted in others:
+        free = milp(problem(graph, scores, bounds=bounds, ladder=40, **lifted), gap=0.0)
+        assert free.widths[B] == 1
+        assert "floor" not in str(free)
 
 
 def test_a_cost_without_a_closed_form_is_refused_by_the_integer_program() -> None:

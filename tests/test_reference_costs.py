@@ -66,7 +66,8 @@ def test_closed_form_equals_a_fresh_trace_of_the_resized_network(module, seed):
     channels = traced(module)
     keep = random_keep(channels, seed)
     small = traced(linen.resize(module, channels, keep))
-    for closed_form in (cost.macs, cost.weights, cost.params, cost.activation_bytes):
+    costs = (cost.macs, cost.weights, cost.params, cost.activation_bytes, cost.peak_memory)
+    for closed_form in costs:
         assert closed_form(channels, keep) == closed_form(small)
     assert cost.macs(small) < cost.macs(channels)
 

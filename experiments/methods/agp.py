@@ -5,6 +5,7 @@ Paper:     Zhu and Gupta, "To prune, or not to prune", 2017, https://arxiv.org/a
 Command:   python -m experiments agp
            python -m experiments agp --final 0.7 --rounds 8
            python -m experiments agp --score fisher --recover lasso
+           python -m experiments agp --rounds 1 --retrain scratch-b
 Device:    CPU, 2 cores
 """
 
@@ -15,7 +16,8 @@ from types import MappingProxyType
 import jax
 
 import jaxprune as jp
-from experiments.procedures import kept_rounds, recovering, rounds, scoring
+from experiments.procedures import kept_rounds, recovering, restarting, rounds, scoring
+from experiments.procedures.restarting import Retrain
 from experiments.procedures.rounds import Method, Score
 from experiments.runner import config as configuration
 from experiments.runner.config import Common
@@ -48,11 +50,15 @@ class Config(Common):
     train: Training = Training(epochs=2, rates=triangular(1e-3, 5e-2))  # noqa: RUF009
     """Of each round, before its pruning."""
     finetune: tuple[Training, ...] = (Training(epochs=8, rates=triangular(1e-3, 2e-2)),)
-    """After the last pruning."""
+    """After the last pruning; for new and initial weights the training `dense` in its place."""
+    retrain: Retrain = "finetune"
+    """After the cut go on; or train anew from the initial weights of the channels that stay, or
+    from new weights, for as many epochs as the dense network or for as many MACs."""
 
     def __post_init__(self) -> None:
         """Raises ValueError where values contradict each other."""
         problems = scoring.unknown(self.score) + recovering.unknown(self.recover)
+        problems += restarting.unknown(self.retrain)
         configuration.check(self, problems, positive=("rounds", "final"))
 
 
@@ -62,7 +68,8 @@ PRESETS: Presets = MappingProxyType({"digits": {"widths": (16, 32, 64)}})
 
 def method(config: Config) -> Method:
     """Returns the procedure that the configuration asks for."""
-    dense, train, *finetune = rounds.scaled(config, config.dense, config.train, *config.finetune)
+    after = config.finetune if config.retrain == "finetune" else (config.dense,)
+    dense, train, *finetune = rounds.scaled(config, config.dense, config.train, *after)
     return Method(
         plan=jp.schedule.agp(
             prune_ratio=config.final, rounds=config.rounds, training=train, finetune=finetune
@@ -71,6 +78,7 @@ def method(config: Config) -> Method:
         begin=partial(_begin, config),
         score=Score(scoring.reader(config.score)),
         recover=recovering.after(config.recover),
+        retrain=config.retrain,
     )
 
 

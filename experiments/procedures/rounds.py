@@ -13,6 +13,8 @@ import jax
 import optax
 
 import jaxprune as jp
+from experiments.procedures import restarting
+from experiments.procedures.restarting import Retrain
 from experiments.report import results
 from experiments.runner import training
 from experiments.runner.config import Common
@@ -53,6 +55,7 @@ class Method(NamedTuple):
       penalty: what a training with a strength puts in front of the momentum.
       decorated: whether gates stand for the BatchNorms, until the fine-tuning.
       finetune_batch_size: images in a step of the fine-tuning, if it differs.
+      retrain: from which weights, and how long, the network trains once it is cut.
     """
 
     plan: Plan
@@ -63,6 +66,7 @@ class Method(NamedTuple):
     penalty: Callable[[Training, jp.ChannelGraph, Variables], Transform] | None = None
     decorated: bool = False
     finetune_batch_size: int | None = None
+    retrain: Retrain = "finetune"
 
 
 class Use(NamedTuple):
@@ -173,6 +177,9 @@ def advanced(
     if phase.commit:
         variables = jp.slice(progress.graph, variables, progress.keep)
         model = jp.linen.resize(task.model, progress.original, progress.total)
+        again = key(task.config, f"{label(phase)}-{method.retrain}")
+        total = progress.total
+        variables = restarting.restarted(method.retrain, task, model, variables, total, again)
         progress = progress.commit(training.channel_graph(model, task.dataset.image_shape))
     state = State(model, jax.device_get(variables), progress, state.records, phase)
     return state._replace(records=(*state.records, _record(task, method, state)))
@@ -188,7 +195,8 @@ def _trained(
     task: Task, method: Method, programs: Programs, state: State, phase: Phase, journal: Journal
 ) -> tuple[Variables, Tally | None]:
     """Returns the variables after the training of a phase, and the scores that it gathered."""
-    use, graph, scored = _use(task, method, phase), state.progress.graph, method.score.groups
+    use, graph = _use(task, method, state, phase), state.progress.graph
+    scored = method.score.groups
     if use.training.part == Part.NOTHING and not use.gathers:
         return state.variables, None
     tx, step = programs(use)
@@ -210,16 +218,19 @@ def _trained(
     return state.variables if use.training.part == Part.NOTHING else variables, tally
 
 
-def _use(task: Task, method: Method, phase: Phase) -> Use:
+def _use(task: Task, method: Method, state: State, phase: Phase) -> Use:
     assert phase.training is not None
-    config = task.config
+    config, how = task.config, phase.training
     finetune = phase.kind == "finetune" and method.finetune_batch_size
+    if phase.kind == "finetune":
+        longer = restarting.epochs(method.retrain, how.epochs, state.progress.left())
+        how = replace(how, epochs=longer)
     return Use(
-        phase.training,
+        how,
         phase.prune is not None and method.score.gather is not None,
         _opens(method, phase),
         finetune or config.batch_size,
-        phase.groups if phase.training.part == Part.READERS else None,
+        phase.groups if how.part == Part.READERS else None,
     )
 
 

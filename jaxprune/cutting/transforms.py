@@ -11,7 +11,7 @@ from jaxprune.arguments.checks import is_array, kind_of
 from jaxprune.arguments.stored_arrays import in_memory
 from jaxprune.cutting import absent, entries
 from jaxprune.errors import TreeError
-from jaxprune.graph import ChannelGraph, Variable, check_graph
+from jaxprune.graph import ChannelGraph, Slot, Variable, check_graph
 from jaxprune.inspecting import without_branches
 from jaxprune.inspecting.without_branches import Without
 from jaxprune.keep.check import Keep, Widths, check_keep
@@ -60,6 +60,29 @@ def masked_leaf(keep: Keep, leaf: Any, variable: Variable) -> Any:
     """Returns an array with the pruned entries zero."""
     masked = _filled({"": variable}, {"": leaf}, {"": _masks(keep, variable)})
     return masked[""]
+
+
+def masked_slots(
+    graph: ChannelGraph, leaves: Mapping[str, Any], keep: Keep, slots: Mapping[str, Sequence[Slot]]
+) -> dict[str, Any]:
+    """Returns {path: leaf} with zeros at the pruned channels of these slots, and of no others.
+
+    Args:
+      graph: the channel graph.
+      leaves: {path in the graph: array}, each of the graph's shape.
+      keep: {group: mask}, checked; it may be traced.
+      slots: {group: the slots that become zero}; what is not among the leaves is left out.
+    """
+    named: dict[str, dict[int, dict[str, Any]]] = {}
+    for name, mask in keep.items():
+        for slot in slots.get(name, ()):
+            if slot.path in leaves:
+                named.setdefault(slot.path, {}).setdefault(slot.axis, {})[name] = mask
+    kept = {path: [None] * len(graph.variables[path].axes) for path in leaves}
+    for path, axes in named.items():
+        for axis, masks in axes.items():
+            kept[path][axis] = ax.select(graph.variables[path].axes[axis], masks)
+    return _filled(graph.variables, leaves, kept)
 
 
 def _masks(keep: Keep, variable: Variable) -> list[Any]:

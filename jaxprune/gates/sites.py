@@ -123,7 +123,11 @@ def _refusal(site: Site, closed: Mapping[Form, str]) -> str | None:
 
 
 def read_once(graph: ChannelGraph) -> set[Slot]:
-    """Returns the in slots of the groups of which every contraction reads one in slot."""
+    """Returns the in slots of the groups of which every contraction reads one in slot.
+
+    Of kernels that are joined before they are contracted only the first has an in slot: then there
+    is no such slot, nor where a variable with the channels multiplies the kernel.
+    """
     names = list(graph.variables)
     found = {
         name: {slot for slot in group.slots if slot.role == "in"}
@@ -132,6 +136,7 @@ def read_once(graph: ChannelGraph) -> set[Slot]:
     for site in find_sites(graph.walk):
         variables = {names[i] for i in site.variables}
         for name in site.groups:
-            if len({slot.path for slot in found.get(name, ())} & variables) != 1:
+            held = {s.path for s in graph.groups[name].slots if s.role != "out"} & variables
+            if len(held) != 1 or not held & {slot.path for slot in found.get(name, ())}:
                 found.pop(name, None)
     return {slot for slots in found.values() for slot in slots}

@@ -12,8 +12,9 @@ from jaxprune.arguments.checks import check_mapping, check_names, kind_of
 from jaxprune.errors import GateError
 from jaxprune.gates.branch_gates import branch_sites, split_gates
 from jaxprune.gates.evaluation import Marked, evaluate
+from jaxprune.gates.folded_branches import folded
 from jaxprune.gates.sites import CLOSED, UNTAPPED, find_sites, read_once, refusals
-from jaxprune.graph import ChannelGraph, check_graph
+from jaxprune.graph import ChannelGraph, Slot, check_graph
 from jaxprune.groups.channels import located, spread
 from jaxprune.program.jaxpr import Op
 from jaxprune.running import evaluator
@@ -89,7 +90,7 @@ def gated(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., Any]:
 
     def run(variables: Any, gates: Gates, *inputs: Any, **keywords: Any) -> Any:
         own, channels = split_gates(graph, gates)
-        _check_gates(graph, channels)
+        check_gates(graph, channels)
         here = retraced(evaluator.full(graph, variables, {}), inputs, keywords)
         evaluator.check_groups(graph, here, channels.keys())
         places = list(find_sites(here.walk))
@@ -123,12 +124,14 @@ def fold(graph: ChannelGraph, variables: Any, gates: Gates) -> Any:
     Args:
       graph: the channel graph.
       variables: the variables; they may be traced, as the gates may.
-      gates: {group: f32[n]}; groups that are absent stay as they are.
+      gates: {group: f32[n], branch: f32[]}; what is absent stays as it is. The gate of a branch
+        goes into its last weights and what is added behind them, which then add the fraction.
 
     Raises:
       GateError: a group is unknown, its gate has the wrong length, or its weights do not tell: no
         weight reads it (queries and keys), one contraction is of two of its variables or of none,
-        or the weights that read it also make it (a tied embedding).
+        or the weights that read it also make it (a tied embedding); or of a branch: something else
+        reads its last weights, or an operation that is not linear comes behind them.
       TreeError: a kernel is absent or has another shape.
 
     >>> import jaxprune as jp
@@ -137,16 +140,13 @@ def fold(graph: ChannelGraph, variables: Any, gates: Gates) -> Any:
     >>> fold(graph, v, {"a": jnp.array([1.0, 0.5, 0.0])})["b"].ravel().tolist()
     [1.0, 0.5, 0.0]
     """
-    _check_gates(graph, gates)
-    read, why = read_once(graph), "no single weight reads its channels at every contraction"
-    slots = {n: [slot for slot in graph.groups[n].slots if slot in read] for n in gates}
-    failures = {name: why for name, own in slots.items() if not own}
-    for name, own in slots.items():
-        for path, dtype in ((slot.path, graph.variables[slot.path].dtype) for slot in own):
-            if not jnp.issubdtype(dtype, jnp.inexact):
-                failures[name] = f"{path} is {dtype}, which holds no fractions"
+    check_graph(graph)
+    on_branches, gates = split_gates(graph, gates)
+    check_gates(graph, gates)
+    slots, failures = folding(graph, gates)
     _check(gates, failures, "a folded gate")
     leaves, treedef = paths.flatten(variables)
+    leaves = folded(graph, leaves, on_branches)
     kernels = [slot.path for own in slots.values() for slot in own]
     places = located("fold", graph, kernels, leaves)
     for name, own in slots.items():
@@ -156,6 +156,20 @@ def fold(graph: ChannelGraph, variables: Any, gates: Gates) -> Any:
             factors = spread(jnp.asarray(gates[name], wide.real.dtype), slot, wide)
             leaves[places[slot.path]] = (wide * factors).astype(kernel.dtype)
     return jax.tree.unflatten(treedef, list(leaves.values()))
+
+
+def folding(
+    graph: ChannelGraph, names: Collection[str]
+) -> tuple[dict[str, list[Slot]], dict[str, str]]:
+    """Returns {group: the slots that its gates fold into}, and {group: why there are none}."""
+    read, why = read_once(graph), "no single weight reads its channels at every contraction"
+    slots = {n: [slot for slot in graph.groups[n].slots if slot in read] for n in names}
+    failures = {name: why for name, own in slots.items() if not own}
+    for name, own in slots.items():
+        for path, dtype in ((slot.path, graph.variables[slot.path].dtype) for slot in own):
+            if not jnp.issubdtype(dtype, jnp.inexact):
+                failures[name] = f"{path} is {dtype}, which holds no fractions"
+    return slots, failures
 
 
 def tap(
@@ -215,7 +229,8 @@ def tap(
     return run
 
 
-def _check_gates(graph: ChannelGraph, gates: Gates) -> None:
+def check_gates(graph: ChannelGraph, gates: Gates) -> None:
+    """Raises GateError unless these are gates of channels of the graph, in their shapes."""
     check_graph(graph)
     check_mapping(gates, "gates", "{group: f32[n]}", GateError)
     failures = _unknown(graph, gates) | {

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,42 @@ from jaxprune.errors import JaxpruneError, TreeError
 from jaxprune.graph import ChannelGraph, Slot, check_graph
 from jaxprune.groups.constraints import Groups, scope
 
-Members = Mapping[str, Sequence[Slot]]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A part of a variable whose weights belong to sets of their own, which are not channels.
+
+    The sets are the indices of `axes`; with none, the whole variable belongs to one. Where `split`
+    is (axis, parts), that axis is cut into so many equal parts, each with sets of its own.
+    """
+
+    path: str
+    axes: tuple[int, ...] = ()
+    split: tuple[int, int] | None = None
+
+    def along(self, values: Any) -> Any:
+        """Returns the sums over each set, [sets]."""
+        axes = self.axes
+        if self.split is not None:
+            axis, parts = self.split
+            shape = values.shape
+            values = values.reshape(*shape[:axis], parts, -1, *shape[axis + 1 :])
+            axes = (*(i if i < axis else i + 1 for i in axes), axis)
+        others = tuple(i for i in range(values.ndim) if i not in axes)
+        return values.sum(axis=others).reshape(-1)
+
+    def owned(self, sums: Any) -> Any:
+        """Returns them as they are."""
+        return sums
+
+    def entries(self, shape: tuple[int, ...]) -> int:
+        """Returns how many weights of a variable of that shape are in one set."""
+        sets = math.prod(shape[axis] for axis in self.axes)
+        return math.prod(shape) // (sets * (self.split[1] if self.split else 1))
+
+
+Members = Mapping[str, Sequence[Slot | Section]]
+"""{group or set: where its weights are}."""
 
 _ROLES = ("out", "in")
 
@@ -42,28 +79,30 @@ def members(
     return {name: by_group[name] for name in chosen}
 
 
-def norms(slots: Sequence[Slot], kernels: Mapping[str, jax.Array]) -> jax.Array:
+def norms(slots: Sequence[Slot | Section], kernels: Mapping[str, jax.Array]) -> jax.Array:
     """Returns f[*layers, n]: the norm of each channel's weights; its gradient is 0 at 0."""
     energy = sum((_owned(kernels[slot.path], slot) for slot in slots), jnp.zeros(()))
     positive = energy > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, energy, 1)), 0)
 
 
-def spread(values: jax.Array, slot: Slot, kernel: jax.Array) -> jax.Array:
+def spread(values: jax.Array, slot: Slot | Section, kernel: jax.Array) -> jax.Array:
     """Returns f[*shape of the kernel]: each channel's value at the entries that it owns, else 1."""
     back = jax.linear_transpose(lambda w: slot.owned(replicated(slot.along(w))), kernel.real)
     return back(values)[0] + (1 - back(jnp.ones_like(values))[0])
 
 
-def size(graph: ChannelGraph, slots: Sequence[Slot]) -> int:
+def size(graph: ChannelGraph, slots: Sequence[Slot | Section]) -> int:
     """Returns how many weights one channel has."""
-    return sum(_entries(graph, slot) * slot.positions.shape[1] for slot in slots)
+    return sum(_entries(slot, graph.variables[slot.path].shape) for slot in slots)
 
 
-def _entries(graph: ChannelGraph, slot: Slot) -> int:
-    """How many entries of the variable stand at one position of the axis, in one layer."""
-    shape = enumerate(graph.variables[slot.path].shape)
-    return math.prod(n for axis, n in shape if axis not in (slot.axis, slot.layer))
+def _entries(slot: Slot | Section, shape: tuple[int, ...]) -> int:
+    """How many entries of the variable one channel has there, in one layer."""
+    if isinstance(slot, Section):
+        return slot.entries(shape)
+    rest = (n for axis, n in enumerate(shape) if axis not in (slot.axis, slot.layer))
+    return math.prod(rest) * slot.positions.shape[1]
 
 
 def located(
@@ -95,7 +134,12 @@ def located(
     return places
 
 
-def _owned(kernel: jax.Array, slot: Slot) -> jax.Array:
+def as_traced(params: Any, places: Mapping[str, str]) -> Any:
+    """Returns parameters as the graph has them: under `params` where they stand there alone."""
+    return {"params": params} if any(path != own for path, own in places.items()) else params
+
+
+def _owned(kernel: jax.Array, slot: Slot | Section) -> jax.Array:
     """Returns f[*layers, n]: the sum of squares of the entries that each channel owns."""
     squares = (kernel * kernel.conj()).real if jnp.iscomplexobj(kernel) else jnp.square(kernel)
     return slot.owned(replicated(slot.along(squares)))

@@ -8,11 +8,16 @@ from jaxprune.arguments.checks import check_flag, check_options
 from jaxprune.arguments.numbers import is_count, is_number, plain
 from jaxprune.errors import BudgetError, PatternError
 from jaxprune.graph import ChannelGraph
+from jaxprune.groups.array_widths import ArrayWidth
 from jaxprune.groups.kinds import Kind, matching
 from jaxprune.keep.check import check_keep
 
 Groups = str | Kind | Iterable[str | Kind]
 """Channel groups: a name, a pattern, a `jp.Kind`, or several of them."""
+
+
+Multiple = int | ArrayWidth
+"""What a kept count is a multiple of, or what the width of its arrays is."""
 
 
 class Constraints(TypedDict, total=False):
@@ -25,8 +30,11 @@ class Constraints(TypedDict, total=False):
     min_channels: int  # a group keeps at least so many, and never less than the default, 1
     min_keep_ratio: float  # a group keeps at least this share of its channels; default 0.0
     max_prune_ratio: float  # a group loses at most this share of its channels; default 1.0
-    multiple_of: int | Mapping[str | Kind, int]  # a kept count is a multiple of it, or the full
-    # size; {pattern or kind: int} says it by group, of which a later one wins; default 1
+    multiple_of: (
+        Multiple | Mapping[str | Kind, Multiple]
+    )  # a kept count is a multiple of it, or the
+    # full size; `jp.select.ArrayWidth(8)`: the width of its arrays is one; {pattern or kind: ...}
+    # says it by group, of which a later one wins; default 1
     equal: Iterable[Groups]  # the groups that match one entry (a pattern, a kind, or a list of
     # them) keep the same count and lose channels together, scored by their mean; default none
     protect: Groups  # names, patterns or kinds of groups that stay whole; default none
@@ -41,7 +49,7 @@ class Limits(NamedTuple):
     min_channels: int = 1
     min_keep_ratio: float = 0.0
     max_prune_ratio: float = 1.0
-    multiple_of: int | Mapping[str | Kind, int] = 1
+    multiple_of: Multiple | Mapping[str | Kind, Multiple] = 1
     equal: Iterable[Groups] = ()
     protect: Groups = ()
     only: Groups | None = None
@@ -67,7 +75,7 @@ def check_constraints(graph: ChannelGraph, constraints: Constraints, where: str)
     bad = [
         f"{name} must be an int, at least 1, got {value!r}"
         for name, value in counts.items()
-        if not is_count(value)
+        if not is_count(value) and not isinstance(value, ArrayWidth)
     ]
     bad += [
         f"{name} must be in [0, 1], got {value!r}"
@@ -86,11 +94,11 @@ def check_constraints(graph: ChannelGraph, constraints: Constraints, where: str)
     return limits._replace(within=check_keep(graph, limits.within))
 
 
-def multiples(graph: ChannelGraph, limits: Limits) -> dict[str, int]:
-    """Returns {group: what its kept count is a multiple of}."""
+def multiples(graph: ChannelGraph, limits: Limits) -> dict[str, Multiple]:
+    """Returns {group: what its kept count, or the width of its arrays, is a multiple of}."""
     if not isinstance(limits.multiple_of, Mapping):
         return dict.fromkeys(graph.groups, limits.multiple_of)
-    found = dict.fromkeys(graph.groups, 1)
+    found: dict[str, Multiple] = dict.fromkeys(graph.groups, 1)
     for key, multiple in limits.multiple_of.items():
         names = matching(graph, [key], graph.groups, what="multiple_of pattern")
         found |= dict.fromkeys(names, multiple)

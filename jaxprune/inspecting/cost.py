@@ -33,10 +33,15 @@ from jaxprune.inspecting.closed_forms import (
     weights_terms,
 )
 from jaxprune.inspecting.cost_makers import state_bytes, weight_bytes
+from jaxprune.inspecting.expected import expected_total
+from jaxprune.inspecting.latency_tables import LatencyTable, tabled
+from jaxprune.inspecting.measured_latency import Fidelity, fidelity, interleaved, latency_table
 from jaxprune.inspecting.parameters import each_contraction as each_contraction
 from jaxprune.inspecting.parameters import parameters
+from jaxprune.inspecting.peak_memory import peak_memory as peak_memory
+from jaxprune.inspecting.peak_memory import peak_terms
 from jaxprune.inspecting.routing import active_params as active_params
-from jaxprune.inspecting.terms import Dearest, Product, Terms, summed, total
+from jaxprune.inspecting.terms import Dearest, Term, Terms, summed, total
 from jaxprune.inspecting.without_branches import Without
 from jaxprune.keep import check
 from jaxprune.program import jaxpr
@@ -45,7 +50,9 @@ from jaxprune.program.traits import Trait
 
 __all__ = [
     "ClosedForm",
+    "Fidelity",
     "Latency",
+    "LatencyTable",
     "Uncounted",
     "activation_bytes",
     "active_params",
@@ -53,10 +60,16 @@ __all__ = [
     "channel_cost",
     "each_contraction",
     "energy",
+    "expected",
+    "fidelity",
+    "interleaved",
     "latency",
+    "latency_table",
     "macs",
     "params",
+    "peak_memory",
     "state_bytes",
+    "tabled",
     "terms_of",
     "uncounted",
     "warn_uncounted",
@@ -166,6 +179,40 @@ def branch_cost(graph: ChannelGraph, cost: Cost = macs) -> dict[str, int]:
     return {name: sum(sizes.get(key, 0) for key in keys) for name, keys in parts.items()}
 
 
+def expected(graph: ChannelGraph, cost: Cost, widths: Mapping[str, Any]) -> Any:
+    """Returns a closed form at widths that are real numbers, f32[]: traced and differentiable.
+
+    At the widths of a network it is the cost of that network. It is what a penalty on expected
+    widths needs (`jp.gates.lagrangian`), and its derivative by a width what one channel costs there
+    (`jp.sparsify.morphnet`). Where a group meets itself (a layer from a stream to the stream) the
+    square of the expected width stands for the expected square, which is larger by the variance.
+
+    Args:
+      graph: what `jaxprune.trace` returned.
+      cost: a closed form of this module.
+      widths: {group: its width, from 0 to its size}; absent groups are whole. {branch: probability
+        that it stays}, in a scan f32[steps] too: what is there for that branch alone counts as
+        often. What several branches share counts as if one of them stayed.
+
+    Raises:
+      BudgetError: the cost is not a closed form, a name is unknown, or a number is out of range.
+
+    >>> import jax, numpy as np, jaxprune as jp
+    >>> v = {"first": np.ones((2, 4)), "second": np.ones((4, 3))}
+    >>> graph = jp.trace(lambda v, x: x @ v["first"] @ v["second"], v, np.ones((1, 2)))
+    >>> macs = lambda width: jp.cost.expected(graph, jp.cost.macs, {"first": width})
+    >>> float(macs(2.5)), float(jax.grad(macs)(2.5))
+    (12.5, 5.0)
+    """
+    check_graph(graph)
+    if (terms := terms_of(cost)) is None:
+        raise BudgetError(
+            f"{kind_of(cost)} is not a closed form, so it has no value between two widths.\n"
+            "Fix: jp.cost.macs, activation_bytes, params, weights, weight_bytes() or state_bytes()."
+        )
+    return expected_total(graph, terms, widths)
+
+
 def energy(table: Mapping[Any, float]) -> ClosedForm:
     """Returns the cost: what each of several costs takes, by a table of yours, in its unit.
 
@@ -211,10 +258,10 @@ def energy(table: Mapping[Any, float]) -> ClosedForm:
     return ClosedForm("energy", terms, of_contractions=True)
 
 
-def _times(term: Product | Dearest, factor: float) -> Product | Dearest:
-    if isinstance(term, Product):
-        return term._replace(factor=term.factor * factor)
-    return Dearest([[_times(each, factor) for each in part] for part in term.alternatives])
+def _times(term: Term, factor: float) -> Term:
+    if isinstance(term, Dearest):
+        return Dearest([[_times(each, factor) for each in part] for part in term.alternatives])
+    return term._replace(factor=term.factor * factor)
 
 
 class Uncounted(NamedTuple):
@@ -344,5 +391,6 @@ _TERMS: Mapping[Cost, TermsOf] = {
     macs: macs_terms,
     activation_bytes: activation_terms,
     params: params_terms,
+    peak_memory: peak_terms,
     weights: weights_terms,
 }

@@ -1,13 +1,18 @@
 """What closed-form costs are: sums of products of the sizes of spaces."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
 
 from jaxprune.program import spaces as ax
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.spaces import Space
 
-Widths = Mapping[str, int]
+Widths = Mapping[str, Any]
+"""{group: its width}: a number, an expected one too, which may be traced."""
 
 
 class Product(NamedTuple):
@@ -18,13 +23,23 @@ class Product(NamedTuple):
     of: Op | str | None = None  # the contraction, or the path of the variable
 
 
+class Lookup(NamedTuple):
+    """A term of a cost: a factor times what a table says of the widths of the groups `names`."""
+
+    factor: float
+    names: tuple[str, ...]
+    read: Callable[[Widths], float]
+    of: Op | None = None
+
+
 class Dearest(NamedTuple):
     """A term of a cost: the largest of several sums of terms."""
 
-    alternatives: Sequence[Sequence["Product | Dearest"]]
+    alternatives: Sequence[Sequence["Term"]]
 
 
-Terms = Iterable[Product | Dearest]
+Term = Product | Lookup | Dearest
+Terms = Iterable[Term]
 
 
 def total(terms: Terms, at: Widths) -> Any:
@@ -32,13 +47,22 @@ def total(terms: Terms, at: Widths) -> Any:
     found = 0
     for term in terms:
         if isinstance(term, Dearest):
-            found += max((total(branch, at) for branch in term.alternatives), default=0)
+            found += _largest([total(branch, at) for branch in term.alternatives])
+        elif isinstance(term, Lookup):
+            found += term.factor * term.read(at)
         else:
             volume = term.factor
             for space in term.spaces:
                 volume *= ax.count(space, at)
             found += volume
     return found
+
+
+def _largest(values: Sequence[Any]) -> Any:
+    """The largest of numbers, traced ones too; 0 of none."""
+    if any(isinstance(value, jax.Array) for value in values):
+        return functools.reduce(jnp.maximum, values)
+    return max(values, default=0)
 
 
 class Count(NamedTuple):
@@ -54,12 +78,20 @@ def summed(terms: Terms, at: Widths) -> Count:
     for term in terms:
         if isinstance(term, Dearest):
             found = _dearest([summed(branch, at) for branch in term.alternatives])
+        elif isinstance(term, Lookup):
+            found = _looked_up(term, at)
         else:
             found = _product([Count(term.factor, {}), *(_size(s, at) for s in term.spaces)])
         total += found.value
         for name, loss in found.losses.items():
             losses[name] = losses.get(name, 0) + loss
     return Count(total, losses)
+
+
+def _looked_up(term: Lookup, at: Widths) -> Count:
+    value = term.factor * term.read(at)
+    fewer = {name: term.read({**at, name: at[name] - 1}) for name in term.names if name in at}
+    return Count(value, {name: value - term.factor * left for name, left in fewer.items()})
 
 
 def _dearest(branches: Sequence[Count]) -> Count:

@@ -1,14 +1,19 @@
 """The allocation of most value under several costs, as a mixed-integer linear program."""
 
-from typing import Any
+import math
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from jaxprune.arguments.checks import kind_of
 from jaxprune.arguments.numbers import is_number, plain
 from jaxprune.errors import BudgetError, JaxpruneError
 from jaxprune.inspecting.cost import terms_of
 from jaxprune.plan.allocation import Allocation, Decision, allocation
-from jaxprune.plan.expressions import cost_expressions
-from jaxprune.plan.linear_program import Program
+from jaxprune.plan.cost_tables import cost_tables
+from jaxprune.plan.linear_program import INFEASIBLE, Program, parts
 from jaxprune.plan.problems import Problem
 
 CUTS = 50
@@ -19,9 +24,10 @@ def milp(problem: Problem, *, gap: float = 0.005, seconds: float = 60.0) -> Allo
     """Returns the allocation of the largest sum of values within all limits.
 
     Every choice takes one width of its ladder, a binary variable for each. A cost is a sum of
-    products of widths; a product is linearized exactly, by what it is at each width of one of its
-    factors. What is returned is within every limit by the closed form itself, not by the tolerance
-    of the solver.
+    products of widths; what depends on several choices is linearized exactly, by a variable for
+    every combination of their widths. A choice that most products share, such as the stream of a
+    decoder, is taken at each of its widths in turn. What is returned is within every limit by the
+    closed form itself, not by the tolerance of the solver.
 
     What goes only with several branches together (of shared weights, say) counts as staying: there
     the limits hold, and a better allocation may be missed.
@@ -37,7 +43,8 @@ def milp(problem: Problem, *, gap: float = 0.005, seconds: float = 60.0) -> Allo
       JaxpruneError: `problem` is not one, or the solver has nothing after `seconds`.
 
     Source: the choice of one block per layer of Bercovich et al., "Puzzle", 2024, section 4, whose
-    costs are sums; products of widths by disaggregated bounds, as McCormick, 1976.
+    costs are sums; combinations by their marginals, the local polytope of Wainwright and Jordan,
+    "Graphical Models, Exponential Families, and Variational Inference", 2008, section 4.
     Solved by HiGHS (`scipy.optimize.milp`).
     """
     if not isinstance(problem, Problem):
@@ -51,24 +58,60 @@ def milp(problem: Problem, *, gap: float = 0.005, seconds: float = 60.0) -> Allo
             f"milp needs closed forms, and {', '.join(wrong)} are not.\nFix: costs of jp.cost, or "
             "jp.select.budget(bounds=...), which takes any cost."
         )
-    program = Program(problem.choices)
-    for limit in problem.limits:
-        program.bound(cost_expressions(problem, limit.cost), limit.value)
-    trace: list[Decision] = []
+    costs = [(cost_tables(problem, limit.cost), limit.value) for limit in problem.limits]
+    found = _search(problem, parts(problem.choices, costs), gap, seconds)
+    if found.picks is None:
+        raise JaxpruneError(
+            f"the solver has no allocation after {seconds} s: {found.message}\n"
+            "Fix: a larger seconds=, or smaller ladders."
+        )
+    share = max(0.0, found.bound - found.worth) / found.worth if found.worth else 0.0
+    return allocation(problem, found.picks, gap=share, trace=found.trace)
+
+
+class _Found(NamedTuple):
+    """The best picks, what they are worth, what others may be worth, and what the solver said."""
+
+    picks: list[int] | None
+    worth: float
+    bound: float
+    trace: list[Decision]
+    message: str = "no widths are within all bounds"
+
+
+def _search(problem: Problem, programs: Sequence[Program], gap: float, seconds: float) -> _Found:
+    """Solves the parts of a problem, the most promising first, as long as one may be better."""
+    end = time.perf_counter() + seconds
+    found = _Found(None, 0.0, 0.0, [])
+    bounds = [program.relaxed(seconds) if len(programs) > 1 else math.inf for program in programs]
+    for i in np.argsort(-np.array(bounds), kind="stable"):
+        enough = found.worth * (1 + gap) if found.picks else -math.inf
+        if bounds[i] <= enough or (found.picks and time.perf_counter() > end):
+            return found._replace(bound=max(found.bound, bounds[i]))
+        found = _better(problem, programs[i], found, enough, gap, end - time.perf_counter())
+    return found
+
+
+def _better(
+    problem: Problem, program: Program, best: _Found, enough: float, gap: float, seconds: float
+) -> _Found:
+    """Returns the better one of the best picks and those of a program that are worth enough."""
+    end = time.perf_counter() + seconds
     for _ in range(CUTS):
-        solved = program.solve(gap, seconds)
+        solved = program.solve(gap, max(0.0, end - time.perf_counter()), least=enough)
+        if solved.status == INFEASIBLE:
+            return best._replace(bound=max(best.bound, enough))
+        dual = solved.mip_dual_bound  # None where the time was over before there was one
+        bound = math.inf if dual is None else max(best.bound, -float(dual))
         if solved.x is None:
-            raise JaxpruneError(
-                f"the solver has no allocation after {seconds} s: {solved.message}\n"
-                "Fix: a larger seconds=, or smaller ladders."
-            )
+            return best._replace(bound=bound, message=solved.message)
         picks = program.picks(solved.x)
-        trace.append(Decision("candidate", problem.value(picks)))
+        best.trace.append(Decision("candidate", problem.value(picks)))
         if problem.holds(problem.keep(picks)):
             worth = program.worth(problem.value(picks))
-            left = max(0.0, -float(solved.mip_dual_bound) - worth)
-            share = left / worth if worth else 0.0
-            return allocation(problem, picks, gap=share, trace=trace)
+            if best.picks is None or worth > best.worth:
+                best = best._replace(picks=picks, worth=worth)
+            return best._replace(bound=bound)
         program.rule_out(picks)
     raise JaxpruneError(
         f"{CUTS} solutions in a row keep a bound within the tolerance of the solver only.\n"

@@ -1,62 +1,97 @@
-"""Sums of products of widths as linear constraints, exact wherever the choices are whole."""
+"""Costs that are tables over choices as linear constraints, exact wherever the choices are whole.
+
+A table over several choices is the sum over their combinations of what it says times a column that
+is 1 where all of them are taken. These columns are between 0 and 1 and need not be whole: those of
+a combination add up to the columns of each of its parts, which leaves them no other value where the
+choices are whole, and keeps the relaxation tight where they are not. Products whose table would be
+too large are disaggregated: their columns are shares of the largest that the rest can be.
+"""
 
 import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxprune.plan.expressions import Expression, Most, Number, Plus, Times, Width, plus, times
+from jaxprune.plan.cost_tables import Factors, Sum, Table, at, merged, spread
 from jaxprune.plan.problems import Choice
 
 SCALE = 1e4
 """The value between the worst and the best picks, to the solver: it ends at a gap of 1e-6."""
+CELLS = (1024, 128, 16, 1)
+"""The most combinations that get columns together: the first that leaves few columns."""
+COLUMNS = 20_000
+"""What are few columns."""
+FEW = 4_000
+"""What are so few columns that nothing is gained by parts."""
+SOLVED, INFEASIBLE = 0, 2
+"""What `scipy.optimize.milp` calls its status at the optimum, and where nothing is feasible."""
+
+Set = tuple[int, ...]
+"""Choices, ascending."""
+
+
+class Row(NamedTuple):
+    """A linear constraint: between two bounds."""
+
+    columns: np.ndarray
+    factors: np.ndarray
+    low: float
+    high: float
 
 
 class Linear(NamedTuple):
     """A linear expression of the columns, with a lower and an upper bound of what it is."""
 
-    columns: Mapping[int, float]
+    columns: np.ndarray
+    factors: np.ndarray
     number: float
     low: float
     high: float
 
 
 class Program:
-    """A mixed-integer linear program that grows: one binary column for each width of a choice.
+    """A mixed-integer linear program: one binary column for each width of a choice."""
 
-    A product u * R, of a width u and anything else, is the sum over the widths w of u of w * z[w],
-    where z[w] is R if u is w and 0 elsewhere: the z add up to R, and each is between the least and
-    the largest R there, or 0.
-    """
-
-    def __init__(self, choices: Sequence[Choice]):
+    def __init__(self, choices: Sequence[Choice], costs: Sequence[tuple[Sum, float]]):
+        """Takes the choices, and costs with what they may be at most."""
         self.choices = choices
-        ends = np.cumsum([0, *(len(choice.widths) for choice in choices)])
-        self.columns = [list(range(start, end)) for start, end in itertools.pairwise(ends.tolist())]
-        self.binary = self.size = int(ends[-1])
-        self.rows: list[tuple[Mapping[int, float], float, float]] = []
-        self.known: dict[Expression, Linear] = {}
-        self.met: Counter[int] = Counter()
-        for columns in self.columns:
-            self.rows.append((dict.fromkeys(columns, 1.0), 1.0, 1.0))
+        self.size = 0
+        self.rows: list[Row] = []
+        self.columns: dict[Set, np.ndarray] = {}
+        for i, choice in enumerate(choices):
+            self.columns[i,] = self._new(len(choice.widths))
+            self._equal([(self.columns[i,], 1.0)], 1.0)
+        self.binary = self.size
         self.least = sum(float(choice.values.min()) for choice in choices)
         most = sum(float(choice.values.max()) for choice in choices)
         self.scale = SCALE / (most - self.least) if most > self.least else 1.0
+        sizes = [len(choice.widths) for choice in choices]
+        self.cells = cells_of([cost for cost, _ in costs], sizes)
+        self.sets = sets([cost for cost, _ in costs], self.cells)
+        self._combine()
+        for cost, limit in costs:
+            found = self._sum(cost)
+            row = Row(found.columns, found.factors / limit, -math.inf, 1 - found.number / limit)
+            self.rows.append(row)
 
-    def bound(self, cost: Expression, limit: float) -> None:
-        """Adds: the cost is at most `limit`."""
-        _count(cost, self.met)
-        found = self.linear(cost)
-        row = {column: factor / limit for column, factor in found.columns.items()}
-        self.rows.append((row, -math.inf, 1.0 - found.number / limit))
+    def fix(self, choice: int, pick: int) -> None:
+        """Adds: a choice takes the width at a place of its ladder."""
+        self._equal([(self.columns[choice,][[pick]], 1.0)], 1.0)
+
+    def relaxed(self, seconds: float) -> float:
+        """Returns what picks can be worth at most, -inf where none are within the costs."""
+        solved = self.solve(0.0, seconds, whole=False)
+        if solved.status == INFEASIBLE:
+            return -math.inf
+        return -float(solved.fun) if solved.status == SOLVED else math.inf
 
     def rule_out(self, picks: Sequence[int]) -> None:
         """Adds: not all of these picks together."""
-        chosen = {columns[pick]: 1.0 for columns, pick in zip(self.columns, picks, strict=True)}
-        self.rows.append((chosen, -math.inf, len(chosen) - 1.0))
+        chosen = np.array([self.columns[i,][pick] for i, pick in enumerate(picks)])
+        self.rows.append(Row(chosen, np.ones(len(chosen)), -math.inf, len(chosen) - 1.0))
 
     def worth(self, value: float) -> float:
         """Returns a value as the solver has it: above the least one, scaled."""
@@ -64,123 +99,220 @@ class Program:
 
     def picks(self, x: np.ndarray) -> list[int]:
         """Returns the place in its ladder that every choice takes."""
-        return [int(np.argmax(x[columns])) for columns in self.columns]
+        return [int(np.argmax(x[self.columns[i,]])) for i in range(len(self.choices))]
 
-    def solve(self, gap: float, seconds: float) -> Any:
-        """Returns the result of `scipy.optimize.milp`, whose objective is minus the worth."""
+    def solve(
+        self, gap: float, seconds: float, *, whole: bool = True, least: float = -math.inf
+    ) -> Any:
+        """Returns the result of `scipy.optimize.milp`, whose objective is minus the worth.
+
+        `whole` asks for whole choices, `least` for a worth of so much.
+        """
         from scipy import optimize, sparse
 
         objective = np.zeros(self.size)
-        for choice, columns in zip(self.choices, self.columns, strict=True):
-            objective[columns] = -(choice.values - choice.values.min()) * self.scale
-        entries = [
-            (row, column, factor)
-            for row, (factors, _, _) in enumerate(self.rows)
-            for column, factor in factors.items()
-        ]
-        rows, columns, factors = zip(*entries, strict=True)
-        matrix = sparse.csr_array((factors, (rows, columns)), shape=(len(self.rows), self.size))
-        low: Any = np.array([row[1] for row in self.rows])
-        high: Any = np.array([row[2] for row in self.rows])
+        for i, choice in enumerate(self.choices):
+            objective[self.columns[i,]] = -(choice.values - choice.values.min()) * self.scale
+        aim = np.flatnonzero(objective)
+        rows = (
+            [*self.rows, Row(aim, objective[aim], -math.inf, -least)]
+            if least > -math.inf
+            else self.rows
+        )
+        lengths = [len(row.columns) for row in rows]
+        places = np.repeat(np.arange(len(rows)), lengths)
+        factors, columns = (
+            np.concatenate([getattr(r, n) for r in rows]) for n in ("factors", "columns")
+        )
+        matrix = sparse.csr_array((factors, (places, columns)), shape=(len(rows), self.size))
+        low: Any = np.array([row.low for row in rows])
+        high: Any = np.array([row.high for row in rows])
         return optimize.milp(
             objective,
-            integrality=np.arange(self.size) < self.binary,
+            integrality=(np.arange(self.size) < self.binary) & whole,
             bounds=optimize.Bounds(0, 1),
             constraints=optimize.LinearConstraint(matrix, low, high),
             options={"mip_rel_gap": gap, "time_limit": seconds},
         )
 
-    def linear(self, expression: Expression) -> Linear:
-        """Returns an expression in the columns, with those that it needs."""
-        if expression not in self.known:
-            self.known[expression] = self._linear(expression)
-        return self.known[expression]
+    def _new(self, count: int) -> np.ndarray:
+        self.size += count
+        return np.arange(self.size - count, self.size)
 
-    def _linear(self, expression: Expression) -> Linear:
-        if isinstance(expression, Number):
-            return Linear({}, expression.value, expression.value, expression.value)
-        if isinstance(expression, Width):
-            return self._power(expression.choice, 1)
-        if isinstance(expression, Plus):
-            return _sum([self.linear(part) for part in expression.parts])
-        if isinstance(expression, Most):
-            return self._most([self.linear(part) for part in expression.alternatives])
-        return self._product(expression)
+    def _equal(self, parts: Sequence[tuple[np.ndarray, Any]], to: float) -> None:
+        """Adds: the parts, columns with their factors, add up to a number."""
+        columns = np.concatenate([part for part, _ in parts])
+        factors = np.concatenate([np.broadcast_to(by, part.shape) for part, by in parts])
+        self.rows.append(Row(columns, factors, to, to))
 
-    def _product(self, product: Times) -> Linear:
-        widths = Counter(item.choice for item in product.factors if isinstance(item, Width))
-        others = [item for item in product.factors if not isinstance(item, Width)]
-        if others and isinstance(others[0], Number):
-            return _scaled(self.linear(times(product.factors[1:])), others[0].value)
-        if not widths:
-            first, *rest = sorted(others, key=lambda x: len(x.parts) if isinstance(x, Plus) else 0)
-            assert isinstance(first, Plus)  # the largest of several stands in no product
-            return self.linear(plus(times([part, *rest]) for part in first.parts))
-        outer = max(widths, key=lambda choice: (self.met[choice], -choice))
-        rest = [item for item in product.factors if item != Width(outer)]
-        if not rest:
-            return self._power(outer, widths[outer])
-        return self._times(outer, widths[outer], self.linear(times(rest)))
+    def _combine(self) -> None:
+        """Gives every set of choices its columns, after the sets that it contains."""
+        shared = separators(self.sets)
+        for several in [*shared, *(s for s in self.sets if len(s) > 1)]:
+            if several in self.columns:
+                continue
+            shape = [len(self.choices[i].widths) for i in several]
+            grid = self._new(math.prod(shape)).reshape(shape)
+            inside = _largest(s for s in shared if set(s) < set(several))
+            single = [(i,) for i in several if not any(i in part for part in inside)]
+            for part in (*inside, *single):
+                order = [several.index(i) for i in part]
+                rest = [k for k in range(len(several)) if k not in order]
+                rows = grid.transpose([*order, *rest]).reshape(self.columns[part].size, -1)
+                for row, column in zip(rows, self.columns[part].reshape(-1), strict=True):
+                    self._equal([(row, 1.0), (np.array([column]), -1.0)], 0.0)
+            self.columns[several] = grid
 
-    def _power(self, choice: int, power: int) -> Linear:
-        widths = [float(width) ** power for width in self.choices[choice].widths]
-        columns = dict(zip(self.columns[choice], widths, strict=True))
-        return Linear(columns, 0.0, min(widths), max(widths))
+    def _sum(self, cost: Sum) -> Linear:
+        products = [merged(product, self.cells) for product in cost.products]
+        whole = [tables[0] for tables in products if len(tables) == 1]
+        found = [self._tables(whole), *(self._product(p) for p in products if len(p) > 1)]
+        return _added([*found, *(self._most(parts) for parts in cost.largest)])
 
-    def _times(self, choice: int, power: int, rest: Linear) -> Linear:
-        """The width of a choice, to a power, times the rest; a column z is a share of its bound."""
-        if not rest.columns or rest.high == 0:
-            return _scaled(self._power(choice, power), rest.number)
-        widths = [float(width) ** power for width in self.choices[choice].widths]
-        z = [self._column() for _ in widths]
-        share = {column: -factor / rest.high for column, factor in rest.columns.items()}
-        number = rest.number / rest.high
-        self.rows.append((dict.fromkeys(z, 1.0) | share, number, number))
-        for column, chosen in zip(z, self.columns[choice], strict=True):
-            self.rows.append(({column: 1.0, chosen: -1.0}, -math.inf, 0.0))
-            if rest.low > 0:
-                self.rows.append(({column: 1.0, chosen: -rest.low / rest.high}, 0.0, math.inf))
-        factors = {column: width * rest.high for column, width in zip(z, widths, strict=True)}
-        return Linear(factors, 0.0, min(widths) * rest.low, max(widths) * rest.high)
+    def _tables(self, tables: Iterable[Table]) -> Linear:
+        """A sum of tables, each by the columns of the first set that has all of its choices."""
+        known: dict[Set, Any] = {}
+        number = 0.0
+        for table in tables:
+            if not table.choices:
+                number += float(table.values)
+                continue
+            home = self._home(table.choices)
+            known[home] = known.get(home, 0.0) + spread(table, home)
+        each = [np.broadcast_to(v, self.columns[home].shape).ravel() for home, v in known.items()]
+        return Linear(
+            np.concatenate([np.zeros(0, int), *(self.columns[home].ravel() for home in known)]),
+            np.concatenate([np.zeros(0), *each]),
+            number,
+            number + sum(float(values.min()) for values in each),
+            number + sum(float(values.max()) for values in each),
+        )
 
-    def _most(self, parts: Sequence[Linear]) -> Linear:
+    def _home(self, choices: Set) -> Set:
+        if choices in self.columns:
+            return choices
+        return next(s for s in self.sets if set(choices) <= set(s))
+
+    def _product(self, tables: Factors) -> Linear:
+        rest = self._tables(tables[:1])
+        for table in tables[1:]:
+            rest = self._times(table, rest)
+        return rest
+
+    def _times(self, table: Table, rest: Linear) -> Linear:
+        """A table times the rest; a column for each combination is a share of its bound."""
+        home = self._home(table.choices)
+        chosen = self.columns[home].ravel()
+        values = np.broadcast_to(spread(table, home), self.columns[home].shape).ravel()
+        z = self._new(len(chosen))
+        if rest.high > 0:
+            shares = (rest.columns, -rest.factors / rest.high)
+            self._equal([(z, 1.0), shares], rest.number / rest.high)
+        least = max(rest.low, 0.0) / rest.high if rest.high > 0 else 0.0
+        for pair in zip(z, chosen, strict=True):
+            self.rows.append(Row(np.array(pair), np.array([1.0, -1.0]), -math.inf, 0.0))
+            self.rows.append(Row(np.array(pair), np.array([1.0, -least]), 0.0, math.inf))
+        low, high = values.min() * rest.low, values.max() * rest.high
+        return Linear(z, values * rest.high, 0.0, float(low), float(high))
+
+    def _most(self, parts: Sequence[Sum]) -> Linear:
         """A column that is at least each part; costs are bounded from above only."""
-        high = max(part.high for part in parts)
-        if high == 0:
-            return Linear({}, 0.0, 0.0, 0.0)
-        column = self._column()
+        each = [self._sum(part) for part in parts]
+        high = max((part.high for part in each), default=0.0)
+        if high <= 0:
+            return _added([])
+        column = self._new(1)
+        for part in each:
+            columns = np.concatenate([column, part.columns])
+            factors = np.concatenate([[1.0], -part.factors / high])
+            self.rows.append(Row(columns, factors, part.number / high, math.inf))
+        return Linear(column, np.array([high]), 0.0, max(part.low for part in each), high)
+
+
+def parts(choices: Sequence[Choice], costs: Sequence[tuple[Sum, float]]) -> list[Program]:
+    """Returns the program, or one for each width of a choice that most products have in common.
+
+    Without that choice (the stream of a decoder) the others hardly meet: the parts are smaller
+    together than the whole, and far easier.
+    """
+    hub = _hub([cost for cost, _ in costs], [len(choice.widths) for choice in choices])
+    if hub is None:
+        return [Program(choices, costs)]
+    found = []
+    for pick in range(len(choices[hub].widths)):
+        found.append(Program(choices, [(at(cost, hub, pick), limit) for cost, limit in costs]))
+        found[-1].fix(hub, pick)
+    return found
+
+
+def _hub(costs: Sequence[Sum], sizes: Sequence[int]) -> int | None:
+    found = sets(costs, CELLS[0])
+    before = columns_of(found, sizes)
+    met = Counter(i for several in found for i in several)
+    if before <= FEW or not met:
+        return None
+    hub = max(met, key=lambda choice: (met[choice], -choice))
+    left = _largest(tuple(i for i in several if i != hub) for several in found)
+    return hub if columns_of(left, sizes) * sizes[hub] <= 1.5 * before else None
+
+
+def cells_of(costs: Iterable[Sum], sizes: Sequence[int]) -> int:
+    """Returns how many combinations may get columns together, so that there are few columns."""
+    costs = list(costs)
+    few = (cells for cells in CELLS if columns_of(sets(costs, cells), sizes) <= COLUMNS)
+    return next(few, CELLS[-1])
+
+
+def columns_of(found: Iterable[Set], sizes: Sequence[int]) -> int:
+    """Returns how many combinations there are of the choices of all sets."""
+    return sum(math.prod(sizes[i] for i in several) for several in found)
+
+
+def sets(costs: Iterable[Sum], cells: int) -> list[Set]:
+    """Returns the sets of choices that tables of costs are over, none of them in another."""
+    return _largest(
+        dict.fromkeys(
+            table.choices
+            for cost in costs
+            for product in every_product(cost)
+            for table in merged(product, cells)
+        )
+    )
+
+
+def every_product(cost: Sum) -> Iterable[Factors]:
+    """Yields the products of a cost, and of all that it is the largest of."""
+    yield from cost.products
+    for parts in cost.largest:
         for part in parts:
-            row = {key: -factor / high for key, factor in part.columns.items()}
-            self.rows.append((row | {column: 1.0}, part.number / high, math.inf))
-        return Linear({column: high}, 0.0, max(part.low for part in parts), high)
-
-    def _column(self) -> int:
-        self.size += 1
-        return self.size - 1
+            yield from every_product(part)
 
 
-def _sum(parts: Sequence[Linear]) -> Linear:
-    columns: dict[int, float] = {}
-    for part in parts:
-        for column, factor in part.columns.items():
-            columns[column] = columns.get(column, 0.0) + factor
+def separators(found: Sequence[Set]) -> list[Set]:
+    """Returns what two or more choices each several sets share, small ones first."""
+    large = [frozenset(several) for several in found if len(several) > 2]
+    pairs = {a & b for a, b in itertools.combinations(large, 2) if len(a & b) > 1}
+    return sorted((tuple(sorted(pair)) for pair in pairs), key=lambda s: (len(s), s))
+
+
+def _largest(found: Iterable[Set]) -> list[Set]:
+    """Those that are in no other, in order of their size, largest first."""
+    kept: list[Set] = []
+    by_choice: dict[int, list[frozenset[int]]] = {}
+    for several in sorted(found, key=lambda s: (-len(s), s)):
+        inside = set(several)
+        if several and not any(inside <= other for other in by_choice.get(several[0], ())):
+            kept.append(several)
+            for choice in several:
+                by_choice.setdefault(choice, []).append(frozenset(several))
+    return kept
+
+
+def _added(parts: Sequence[Linear]) -> Linear:
     return Linear(
-        columns,
+        np.concatenate([np.zeros(0, int), *(part.columns for part in parts)]),
+        np.concatenate([np.zeros(0), *(part.factors for part in parts)]),
         sum(part.number for part in parts),
         sum(part.low for part in parts),
         sum(part.high for part in parts),
     )
-
-
-def _scaled(found: Linear, by: float) -> Linear:
-    columns = {column: factor * by for column, factor in found.columns.items()}
-    return Linear(columns, found.number * by, found.low * by, found.high * by)
-
-
-def _count(expression: Expression, met: Counter[int]) -> None:
-    """Counts how often each choice is met."""
-    if isinstance(expression, Width):
-        met[expression.choice] += 1
-    elif not isinstance(expression, Number):
-        for part in expression[0]:
-            _count(part, met)

@@ -11,7 +11,7 @@ from jaxprune.arguments import paths
 from jaxprune.arguments.bounds import Bound, typed_costs
 from jaxprune.arguments.checks import check_callable, check_mapping, kind_of
 from jaxprune.arguments.numbers import check_count, is_count, is_integer, plain
-from jaxprune.errors import BudgetError
+from jaxprune.errors import BudgetError, JaxpruneError
 from jaxprune.graph import ChannelGraph
 from jaxprune.groups.constraints import Constraints
 from jaxprune.groups.scored import Scores, real
@@ -21,6 +21,10 @@ from jaxprune.select.removal import Order, keep_of, limit_of, removal_order, wid
 
 STEPS = 8
 """The default number of widths in a ladder."""
+
+
+FLOOR = 0.1
+"""The share of its channels that a group keeps where no constraint says how many."""
 
 
 class Choice(NamedTuple):
@@ -48,12 +52,16 @@ class Limit(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Problem:
-    """What all planners take; made by `jp.plan.problem`."""
+    """What all planners take; made by `jp.plan.problem`.
+
+    `floor`: the share that every group keeps by default, None where a constraint says it.
+    """
 
     graph: ChannelGraph = field(repr=False)
     order: Order = field(repr=False)
     choices: tuple[Choice, ...]
     limits: tuple[Limit, ...]
+    floor: float | None = None
 
     def keep(self, picks: Sequence[int]) -> dict[str, np.ndarray]:
         """Returns the keep where every choice takes the width at its place of the ladder.
@@ -95,6 +103,15 @@ class Problem:
         return [plain(n) for n in given]
 
 
+def check_problem(value: Any) -> None:
+    """Raises JaxpruneError unless this is a problem."""
+    if not isinstance(value, Problem):
+        raise JaxpruneError(
+            f"problem must be a Problem, got {kind_of(value)}.\n"
+            "Fix: jp.plan.problem(graph, scores, bounds={jp.cost.macs: 0.5})."
+        )
+
+
 def problem(
     graph: ChannelGraph,
     scores: Scores,
@@ -120,7 +137,9 @@ def problem(
       values: {group: {width: value}}, such as measured ones, in the place of sums of scores: for
         every width of its ladder. Of groups that `equal` ties they add up.
       branches: {branch: value of keeping it, or one for each step}: what may go beside channels.
-      **constraints: see `jp.select.Constraints`. What `equal` ties is one choice.
+      **constraints: see `jp.select.Constraints`. What `equal` ties is one choice. Without
+        `min_channels`, `min_keep_ratio` and `max_prune_ratio` a group keeps a tenth, so that no
+        layer is emptied; a printed `Allocation` names the groups that this held.
 
     Raises:
       BudgetError: no bound, a bound that no choice of the smallest widths meets (all such are
@@ -143,7 +162,9 @@ def problem(
     value: 25, gap 0.00%
     """
     asked = _typed(bounds)
-    order = removal_order(graph, scores, constraints)
+    floor = None if _FLOORS & constraints.keys() else FLOOR
+    floors: Constraints = {} if floor is None else {"min_keep_ratio": floor}
+    order = removal_order(graph, scores, {**floors, **constraints})
     cost.warn_uncounted(graph, list(asked), stacklevel=2)
     ladders = _ladders(order, ladder)
     given = {} if values is None else check_mapping(values, "values", _VALUES, BudgetError)
@@ -165,11 +186,14 @@ def problem(
         else limit
         for i, limit in enumerate(limits)
     ]
-    found = Problem(graph=graph, order=order, choices=tuple(choices), limits=tuple(limits))
+    found = Problem(
+        graph=graph, order=order, choices=tuple(choices), limits=tuple(limits), floor=floor
+    )
     _check_reachable(found)
     return found
 
 
+_FLOORS = {"min_channels", "min_keep_ratio", "max_prune_ratio"}
 _VALUES = "{group: {width: value}}"
 
 

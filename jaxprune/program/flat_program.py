@@ -116,6 +116,11 @@ def is_layer(op: Op) -> bool:
     return any(map(_with_variable, _all(op)))
 
 
+def contracts(op: Op) -> bool:
+    """True of a contraction, or what holds one."""
+    return any(Trait.CONTRACTS in item.traits for item in _all(op))
+
+
 def pairs_activations(op: Op) -> bool:
     """True of a contraction of two activations, or what holds one."""
     return any(

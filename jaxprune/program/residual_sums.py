@@ -28,7 +28,7 @@ class Removable(NamedTuple):
     op, side: the addition, and which of its operands goes.
     within: the addition and the operand whose term it is; None where it is added to a stream.
     kernels: of the last layers before the sum the variables, as places in the tree.
-    layers: the contractions that are there for it alone.
+    layers: the contractions that are there for it alone, products of activations among them.
     inputs: the inputs of the program (of a scan: of its body) that are there for it alone.
     scan: the loop in whose body it stands, every step having its own.
     """
@@ -92,7 +92,7 @@ class _Sums:
         self.nodes = flat.nodes
         self.layer = [flat_program.is_layer(node.op) for node in flat.nodes]
         self.before = _Before(flat, self.layer)
-        self.alone = _alone(flat, self.layer)
+        self.alone = _alone(flat)
         self.onward = self._reaches_layers()
         self.kinds: dict[Edge, Edge | None] = {}
 
@@ -129,10 +129,10 @@ class _Sums:
         """Why an operand that is made from its stream is not a branch."""
         if self.nodes[place].outs[0] not in self.onward:
             return SCORES
-        layers, inputs = self.alone.get((place, side), ((), ()))
-        if not layers:
+        alone = self.alone.get((place, side))
+        if alone is None or not any(self.layer[at] for at in alone.contractions):
             return SHARED
-        if self.scan is not None and not self._stacked(inputs):
+        if self.scan is not None and not self._stacked(alone.inputs):
             return STEPS
         return None
 
@@ -172,10 +172,11 @@ class _Sums:
         return values
 
     def _branch(self, place: int, side: int) -> Removable:
-        layers, inputs = self.alone[place, side]
-        value, whole = self.nodes[place].ins[side], self.kinds[place, side]
+        alone, whole = self.alone[place, side], self.kinds[place, side]
+        value = self.nodes[place].ins[side]
         assert value is not None
-        last = set(_bits(self.before.last[value])) & set(layers) or set(layers)
+        layers = {layer for layer in alone.contractions if self.layer[layer]}
+        last = set(_bits(self.before.last[value])) & layers or layers
         kernels = (
             i for layer in sorted(last) for i in sorted(flat_program.kernels(self.nodes[layer].op))
         )
@@ -184,15 +185,22 @@ class _Sums:
             side=side,
             within=None if whole is None else (self.nodes[whole[0]].op, whole[1]),
             kernels=tuple(dict.fromkeys(kernels)),
-            layers=tuple(self.nodes[layer].op for layer in sorted(layers)),
-            inputs=tuple(sorted(inputs)),
+            layers=tuple(self.nodes[at].op for at in sorted(alone.contractions)),
+            inputs=tuple(sorted(alone.inputs)),
             scan=self.scan,
         )
 
 
-def _alone(flat: FlatProgram, layer: Sequence[bool]) -> dict[Edge, tuple[list[int], list[int]]]:
-    """For every operand of a sum the layers and the inputs that are there for it alone."""
-    alone: dict[Edge, tuple[list[int], list[int]]] = {}
+class _Alone(NamedTuple):
+    """What is there for one operand of a sum alone: contractions, inputs of the program."""
+
+    contractions: list[int]
+    inputs: list[int]
+
+
+def _alone(flat: FlatProgram) -> dict[Edge, _Alone]:
+    """For every operand of a sum what is there for it alone, if there is anything."""
+    alone: dict[Edge, _Alone] = {}
     tree = PostDominators()
     ways = {value: [tree.EXIT] for value in flat.results}
     for place in reversed(range(len(flat.nodes))):
@@ -202,12 +210,12 @@ def _alone(flat: FlatProgram, layer: Sequence[bool]) -> dict[Edge, tuple[list[in
         for side, value in enumerate(node.ins):
             if value is not None:
                 ways.setdefault(value, []).append(tree.add(here, (place, side)) if summed else here)
-        if layer[place]:
+        if flat_program.contracts(node.op):
             for edge in tree.through(here):
-                alone.setdefault(edge, ([], []))[0].append(place)
+                alone.setdefault(edge, _Alone([], [])).contractions.append(place)
     for i, value in enumerate(flat.ins):
         for edge in tree.through(tree.meet(ways[value])) if value in ways else ():
-            alone.setdefault(edge, ([], []))[1].append(i)
+            alone.setdefault(edge, _Alone([], [])).inputs.append(i)
     return alone
 
 

@@ -6,6 +6,8 @@ BatchNorms afresh:
 
     found = jp.recover.least_squares(graph, variables, keep, batches)
     small = jp.slice(graph, found.variables, keep)
+
+`distillation` and `feature_loss` are losses for the training after that, from the dense network.
 """
 
 from jaxprune.recover.absorb import Absorbed, absorb_constants
@@ -13,6 +15,7 @@ from jaxprune.recover.auxiliary_heads import Head
 from jaxprune.recover.batch_norm import recalibrate
 from jaxprune.recover.coefficients import Shrunk, lasso
 from jaxprune.recover.discrimination import Discriminating, dcp
+from jaxprune.recover.distilling import distillation, feature_loss
 from jaxprune.recover.fits import Form
 from jaxprune.recover.fitting import Fit, Order, Recovered
 from jaxprune.recover.reconstruction import least_squares
@@ -32,6 +35,8 @@ __all__ = [
     "Shrunk",
     "absorb_constants",
     "dcp",
+    "distillation",
+    "feature_loss",
     "lasso",
     "least_squares",
     "obs",

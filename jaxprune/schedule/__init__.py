@@ -18,6 +18,7 @@ A run that was killed begins with the last finished phase and its progress: `fro
 """
 
 from jaxprune.arguments.old_names import renamed as _renamed
+from jaxprune.schedule.asymptotic_ratio import asymptotic
 from jaxprune.schedule.phase import (
     Part,
     Phase,
@@ -62,6 +63,7 @@ __all__ = [
     "Tally",
     "Training",
     "agp",
+    "asymptotic",
     "begin",
     "constant",
     "from_json",

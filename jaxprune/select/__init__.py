@@ -1,6 +1,7 @@
 """Scores come in; which channels stay, under floors, rounding and budgets, goes out."""
 
 from jaxprune.arguments.old_names import renamed as _renamed
+from jaxprune.groups.array_widths import ArrayWidth
 from jaxprune.groups.constraints import Constraints
 from jaxprune.groups.scored import Scores
 from jaxprune.select.alone import sensitivity
@@ -11,6 +12,7 @@ from jaxprune.select.selectors import budget, global_ratio, per_group, threshold
 from jaxprune.select.ties import Ties, exact_count, lua_author, pytorch_author
 
 __all__ = [
+    "ArrayWidth",
     "Constraints",
     "Scores",
     "Ties",

@@ -80,7 +80,7 @@ def sensitivity(
     def value(keep: Keep, where: str) -> float:
         key = tuple(kept.tobytes() for kept in keep.values())
         if key not in known:
-            known[key] = _number(evaluate(masked(variables, keep)), where)
+            known[key] = finite(evaluate(masked(variables, keep)), where)
         return known[key]
 
     found = {}
@@ -108,7 +108,12 @@ def _ratios(given: Any) -> list[Any]:
     return ratios
 
 
-def _number(value: Any, where: str) -> float:
+def finite(value: Any, where: str) -> float:
+    """Returns what an evaluator gave.
+
+    Raises:
+      JaxpruneError: it is not a finite number.
+    """
     if shape_of_numbers(value) != [] or not np.isfinite(number := float(value)):
         shown = value if np.ndim(value) == 0 else kind_of(value)
         raise JaxpruneError(

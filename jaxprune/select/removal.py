@@ -27,6 +27,7 @@ from jaxprune.arguments.numbers import is_number, plain
 from jaxprune.errors import BudgetError
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.groups import equal
+from jaxprune.groups.array_widths import multiple_for
 from jaxprune.groups.constraints import (
     Constraints,
     Limits,
@@ -90,16 +91,9 @@ def removal_order(
         first: _joint([(checked[name], ranked[name]) for name in unit], across)
         for first, unit in units.items()
     }
-    multiple = multiples(graph, limits)
-    counts = {
-        first: _reachable(
-            joint[first].size,
-            limits,
-            math.lcm(*(multiple[name] for name in unit)),
-            max(graph.groups[name].least for name in unit),
-        )
-        for first, unit in units.items()
-    }
+    counts = _counts(
+        graph, limits, units, {name: int(row.shape[-1]) for name, row in joint.items()}
+    )
     highest = [joint[name][c[0] - c[1:] - 1] for name, c in counts.items()]
     owner = np.repeat(np.arange(len(units)), [len(steps) for steps in highest])
     removed = np.concatenate([-np.diff(c) for c in counts.values()])
@@ -174,6 +168,30 @@ def _check_present(units: Mapping[str, Unit], ranked: Mapping[str, np.ndarray]) 
     ]
     if failures:
         raise BudgetError("\n".join([*failures, "Fix: the same equal= from the first round on."]))
+
+
+def _counts(
+    graph: ChannelGraph, limits: Limits, units: Mapping[str, Unit], sizes: Mapping[str, int]
+) -> dict[str, np.ndarray]:
+    """Returns the reachable counts of every unit; of small ones first, which others build on."""
+    multiple, tied = multiples(graph, limits), {name for unit in units.values() for name in unit}
+    known = {
+        name: int(np.sum(limits.within.get(name, np.ones(group.size, bool)), axis=-1).flat[0])
+        for name, group in graph.groups.items()
+        if name not in tied
+    }
+    found: dict[str, np.ndarray] = {}
+    for first in sorted(units, key=lambda name: sizes[name]):
+        each = [
+            asked
+            if isinstance(asked := multiple[name], int)
+            else multiple_for(graph, name, asked.multiple, known)
+            for name in units[first]
+        ]
+        least = max(graph.groups[name].least for name in units[first])
+        found[first] = _reachable(sizes[first], limits, math.lcm(*each), least)
+        known |= dict.fromkeys(units[first], math.gcd(*found[first].tolist()))
+    return {first: found[first] for first in units}
 
 
 def _reachable(size: int, limits: Limits, multiple: int, least: int) -> np.ndarray:

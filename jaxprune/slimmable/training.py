@@ -10,12 +10,12 @@ from jax.core import Tracer
 
 from jaxprune.arguments import paths
 from jaxprune.arguments.checks import check_arrays, check_callable
-from jaxprune.arguments.numbers import check_positive, check_share
 from jaxprune.cutting import transforms
-from jaxprune.errors import JaxpruneError, KeepError
+from jaxprune.errors import KeepError
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.keep import check
 from jaxprune.keep.check import Keep
+from jaxprune.recover.distilling import check_mixture
 from jaxprune.slimmable.checks import named_keeps
 from jaxprune.slimmable.state import (
     Split,
@@ -153,15 +153,7 @@ def distillation(
 
     Source: Yu and Huang, "Universally Slimmable Networks", ICCV 2019 (T = 1, mix = 1).
     """
-    temperature = check_positive(temperature, "distillation: temperature", "temperature=1.0.")
-    mix = check_share(mix, "distillation: mix", "mix=1.0, no labels.")
-    check_callable(loss, "distillation: loss", "lambda outputs, targets: a scalar.", optional=True)
-    if (mix < 1) != (loss is not None):
-        raise JaxpruneError(
-            f"distillation: with mix={mix} the loss of the labels "
-            + ("is missing" if mix < 1 else "has no effect")
-            + ".\nFix: give loss where mix is below 1, and there alone."
-        )
+    temperature, mix = check_mixture("distillation", temperature, mix, loss)
 
     def taught(outputs: Any, teacher: Any, targets: Any) -> Any:
         soft = jax.nn.softmax(teacher / temperature)

@@ -11,9 +11,10 @@ from jaxprune.arguments import paths
 from jaxprune.arguments.checks import check_callable, check_flag, check_options
 from jaxprune.arguments.dtypes import wide_dtype
 from jaxprune.graph import ChannelGraph
-from jaxprune.groups.channels import located, members, norms, size
+from jaxprune.groups.channels import Members, located, norms, size
 from jaxprune.groups.constraints import Groups
-from jaxprune.sparsify.penalty import PenaltyState, check_strength, check_update
+from jaxprune.sparsify.penalty import PenaltyState, check_strength, check_update, value_at
+from jaxprune.sparsify.sections import Sets, penalized
 
 Penalty = Callable[[jax.Array], jax.Array]
 """From the norms of a group's channels, f[n], to a number."""
@@ -37,6 +38,7 @@ def structured(
     *,
     strength: float | optax.Schedule = 1.0,
     roles: Collection[str] = ("out", "in"),
+    over: Sets | None = None,
     **options: Unpack[Options],
 ) -> optax.GradientTransformationExtraArgs:
     """Adds the subgradient of `strength * sum over groups of penalty(norms)` to the gradients.
@@ -60,6 +62,7 @@ def structured(
         `oicsr`, `growl(weights)` an ordered one. Every layer of a stack counts by itself.
       strength: coefficient, at least 0, or a schedule of it.
       roles: the slots whose entries v_c holds: "out", "in" or both.
+      over: sets of weights in the place of channels: `shapes(graph)` or `depth(graph)`.
       **options: see `Options`.
 
     Returns:
@@ -79,7 +82,8 @@ def structured(
     >>> updates["a"].tolist(), updates["b"].tolist()
     ([[3.0, 0.0]], [[4.0], [0.0]])
     """
-    return lifted("structured", graph, penalty, strength, roles, options)
+    sets = channels("structured", graph, roles, options, over, usual=("out", "in"))
+    return lifted("structured", graph, penalty, strength, sets, options)
 
 
 def lifted(
@@ -87,14 +91,12 @@ def lifted(
     graph: ChannelGraph,
     penalty: Penalty,
     strength: float | optax.Schedule,
-    roles: Collection[str],
+    groups: Members,
     options: Options,
 ) -> optax.GradientTransformationExtraArgs:
     """Returns `structured`, with errors in the name of the public function."""
     strength = check_strength(name, "strength", strength, "start from 1e-5.")
     check_callable(penalty, f"{name}: penalty", "penalty=jnp.sum, a function of norms f[n].")
-    check_options(options, Options, name)
-    groups = members(graph, roles, only=options.get("only"), protect=options.get("protect", ()))
     check_flag(sized := options.get("size_norm", False), "size_norm")
     factors = {
         group: size(graph, slots) ** 0.5 if sized else 1.0 for group, slots in groups.items()
@@ -130,7 +132,7 @@ def lifted(
             terms = (jax.vmap(penalty)(n).sum() if n.ndim == 2 else penalty(n) for n in found)
             return sum(terms, jnp.zeros(()))
 
-        weight = strength(state.step) if callable(strength) else strength
+        weight = value_at(strength, state.step)
         moving = _moving(leaves if view else {p: leaves[p] for p in places.values()})
         named, structure = paths.flatten(updates)
         for path, slope in jax.grad(total)(moving).items():
@@ -139,6 +141,20 @@ def lifted(
         return jax.tree.unflatten(structure, named.values()), state
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def channels(
+    name: str,
+    graph: ChannelGraph,
+    roles: Collection[str],
+    options: Options,
+    over: Sets | None = None,
+    usual: Collection[str] = (),
+) -> Members:
+    """Returns what a penalty is over, by the options of a public function."""
+    check_options(options, Options, name)
+    only, protect = options.get("only"), options.get("protect", ())
+    return penalized(name, graph, roles, over, usual=usual, only=only, protect=protect)
 
 
 def _moving(leaves: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

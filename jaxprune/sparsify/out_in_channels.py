@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxprune.graph import ChannelGraph
-from jaxprune.sparsify.channel_norms import Options, lifted
+from jaxprune.sparsify.channel_norms import Options, channels, lifted
+from jaxprune.sparsify.sections import Sets
 
 
 def oicsr(
@@ -53,7 +54,8 @@ def oicsr(
     >>> [round(float(updates[name].ravel()[0]), 4) for name in ("a", "b")]  # v_0 = (3, 4)
     [0.3, 0.4]
     """
-    return lifted("oicsr", graph, jnp.sum, strength, ("out", "in"), options)
+    sets = channels("oicsr", graph, ("out", "in"), options)
+    return lifted("oicsr", graph, jnp.sum, strength, sets, options)
 
 
 def group_lasso(
@@ -61,6 +63,7 @@ def group_lasso(
     strength: float | optax.Schedule,
     *,
     roles: Collection[str] = ("out",),
+    over: Sets | None = None,
     **options: Unpack[Options],
 ) -> optax.GradientTransformationExtraArgs:
     """Adds the subgradient of a group lasso on the filters, or on the weights that read a channel.
@@ -72,10 +75,14 @@ def group_lasso(
       graph: what `jaxprune.trace` returned.
       strength: coefficient, at least 0, or a schedule of it.
       roles: ("out",), the filters of each channel, or ("in",), the weights that read it.
+      over: sets of weights in the place of channels: `shapes(graph)` or `depth(graph)`.
       **options: see `Options`.
 
     Source: Wen et al., "Learning Structured Sparsity in Deep Neural Networks", NeurIPS 2016,
     section 3. There every layer has its own groups; here the filters of coupled layers (those
-    that a residual stream adds up) form one.
+    that a residual stream adds up) form one. Its four penalties are those with
+    `roles=("out",)` (filters), `roles=("in",)` (channels), `over=shapes(graph)` and
+    `over=depth(graph)`.
     """
-    return lifted("group_lasso", graph, jnp.sum, strength, roles, options)
+    sets = channels("group_lasso", graph, roles, options, over, usual=("out",))
+    return lifted("group_lasso", graph, jnp.sum, strength, sets, options)

@@ -51,7 +51,7 @@ def penalty(
     ) -> tuple[optax.Updates, PenaltyState]:
         check_update(name, updates, state, params)
         check_structure(mask, params, f"{name}: the mask", fix)
-        weight = strength(state.step) if callable(strength) else strength
+        weight = value_at(strength, state.step)
 
         def at(masked: bool, leaf: jax.Array, param: jax.Array) -> jax.Array:
             if not masked:
@@ -76,14 +76,21 @@ def check_strength(name: str, argument: str, value: Any, example: str) -> Any:
     return check_finite(value, f"{name}: {argument}", fix)
 
 
-def check_update(name: str, updates: Any, state: Any, params: Any) -> None:
+def value_at(value: Any, step: Any) -> Any:
+    """Returns a number as it is, and what a schedule says of a step."""
+    return value(step) if callable(value) else value
+
+
+def check_update(
+    name: str, updates: Any, state: Any, params: Any, kind: type = PenaltyState
+) -> None:
     """Raises unless the arguments of an `update` are those of the parameters."""
     if params is None:
         raise JaxpruneError(
             f"{name}: update needs the parameters, which it shrinks.\n"
             "Fix: tx.update(gradients, state, params)."
         )
-    if not isinstance(state, PenaltyState):
+    if not isinstance(state, kind):
         raise JaxpruneError(
             f"{name}: expected its state, got {kind_of(state)}.\nFix: state = tx.init(params)."
         )

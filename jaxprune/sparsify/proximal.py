@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprune.sparsify.penalty import check_strength, penalty
+from jaxprune.sparsify.penalty import check_strength, penalty, value_at
 
 
 def proximal_l1_bn_scale(
@@ -22,7 +22,7 @@ def proximal_l1_bn_scale(
 
     Args:
       strength: coefficient of the penalty, at least 0, or a schedule of it.
-      mask: tree of bools like the parameters, usually `jaxprune.batchnorm.scale_mask(variables)`.
+      mask: tree of bools like the parameters, usually `jp.scale_mask(variables)`.
       learning_rate: that of the optimizer, at least 0, or the same schedule.
 
     Returns:
@@ -47,7 +47,7 @@ def proximal_l1_bn_scale(
     def shrink(
         weight: jax.Array, step: jax.Array, update: jax.Array, scale: jax.Array
     ) -> jax.Array:
-        rate = learning_rate(step) if callable(learning_rate) else learning_rate
+        rate = value_at(learning_rate, step)
         stepped = scale + update
         shrunk = jnp.sign(stepped) * jnp.maximum(jnp.abs(stepped) - rate * weight, 0)
         return shrunk - scale

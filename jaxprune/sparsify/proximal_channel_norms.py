@@ -11,9 +11,10 @@ from jaxprune.arguments import paths
 from jaxprune.arguments.checks import check_callable
 from jaxprune.arguments.dtypes import wide
 from jaxprune.graph import ChannelGraph
-from jaxprune.groups.channels import located, members, norms, spread
+from jaxprune.groups.channels import located, norms, spread
 from jaxprune.groups.constraints import Groups
-from jaxprune.sparsify.penalty import PenaltyState, check_strength, check_update
+from jaxprune.sparsify.penalty import PenaltyState, check_strength, check_update, value_at
+from jaxprune.sparsify.sections import Sets, penalized
 
 Prox = Callable[[jax.Array, jax.Array], jax.Array]
 """From the norms of a group's channels, f[n], and the weight of the penalty to smaller norms."""
@@ -26,6 +27,7 @@ def proximal_structured(
     learning_rate: float | optax.Schedule,
     strength: float | optax.Schedule = 1.0,
     roles: Collection[str] = ("out",),
+    over: Sets | None = None,
     only: Groups | None = None,
     protect: Groups = (),
 ) -> optax.GradientTransformationExtraArgs:
@@ -47,6 +49,8 @@ def proximal_structured(
       learning_rate: that of the optimizer, at least 0, or the same schedule.
       strength: coefficient, at least 0, or a schedule of it.
       roles: the slots whose entries z_c holds: "out", "in" or both.
+      over: sets of weights in the place of channels: `shapes(graph)` or `depth(graph)`, in whose
+        exactly zero branches `jp.slice` finds nothing to lose.
       only: names, patterns or kinds of the only groups that are penalized; all by default.
       protect: names, patterns or kinds of groups that are not penalized.
 
@@ -72,7 +76,7 @@ def proximal_structured(
     strength = check_strength(name, "strength", strength, "start from 1e-5.")
     learning_rate = check_strength(name, "learning_rate", learning_rate, "that of the optimizer.")
     check_callable(prox, f"{name}: prox", "lambda n, t: jnp.maximum(n - t, 0).")
-    groups = members(graph, roles, only=only, protect=protect)
+    groups = penalized(name, graph, roles, over, usual=("out",), only=only, protect=protect)
     kernels = [slot.path for slots in groups.values() for slot in slots]
 
     def init(params: optax.Params) -> PenaltyState:
@@ -90,7 +94,7 @@ def proximal_structured(
         leaves, _ = paths.flatten(params)
         named, structure = paths.flatten(updates)
         places = located(name, graph, kernels, leaves)
-        weight = _at(strength, state.step) * _at(learning_rate, state.step)
+        weight = value_at(strength, state.step) * value_at(learning_rate, state.step)
         stepped = {
             path: wide(jnp.asarray(leaves[own])) + named[own] for path, own in places.items()
         }
@@ -107,7 +111,3 @@ def proximal_structured(
         return jax.tree.unflatten(structure, named.values()), state
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
-
-
-def _at(value: float | optax.Schedule, step: Any) -> Any:
-    return value(step) if callable(value) else value

@@ -145,6 +145,7 @@ def trace(
         output=output,
         symbols=MappingProxyType(symbols),
         index_inputs=MappingProxyType(given.indexed()),
+        filter_axes=MappingProxyType(_filter_axes(tracer, names)),
         table=graph_table,
     )
 
@@ -245,6 +246,16 @@ def _groups(
         )
 
     return {names[atom]: group(atom, members) for atom, members in slots.items()}
+
+
+def _filter_axes(tracer: Tracer, names: Sequence[str]) -> dict[str, frozenset[int]]:
+    found: dict[str, frozenset[int]] = {}
+    for atom, role in tracer.roles:
+        assert atom.owner is not None
+        leaf, axis = atom.owner
+        own = found.get(names[leaf], frozenset())
+        found[names[leaf]] = own | {axis} if role == "out" else own
+    return found
 
 
 def _least(walk: Walk) -> dict[Atom, int]:

@@ -261,7 +261,7 @@ ROWS: dict[str, Row] = {
     ),
     **{
         f"cost.{name}": Row(getattr(jp.cost, name), {"graph": G, "widths": COSTED})
-        for name in ("macs", "activation_bytes", "params", "weights")
+        for name in ("macs", "activation_bytes", "params", "weights", "peak_memory")
     },
     "cost.channel_cost": Row(
         jp.cost.channel_cost,

@@ -6,19 +6,27 @@ import jax
 import jax.numpy as jnp
 
 import jaxprune as jp
-from refused.rows import ABSENT, ROLES, Row
+from refused.rows import ABSENT, INPUT, REDUCE, ROLES, Row, splat
 from refused.values import (
     CALLABLES,
     COUNTS,
     FLAGS,
+    GRAPH,
     ONLY,
     PARAMS,
+    PATTERNS,
+    POSITIVES,
     PROTECT,
+    RATIOS,
     STRENGTHS,
+    TREES,
     VARIABLES,
     Arg,
     G,
+    K,
+    V,
     X,
+    apply,
     bad,
     without,
 )
@@ -39,6 +47,7 @@ PARAMETERS = Arg(
     bad(3, "tree", {"a": X}, [X]) | {"strings": jax.tree.map(lambda _: "x", PARAMS)},
     "parameters|tree",
 )
+PRICE = Arg(jp.cost.macs, bad(None, 3, "macs", apply, jp.cost.active_params), "cost|closed form")
 STATES = Arg(None, bad(3, "state", {}, ()), "state")
 MASKS = Arg(
     MASK,
@@ -62,6 +71,39 @@ GROUPS = {
     "protct": Arg(ABSENT, bad(["a/kernel"], None), "protect"),
     "within": Arg(ABSENT, bad({}), "option"),
 }
+SPARED = {
+    "biases": Arg(False, FLAGS, "biases"),
+    "spare": Arg((), without(PATTERNS, "a kind that is absent"), "spare"),
+}
+BRANCHED = jp.trace(
+    lambda v, x: (x + jnp.tanh(x @ v["a"]) @ v["b"]) @ v["c"],
+    {name: jnp.ones((2, 2)) for name in "abc"},
+    X,
+)
+OVER = Arg(
+    None,
+    bad(3, "kernels", {}, [], {"a": 3}, {"a": ["x"]}, {"a": []})
+    | {"another graph": sp.depth(BRANCHED)},
+    "over",
+)
+COMPRESSED = sp.learning_compression(GRAPH, sp.norm_ball(1.0), strength=1e-3, period=1).init(PARAMS)
+SECTIONS = {
+    "only": Arg(
+        None, without(PATTERNS, "a kind that is absent") | bad([], ()), "only|kernel|branch"
+    ),
+    "protect": Arg((), without(PATTERNS, "a kind that is absent") | bad("*"), "protect"),
+}
+SCORING = Arg(
+    jp.scores.l2,
+    CALLABLES
+    | {
+        "no mapping": lambda *_: jnp.ones(4),
+        "no scores": lambda *_: {},
+        "others": lambda *_: {"a/kernel": jnp.ones(3), "b/kernel": jnp.ones(6)},
+        "words": lambda *_: {"a/kernel": "x", "b/kernel": None},
+    },
+    "score",
+)
 UPDATED = {"updates": UPDATES, "params": PARAMETERS, "state": STATES}
 
 
@@ -98,6 +140,7 @@ ROWS: dict[str, Row] = {
         graph=G,
         strength=STRENGTH,
         roles=ROLES._replace(bad={**ROLES.bad, "vector": ("vector",)}),
+        over=OVER,
         **GROUPS,
     ),
     "sparsify.structured": row(
@@ -105,7 +148,8 @@ ROWS: dict[str, Row] = {
         graph=G,
         penalty=Arg(jnp.sum, CALLABLES, "penalty"),
         strength=STRENGTH,
-        roles=ROLES,
+        roles=ROLES._replace(good=("out", "in")),
+        over=OVER,
         **GROUPS,
     ),
     "sparsify.proximal_structured": row(
@@ -115,8 +159,149 @@ ROWS: dict[str, Row] = {
         learning_rate=RATE,
         strength=STRENGTH,
         roles=ROLES,
+        over=OVER,
         only=ONLY,
         protect=PROTECT,
+    ),
+    "sparsify.accelerated_l1_gates": row(
+        sp.accelerated_l1_gates,
+        strength=STRENGTH,
+        learning_rate=RATE,
+        momentum=Arg(0.9, STRENGTHS | bad(1.0), "momentum"),
+        nonnegative=Arg(True, FLAGS, "nonnegative"),
+    ),
+    "sparsify.ista": row(
+        sp.ista,
+        graph=G,
+        costs=Arg(
+            {"a/kernel": 1.0},
+            bad(None, 3, "costs", {}, {"a/kernel": -1}, {"a/kernel": "1"}, {"a/kernel": 0}, [1.0])
+            | bad({"a/kernel": float("nan")}, {"b/kernel": 1.0}),
+            "costs",
+        ),
+        strength=STRENGTH,
+        learning_rate=RATE,
+    ),
+    "sparsify.rescale_scales": Row(
+        splat(sp.rescale_scales),
+        {
+            "graph": G,
+            "variables": V,
+            "factor": Arg(0.5, POSITIVES, "factor"),
+            "inputs": INPUT,
+            "only": ONLY,
+            "protect": PROTECT,
+        },
+    ),
+    "sparsify.learning_compression": row(
+        sp.learning_compression,
+        graph=G,
+        projection=Arg(
+            sp.norm_ball(1.0),
+            CALLABLES | {"to others": lambda norms: {"x": norms}, "to words": lambda _: "x"},
+            "projection",
+        ),
+        strength=Arg(1e-3, STRENGTHS | bad(0), "strength"),
+        period=Arg(2, COUNTS, "period"),
+        roles=ROLES,
+        over=OVER,
+        only=ONLY,
+        protect=PROTECT,
+    ),
+    "sparsify.compressed": Row(
+        sp.compressed,
+        {
+            "params": PARAMETERS,
+            "state": Arg(COMPRESSED, bad(None, 3, "state", {}, ()), "state"),
+        },
+    ),
+    **{
+        f"sparsify.{name}": Row(
+            getattr(sp, name), {"keep_ratio": Arg(0.5, without(RATIOS, "1.0"), "keep_ratio")}
+        )
+        for name in ("largest_in_each", "largest_of_all")
+    },
+    "sparsify.norm_ball": Row(sp.norm_ball, {"radius": Arg(1.0, POSITIVES, "radius")}),
+    "sparsify.entries": Row(sp.entries, {"graph": G, **SECTIONS}),
+    "sparsify.growing_decay": row(
+        sp.growing_decay,
+        graph=G,
+        growth=Arg(
+            sp.weak_first,
+            CALLABLES | {"to others": lambda norms: {"x": norms}, "to words": lambda _: "x"},
+            "growth",
+        ),
+        delta=Arg(1e-4, STRENGTHS, "delta"),
+        period=Arg(2, COUNTS, "period"),
+        ceiling=Arg(1.0, STRENGTHS, "ceiling"),
+        roles=ROLES,
+        only=ONLY,
+        protect=PROTECT,
+    ),
+    "sparsify.weighted_decay": Row(
+        lambda base, norms: sp.weighted_decay(base)(norms),
+        {
+            "base": Arg(16.0, POSITIVES, "base"),
+            "norms": Arg(jnp.ones(3), bad(None, "x", {}, 3), "norms"),
+        },
+    ),
+    **{
+        f"sparsify.{name}": Row(
+            getattr(sp, name),
+            {"norms": Arg({"a": jnp.ones(3)}, bad(None, 3, "norms", [1.0]), "norms")},
+        )
+        for name in ("everywhere", "weak_first")
+    },
+    "sparsify.shapes": Row(sp.shapes, {"graph": G, **SECTIONS}),
+    "sparsify.depth": Row(sp.depth, {"graph": G._replace(good=BRANCHED), **SECTIONS}),
+    "sparsify.soft_mask": Row(
+        sp.soft_mask,
+        {
+            "graph": G,
+            "variables": V._replace(bad=without(TREES, "the params alone")),
+            "keep": K,
+            **SPARED,
+        },
+    ),
+    "sparsify.soft_pruning": row(
+        sp.soft_pruning,
+        graph=G,
+        score=SCORING,
+        prune_ratio=Arg(0.5, without(RATIOS, "1.0"), "prune_ratio"),
+        period=Arg(2, COUNTS, "period"),
+        masking=Arg(sp.Masking.SOFT, bad(None, 3, "free", [], {}, jp.schedule.Part.ALL), "masking"),
+        **SPARED,
+        only=ONLY,
+        protect=PROTECT,
+    ),
+    "sparsify.morphnet": row(
+        sp.morphnet,
+        graph=G,
+        strength=STRENGTH,
+        price=PRICE,
+        threshold=Arg(0.01, STRENGTHS, "threshold"),
+        reduce=REDUCE,
+        only=ONLY,
+        protect=PROTECT,
+    ),
+    "sparsify.channel_sizes": Row(
+        sp.channel_sizes, {"graph": G, "params": PARAMETERS, "reduce": REDUCE}
+    ),
+    "sparsify.gdp": row(
+        sp.gdp,
+        graph=G,
+        prune_ratio=Arg(0.5, without(RATIOS, "1.0", "None") | bad(None, {}), "prune_ratio"),
+        period=Arg(1, COUNTS, "period"),
+        only=ONLY,
+        protect=PROTECT,
+    ),
+    "sparsify.gated_filters": Row(
+        sp.gated_filters,
+        {
+            "graph": G,
+            "params": PARAMETERS,
+            "keep": K._replace(bad=without(K.bad, "{a: all False}", "{a: all False, jax}")),
+        },
     ),
     "sparsify.growl": Row(
         lambda weights, norms: sp.growl(weights)(norms),

@@ -1,13 +1,15 @@
 """The rows of `plan`, of costs that are made, of inputs that point into an axis, and `masked`."""
 
+import time
 from typing import Any
 
 import numpy as np
 
 import jaxprune as jp
-from refused.rows import CONSTRAINTS, INPUT, Row, later
+from refused.rows import CONSTRAINTS, INPUT, PATH, Row, file, later
 from refused.values import (
     CALLABLES,
+    COUNTS,
     GRAPH,
     KEEP,
     NAN,
@@ -45,6 +47,26 @@ def step(v: Any, x: Any, cache: Any) -> Any:
 
 KEYS = {"key": np.ones((2, 4), np.float32), "out": np.ones((4, 3), np.float32)}
 CACHED = jp.trace(step, KEYS, X, np.ones((1, 5, 4), np.float32), state="cache")
+
+
+def no_time(calls: Any = ()) -> list[float]:
+    """A timer that takes no time, or a call."""
+    return [1.0 for _ in calls]
+
+
+TIMES = jp.cost.latency_table(GRAPH, ladder=2, timer=no_time)
+
+
+def saved(path: Any) -> None:
+    """Saves a table, in a new folder by default."""
+    return TIMES.save(path) if path != "" else file(TIMES.save)
+
+
+def loaded(path: Any) -> Any:
+    """Loads a table, by default one that was saved just before."""
+    if path != "":
+        return jp.cost.LatencyTable.load(path)
+    return file(lambda to: (TIMES.save(to), jp.cost.LatencyTable.load(to)))
 
 
 def nothing(_: Any, __: Any = None) -> Any:
@@ -95,6 +117,20 @@ ROWS: dict[str, Row] = {
     "trace(keywords)": Row(
         lambda keywords: jp.trace(apply, VARIABLES, X, **keywords),
         {"keywords": Arg({}, bad({"strct": True}, {"y": X}, {"y": "x"}), "keyword|near")},
+    ),
+    "plan.expand": Row(
+        jp.plan.expand,
+        {
+            "graph": G,
+            "widths": W._replace(bad={**W.bad, "{}": {}, "an unknown branch": {"+nope": False}}),
+            "bounds": Arg(
+                {MACS: 0.8},
+                without(COST_BOUNDS.bad, "{words: 0.5}", "{NaN: 0.5}")
+                | bad({apply: 0.5}, {jp.cost.active_params: 0.5}),
+                "bound|cost",
+            ),
+            "multiple_of": Arg(1, COUNTS, "multiple_of"),
+        },
     ),
     "reindex": Row(
         jp.reindex,
@@ -154,6 +190,42 @@ ROWS: dict[str, Row] = {
                 },
                 "energ|cost|table",
             )
+        },
+    ),
+    "cost.latency_table": Row(
+        jp.cost.latency_table,
+        {
+            "graph": G,
+            "path": Arg(None, PATH.bad, "path"),
+            "ladder": Arg(2, bad(None, 0, 1, True, "x", 2.5, {}, {"*": []}, {"*": [0]}), "ladder"),
+            "timer": Arg(no_time, CALLABLES | {"gives nothing": nothing}, "timer"),
+        },
+    ),
+    "cost.tabled": Row(
+        jp.cost.tabled,
+        {
+            "table": Arg(TIMES, bad(None, 3, "x", {}, TIMES.seconds), "table"),
+            "other_device": Arg(False, bad(None, 1, "x"), "other_device"),
+        },
+    ),
+    "cost.LatencyTable.save": Row(saved, {"path": PATH}),
+    "cost.LatencyTable.load": Row(loaded, {"path": Arg("", bad(3, None, [], "nowhere"), "table")}),
+    "cost.interleaved": Row(
+        jp.cost.interleaved,
+        {
+            "calls": Arg([no_time], bad(None, 3, "x", [None]), "calls"),
+            "repeats": Arg(1, bad(None, 0, -1, 1.5, "x", True), "repeats"),
+            "clock": Arg(time.perf_counter, CALLABLES, "clock"),
+        },
+    ),
+    "cost.fidelity": Row(
+        jp.cost.fidelity,
+        {
+            "predicted": Arg(
+                [1.0], bad(None, 3, "x", [], [0.0], [NAN], [-1.0], ["x"]), "predicted"
+            ),
+            "calls": Arg([no_time], bad(None, 3, []), "predicted"),
+            "timer": Arg(no_time, CALLABLES | {"gives nothing": nothing}, "timer"),
         },
     ),
     "cost.ClosedForm.__call__": Row(

@@ -14,6 +14,7 @@ from refused.values import (
     KEYS,
     NAN,
     POSITIVES,
+    RATIOS,
     STRENGTHS,
     Arg,
     G,
@@ -40,7 +41,45 @@ MEASURED = {
 }
 DRAWN = {"positions": POSITIONS, "key": Arg(None, without(KEYS, "None"), "key")}
 
+WIDE = np.ones((3, SIZE), np.float32)
+FEATURES = bad(
+    *(None, 3, "x", {}, [WIDE], {"nope": [WIDE]}, {3: [WIDE]}, {NAME: WIDE[:, :1]}, {NAME: None}),
+    *({NAME: []}, {NAME: [WIDE[:, :1]]}, {NAME: [WIDE, WIDE]}, {NAME: ["x"]}, {NAME: [WIDE[0]]}),
+)
+
+
+def distilled(outputs, teacher, targets, **kwargs):
+    """The loss of some logits."""
+    return jp.recover.distillation(**kwargs)(outputs, teacher, targets)
+
+
+def inside(features, teacher, **kwargs):
+    """The loss of some features."""
+    return jp.recover.feature_loss(**kwargs)(features, teacher)
+
+
 ROWS = {
+    "recover.distillation": Row(
+        distilled,
+        {
+            "temperature": Arg(1.0, POSITIVES, "temperature"),
+            "mix": Arg(0.5, without(RATIOS, "1.0") | {"1.0 with a loss": 1.0}, "mix"),
+            "loss": Arg(lambda *_: 0.0, CALLABLES, "loss"),
+            "outputs": Arg(WIDE, bad(None, 3, "x", {}, WIDE[:2]), "logits"),
+            "teacher": Arg(WIDE, bad(None, 3, "x", {}, WIDE[:2]), "logits"),
+            "targets": Arg(None, {}),
+        },
+    ),
+    "recover.feature_loss": Row(
+        inside,
+        {
+            "graph": G,
+            "keep": K._replace(bad=without(K.bad, "None")),
+            "distance": Arg(lambda a, b: a - b, CALLABLES, "distance"),
+            "features": Arg({NAME: [WIDE]}, FEATURES, "feature"),
+            "teacher": Arg({NAME: [WIDE]}, FEATURES, "feature|teacher"),
+        },
+    ),
     "recover.least_squares": Row(
         jp.recover.least_squares,
         {

@@ -86,7 +86,9 @@ CONSTRAINTS = {
     "min_channels": Arg(1, COUNTS, "min_channels"),
     "min_keep_ratio": Arg(0.1, OPEN, "min_keep_ratio"),
     "max_prune_ratio": Arg(0.9, OPEN, "max_prune_ratio"),
-    "multiple_of": Arg(1, COUNTS | bad({"nope": 2}, {A: 0}, {A: "2"}, {3: 2}), "multiple_of"),
+    "multiple_of": Arg(
+        1, COUNTS | bad({"nope": 2}, {A: 0}, {A: "2"}, {3: 2}, jp.select.ArrayWidth), "multiple_of"
+    ),
     "equal": Arg((), bad(None, 3, 0.5, ["nope"], [[3]], [[]], [None], [A]), "equal"),
     "protect": Arg((), PATTERNS, "protect|kind"),
     "only": ONLY,

@@ -226,6 +226,14 @@ ROWS: dict[str, Row] = {
             **ASKED,
         },
     ),
+    "schedule.asymptotic": Row(
+        schedule.asymptotic,
+        {
+            "prune_ratio": Arg(0.5, without(RATIOS, "1.0"), "prune_ratio"),
+            "steps": Arg(10, COUNTS, "steps"),
+            "early": Arg(0.125, RATIOS | bad(0, 0.75), "early"),
+        },
+    ),
     "schedule.layerwise": Row(
         walked(schedule.layerwise),
         {

@@ -32,6 +32,9 @@ LOSSES = {repr(answer): lambda _, answer=answer: answer for answer in ("x", None
 """Evaluations that give no finite number."""
 
 ROWS: dict[str, Row] = {
+    "select.ArrayWidth": Row(
+        jp.select.ArrayWidth, {"multiple": Arg(8, bad(None, 0, -1, 1.5, "8", True), "ArrayWidth")}
+    ),
     "select.cost_regularized": Row(
         jp.select.cost_regularized,
         {

@@ -309,5 +309,11 @@ def _raveled(apply: Apply) -> Apply:
 def check_costs(graph: jp.ChannelGraph, keep: Keep, small: Apply) -> None:
     """Checks the closed forms of the costs against a fresh trace of the small network."""
     fresh = jp.trace(small, jp.slice(graph, graph.abstract, keep), *graph.inputs)
-    for cost in (jp.cost.macs, jp.cost.params, jp.cost.weights, jp.cost.activation_bytes):
+    for cost in (
+        jp.cost.macs,
+        jp.cost.params,
+        jp.cost.weights,
+        jp.cost.activation_bytes,
+        jp.cost.peak_memory,
+    ):
         assert cost(fresh) == cost(graph, keep), cost.__name__

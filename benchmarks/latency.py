@@ -1,0 +1,127 @@
+"""How well a table of latencies predicts whole networks, beside how well they are measured again.
+
+Command: python -m benchmarks.latency [--plans 30] [--batch 32] [--rounds 5] [network ...]
+For every network a table at `STEPS` widths of each group, then random plans between 30 and 80 % of
+the MACs, each measured as `jp.narrow` runs it, all in turn. *Again*: the same plans measured a
+second time, as if the first time had predicted it. Writes benchmarks/results/latency.md.
+"""
+
+import argparse
+import functools
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxprune as jp
+
+STEPS = 4
+RESULTS = Path(__file__).parent / "results" / "latency.md"
+TEXT = """# Latency
+
+Written by `python -m benchmarks.latency` on {device}, {plans} random plans of 30 to 80 % of the
+MACs for each network, at batch {batch}, {rounds} rounds in turn. *Measured / predicted* is the
+median; the *error* is beyond it.
+
+| network | shapes | measured / predicted | error | rank correlation | error again | rank again |
+|---|---|---|---|---|---|---|"""
+
+
+def _linen(model: Any, batch: int, size: int) -> tuple[jp.ChannelGraph, Any, Any]:
+    x = jax.random.normal(jax.random.key(1), (batch, size, size, 3))
+    variables = model.init(jax.random.key(0), x, train=False)
+    return jp.linen.trace(model, variables, x, train=False), variables, x
+
+
+def resnet(batch: int) -> tuple[jp.ChannelGraph, Any, Any]:
+    """Returns a ResNet of bottlenecks on small images."""
+    from experiments.models.bottleneck_resnet import BottleneckResNet
+
+    return _linen(BottleneckResNet(blocks=(1, 1, 1, 1), classes=10), batch, 32)
+
+
+def mobilenet(batch: int) -> tuple[jp.ChannelGraph, Any, Any]:
+    """Returns a MobileNetV2 on small images."""
+    from experiments.models.mobilenet import mobilenet_v2
+
+    return _linen(mobilenet_v2(classes=10), batch, 32)
+
+
+def mlp(batch: int) -> tuple[jp.ChannelGraph, Any, Any]:
+    """Returns a wide MLP."""
+    sizes = (512, 2048, 1024, 2048, 10)
+    keys = jax.random.split(jax.random.key(0), len(sizes))
+    v = {
+        f"layer_{i}": jax.random.normal(keys[i], shape) / 32
+        for i, shape in enumerate(itertools.pairwise(sizes))
+    }
+
+    def fn(v: Any, x: Any) -> Any:
+        for i in range(len(v)):
+            x = jax.nn.relu(x @ v[f"layer_{i}"])
+        return x
+
+    x = jnp.ones((batch, sizes[0]))
+    return jp.trace(fn, v, x), v, x
+
+
+NETWORKS: dict[str, Callable[[int], tuple[jp.ChannelGraph, Any, Any]]] = {
+    "MLP": mlp,
+    "ResNet": resnet,
+    "MobileNetV2": mobilenet,
+}
+
+
+def plans(graph: jp.ChannelGraph, count: int) -> list[dict[str, np.ndarray]]:
+    """Returns random keeps of 30 to 80 % of the MACs."""
+    random = np.random.default_rng(0)
+    found = []
+    for share in random.uniform(0.3, 0.8, count):
+        scores = {
+            name: random.uniform(size=group.shape) ** random.uniform(0.3, 3)
+            for name, group in graph.groups.items()
+        }
+        found.append(jp.select.budget(graph, scores, keep_macs=share, min_keep_ratio=0.1))
+    return found
+
+
+def row(name: str, asked: argparse.Namespace) -> str:
+    """Returns the row of a network in the table."""
+    graph, variables, x = NETWORKS[name](asked.batch)
+    timer = functools.partial(jp.cost.interleaved, repeats=asked.rounds)
+    table = jp.cost.latency_table(graph, ladder=STEPS, timer=timer)
+    seconds, calls, predicted = jp.cost.tabled(table), [], []
+    for keep in plans(graph, asked.plans):
+        fn = jax.jit(jp.narrow(graph.fn, graph, keep))
+        calls.append(functools.partial(fn, jp.slice(graph, variables, keep), x))
+        predicted.append(seconds(graph, keep))
+    found = jp.cost.fidelity(predicted, calls, timer=timer)
+    again = jp.cost.fidelity(found.measured, calls, timer=timer)
+    numbers = [f"{found.scale:.2f}"]
+    for each in (found, again):
+        numbers += [f"{each.error:.1%}", f"{each.correlation:.3f}"]
+    return f"| {name} | {len(table.seconds)} | {' | '.join(numbers)} |"
+
+
+def main() -> None:
+    """Writes the table of the networks that are named, or of all."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("networks", nargs="*")
+    parser.add_argument("--plans", type=int, default=30)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=5)
+    asked = parser.parse_args()
+    given = {key: getattr(asked, key) for key in ("plans", "batch", "rounds")}
+    lines = [TEXT.format(device=jax.devices()[0].device_kind, **given)]
+    for name in asked.networks or NETWORKS:
+        lines.append(row(name, asked))
+        print(lines[-1], flush=True)
+    RESULTS.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

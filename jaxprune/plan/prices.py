@@ -1,0 +1,205 @@
+"""What picks cost, where a search moves one choice at a time."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxprune.errors import BudgetError
+from jaxprune.inspecting.branches import branches
+from jaxprune.inspecting.cost import terms_of
+from jaxprune.inspecting.terms import Dearest, Lookup, Term, total
+from jaxprune.inspecting.without_branches import Without, without
+from jaxprune.plan.problems import Problem
+from jaxprune.program import spaces as ax
+from jaxprune.select.removal import widths_after
+
+SLACK = 1e-12
+"""By which share rounding may take a sum beyond a limit; `Problem.holds` has the last word."""
+
+
+class _Term:
+    """A part of one cost, and the choices that it follows."""
+
+    def __init__(self, limit: int, choices: Sequence[int]):
+        self.limit, self.choices = limit, tuple(choices)
+        self.known: dict[tuple[int, ...], Any] = {}
+
+    def at(self, picks: Sequence[int]) -> Any:
+        key = tuple(picks[i] for i in self.choices)
+        if key not in self.known:
+            self.known[key] = self.price(picks)
+        return self.known[key]
+
+    def price(self, picks: Sequence[int]) -> Any:
+        raise NotImplementedError
+
+
+class _Closed(_Term):
+    """A term of a closed form; `switches` are the choices of the steps of each branch of it."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        limit: int,
+        term: Term,
+        places: Mapping[str, int],
+        switches: Sequence[Sequence[int]],
+    ):
+        self.term = term
+        self.switches: dict[int, list[Sequence[int]]] = {}
+        for own in switches:
+            self.switches.setdefault(len(own), []).append(own)
+        widths = widths_after(problem.order, 0)
+        names = set(_names(term))
+        self.whole = {name: widths[name] for name in names & widths.keys()}
+        self.groups = {name: places[name] for name in names & places.keys()}
+        self.ladders = [choice.widths for choice in problem.choices]
+        steps = [i for own in switches for i in own]
+        super().__init__(limit, sorted({*self.groups.values(), *steps}))
+
+    def price(self, picks: Sequence[int]) -> Any:
+        shares = [1.0]
+        found = total(
+            [self.term],
+            self.whole | {name: self.ladders[i][picks[i]] for name, i in self.groups.items()},
+        )
+        for steps, rows in self.switches.items():
+            on = sum(
+                all(self.ladders[i][picks[i]] for i in step) for step in zip(*rows, strict=True)
+            )
+            shares.append(on / steps)
+        share = min(shares)
+        return found if share == 1 else found * share
+
+
+class _Whole(_Term):
+    """A cost that is no closed form."""
+
+    def __init__(self, problem: Problem, limit: int):
+        self.problem = problem
+        super().__init__(limit, range(len(problem.choices)))
+
+    def price(self, picks: Sequence[int]) -> Any:
+        cost = self.problem.limits[self.limit].cost
+        return cost(self.problem.graph, self.problem.keep(picks))
+
+
+class Prices:
+    """The costs of all limits, term by term.
+
+    What goes only with several branches together (of shared weights, say) counts as staying, as in
+    `milp`: where these costs are within the limits, the costs themselves are.
+    """
+
+    def __init__(self, problem: Problem):
+        """Takes the costs apart.
+
+        Raises:
+          BudgetError: the smallest widths are not within the limits, so counted.
+        """
+        self.problem = problem
+        self.terms: list[_Term] = []
+        self.known: dict[tuple[int, ...], bool] = {}  # whether picks are within all limits
+        places = {
+            member: i
+            for i, choice in enumerate(problem.choices)
+            if choice.branch is None
+            for member in choice.members
+        }
+        switches = _switches(problem)
+        for number, limit in enumerate(problem.limits):
+            terms = terms_of(limit.cost)
+            if terms is None:
+                self.terms.append(_Whole(problem, number))
+                continue
+            left = [(own, _named(terms(problem.graph, gone))) for own, gone in switches]
+            for term in terms(problem.graph, None):
+                named = None if isinstance(term, Dearest) else term.of
+                own = [steps for steps, of in left if named is not None and named not in of]
+                self.terms.append(_Closed(problem, number, term, places, own))
+        self.of: list[list[int]] = [[] for _ in problem.choices]
+        for place, term in enumerate(self.terms):
+            for choice in term.choices:
+                self.of[choice].append(place)
+        if not self.start([len(choice.widths) - 1 for choice in problem.choices]).holds():
+            raise BudgetError(
+                "the smallest widths are within the limits only because of what goes with several "
+                "branches together, which a search counts as staying.\n"
+                "Fix: a looser bound, or branches= without those that share weights."
+            )
+
+    def start(self, picks: Sequence[int]) -> "Point":
+        """Returns the picks with their costs."""
+        return Point(self, list(picks), [term.at(picks) for term in self.terms])
+
+
+class Point:
+    """Picks with their costs."""
+
+    def __init__(self, prices: Prices, picks: list[int], parts: list[Any]):
+        self.prices, self.picks, self.parts = prices, picks, parts
+        self.totals = [0] * len(prices.problem.limits)
+        for term, part in zip(prices.terms, parts, strict=True):
+            self.totals[term.limit] += part
+
+    def copy(self) -> "Point":
+        """Returns the same, to be moved alone."""
+        return Point(self.prices, [*self.picks], [*self.parts])
+
+    def holds(self) -> bool:
+        """Whether the costs are within all limits."""
+        pairs = zip(self.totals, self.prices.problem.limits, strict=True)
+        return all(cost <= limit.value + SLACK * abs(limit.value) for cost, limit in pairs)
+
+    def surely_holds(self) -> bool:
+        """Whether the keep is within all limits, by the costs themselves."""
+        problem, known = self.prices.problem, self.prices.known
+        key = tuple(self.picks)
+        if key not in known:
+            known[key] = problem.holds(problem.keep(key))
+        return known[key]
+
+    def move(self, choice: int, pick: int) -> None:
+        """Takes another width of a choice."""
+        self.picks[choice] = pick
+        for place in self.prices.of[choice]:
+            term = self.prices.terms[place]
+            part = term.at(self.picks)
+            self.totals[term.limit] += part - self.parts[place]
+            self.parts[place] = part
+
+    def moves(self, by: int) -> list[int]:
+        """Returns the choices that can go down their ladder by `by` places; up if it is below 0."""
+        choices = self.prices.problem.choices
+        return [i for i, c in enumerate(choices) if 0 <= self.picks[i] + by < len(c.widths)]
+
+
+def _names(term: Term) -> Iterator[str]:
+    """The groups that a term follows."""
+    if isinstance(term, Dearest):
+        for part in term.alternatives:
+            for item in part:
+                yield from _names(item)
+    elif isinstance(term, Lookup):
+        yield from term.names
+    else:
+        yield from (atom.name for space in term.spaces for atom in ax.atoms(space) if atom.name)
+
+
+def _switches(problem: Problem) -> list[tuple[list[int], Without]]:
+    """The choices of the steps of each branch, and what goes if all of them are off."""
+    steps: dict[str, list[int]] = {}
+    for i, choice in enumerate(problem.choices):
+        if choice.branch is not None:
+            steps.setdefault(choice.branch[0], []).append(i)
+    known = branches(problem.graph)
+    return [
+        (places, without(problem.graph, {name: np.zeros(known[name].shape, bool)}))
+        for name, places in steps.items()
+    ]
+
+
+def _named(terms: Iterable[Term]) -> set[Any]:
+    """The contractions and paths whose terms are not 0."""
+    return {term.of for term in terms if not isinstance(term, Dearest) and term.factor}

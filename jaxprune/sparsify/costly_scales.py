@@ -1,0 +1,148 @@
+"""Soft thresholding of BatchNorm scales, the harder the more their channels cost."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxprune.arguments import paths
+from jaxprune.arguments.checks import check_mapping
+from jaxprune.arguments.numbers import is_number, plain
+from jaxprune.errors import JaxpruneError, PatternError
+from jaxprune.graph import ChannelGraph, check_graph
+from jaxprune.groups.channels import located
+from jaxprune.groups.constraints import few
+from jaxprune.inspecting.batch_norms import batch_norms
+from jaxprune.sparsify.penalty import PenaltyState, check_strength, check_update, value_at
+
+
+def ista(
+    graph: ChannelGraph,
+    costs: Mapping[str, float],
+    strength: float | optax.Schedule,
+    *,
+    learning_rate: float | optax.Schedule,
+) -> optax.GradientTransformationExtraArgs:
+    """Steps the scales of BatchNorms by gradient and soft threshold, without momentum.
+
+      z = scale - learning_rate * gradient
+      scale  <-  sign(z) * max(|z| - learning_rate * strength * cost, 0)
+
+    where cost is that of the scale's channel, over the mean of all these channels. It is the whole
+    optimizer of the scales: it takes their gradients and gives the finished update. Those that no
+    group has (frozen ones) step without a threshold. All else it hands on, for another optimizer:
+
+      scales = jp.scale_mask(variables, graph)
+      others = jax.tree.map(lambda scale: not scale, scales)
+      tx = optax.chain(
+          optax.masked(optax.sgd(0.1, momentum=0.9), others),
+          jp.sparsify.ista(graph, costs, 1e-3, learning_rate=0.1),
+      )
+
+    Small weights with large scales would make scales fall slowly: `rescale_scales` comes before.
+    At the end, channels of which every scale is zero are constants, which the readers take:
+
+      keep = jp.select.threshold(graph, jp.scores.bn_scale(graph, variables), threshold=0)
+      absorbed = jp.recover.absorb_constants(graph, variables, keep)
+      small = jp.slice(graph, absorbed.variables, keep)
+
+    Args:
+      graph: what `jaxprune.trace` returned.
+      costs: {group: cost of a channel}, at least 0, for every group with a BatchNorm scale:
+        `jp.cost.channel_cost(graph, jp.cost.params)`, or of any cost.
+      strength: coefficient (the paper's rho), at least 0, or a schedule of it.
+      learning_rate: of the scales, at least 0, or a schedule of it.
+
+    Returns:
+      A transformation whose `update` needs `params`, the parameters alone or the whole variables.
+
+    Raises:
+      JaxpruneError: a group has no cost, a cost is negative or all are 0, or a number is negative
+        or not finite.
+      PatternError: no group has a BatchNorm scale.
+      TreeError: (from `init`) the parameters lack a scale of the graph, or it has another shape.
+
+    Source: Ye et al., "Rethinking the Smaller-Norm-Less-Informative Assumption in Channel Pruning
+    of Convolution Layers", ICLR 2018, section 4. Its costs are parameters and activations over
+    the area of the input; only their proportions count here.
+
+    >>> import jaxprune as jp
+    >>> v = {"scale": jnp.array([1.0, 0.25]), "a": jnp.ones((1, 2)), "b": jnp.ones((2, 1))}
+    >>> v |= {"mean": jnp.zeros(2), "var": jnp.ones(2)}
+    >>> def fn(v, x):
+    ...     x = (x @ v["a"] - v["mean"][None]) * jax.lax.rsqrt(v["var"] + 1e-5)[None]
+    ...     return (x * v["scale"][None]) @ v["b"]
+    >>> tx = ista(jp.trace(fn, v, jnp.ones((1, 1))), {"a": 3}, 0.5, learning_rate=1.0)
+    >>> updates, _ = tx.update(jax.tree.map(jnp.zeros_like, v), tx.init(v), v)
+    >>> optax.apply_updates(v, updates)["scale"].tolist()
+    [0.5, 0.0]
+    """
+    name = "ista"
+    weights = _weights(graph, costs)
+    strength = check_strength(name, "strength", strength, "start from 1e-3.")
+    learning_rate = check_strength(name, "learning_rate", learning_rate, "start from 1e-2.")
+
+    def init(params: optax.Params) -> PenaltyState:
+        located(name, graph, weights, paths.flatten(params)[0])
+        return PenaltyState(step=jnp.zeros([], jnp.int32))
+
+    def update(
+        updates: optax.Updates,
+        state: PenaltyState,
+        params: optax.Params | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, PenaltyState]:
+        del extra
+        check_update(name, updates, state, params)
+        leaves, named = paths.flatten(params)[0], paths.flatten(updates)[0]
+        rate = value_at(learning_rate, state.step)
+        limit = rate * value_at(strength, state.step)
+        for path, own in located(name, graph, weights, leaves).items():
+            scale = jnp.asarray(leaves[own])
+            stepped = scale - rate * named[own]
+            shrunk = jnp.sign(stepped) * jnp.maximum(jnp.abs(stepped) - limit * weights[path], 0)
+            named[own] = (shrunk - scale).astype(scale.dtype)
+        state = PenaltyState(step=optax.safe_increment(state.step))
+        return jax.tree.unflatten(jax.tree.structure(updates), named.values()), state
+
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def _weights(graph: ChannelGraph, costs: Any) -> dict[str, np.ndarray]:
+    """Returns {scale: f32 of its shape}: what each entry costs; 0 where no group has it."""
+    check_graph(graph)
+    scales = [norm.scale for norm in batch_norms(graph).values() if norm.scale is not None]
+    slots = {
+        name: own
+        for name, group in graph.groups.items()
+        if (own := [slot for slot in group.slots if slot.path in scales])
+    }
+    if not slots:
+        raise PatternError("ista: no group has a BatchNorm scale.\nFix: print(graph) shows them.")
+    each = _checked(slots, costs)
+    sizes = {name: np.prod(graph.groups[name].shape) * len(own) for name, own in slots.items()}
+    mean = sum(each[name] * size for name, size in sizes.items()) / sum(sizes.values())
+    found = {path: np.zeros(graph.variables[path].shape, np.float32) for path in scales}
+    for name, own in slots.items():
+        for slot in own:
+            np.moveaxis(found[slot.path], slot.axis, -1)[..., slot.positions] = each[name] / mean
+    return found
+
+
+def _checked(groups: Mapping[str, Any], costs: Any) -> dict[str, float]:
+    fix = "Fix: costs=jp.cost.channel_cost(graph, jp.cost.params)."
+    given = check_mapping(costs, "ista: costs", "{group: cost of a channel}", JaxpruneError)
+    bad = [
+        f"{name!r} has {given.get(name, 'none')!r}"
+        for name in groups
+        if not (is_number(given.get(name)) and 0 <= plain(given[name]) < np.inf)
+    ]
+    if bad:
+        raise JaxpruneError(f"ista: costs must be numbers of at least 0: {few(bad)}.\n{fix}")
+    found = {name: float(plain(given[name])) for name in groups}
+    if not any(found.values()):
+        raise JaxpruneError(f"ista: all costs are 0, so no scale would shrink.\n{fix}")
+    return found
