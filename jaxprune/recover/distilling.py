@@ -76,7 +76,7 @@ def feature_loss(
 ) -> Callable[[Features, Features], jax.Array]:
     """Returns the loss of what is inside of a network against the dense one, f32[].
 
-      sum over groups and the contractions that read them of the mean of distance(student's, teacher's)
+      sum over groups and the contractions that read them of the mean of distance(own, teacher's)
 
     It takes `(features, teacher's features)` of the same groups, as `jp.tap` hands them out. The
     teacher's channels that are pruned are left out, and those of a masked or gated student too. No

@@ -32,7 +32,8 @@ def shapes(
     or of a frozen one, are among them too.
 
     Kernels with a batch axis (those of experts, or of `vmap`) are left out, and those that are used
-    in both directions (tied ones), whose inputs are outputs too. `jp.slice` cuts no positions out of a window: that pays where the convolution is run as a product of matrices.
+    in both directions (tied ones), whose inputs are outputs too. `jp.slice` cuts no positions out
+    of a window: that pays where the convolution is run as a product of matrices.
 
     Args:
       graph: what `jaxprune.trace` returned.
