@@ -128,8 +128,8 @@ def lifted(
                 tree = view(jax.tree.unflatten(treedef, seen.values()), variables)
                 seen = paths.flatten(tree)[0]
             weights = {path: seen[place] for path, place in places.items()}
-            found = (factors[group] * norms(slots, weights) for group, slots in groups.items())
-            terms = (jax.vmap(penalty)(n).sum() if n.ndim == 2 else penalty(n) for n in found)
+            sizes = (factors[group] * norms(slots, weights) for group, slots in groups.items())
+            terms = (jax.vmap(penalty)(n).sum() if n.ndim == 2 else penalty(n) for n in sizes)
             return sum(terms, jnp.zeros(()))
 
         weight = value_at(strength, state.step)

@@ -96,17 +96,17 @@ def proximal_structured(
         places = located(name, graph, kernels, leaves)
         weight = value_at(strength, state.step) * value_at(learning_rate, state.step)
         stepped = {
-            path: wide(jnp.asarray(leaves[own])) + named[own] for path, own in places.items()
+            path: wide(jnp.asarray(leaves[place])) + named[place] for path, place in places.items()
         }
         shrunk = dict(stepped)
         for slots in groups.values():
             before = norms(slots, stepped)
-            one = jax.vmap(prox, (0, None)) if before.ndim == 2 else prox
-            factors = one(before, weight) / jnp.where(before > 0, before, 1)
+            prox_of_layers = jax.vmap(prox, (0, None)) if before.ndim == 2 else prox
+            factors = prox_of_layers(before, weight) / jnp.where(before > 0, before, 1)
             for slot in slots:
                 shrunk[slot.path] *= spread(factors, slot, shrunk[slot.path])
-        for path, own in places.items():
-            named[own] = (shrunk[path] - leaves[own]).astype(named[own].dtype)
+        for path, place in places.items():
+            named[place] = (shrunk[path] - leaves[place]).astype(named[place].dtype)
         state = PenaltyState(step=optax.safe_increment(state.step))
         return jax.tree.unflatten(structure, named.values()), state
 

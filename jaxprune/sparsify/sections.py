@@ -60,7 +60,7 @@ def shapes(
     [[0.6000000238418579, 0.800000011920929], [0.0, 1.0]]
     """
     check_graph(graph)
-    found = {}
+    windows = {}
     for term in each_contraction(graph.contractions):
         if contraction.batches(term.op):
             continue
@@ -70,8 +70,8 @@ def shapes(
             if rest and filters:
                 parts = term.op.params.get("feature_group_count", 1)
                 split = (max(filters), parts) if parts > 1 else None
-                found[path.removeprefix("params/")] = [Section(path=path, axes=rest, split=split)]
-    return _chosen(found, only, protect, "kernel")
+                windows[path.removeprefix("params/")] = [Section(path=path, axes=rest, split=split)]
+    return _chosen(windows, only, protect, "kernel")
 
 
 def depth(
@@ -110,20 +110,20 @@ def depth(
     >>> {name: [part.path for part in parts] for name, parts in jp.sparsify.depth(graph).items()}
     {'+down': ['down', 'up']}
     """
-    own = set(parameters(graph))
-    found, bad = {}, []
+    trained = set(parameters(graph))
+    insides, bad = {}, []
     for name, branch in branches(graph).items():
-        inside = [path for path in branch.variables if path in own]
+        inside = [path for path in branch.variables if path in trained]
         axes = () if branch.steps is None else (0,)
         bad += [p for p in inside if axes and graph.variables[p].shape[:1] != (branch.steps,)]
         if inside:
-            found[name] = [Section(path=path, axes=axes) for path in inside]
+            insides[name] = [Section(path=path, axes=axes) for path in inside]
     if bad:
         raise TreeError(
             f"depth: the steps of a scan are not along the first axis of {few(bad)}.\n"
             "Fix: stack the parameters of the steps along axis 0."
         )
-    return _chosen(found, only, protect, "branch")
+    return _chosen(insides, only, protect, "branch")
 
 
 def entries(
@@ -155,13 +155,13 @@ def entries(
     """
     check_graph(graph)
     kernels = dict.fromkeys(p for t in each_contraction(graph.contractions) for p in t.kernels)
-    found = {
+    singles = {
         path.removeprefix("params/"): [
             Section(path=path, axes=tuple(range(len(graph.variables[path].shape))))
         ]
         for path in kernels
     }
-    return _chosen(found, only, protect, "kernel")
+    return _chosen(singles, only, protect, "kernel")
 
 
 def penalized(
@@ -205,15 +205,15 @@ def _parts(name: str, some: Any, fix: str) -> Iterator[Section]:
         yield part
 
 
-def _chosen(found: Sets, only: Any, protect: Any, what: str) -> Sets:
-    if not found:
+def _chosen(every: Sets, only: Any, protect: Any, what: str) -> Sets:
+    if not every:
         raise PatternError(f"the graph has no {what} with such weights.\nFix: print(graph).")
-    chosen = found.keys() if only is None else paths.require(only, found, what="only pattern")
-    without = paths.require(protect, found, what="protect pattern")
-    left = {name: parts for name, parts in found.items() if name in chosen and name not in without}
+    chosen = every.keys() if only is None else paths.require(only, every, what="only pattern")
+    without = paths.require(protect, every, what="protect pattern")
+    left = {name: parts for name, parts in every.items() if name in chosen and name not in without}
     if not left:
         raise PatternError(
             f"protect={protect!r} and only={only!r} leave no {what}.\n"
-            f"Fix: they are {few(list(found))}; leave only out to take all."
+            f"Fix: they are {few(list(every))}; leave only out to take all."
         )
     return left
