@@ -146,6 +146,7 @@ def test_projections_keep_one_and_leave_the_inside_of_a_ball_alone() -> None:
     ]
     assert largest_in_each(0.0)(norms)["a"].tolist() == [[3.0, 0.0], [0.0, pytest.approx(0.2)]]
     jax.tree.map(np.testing.assert_array_equal, norm_ball(30.0)(norms), norms)
+    assert sum(float(n.sum()) for n in norm_ball(1e-9)(norms).values()) == 0.0  # below rounding
 
 
 def test_what_no_set_holds_is_not_drawn() -> None:

@@ -102,7 +102,7 @@ def norm_ball(radius: float) -> Projection:
         )
         sums = jnp.cumsum(falling)
         limits = (sums - radius) / jnp.arange(1, falling.size + 1)
-        last = jnp.sum(falling > limits) - 1
+        last = jnp.maximum(jnp.sum(falling > limits) - 1, 0)  # rounded, it may be none of them
         limit = jnp.maximum(limits[last], 0)
         return {name: jnp.maximum(each - limit, 0) for name, each in norms.items()}
 

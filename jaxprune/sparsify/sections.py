@@ -70,7 +70,8 @@ def shapes(
             if rest and filters:
                 parts = term.op.params.get("feature_group_count", 1)
                 split = (max(filters), parts) if parts > 1 else None
-                windows[path.removeprefix("params/")] = [Section(path=path, axes=rest, split=split)]
+                section = Section(path=path, shape=shape, axes=rest, split=split)
+                windows[path.removeprefix("params/")] = [section]
     return _chosen(windows, only, protect, "kernel")
 
 
@@ -117,7 +118,9 @@ def depth(
         axes = () if branch.steps is None else (0,)
         bad += [p for p in inside if axes and graph.variables[p].shape[:1] != (branch.steps,)]
         if inside:
-            insides[name] = [Section(path=path, axes=axes) for path in inside]
+            insides[name] = [
+                Section(path=path, shape=graph.variables[path].shape, axes=axes) for path in inside
+            ]
     if bad:
         raise TreeError(
             f"depth: the steps of a scan are not along the first axis of {few(bad)}.\n"
@@ -155,11 +158,12 @@ def entries(
     """
     check_graph(graph)
     kernels = dict.fromkeys(p for t in each_contraction(graph.contractions) for p in t.kernels)
+    arrays = {path: graph.variables[path].shape for path in kernels}
     singles = {
         path.removeprefix("params/"): [
-            Section(path=path, axes=tuple(range(len(graph.variables[path].shape))))
+            Section(path=path, shape=shape, axes=tuple(range(len(shape))))
         ]
-        for path in kernels
+        for path, shape in arrays.items()
     }
     return _chosen(singles, only, protect, "kernel")
 
@@ -193,13 +197,17 @@ def penalized(
             f"Fix: {fix}."
         )
     check_graph(graph)
-    if missing := [part.path for part in parts if part.path not in graph.variables]:
-        raise TreeError(f"{name}: over is of another graph, with {few(missing)}.\nFix: {fix}.")
+    shapes = {path: variable.shape for path, variable in graph.variables.items()}
+    if other := [part for part in parts if shapes.get(part.path) != part.shape]:
+        which = few([f"{part.path} {list(part.shape)}" for part in other])
+        raise TreeError(f"{name}: over is of another graph, with {which}.\nFix: {fix}.")
     return given
 
 
 def _parts(name: str, some: Any, fix: str) -> Iterator[Section]:
-    for part in some if isinstance(some, Sequence) else [some]:
+    if not isinstance(some, Sequence):
+        raise JaxpruneError(f"{name}: over holds {kind_of(some)}, no list of sets.\nFix: {fix}.")
+    for part in some:
         if not isinstance(part, Section):
             raise JaxpruneError(f"{name}: over holds {kind_of(part)}, no sets.\nFix: {fix}.")
         yield part
