@@ -284,5 +284,4 @@ def _ungated(graph: ChannelGraph) -> dict[str, str]:
 
 
 def _names(values: Any) -> set[str]:
-
     return {atom.name for axes in values for space in axes for atom in ax.atoms(space) if atom.name}

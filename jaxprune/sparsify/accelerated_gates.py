@@ -119,7 +119,7 @@ def _check_real(name: str, gates: dict[str, Any]) -> None:
     other = {path: kind_of(gate) for path, gate in gates.items() if not _is_real(gate)}
     if other:
         raise JaxpruneError(
-            f"{name}: gates must be real floats, got {other}.\n"
+            f"{name}: the gates must be a tree of real floats, got {other}.\n"
             "Fix: gates=jp.gates.unit(graph) | jp.gates.unit_branches(graph)."
         )
 

@@ -39,7 +39,8 @@ def gdp(
 
     The gradients go through unchanged. The loss is that of `soft_mask`, where the filters of closed
     channels are zero and keep their gradient: they go on to train, and a channel that was closed by
-    mistake opens again. Every group keeps its best channel open. First in a chain:
+    mistake opens again. Where two filters are multiplied (a gated unit), `spare` one of them there,
+    or neither has a gradient. Every group keeps its best channel open. First in a chain:
 
       tx = optax.chain(jp.sparsify.gdp(graph, prune_ratio=0.5), optax.sgd(0.1))
       keep = optax.tree.get(tx.init(params), "keep")
