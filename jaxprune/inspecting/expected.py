@@ -1,5 +1,6 @@
 """Costs at widths that are real numbers, with branches that stay with a probability."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,38 +12,33 @@ from jaxprune.arguments.checks import check_mapping, kind_of
 from jaxprune.arguments.paths import near
 from jaxprune.errors import BudgetError
 from jaxprune.graph import ChannelGraph
-from jaxprune.inspecting import without_branches
 from jaxprune.inspecting.branches import branches
 from jaxprune.inspecting.closed_forms import TermsOf
+from jaxprune.inspecting.staying import Stays, staying
 from jaxprune.inspecting.terms import Dearest, Product, Term, total
 from jaxprune.keep.check import is_branch
-
-Stays = Mapping[Any, Any]
-"""{contraction, or path of a variable: the probability that it stays}."""
 
 
 def expected_total(graph: ChannelGraph, terms: TermsOf, widths: Mapping[str, Any]) -> Any:
     """Returns a closed form at real widths; see `cost.expected`."""
     at, stay = _numbers(graph, widths)
-    stays = _stays(graph, stay)
-    return jnp.asarray(total([_weighed(term, stays) for term in terms(graph, None)], at))
+    shares = {of: _share(item, stay) for of, item in staying(graph).items()} if stay else {}
+    return jnp.asarray(total([_weighed(term, shares) for term in terms(graph, None)], at))
 
 
-def _stays(graph: ChannelGraph, stay: Mapping[str, Any]) -> dict[Any, Any]:
-    """What is there for one branch alone stays with it, and with those that it is inside of."""
-    known, found = branches(graph), {}
-    for name, probability in stay.items():
-        mean = jnp.mean(probability)
-        for of in (*without_branches.alone(known[name]), *known[name].variables):
-            found[of] = found.get(of, 1.0) * mean
-    return found
+def _share(item: Stays, stay: Mapping[str, Any]) -> Any:
+    """How much of a term is expected to stay, of branches that are independent of each other."""
+    whole, steps = (
+        math.prod(stay.get(n, 1.0) for n in names) for names in (item.whole, item.steps)
+    )
+    return whole * (jnp.mean(steps) if item.by_step else 1 - jnp.prod(1 - jnp.asarray(steps)))
 
 
-def _weighed(term: Term, stays: Stays) -> Term:
+def _weighed(term: Term, shares: Mapping[Any, Any]) -> Term:
     if isinstance(term, Product):
-        return term._replace(factor=float(term.factor) * stays.get(term.of, 1.0))
+        return term._replace(factor=float(term.factor) * shares.get(term.of, 1.0))
     if isinstance(term, Dearest):
-        return Dearest([[_weighed(item, stays) for item in part] for part in term.alternatives])
+        return Dearest([[_weighed(item, shares) for item in part] for part in term.alternatives])
     raise BudgetError(
         "a cost by a table of latencies is known at whole widths only, which cannot be traced.\n"
         "Fix: another closed form, such as jp.cost.macs; or select.budget or plan.milp, which take "
