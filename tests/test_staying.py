@@ -11,7 +11,7 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.inspecting.staying import staying
-from jaxprune.plan.cost_tables import Sum, cost_tables
+from jaxprune.plan.cost_tables import cost_tables, price
 from jaxprune.plan.prices import Prices
 
 COSTS = (jp.cost.macs, jp.cost.params, jp.cost.activation_bytes, jp.cost.weights)
@@ -56,15 +56,6 @@ def apart() -> jp.ChannelGraph:
     return jp.trace(fn, v, np.ones((1, 4)))
 
 
-def at(table: Sum, picks: Sequence[int]) -> float:
-    """A cost by its tables."""
-    products = (
-        np.prod([float(t.values[tuple(picks[i] for i in t.choices)]) for t in product])
-        for product in table.products
-    )
-    return float(sum(products)) + sum(max(at(p, picks) for p in parts) for parts in table.largest)
-
-
 @pytest.mark.parametrize("make", [nested, apart])
 def test_a_cost_with_branches_is_that_of_its_keep(make: Any) -> None:
     graph = make()
@@ -87,7 +78,7 @@ def test_a_cost_with_branches_is_that_of_its_keep(make: Any) -> None:
         both = shared if {"+first", "+second"} <= {*off} else 0
         more = [0, both, 0, both, 3 * 8 * both]
         true = [x.cost(graph, keep) + rest for x, rest in zip(found.limits, more, strict=True)]
-        assert [at(table, every[i]) for table in tables] == pytest.approx(true)
+        assert [price(table, every[i]) for table in tables] == pytest.approx(true)
         assert prices.start(every[i]).totals == pytest.approx(true)
         widths = {
             n: float(np.sum(keep[n], -1).flat[0]) if n == name else 1.0 * keep[n] for n in keep
@@ -109,3 +100,26 @@ def test_steps_are_shared_where_every_step_has_its_row() -> None:
     assert (known["up"].steps, known["up"].by_step) == (("+down",), False)
     assert (known["down"].steps, known["down"].by_step) == (("+down",), True)
     assert "both" not in known
+
+
+def test_the_integer_program_says_no_gap_where_it_counts_too_much() -> None:
+    def gap(graph: jp.ChannelGraph, cost: Any) -> float | None:
+        scores = {name: np.ones(group.shape) for name, group in graph.groups.items()}
+        branches = dict.fromkeys(jp.branches(graph), 1.0)
+        bounds = {cost: jp.Share(0.9)}
+        found = jp.plan.problem(graph, scores, bounds=bounds, branches=branches, ladder=2)
+        return jp.plan.milp(found, gap=0.0).gap
+
+    assert gap(nested(), jp.cost.macs) == pytest.approx(0.0, abs=1e-6)
+    assert gap(nested(), jp.cost.peak_memory) is None
+    assert gap(apart(), jp.cost.params) is None
+    assert gap(apart(), jp.cost.macs) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_network_may_be_left_with_nothing() -> None:
+    """A bound of 0, which only branches that go bring."""
+    v = {"a": np.ones((1, 2)), "b": np.ones((2, 1))}
+    graph = jp.trace(lambda v, x: x + x @ v["a"] @ v["b"], v, np.ones((1, 1)))
+    scores = {name: np.ones(2) for name in graph.groups}
+    found = jp.plan.problem(graph, scores, bounds={jp.cost.macs: 0.2}, branches={"+b": 1.0})
+    assert jp.plan.milp(found, gap=0.0).costs == {"macs": 0}

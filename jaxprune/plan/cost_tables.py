@@ -61,12 +61,22 @@ def cost_tables(problem: Problem, cost: Cost) -> Sum:
     return _sum(terms(problem.graph, None), known)
 
 
-def at(found: Sum, choice: int, pick: int) -> Sum:
+def at(cost: Sum, choice: int, pick: int) -> Sum:
     """Returns a cost where one choice takes the width at a place of its ladder."""
     return Sum(
-        [tuple(_at(table, choice, pick) for table in product) for product in found.products],
-        [[at(part, choice, pick) for part in parts] for parts in found.largest],
+        [tuple(_at(table, choice, pick) for table in product) for product in cost.products],
+        [[at(part, choice, pick) for part in parts] for parts in cost.largest],
     )
+
+
+def price(cost: Sum, picks: Sequence[int]) -> float:
+    """Returns a cost where every choice takes the width at its place of the ladder."""
+    products = (
+        math.prod(float(table.values[tuple(picks[i] for i in table.choices)]) for table in product)
+        for product in cost.products
+    )
+    most = (max((price(part, picks) for part in each), default=0.0) for each in cost.largest)
+    return sum(products) + sum(most)
 
 
 def merged(product: Factors, cells: int) -> Factors:

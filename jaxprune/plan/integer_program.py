@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxprune.arguments.checks import kind_of
 from jaxprune.arguments.numbers import is_number, plain
 from jaxprune.errors import BudgetError, JaxpruneError
+from jaxprune.inspecting.branches import branches
 from jaxprune.inspecting.cost import terms_of
 from jaxprune.plan.allocation import Allocation, Decision, allocation
-from jaxprune.plan.cost_tables import cost_tables
+from jaxprune.plan.cost_tables import Sum, cost_tables, price
 from jaxprune.plan.linear_program import INFEASIBLE, Program, parts
-from jaxprune.plan.problems import Problem
+from jaxprune.plan.problems import Problem, check_problem
 
 CUTS = 50
 """How often a solution is ruled out that keeps a bound within the tolerance of the solver only."""
@@ -29,8 +29,9 @@ def milp(problem: Problem, *, gap: float = 0.005, seconds: float = 60.0) -> Allo
     decoder, is taken at each of its widths in turn. What is returned is within every limit by the
     closed form itself, not by the tolerance of the solver.
 
-    What goes only with several branches together (of shared weights, say) counts as staying: there
-    the limits hold, and a better allocation may be missed.
+    What goes only with several branches together (of shared weights, say) counts as staying, and
+    in `jp.cost.peak_memory` what goes with any: there the limits hold, a better allocation may be
+    missed, and `gap` is None.
 
     Args:
       problem: what `jp.plan.problem` returned, whose costs are closed forms: those of `jp.cost`.
@@ -47,11 +48,7 @@ def milp(problem: Problem, *, gap: float = 0.005, seconds: float = 60.0) -> Allo
     "Graphical Models, Exponential Families, and Variational Inference", 2008, section 4.
     Solved by HiGHS (`scipy.optimize.milp`).
     """
-    if not isinstance(problem, Problem):
-        raise JaxpruneError(
-            f"problem must be a Problem, got {kind_of(problem)}.\n"
-            "Fix: jp.plan.problem(graph, scores, bounds={jp.cost.macs: 0.5})."
-        )
+    check_problem(problem)
     gap, seconds = _number(gap, "gap"), _number(seconds, "seconds")
     if wrong := [limit.name for limit in problem.limits if terms_of(limit.cost) is None]:
         raise BudgetError(
@@ -65,8 +62,25 @@ def milp(problem: Problem, *, gap: float = 0.005, seconds: float = 60.0) -> Allo
             f"the solver has no allocation after {seconds} s: {found.message}\n"
             "Fix: a larger seconds=, or smaller ladders."
         )
-    share = max(0.0, found.bound - found.worth) / found.worth if found.worth else 0.0
-    return allocation(problem, found.picks, gap=share, trace=found.trace)
+    more = max(0.0, found.bound - found.worth)
+    share = more / found.worth if found.worth else math.inf if more > 0 else 0.0
+    gap = share if _exact(problem, costs) else None
+    return allocation(problem, found.picks, gap=gap, trace=found.trace)
+
+
+def _exact(problem: Problem, costs: Sequence[tuple[Sum, float]]) -> bool:
+    """False if without branches, all of them or both terms of one, less is left than counted."""
+    known = branches(problem.graph)
+    asked = {c.branch[0] for c in problem.choices if c.branch is not None}
+    together = [asked, *({n for n in asked if known[n].within == whole} for whole in known)]
+    for off in filter(None, together):
+        picks = [int(c.branch is not None and c.branch[0] in off) for c in problem.choices]
+        keep = problem.keep(picks)
+        for limit, (tables, _) in zip(problem.limits, costs, strict=True):
+            left = limit.left(problem.graph, keep)
+            if price(tables, picks) > left + 1e-9 * abs(left):
+                return False
+    return True
 
 
 class _Found(NamedTuple):

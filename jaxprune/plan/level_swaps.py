@@ -124,7 +124,7 @@ def random_search(
       journal: as of `evolution`.
 
     Raises:
-      JaxpruneError, BudgetError, CheckpointError: as `evolution`.
+      JaxpruneError, BudgetError, CheckpointError: as `evolution`; no draw is within the limits.
 
     Costs: at most `draws` evaluations.
 
@@ -153,6 +153,8 @@ def random_search(
         if loss < least:
             best, least = point.picks, loss
             trace.append(Decision(f"draw {number}", -loss))
+    if not trace:
+        raise BudgetError(f"none of {draws} draws is within the bounds.\nFix: a larger draws=.")
     return allocation(problem, best, value=-least, trace=trace)
 
 

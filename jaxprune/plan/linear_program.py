@@ -73,9 +73,9 @@ class Program:
         self.sets = sets([cost for cost, _ in costs], self.cells)
         self._combine()
         for cost, limit in costs:
-            found = self._sum(cost)
-            row = Row(found.columns, found.factors / limit, -math.inf, 1 - found.number / limit)
-            self.rows.append(row)
+            priced, unit = self._sum(cost), limit or 1.0
+            most = (limit - priced.number) / unit
+            self.rows.append(Row(priced.columns, priced.factors / unit, -math.inf, most))
 
     def fix(self, choice: int, pick: int) -> None:
         """Adds: a choice takes the width at a place of its ladder."""

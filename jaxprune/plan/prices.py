@@ -88,15 +88,15 @@ class _Whole(_Term):
         super().__init__(limit, range(len(problem.choices)))
 
     def price(self, picks: Sequence[int]) -> Any:
-        cost = self.problem.limits[self.limit].cost
-        return cost(self.problem.graph, self.problem.keep(picks))
+        return self.problem.limits[self.limit].left(self.problem.graph, self.problem.keep(picks))
 
 
 class Prices:
     """The costs of all limits, term by term.
 
-    What goes only with several branches together (of shared weights, say) counts as staying, as in
-    `milp`: where these costs are within the limits, the costs themselves are.
+    What goes only with several branches together (of shared weights, say) counts as staying, and in
+    `jp.cost.peak_memory` what goes with any, as in `milp`: where these costs are within the limits,
+    the costs themselves are.
     """
 
     def __init__(self, problem: Problem):
@@ -130,8 +130,8 @@ class Prices:
         if not self.start([len(choice.widths) - 1 for choice in problem.choices]).holds():
             raise BudgetError(
                 "the smallest widths are within the limits only because of what goes with several "
-                "branches together, which a search counts as staying.\n"
-                "Fix: a looser bound, or branches= without those that share weights."
+                "branches together, or is in jp.cost.peak_memory, which a search counts as "
+                "staying.\nFix: a looser bound, or branches= without those that share weights."
             )
 
     def start(self, picks: Sequence[int]) -> "Point":

@@ -1,5 +1,6 @@
 """What is to be planned: choices with their ladders and values, and limits of costs."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Unpack
@@ -10,7 +11,7 @@ import numpy as np
 from jaxprune.arguments import paths
 from jaxprune.arguments.bounds import Bound, typed_costs
 from jaxprune.arguments.checks import check_callable, check_mapping, kind_of
-from jaxprune.arguments.numbers import check_count, is_count, is_integer, plain
+from jaxprune.arguments.numbers import check_count, is_count, is_integer, is_number, plain
 from jaxprune.errors import BudgetError, JaxpruneError
 from jaxprune.graph import ChannelGraph
 from jaxprune.groups.constraints import Constraints
@@ -48,6 +49,20 @@ class Limit(NamedTuple):
     cost: cost.Cost
     value: Any
     dense: Any
+
+    def left(self, graph: ChannelGraph, keep: Mapping[str, Any]) -> Any:
+        """Returns what a keep costs.
+
+        Raises:
+          BudgetError: it is not a finite number.
+        """
+        cost = self.cost(graph, keep)
+        if not is_number(cost) or not math.isfinite(plain(cost)):
+            raise BudgetError(
+                f"{self.name} of a keep is {cost!r}, not a finite number.\n"
+                "Fix: a finite one above the bound where a keep must not be."
+            )
+        return cost
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,7 +104,7 @@ class Problem:
 
     def holds(self, keep: Mapping[str, Any]) -> bool:
         """Whether a keep is within every limit, by the costs themselves."""
-        return all(limit.cost(self.graph, keep) <= limit.value for limit in self.limits)
+        return all(limit.left(self.graph, keep) <= limit.value for limit in self.limits)
 
     def _checked(self, picks: Any) -> list[int]:
         lengths = [len(choice.widths) for choice in self.choices]
@@ -145,7 +160,7 @@ def problem(
       BudgetError: no bound, a bound that no choice of the smallest widths meets (all such are
         named, with the nearest that is reachable), a ladder without the full width or with one
         that the constraints rule out, `equal` groups of unlike sizes, values that are missing, or a
-        cost that gives no finite number.
+        cost that gives no finite number, or 0 for the dense network.
       ScoreError, PatternError: as those of `jp.select.budget`.
 
     >>> from jaxprune import plan, trace
@@ -179,6 +194,8 @@ def problem(
         dense = price(graph, None)
         name = getattr(price, "__name__", "a cost")
         limits.append(Limit(name, price, limit_of(bound, dense, name), dense))
+        if not dense:
+            raise BudgetError(f"{name} of the dense network is 0.\nFix: leave this bound out.")
     names = [limit.name for limit in limits]
     limits = [
         limit._replace(name=f"{limit.name}#{names[:i].count(limit.name) + 1}")
@@ -307,7 +324,7 @@ def _check_reachable(found: Problem) -> None:
     least = found.keep([len(choice.widths) - 1 for choice in found.choices])
     failures = []
     for limit in found.limits:
-        reached = limit.cost(found.graph, least)
+        reached = limit.left(found.graph, least)
         if reached > limit.value:
             failures.append(
                 f"{limit.name} may be {limit.value:,} of {limit.dense:,}, but at the smallest "
