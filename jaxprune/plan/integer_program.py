@@ -64,8 +64,8 @@ def milp(problem: Problem, *, gap: float = 0.005, seconds: float = 60.0) -> Allo
         )
     more = max(0.0, found.bound - found.worth)
     share = more / found.worth if found.worth else math.inf if more > 0 else 0.0
-    gap = share if _exact(problem, costs) else None
-    return allocation(problem, found.picks, gap=gap, trace=found.trace)
+    known = share if _exact(problem, costs) else None
+    return allocation(problem, found.picks, gap=known, trace=found.trace)
 
 
 def _exact(problem: Problem, costs: Sequence[tuple[Sum, float]]) -> bool:
