@@ -55,14 +55,14 @@ def _numbers(graph: ChannelGraph, widths: Any) -> tuple[dict[str, Any], dict[str
     given = check_mapping(widths, "widths", "{group: its expected width}", BudgetError)
     known, failures = branches(graph), []
     for name, value in given.items():
-        own = is_branch(name)
-        item = (known if own else graph.groups).get(name) if isinstance(name, str) else None
+        of_branch = is_branch(name)
+        item = (known if of_branch else graph.groups).get(name) if isinstance(name, str) else None
         if item is None:
-            some = near(name, names := list(known if own else graph.groups)) or names[:5]
+            some = near(name, names := list(known if of_branch else graph.groups)) or names[:5]
             failures.append(f"widths name {name!r}, which the graph does not have; near: {some}")
             continue
-        shapes = {(), known[name].shape} if own else {()}
-        most = 1 if own else graph.groups[name].size
+        shapes = {(), known[name].shape} if of_branch else {()}
+        most = 1 if of_branch else graph.groups[name].size
         if not _in_range(value, shapes, most):
             failures.append(
                 f"the expected width of {name!r} must be a number from 0 to {most}, got "
@@ -81,8 +81,10 @@ def _in_range(value: Any, shapes: set[tuple[int, ...]], most: int) -> bool:
     if isinstance(value, Tracer):
         return value.shape in shapes and jnp.issubdtype(value.dtype, jnp.floating)
     try:
-        found = np.asarray(value)
+        numbers = np.asarray(value)
     except (TypeError, ValueError):  # ragged lists, keys
         return False
-    real = jnp.issubdtype(found.dtype, jnp.floating) or found.dtype.kind in "iu"
-    return real and found.shape in shapes and bool((found >= 0).all() and (found <= most).all())
+    real = jnp.issubdtype(numbers.dtype, jnp.floating) or numbers.dtype.kind in "iu"
+    return (
+        real and numbers.shape in shapes and bool((numbers >= 0).all() and (numbers <= most).all())
+    )

@@ -218,10 +218,10 @@ def _number(value: float) -> list[Factors]:
 
 def _times(sums: Iterable[Any]) -> list[Factors]:
     """A product of sums, multiplied out; the same choice of several factors is one table."""
-    found = []
+    products = []
     for factors in itertools.product(*sums):
         tables: dict[tuple[int, ...], np.ndarray] = {}
         for table in itertools.chain.from_iterable(factors):
             tables[table.choices] = tables.get(table.choices, 1.0) * table.values
-        found.append(tuple(Table(*item) for item in tables.items()))
-    return found
+        products.append(tuple(Table(*item) for item in tables.items()))
+    return products

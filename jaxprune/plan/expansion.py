@@ -99,8 +99,8 @@ def expand(
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         low, high = (middle, high) if fits(middle) else (low, middle)
-    found = rounded(low)
-    return Expansion(found, low, {limit.name: limit.total(at | found) for limit in limits})
+    widest = rounded(low)
+    return Expansion(widest, low, {limit.name: limit.total(at | widest) for limit in limits})
 
 
 class _Limit(NamedTuple):
@@ -118,7 +118,7 @@ def _limits(graph: ChannelGraph, bounds: Any, gone: Without | None) -> list[_Lim
         check_callable(price, "bounds: a cost", "bounds={jp.cost.macs: 0.5}.", BudgetError)
     if not given:
         raise BudgetError("there is no bound.\nFix: bounds={jp.cost.macs: jp.Share(1.0)}.")
-    found: list[_Limit] = []
+    limits: list[_Limit] = []
     for price, bound in typed_costs(given).items():
         terms = cost.terms_of(price)
         parts = [] if terms is None else list(terms(graph, gone))
@@ -131,9 +131,9 @@ def _limits(graph: ChannelGraph, bounds: Any, gone: Without | None) -> list[_Lim
         dense = price(graph, None)
         value = bound.value if isinstance(bound, Absolute) else bound.value * dense
         name = getattr(price, "__name__", "a cost")
-        name = name if all(name != item.name for item in found) else f"{name}#{len(found) + 1}"
-        found.append(_Limit(name, price, value, lambda at, parts=parts: total(parts, at)))
-    return found
+        name = name if all(name != item.name for item in limits) else f"{name}#{len(limits) + 1}"
+        limits.append(_Limit(name, price, value, lambda at, parts=parts: total(parts, at)))
+    return limits
 
 
 def _measured(terms: Iterable[Term]) -> bool:

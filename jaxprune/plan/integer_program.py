@@ -56,16 +56,16 @@ def milp(problem: Problem, *, gap: float = 0.005, seconds: float = 60.0) -> Allo
             "jp.select.budget(bounds=...), which takes any cost."
         )
     costs = [(cost_tables(problem, limit.cost), limit.value) for limit in problem.limits]
-    found = _search(problem, parts(problem.choices, costs), gap, seconds)
-    if found.picks is None:
+    best = _search(problem, parts(problem.choices, costs), gap, seconds)
+    if best.picks is None:
         raise JaxpruneError(
-            f"the solver has no allocation after {seconds} s: {found.message}\n"
+            f"the solver has no allocation after {seconds} s: {best.message}\n"
             "Fix: a larger seconds=, or smaller ladders."
         )
-    more = max(0.0, found.bound - found.worth)
-    share = more / found.worth if found.worth else math.inf if more > 0 else 0.0
+    more = max(0.0, best.bound - best.worth)
+    share = more / best.worth if best.worth else math.inf if more > 0 else 0.0
     known = share if _exact(problem, costs) else None
-    return allocation(problem, found.picks, gap=known, trace=found.trace)
+    return allocation(problem, best.picks, gap=known, trace=best.trace)
 
 
 def _exact(problem: Problem, costs: Sequence[tuple[Sum, float]]) -> bool:
@@ -83,7 +83,7 @@ def _exact(problem: Problem, costs: Sequence[tuple[Sum, float]]) -> bool:
     return True
 
 
-class _Found(NamedTuple):
+class _Best(NamedTuple):
     """The best picks, what they are worth, what others may be worth, and what the solver said."""
 
     picks: list[int] | None
@@ -93,22 +93,22 @@ class _Found(NamedTuple):
     message: str = "no widths are within all bounds"
 
 
-def _search(problem: Problem, programs: Sequence[Program], gap: float, seconds: float) -> _Found:
+def _search(problem: Problem, programs: Sequence[Program], gap: float, seconds: float) -> _Best:
     """Solves the parts of a problem, the most promising first, as long as one may be better."""
     end = time.perf_counter() + seconds
-    found = _Found(None, 0.0, 0.0, [])
+    best = _Best(None, 0.0, 0.0, [])
     bounds = [program.relaxed(seconds) if len(programs) > 1 else math.inf for program in programs]
     for i in np.argsort(-np.array(bounds), kind="stable"):
-        enough = found.worth * (1 + gap) if found.picks else -math.inf
-        if bounds[i] <= enough or (found.picks and time.perf_counter() > end):
-            return found._replace(bound=max(found.bound, bounds[i]))
-        found = _better(problem, programs[i], found, enough, gap, end - time.perf_counter())
-    return found
+        enough = best.worth * (1 + gap) if best.picks else -math.inf
+        if bounds[i] <= enough or (best.picks and time.perf_counter() > end):
+            return best._replace(bound=max(best.bound, bounds[i]))
+        best = _better(problem, programs[i], best, enough, gap, end - time.perf_counter())
+    return best
 
 
 def _better(
-    problem: Problem, program: Program, best: _Found, enough: float, gap: float, seconds: float
-) -> _Found:
+    problem: Problem, program: Program, best: _Best, enough: float, gap: float, seconds: float
+) -> _Best:
     """Returns the better one of the best picks and those of a program that are worth enough."""
     end = time.perf_counter() + seconds
     for _ in range(CUTS):

@@ -186,10 +186,10 @@ def told(problem: Problem, picks: Sequence[int]) -> str:
 
 def digest(problem: Problem) -> str:
     """Returns what tells the keeps of a problem from others: choices, ladders, what stays first."""
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for choice in problem.choices:
-        found.update(repr((choice.name, choice.members, choice.widths, choice.branch)).encode())
+        hashed.update(repr((choice.name, choice.members, choice.widths, choice.branch)).encode())
     for each in (problem.order.present, problem.order.ranked):
         for name, values in each.items():
-            found.update(repr((name, values.shape)).encode() + values.astype(np.int64).tobytes())
-    return found.hexdigest()[:16]
+            hashed.update(repr((name, values.shape)).encode() + values.astype(np.int64).tobytes())
+    return hashed.hexdigest()[:16]

@@ -203,11 +203,11 @@ def problem(
         else limit
         for i, limit in enumerate(limits)
     ]
-    found = Problem(
+    made = Problem(
         graph=graph, order=order, choices=tuple(choices), limits=tuple(limits), floor=floor
     )
-    _check_reachable(found)
-    return found
+    _check_reachable(made)
+    return made
 
 
 _FLOORS = {"min_channels", "min_keep_ratio", "max_prune_ratio"}
@@ -227,10 +227,10 @@ def _ladders(order: Order, ladder: Any) -> dict[str, tuple[int, ...]]:
     """{choice: its widths, from the full one down}."""
     several = isinstance(ladder, Mapping)
     steps = STEPS if several else check_count(ladder, "ladder", "ladder=8.", BudgetError, least=2)
-    found = {}
+    ladders = {}
     for name, counts in order.counts.items():
         places = np.unique(np.linspace(0, len(counts) - 1, min(steps, len(counts))).round())
-        found[name] = tuple(int(counts[int(i)]) for i in places)
+        ladders[name] = tuple(int(counts[int(i)]) for i in places)
     failures = []
     if several:
         members = {member: name for name, unit in order.units.items() for member in unit}
@@ -251,11 +251,11 @@ def _ladders(order: Order, ladder: Any) -> dict[str, tuple[int, ...]]:
                         f"the ladder of {name!r} holds {wrong}, which its size, floors or "
                         "multiple_of rule out"
                     )
-                found[name] = tuple(given)
+                ladders[name] = tuple(given)
     if failures:
         fix = "Fix: the full width, and others from the floor up in the multiples asked for."
         raise BudgetError("\n".join([*failures, fix]))
-    return found
+    return ladders
 
 
 def _check_groups(given: Mapping[str, Any], order: Order) -> None:
@@ -271,7 +271,7 @@ def _values(
     order: Order, name: str, widths: Sequence[int], given: Mapping[str, Mapping[int, float]]
 ) -> np.ndarray:
     """What every width of a choice is worth."""
-    found = np.zeros(len(widths))
+    worth = np.zeros(len(widths))
     for member in order.units[name]:
         if member in given:
             entry = check_mapping(
@@ -289,10 +289,10 @@ def _values(
             lost = np.cumsum(np.atleast_2d(sums).sum(0))
             gone = [widths[0] - width for width in widths]
             each = lost[-1] - np.array([lost[n - 1] if n else 0.0 for n in gone])
-        if each is None or each.shape != found.shape or not np.isfinite(each).all():
+        if each is None or each.shape != worth.shape or not np.isfinite(each).all():
             raise BudgetError(f"values of {member!r} are not finite numbers.\nFix: finite ones.")
-        found += each
-    return found
+        worth += each
+    return worth
 
 
 def _branch_choices(graph: ChannelGraph, asked: Any) -> list[Choice]:
@@ -300,7 +300,7 @@ def _branch_choices(graph: ChannelGraph, asked: Any) -> list[Choice]:
     given = {} if asked is None else check_mapping(asked, "branches", _BRANCHES, BudgetError)
     known = branches_of(graph)
     paths.require(given, known, what="branch")
-    found = []
+    choices = []
     for name, value in given.items():
         item, worth = known.get(name), real(value)
         if item is None or worth is None or worth.shape not in {(), item.shape}:
@@ -312,19 +312,19 @@ def _branch_choices(graph: ChannelGraph, asked: Any) -> list[Choice]:
             if not np.isfinite(each):
                 raise BudgetError(f"branches[{name!r}] is {each}, not finite.\nFix: a number.")
             label = name if item.steps is None else f"{name}[{step}]"
-            found.append(Choice(label, (name,), (1, 0), np.array([each, 0.0]), (name, step)))
-    return found
+            choices.append(Choice(label, (name,), (1, 0), np.array([each, 0.0]), (name, step)))
+    return choices
 
 
 _BRANCHES = "{branch: value of keeping it}"
 
 
-def _check_reachable(found: Problem) -> None:
+def _check_reachable(problem: Problem) -> None:
     """Raises BudgetError if the smallest widths are not within the limits."""
-    least = found.keep([len(choice.widths) - 1 for choice in found.choices])
+    least = problem.keep([len(choice.widths) - 1 for choice in problem.choices])
     failures = []
-    for limit in found.limits:
-        reached = limit.left(found.graph, least)
+    for limit in problem.limits:
+        reached = limit.left(problem.graph, least)
         if reached > limit.value:
             failures.append(
                 f"{limit.name} may be {limit.value:,} of {limit.dense:,}, but at the smallest "
