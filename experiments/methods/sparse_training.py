@@ -5,6 +5,14 @@ Command:   python -m experiments sparse_training --method sfp
            python -m experiments sparse_training --method greg2 --keep-macs 0.3
            python -m experiments sparse_training --method oicsr --strength 3e-3
 Device:    CPU, 2 cores
+Expected:  39 to 40 % of the MACs stay; test accuracy of one seed on digits, in percent: dense
+           99.50, and then trained with the method, after the cut, fine-tuned:
+
+             sfp      96.50  58.75  99.50        oicsr    99.25  15.75  99.00
+             fpgm     99.25  99.00  99.25        admm     99.00  15.25  99.00
+             asfp     91.75  72.00  99.75        greg1    99.25  60.25  99.25
+             ssl      98.75  14.75  99.25        greg2    97.50  28.25  99.50
+             growl    99.25  14.25  99.75        morphnet 99.50  12.00  98.25
 """
 
 from dataclasses import dataclass, replace
@@ -41,7 +49,7 @@ class Config(Common):
     """Of its channels, how many every group keeps."""
     dense: Training = Training(epochs=15, rates=stepped(0.1))  # noqa: RUF009
     """Before anything is sparse."""
-    train: Training = Training(epochs=8, rates=triangular(1e-3, 5e-2))  # noqa: RUF009
+    train: Training = Training(epochs=8, rates=triangular(1e-3, 2e-2))  # noqa: RUF009
     """With the method, before the pruning; its strength is that above."""
     finetune: tuple[Training, ...] = (Training(epochs=8, rates=triangular(1e-3, 2e-2)),)
     """After the pruning."""

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import optax
 
 import jaxprune as jp
-from jaxprune.sparsify import GrowingState
 
 Keep = dict[str, jax.Array]
 
@@ -16,7 +15,7 @@ class ChosenState(NamedTuple):
     """State of `growing`."""
 
     keep: Keep  # {group: bool[n]}, all False before the choice: the strengths of all grow
-    decay: GrowingState
+    decay: Any  # the GrowingState
 
 
 def growing(

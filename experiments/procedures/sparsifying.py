@@ -5,13 +5,13 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import optax
 
 import jaxprune as jp
 from experiments.procedures.growing import growing
 from experiments.procedures.rounds import Transform
 from jaxprune.schedule import Training
+from jaxprune.sparsify import Masking
 
 
 class Given(NamedTuple):
@@ -53,16 +53,20 @@ def _penalty(strength: float, front: Front, score: Any) -> Sparsity:
     return Sparsity(strength, partial(_first, front), score)
 
 
-def _soft(score: Any, ramp: bool = False) -> Sparsity:
-    """Soft pruning at the end of every epoch: what it chose is zero, so that norms tell it."""
+def _soft(
+    strength: float, score: Any, masking: Masking = Masking.SOFT, ramp: bool = False
+) -> Sparsity:
+    """Pruning at the end of every epoch: what it chose is zero, so that norms tell it."""
 
     def zeroed(given: Given) -> Transform:
         share: Any = given.how.strength
         if ramp:
             share = jp.schedule.asymptotic(share, steps=given.how.epochs * given.steps)
-        return jp.sparsify.soft_pruning(given.graph, score, prune_ratio=share, period=given.steps)
+        return jp.sparsify.soft_pruning(
+            given.graph, score, prune_ratio=share, period=given.steps, masking=masking
+        )
 
-    return Sparsity(0.4, partial(_last, zeroed), jp.scores.l2)
+    return Sparsity(strength, partial(_last, zeroed), jp.scores.l2)
 
 
 def _ssl(given: Given) -> Transform:
@@ -118,25 +122,26 @@ _IN = partial(jp.scores.channel_energy, roles=("in",))
 
 SPARSITIES: Mapping[str, Sparsity] = MappingProxyType(
     {
-        "sfp": _soft(jp.scores.l2),
-        "fpgm": _soft(jp.scores.fpgm),
-        "asfp": _soft(jp.scores.l2, ramp=True),
-        "ssl": _penalty(1e-3, _ssl, jp.scores.channel_energy),
-        "growl": Sparsity(1e-3, partial(_last, _growl), _IN),
+        "sfp": _soft(0.2, jp.scores.l2),
+        "fpgm": _soft(0.4, jp.scores.fpgm, Masking.HARD),
+        "asfp": _soft(0.2, jp.scores.l2, ramp=True),
+        "ssl": _penalty(2e-2, _ssl, jp.scores.channel_energy),
+        "growl": Sparsity(0.2, partial(_last, _growl), _IN),
         "oicsr": _penalty(
-            1e-3,
+            2e-2,
             lambda given: jp.sparsify.oicsr(given.graph, given.how.strength),
             jp.scores.channel_energy,
         ),
-        "admm": _penalty(5e-2, _admm, jp.scores.l2),
-        "greg1": _penalty(5e-2, _greg, jp.scores.l1),
-        "greg2": _penalty(5e-2, partial(_greg, spread=0.25), jp.scores.l1),
-        "morphnet": _penalty(0.5, _morphnet, jp.sparsify.channel_sizes),
+        "admm": _penalty(0.1, _admm, jp.scores.l2),
+        "greg1": _penalty(2e-2, _greg, jp.scores.l1),
+        "greg2": _penalty(2e-2, partial(_greg, spread=0.25), jp.scores.l1),
+        "morphnet": _penalty(1.0, _morphnet, jp.sparsify.channel_sizes),
     }
 )
-"""Name -> the sparsity. The strength of soft pruning is the share of the channels that is zero, of
-`admm` the rho, of `greg1` and `greg2` what the decay grows by in five steps; else it is the
-coefficient of the penalty.
+"""Name -> the sparsity. The strength of `sfp`, `fpgm` and `asfp` is the share of the channels at
+zero, of `admm` the rho, of `greg1` and `greg2` what the decay grows by in five steps; else it is
+the coefficient of the penalty. `fpgm` holds what it zeroed, as its code does. On digits, whose
+epochs are short, `sfp` and `asfp` end at 92 % with a strength of 0.4.
 
 Sources: sfp: He et al., "Soft Filter Pruning", IJCAI 2018. fpgm: He et al., "Filter Pruning via
 Geometric Median", CVPR 2019. asfp: He et al., "Asymptotic Soft Filter Pruning", IEEE Transactions
