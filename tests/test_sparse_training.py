@@ -15,7 +15,7 @@ import optax
 
 import jaxprune as jp
 from experiments.methods import sparse_training
-from experiments.procedures import growing, kept_rounds, sparsifying
+from experiments.procedures import growing, kept_rounds
 from experiments.procedures.sparsifying import SPARSITIES
 from experiments.runner import directory
 from experiments.runner.experiment import execute
@@ -102,4 +102,5 @@ def test_contradictions_are_errors() -> None:
     ):
         with pytest.raises(ValueError, match=text):
             replace(SMALL, **changes)
-    assert sparsifying.unknown("sfp") == []
+    with pytest.raises(jp.errors.JaxpruneError, match="prune_ratio"):  # before anything trains
+        sparse_training.method(replace(SMALL, strength=2.0)).begin(TASK.graph)

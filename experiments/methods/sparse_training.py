@@ -16,9 +16,10 @@ Expected:  39 to 40 % of the MACs stay; test accuracy of one seed on digits, in 
 """
 
 from dataclasses import dataclass, replace
-from functools import partial
 from types import MappingProxyType
 from typing import Any
+
+import optax
 
 import jaxprune as jp
 from experiments.procedures import kept_rounds, rounds, sparsifying
@@ -73,28 +74,26 @@ def method(config: Config) -> Method:
     chosen = SPARSITIES[config.method]
     strength = chosen.strength if config.strength is None else config.strength
     dense, train, *finetune = rounds.scaled(config, config.dense, config.train, *config.finetune)
+    train = replace(train, strength=strength)
     share = 1 - config.keep_macs**0.5  # of the filters and of what they read
 
     def wrap(sgd: Transform, how: Training, steps: int, graph: jp.ChannelGraph) -> Transform:
         return chosen.optimizer(Given(sgd, how, steps, graph, share))
 
+    def begin(graph: jp.ChannelGraph) -> jp.schedule.Progress:
+        wrap(optax.identity(), train, 1, graph)  # an error if the strength is out of range
+        floor = config.min_keep_ratio
+        return jp.schedule.begin(graph, keep_macs=config.keep_macs, min_keep_ratio=floor)
+
     def scores(graph: jp.ChannelGraph, variables: Any, *_: Any) -> Any:
         return chosen.score(graph, variables)
 
     return Method(
-        plan=jp.schedule.one_shot(
-            keep_macs=config.keep_macs, score=replace(train, strength=strength), finetune=finetune
-        ),
+        plan=jp.schedule.one_shot(keep_macs=config.keep_macs, score=train, finetune=finetune),
         dense=dense,
-        begin=partial(_begin, config),
+        begin=begin,
         wrap=wrap,
         score=Score(scores),
-    )
-
-
-def _begin(config: Config, graph: jp.ChannelGraph) -> jp.schedule.Progress:
-    return jp.schedule.begin(
-        graph, keep_macs=config.keep_macs, min_keep_ratio=config.min_keep_ratio
     )
 
 
