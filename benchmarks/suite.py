@@ -1,16 +1,16 @@
 """Chooses the tests of the normal run: all lines that the whole suite reaches, in the least time.
 
-Command:   pip install pytest-cov && python -m benchmarks.suite  (--seconds 520, --measured)
+Command:   pip install pytest-cov && python -m benchmarks.suite  (--seconds 510, --measured)
 Device:    CPU, 2 cores
 CPU time:  half an hour
 Writes:    tests/further.txt
 
 Every test is run once; its CPU time and the lines of `jaxprune` and `experiments` that it reaches
-are noted. In the normal run stay all of `ALWAYS`; of every test function the quickest case, if it
-takes less than `LONG` seconds; what alone reaches a line or more for each of its seconds; and after
-these the quickest of the others, as long as there are seconds left. The rest is listed in
-`tests/further.txt`, by which `tests/conftest.py` marks it: `pytest -m further` runs that, and
-`pytest -m ""` everything.
+are noted. In the normal run stay all of `ALWAYS`; what takes less than `QUICK` seconds; of every
+test function the quickest case, if it takes less than `LONG` seconds; what alone reaches `LINES` or
+more for each of its seconds; and after these the quickest of the others, as long as there are
+seconds left. The rest is listed in `tests/further.txt`, by which `tests/conftest.py` marks it:
+`pytest -m further` runs that, and `pytest -m ""` everything.
 """
 
 import argparse
@@ -31,8 +31,12 @@ MEASURED = ROOT / "runs" / "suite"
 FURTHER = ROOT / "tests" / "further.txt"
 TICK = 0.01
 """Seconds, of the clock of a process."""
-LONG = 1.0
+QUICK = 0.05
+"""Seconds of a test that the normal run has in any case."""
+LONG = 0.8
 """Seconds of the quickest case of a function that the normal run may do without."""
+LINES = 2
+"""That a test must reach in a second, which no other test of the normal run reaches."""
 ALWAYS = (
     "tests/test_anywhere.py::*processes*",
     "tests/test_budget.py::*",
@@ -100,8 +104,8 @@ def chosen(
 ) -> set[str]:
     """Returns the tests of the normal run.
 
-    >>> seconds = {"a[0]": 0.9, "a[1]": 1.2, "b": 2.0, "c": 8.0, "d[0]": 0.1, "d[1]": 0.2}
-    >>> sorted(chosen(seconds, {"a[0]": {1}, "a[1]": {1}, "b": {1, 2, 3}, "c": {1, 4}}, 3.5))
+    >>> seconds = {"a[0]": 0.7, "a[1]": 1.2, "b": 1.0, "c": 8.0, "d[0]": 0.1, "d[1]": 0.2}
+    >>> sorted(chosen(seconds, {"a[0]": {1}, "a[1]": {1}, "b": {1, 2, 3}, "c": {1, 4}}, 2.5))
     ['a[0]', 'b', 'd[0]', 'd[1]']
     """
     quickest = sorted(seconds, key=seconds.__getitem__)
@@ -109,12 +113,12 @@ def chosen(
     for test in quickest:
         first.setdefault(test.partition("[")[0], test)
     stay = {test for test in first.values() if seconds[test] < LONG}
-    stay |= set(filter(always, quickest))
+    stay |= {test for test in quickest if seconds[test] < QUICK or always(test)}
     left = _union(lines, seconds) - _union(lines, stay)
     while others := set(seconds) - stay:
         gain = {t: len(left.intersection(_of(lines, t))) / seconds[t] for t in others}
         best = max(gain, key=gain.__getitem__)
-        if gain[best] < 1:
+        if gain[best] < LINES:
             break
         stay.add(best)
         left -= set(_of(lines, best))
@@ -142,7 +146,7 @@ def _union(lines: Mapping[str, Collection[Any]], tests: Iterable[str]) -> set[An
 def main() -> None:
     """Measures, chooses, writes the list and prints what the normal run takes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=520.0, help="CPU time of the normal run")
+    parser.add_argument("--seconds", type=float, default=510.0, help="CPU time of the normal run")
     parser.add_argument("--measured", action="store_true", help="choose from the last measurement")
     arguments = parser.parse_args()
     if not arguments.measured:

@@ -18,7 +18,7 @@ from jaxprune import (
 )
 from jaxprune.arguments.bounds import Absolute, Share
 from jaxprune.arguments.old_names import renamed as _renamed
-from jaxprune.checkpoint import Restored, restore, save
+from jaxprune.checkpoint import Restored, open_variables, restore, save, slice_stored
 from jaxprune.cutting.optimizer_state import slice_opt_state
 from jaxprune.cutting.pruned import Pruned
 from jaxprune.cutting.transforms import mask, unslice
@@ -87,6 +87,7 @@ __all__ = [
     "narrow",
     "nnx",
     "of_kind",
+    "open_variables",
     "plan",
     "prune",
     "recover",
@@ -102,6 +103,7 @@ __all__ = [
     "select_inputs",
     "slice",
     "slice_opt_state",
+    "slice_stored",
     "slimmable",
     "spaces",
     "sparsify",

@@ -45,14 +45,16 @@ run = jax.jit(Block().apply)
 
 
 @jax.jit
+def loss(variables: Any) -> Any:
+    """In eval mode."""
+    outs = Block().apply(variables, X)
+    return optax.softmax_cross_entropy_with_integer_labels(outs, LABELS).mean()
+
+
+@jax.jit
 def slopes(params: Any, statistics: Any) -> Any:
-    """The gradient of a loss in eval mode."""
-
-    def loss(params: Any) -> Any:
-        outs = Block().apply({"params": params, "batch_stats": statistics}, X)
-        return optax.softmax_cross_entropy_with_integer_labels(outs, LABELS).mean()
-
-    return jax.grad(loss)(params)
+    """The gradient of the loss."""
+    return jax.grad(lambda params: loss({"params": params, "batch_stats": statistics}))(params)
 
 
 def noise(params: Any, step: int) -> Any:

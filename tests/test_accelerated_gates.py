@@ -173,3 +173,9 @@ def test_wrapped_by_optax() -> None:
     assert not np.any(updates["b"])
     with pytest.raises(JaxpruneError, match=r"momentum must be in \[0, 1\), got 1.5"):
         accelerated_l1_gates(0.1, learning_rate=0.1, momentum=1.5)
+
+
+@pytest.mark.parametrize("gate", [np.ones(2, np.int32), np.ones(2, bool), np.ones(2) * 1j, 1])
+def test_what_could_not_move_is_refused(gate: Any) -> None:
+    with pytest.raises(JaxpruneError, match=r"a tree of real floats, got \{'a': .*\nFix: "):
+        accelerated_l1_gates(0.1, learning_rate=0.1).init({"a": gate, "b": np.ones(2)})

@@ -162,7 +162,6 @@ def test_a_traced_keep_is_refused_where_it_decides_shapes() -> None:
         "mask",
         "masked",
         "schedule.masked_updates",
-        "sparsify.gated_filters",
         "sparsify.soft_mask",
     }
     assert all(re.search("is traced[\\s\\S]*Fix:|taken", text) for text in found.values()), found

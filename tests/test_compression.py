@@ -146,6 +146,7 @@ def test_projections_keep_one_and_leave_the_inside_of_a_ball_alone() -> None:
     ]
     assert largest_in_each(0.0)(norms)["a"].tolist() == [[3.0, 0.0], [0.0, pytest.approx(0.2)]]
     jax.tree.map(np.testing.assert_array_equal, norm_ball(30.0)(norms), norms)
+    assert sum(float(n.sum()) for n in norm_ball(1e-9)(norms).values()) == 0.0  # below rounding
 
 
 def test_what_no_set_holds_is_not_drawn() -> None:
@@ -163,6 +164,17 @@ def test_what_no_set_holds_is_not_drawn() -> None:
         updates, state = tx.update(jax.tree.map(jnp.zeros_like, v), state, moved)
         assert np.all(updates["a"][:, :2] != 0)
         assert not np.any(updates["a"][:, 2:])
+
+
+def test_complex_weights_are_drawn_by_their_gradient() -> None:
+    v = {"a": jnp.array([[3.0 + 1.0j, 1.0 - 2.0j]]), "b": jnp.ones((2, 1), jnp.complex64)}
+    graph = jp.trace(lambda v, x: x @ v["a"] @ v["b"], v, jnp.ones((1, 1), jnp.complex64))
+    theta = jnp.array([[3.0 + 1.0j, 0.0]])
+    tx = learning_compression(graph, largest_in_each(0.5), strength=0.5, period=9)
+    updates, state = tx.update(jax.tree.map(jnp.zeros_like, v), tx.init(v), v)
+    np.testing.assert_allclose(state.compressed["a"], theta, rtol=1e-6)
+    wanted = jax.grad(lambda w: (jnp.abs(w - theta) ** 2).sum() / 4)(v["a"])
+    np.testing.assert_allclose(updates["a"], wanted, rtol=1e-6)
 
 
 def test_errors() -> None:

@@ -39,6 +39,14 @@ def test_logits_are_learned_by_forward_kl() -> None:
     assert not np.any(slopes[1])
 
 
+def test_logits_of_half_precision_are_compared_in_float32() -> None:
+    own, teacher = (jnp.asarray(z, jnp.bfloat16) for z in RANDOM.normal(size=(2, 4, 5)))
+    p, q = (log_softmax(np.float32(z)) for z in (teacher, own))
+    found = jp.recover.distillation()(own, teacher)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, (np.exp(p) * (p - q)).sum(-1).mean(), rtol=1e-5)
+
+
 def layers(v: Any, x: Any) -> Any:
     """A stream through two stacked layers, and a head."""
 

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 import jaxprune as jp
+from sparse_training import block, loss
 
 RANDOM = np.random.default_rng(3)
 X = RANDOM.normal(size=(16, 5)).astype(np.float32)
@@ -45,7 +46,7 @@ def test_twenty_steps_are_those_of_the_paper() -> None:
     )
 
     def loss(v: Any, keep: Any) -> Any:
-        return jnp.square(network(jp.sparsify.gated_filters(GRAPH, v, keep), X) - T).mean() / 2
+        return jnp.square(network(jp.sparsify.soft_mask(GRAPH, v, keep), X) - T).mean() / 2
 
     @jax.jit
     def step(v: Any, state: Any) -> Any:
@@ -81,7 +82,7 @@ def test_twenty_steps_are_those_of_the_paper() -> None:
     assert (~seen[:-1] & seen[1:]).any()  # a channel came back
     keep = jp.gates.kept(GRAPH, optax.tree.get(state, "keep"))
     assert sum(mask.sum() for mask in keep.values()) in (7, 8)
-    gated = jp.sparsify.gated_filters(GRAPH, v, keep)
+    gated = jp.sparsify.soft_mask(GRAPH, v, keep)
     small = jp.slice(GRAPH, gated, keep)
     np.testing.assert_allclose(network(small, X), network(gated, X), rtol=1e-5, atol=1e-6)
 
@@ -92,3 +93,55 @@ def test_every_group_keeps_its_best_channel() -> None:
     assert [int(mask.sum()) for mask in state.keep.values()] == [1, 1]
     best = [np.square(V[name]).sum(0).argmax() for name in "ab"]
     assert [int(np.argmax(mask)) for mask in state.keep.values()] == best
+
+
+def test_a_ratio_may_be_injected() -> None:
+    make = optax.inject_hyperparams(lambda ratio: jp.sparsify.gdp(GRAPH, prune_ratio=ratio))
+    tx = make(ratio=0.5)
+    _, state = jax.jit(tx.update)(V, tx.init(V), V)
+    assert sum(int(mask.sum()) for mask in optax.tree.get(state, "keep").values()) == 7
+
+
+def test_only_what_makes_channels_closes_and_counts() -> None:
+    """A depthwise kernel behind a filter of zeros would leave neither a gradient."""
+    graph, variables = block()
+    params = variables["params"]
+    norms = {n: params[n] | {"bias": np.ones_like(params[n]["bias"])} for n in ("up_norm",)}
+    params = params | norms
+    variables = variables | {"params": params}
+    tx = jp.sparsify.gdp(graph, prune_ratio=0.5)
+    _, state = tx.update(params, tx.init(params), params)
+    size = np.square(params["up"]["kernel"]).sum((0, 1, 2))
+    closed = ~np.asarray(state.keep["depthwise/kernel"])
+    assert closed.any()
+    assert size[closed].max() < size[~closed].min()
+    gates = state.keep
+
+    def masked(v: Any) -> Any:
+        return loss(jp.sparsify.soft_mask(graph, v, gates))
+
+    slopes = jax.grad(masked)(variables)["params"]["up"]["kernel"]
+    assert np.all(np.any(slopes[..., closed], axis=(0, 1, 2)))
+
+
+def test_a_cut_of_stacked_layers_fills_up_with_zeros() -> None:
+    """Each layer has as many channels open as it likes; the cut is what was trained."""
+
+    def stack(v: Any, x: Any) -> Any:
+        def step(h: Any, w: Any) -> Any:
+            return h + jnp.tanh(h @ w["up"]) @ w["down"], None
+
+        return jax.lax.scan(step, x, v)[0]
+
+    v = {
+        name: RANDOM.normal(size=shape).astype(np.float32)
+        for name, shape in {"up": (2, 5, 4), "down": (2, 4, 5)}.items()
+    }
+    graph = jp.trace(stack, v, X)
+    (name,) = graph.groups
+    gates = {name: np.array([[True, False, False, False], [True, False, True, True]])}
+    masked = jp.sparsify.soft_mask(graph, v, gates)
+    small = jp.slice(graph, masked, jp.gates.kept(graph, gates))
+    assert small["up"].shape == (2, 5, 3)
+    by_hand = v | {"up": v["up"] * gates[name][:, None]}
+    np.testing.assert_allclose(stack(small, X), stack(by_hand, X), rtol=1e-5, atol=1e-6)

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+import jaxprune as jp
 from chains import chain
 from jaxprune.errors import JaxpruneError, TreeError
 from jaxprune.sparsify import everywhere, growing_decay, structured, weak_first, weighted_decay
@@ -70,6 +72,16 @@ def test_twenty_steps_of_the_weights_of_depgraph() -> None:
     got, _, traces = trained(tx, variables["params"])
     close(got, loop.w)
     assert traces == 1
+
+
+def test_complex_weights_decay() -> None:
+    """As `jax.grad` of half their squared modulus has it, which is their conjugate."""
+    v = {"a": jnp.array([[3.0 + 1.0j, 1.0 - 2.0j]]), "b": jnp.ones((2, 1), jnp.complex64)}
+    graph = jp.trace(lambda v, x: x @ v["a"] @ v["b"], v, jnp.ones((1, 1), jnp.complex64))
+    wanted = jax.grad(lambda w: (jnp.abs(w) ** 2).sum() / 2)(v["a"])
+    tx = growing_decay(graph, everywhere, delta=1.0, period=1, ceiling=1.0)
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, v), tx.init(v), v)
+    np.testing.assert_allclose(updates["a"], wanted, rtol=1e-6)
 
 
 def test_equal_norms_do_not_grow() -> None:

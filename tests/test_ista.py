@@ -106,6 +106,24 @@ def test_what_is_not_homogeneous_is_refused() -> None:
     assert [float(after[f"scale{i}"][0]) for i in (0, 1)] == [0.5, 1.0]
 
 
+def test_a_small_change_beside_large_outputs_is_seen() -> None:
+    """What the channels add is a thousandth of the outputs, and it is their change that counts."""
+    v = {"a": (3, 2), "scale": 2, "mean": 2, "var": 2, "b": (2, 1), "skip": (3, 1)}
+    v = {name: np.ones(shape, np.float32) for name, shape in v.items()}
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+
+    def network(activation: Any) -> Any:
+        def apply(v: Any, x: Any) -> Any:
+            z = (x @ v["a"] - v["mean"][None]) * jax.lax.rsqrt(v["var"] + 1e-5)[None]
+            return activation(z * v["scale"][None]) @ v["b"] * 1e-3 + x @ v["skip"]
+
+        return jp.trace(apply, v, x)
+
+    with pytest.raises(GateError, match="the outputs change by a: not all"):
+        rescale_scales(network(jax.nn.gelu), v, 0.1, x)
+    assert rescale_scales(network(jax.nn.relu), v, 0.1, x)["scale"][0] == np.float32(0.1)
+
+
 def test_errors() -> None:
     graph, variables = block()
     with pytest.raises(JaxpruneError, match=r"at least 0: 'down/kernel' has 'none'.\nFix: costs="):

@@ -13,7 +13,20 @@ import jaxprune as jp
 import residual_networks
 from chains import INPUTS, apply, chain
 from jaxprune.errors import CheckpointError, JaxpruneError
-from jaxprune.plan import Evaluator, Problem, divergence, evaluator, milp, problem, replace_one
+from jaxprune.plan import (
+    Evaluator,
+    Problem,
+    amc,
+    divergence,
+    energy_aware,
+    evaluator,
+    evolution,
+    milp,
+    netadapt,
+    problem,
+    random_search,
+    replace_one,
+)
 
 A, B = "layer_0/kernel", "layer_1/kernel"
 FORMS = ("pre", "scanned")
@@ -154,11 +167,43 @@ def test_a_journal_of_something_else_is_refused(tmp_path: Path) -> None:
         replace_one(found(multiple_of=2)[0], evaluate, journal=path)
     with pytest.raises(CheckpointError, match="other weights or data"):
         replace_one(asked, lambda keep: evaluate(keep) + 1, journal=path)
+    head, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([head, lines[0].split("value")[0] + 'value": NaN}', ""]))
+    with pytest.raises(CheckpointError, match="is not a journal"):
+        replace_one(asked, evaluate, journal=path)
     path.write_text("no journal\n")
     with pytest.raises(CheckpointError, match="is not a journal"):
         replace_one(asked, evaluate, journal=path)
     with pytest.raises(CheckpointError, match="cannot be read"):
         replace_one(asked, evaluate, journal=tmp_path)
+
+
+def test_a_divergence_by_other_weights_is_seen(tmp_path: Path) -> None:
+    """From itself every network has the divergence 0, and each evaluator has its own values."""
+    asked, _ = found()
+    energy = jp.cost.macs
+
+    def away(by: float) -> Any:
+        return lambda keep: by * (1 - energy(asked.graph, keep) / energy(asked.graph))
+
+    plans: dict[str, Any] = {
+        "one": replace_one,
+        "random": lambda *args, **options: random_search(*args, draws=9, **options),
+        "amc": lambda *args, **options: amc(*args, episodes=2, warmup=2, hidden=3, **options),
+        "proposals": netadapt,
+        "energy": lambda asked, *args, **options: energy_aware(asked, energy, *args, **options),
+    }
+    for name, plan in plans.items():
+        plan(asked, away(1.0), journal=tmp_path / name)
+        before = (tmp_path / name).read_bytes()
+        with pytest.raises(CheckpointError, match="other weights or data"):
+            plan(asked, away(1.1), journal=tmp_path / name)
+        assert (tmp_path / name).read_bytes() == before
+    for seed in (1, 2):  # whose first draw the journal does not have
+        with pytest.raises(CheckpointError, match="other weights or data"):
+            random_search(asked, away(1.1), draws=9, seed=seed, journal=tmp_path / "one")
+    with pytest.raises(CheckpointError, match="other weights or data"):
+        evolution(asked, [away(2.0), away(1.0)], generations=2, journal=tmp_path / "one")
 
 
 def test_losses_that_are_no_numbers_are_refused() -> None:

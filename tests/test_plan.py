@@ -235,3 +235,23 @@ def test_no_bound_and_bad_values_are_refused() -> None:
         problem(graph, uniform(graph), bounds={jp.cost.macs: 0.5}, branches={"+none": 1.0})
     with pytest.raises(BudgetError, match="gap must be"):
         milp(problem(graph, uniform(graph), bounds={jp.cost.macs: 0.5}), gap=-1)
+
+
+def test_a_cost_that_is_not_a_finite_number_is_refused() -> None:
+    graph = plain()
+    for bad in (np.nan, np.inf, "much"):
+
+        def cost(_: Any, keep: Any = None, bad: Any = bad) -> Any:
+            return 10.0 if keep is None or keep[A].all() else bad
+
+        with pytest.raises(BudgetError, match=r"cost of a keep is .*, not a finite number"):
+            problem(graph, uniform(graph), bounds={cost: jp.Absolute(5.0)})
+    with pytest.raises(BudgetError, match="of the dense network is 0"):
+        problem(graph, uniform(graph), bounds={lambda *_: 0: 0.5})
+
+
+def test_nothing_is_widened_beyond_a_table() -> None:
+    graph = plain()
+    table = jp.cost.latency_table(graph, timer=lambda calls: [1e-6] * len(calls))
+    with pytest.raises(BudgetError, match="a table ends"):
+        jp.plan.expand(graph, {A: 2}, bounds={jp.cost.tabled(table): 0.9})

@@ -154,7 +154,33 @@ def test_errors() -> None:
             structured(graph, jnp.sum, over=depth(graph), **bad)
     with pytest.raises(TreeError, match="over is of another graph, with params/"):
         structured(plain, jnp.sum, over=depth(graph))
+    turned = jp.trace(lambda v, x: x @ v["a"].T, {"a": np.ones((3, 2))}, np.ones((1, 2)))
+    with pytest.raises(TreeError, match=r"over is of another graph, with .*a \[3, 2\]"):
+        structured(plain, jnp.sum, over=shapes(turned))
+    with pytest.raises(JaxpruneError, match=r"holds a Section, no list of sets.\nFix: over="):
+        structured(plain, jnp.sum, over={"a": shapes(plain)["a"][0]})
     with pytest.raises(TreeError, match=r"(?s)proximal_structured: .*params/up/kernel.*Fix: "):
         proximal_structured(graph, lasso, learning_rate=0.1, over=depth(graph)).init(
             {"up": variables["params"]["up"] | {"kernel": np.ones(3)}}
         )
+
+
+@pytest.mark.parametrize("layers", [(), (2,)])
+def test_functions_of_norms_keep_their_shapes(layers: Any) -> None:
+    """Of stacked layers what a penalty gives would be summed, and a lone norm would spread."""
+    v = {"a": np.ones((*layers, 3, 4), np.float32), "b": np.ones((*layers, 4, 3), np.float32)}
+
+    def apply(v: Any, x: Any) -> Any:
+        def step(x: Any, w: Any) -> Any:
+            return jnp.tanh(x @ w["a"]) @ w["b"], None
+
+        return jax.lax.scan(step, x, v)[0] if layers else step(x, v)[0]
+
+    graph = jp.trace(apply, v, np.ones((1, 3), np.float32))
+    (name,) = (name for name, group in graph.groups.items() if group.size == 4)
+    tx = structured(graph, lambda norms: norms, only=[name])
+    with pytest.raises(JaxpruneError, match=r"penalty gives f\[4\] for norms f\[4\], not a number"):
+        tx.update(v, tx.init(v), v)
+    tx = proximal_structured(graph, lambda n, t: n.max() - t, learning_rate=1.0, only=[name])
+    with pytest.raises(JaxpruneError, match=r"prox gives norms of shape .*4\].\nFix: lambda"):
+        tx.update(v, tx.init(v), v)

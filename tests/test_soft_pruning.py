@@ -1,6 +1,7 @@
 """Soft pruning: the paper's loop in NumPy, regrowth, and cuts that change nothing."""
 
 import re
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from jaxprune.errors import JaxpruneError, KeepError, PatternError, ScoreError, 
 from jaxprune.sparsify import Masking, soft_mask, soft_pruning
 from modules import ScanBlock
 from networks import weights
-from sparse_training import Block, Momentum, X, block, close, run, slopes, trained
+from sparse_training import Block, Momentum, X, block, close, loss, run, slopes, trained
 
 STREAM, INNER = "down/kernel", "depthwise/kernel"
 KEEP = {STREAM: np.array([True, True, False, True]), INNER: np.arange(6) != 1}
@@ -99,6 +100,22 @@ def test_a_dynamic_mask_trains_the_dense_weights_and_lets_channels_come_back() -
         kept.append((seen["a"] != 0).ravel().tolist())
     np.testing.assert_allclose(params["a"], [[2.2, 1.4]], rtol=1e-6)
     assert kept == [[True, True]] * 2 + [[False, True]] * 2 + [[True, False]] * 2
+
+
+def test_a_loss_of_masked_variables_has_the_gradient_at_them() -> None:
+    """Straight through, whatever is zeroed: without it what is pruned would never come back."""
+    graph, variables = block()
+    params = variables["params"]
+    for options in ({"spare": "*/down/kernel"}, {"biases": True}, {}):
+        seen = soft_mask(graph, variables, KEEP, **options)
+        masked = partial(soft_mask, graph, keep=KEEP, **options)
+        inside = jax.grad(lambda v, masked=masked: loss(masked(v)))(variables)["params"]
+        at = slopes(seen["params"], seen["batch_stats"])
+        jax.tree.map(np.testing.assert_array_equal, inside, at)
+    assert np.any(inside["down"]["kernel"][..., 2])
+    endless = jax.tree.map(lambda w: np.full_like(w, np.inf), params)
+    masked = jax.jvp(lambda p: soft_mask(graph, p, KEEP), (params,), (endless,))[1]
+    assert np.all(np.isinf(masked["stem"]["kernel"]))
 
 
 def test_filters_grow_again_where_a_mask_would_hold_them() -> None:

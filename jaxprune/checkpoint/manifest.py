@@ -6,7 +6,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -26,14 +26,20 @@ def dumps(content: Mapping[str, Any]) -> str:
     return json.dumps({"format": _FORMAT, "sha256": _content_digest(content), "content": content})
 
 
-def read(directory: Path) -> dict[str, Any]:
-    """Returns the content of the manifest, every part of it checked.
+def read(
+    directory: Path,
+    name: str = NAME,
+    problems: Callable[[Mapping[str, Any]], Iterator[str]] | None = None,
+) -> dict[str, Any]:
+    """Returns the content of the manifest of that name, every part of it checked.
+
+    `problems` yields why a content is not that of such a manifest.
 
     Raises:
       FileNotFoundError: there is none.
       CheckpointError: it is damaged, foreign or newer.
     """
-    what, path = f"checkpoint {str(directory)!r}", directory / NAME
+    what, path = f"checkpoint {str(directory)!r}", directory / name
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
             raise ValueError("it is a directory, or a link out of the checkpoint")
@@ -42,7 +48,7 @@ def read(directory: Path) -> dict[str, Any]:
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{what} is damaged: {NAME}: {error}.\nFix: restore another copy."
+            f"{what} is damaged: {name}: {error}.\nFix: restore another copy."
         ) from error
     match manifest:
         case {"format": int(number)} if number > _FORMAT:
@@ -52,10 +58,10 @@ def read(directory: Path) -> dict[str, Any]:
             )
         case {"format": 1, "sha256": str(sha), "content": dict(content)}:
             if sha == _content_digest(content):
-                _check(content, what)
+                _check(content, what, name, problems or _content_problems)
                 return content
     raise CheckpointError(
-        f"{what} is damaged: {NAME} does not agree with its own SHA-256.\n"
+        f"{what} is damaged: {name} does not agree with its own SHA-256.\n"
         "Fix: restore another copy."
     )
 
@@ -127,10 +133,15 @@ def _raise_damaged(directory: Path, problems: list[str]) -> None:
     )
 
 
-def _check(content: Mapping[str, Any], what: str) -> None:
+def _check(
+    content: Mapping[str, Any],
+    what: str,
+    name: str,
+    problems: Callable[[Mapping[str, Any]], Iterator[str]],
+) -> None:
     """Raises unless the content is what `save` writes; the SHA-256 proves no more than that."""
     values.raise_if(
-        [*values.json_problems(content, NAME, 4 * values.DEEPEST)] or [*_content_problems(content)],
+        [*values.json_problems(content, name, 4 * values.DEEPEST)] or [*problems(content)],
         f"{what} is damaged",
         "restore another copy.",
     )

@@ -6,7 +6,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
 import jaxprune.checkpoint.manifest as manifest
+import jaxprune.checkpoint.opening as opening
+import jaxprune.checkpoint.slice_manifest as slice_manifest
 import jaxprune.checkpoint.trees as trees
 from jaxprune.arguments.checks import check_path
 from jaxprune.errors import CheckpointError
@@ -58,8 +63,23 @@ class Restored:
             ) from error
 
 
+class _RestoredSlice(Restored):
+    """What `slice_stored` wrote."""
+
+    def _load(self, name: str) -> Any:
+        plan = self._plans[name]
+        trees.check_containers(plan, name)
+        stored = opening.stored_leaves(self._directory, self._content)
+        loaded = {}
+        for number, target in zip(plan.numbers, plan.targets, strict=True):
+            whole = np.asarray(stored[number])
+            sharding = getattr(target, "sharding", None)
+            loaded[str(number)] = whole if sharding is None else jax.device_put(whole, sharding)
+        return trees.assembled(plan, loaded)
+
+
 def restore(path: str | os.PathLike[str], *, like: Any = None, opt_state: Any = None) -> Restored:
-    """Returns what `save` wrote; the arrays are read, and checked, when they are asked for.
+    """Returns what `save` or `slice_stored` wrote; arrays are read, and checked, when asked for.
 
     Args:
       path: directory of the checkpoint.
@@ -76,7 +96,8 @@ def restore(path: str | os.PathLike[str], *, like: Any = None, opt_state: Any = 
     """
     check_path(path, CheckpointError)
     directory = Path(path).absolute()
-    content = _whole(directory)
+    sliced = slice_manifest.is_at(directory)
+    content = slice_manifest.read(directory) if sliced else _whole(directory)
     if opt_state is not None and "opt_state" not in content["trees"]:
         raise CheckpointError(
             f"checkpoint {str(directory)!r} has no optimizer state to fill the template with.\n"
@@ -87,7 +108,7 @@ def restore(path: str | os.PathLike[str], *, like: Any = None, opt_state: Any = 
         name: trees.plan(name, description, templates[name])
         for name, description in content["trees"].items()
     }
-    return Restored(
+    return (_RestoredSlice if sliced else Restored)(
         spec=content["spec"],
         metadata=content["metadata"],
         _directory=directory,

@@ -140,19 +140,24 @@ def load(checkpoint: Path, name: str, plan: Plan) -> Any:
     """
     from orbax.checkpoint import v1 as ocp  # when used: importing it is slow
 
-    both = list(zip(plan.numbers, plan.targets, strict=True))
+    both = zip(plan.numbers, plan.targets, strict=True)
     stored = {str(number): target for number, target in both if math.prod(target.shape)}
     try:
         loaded: Any = ocp.load(str(checkpoint), stored, checkpointable_name=name) if stored else {}
-        leaves = [
-            _leaf(leaf, loaded.get(str(number)), target)
-            for leaf, (number, target) in zip(plan.leaves, both, strict=True)
-        ]
+        return assembled(plan, loaded)
     except Exception as error:
         raise CheckpointError(
             f"Orbax cannot read the {name} in {str(checkpoint)!r}: {error}\n"
             "Fix: check the shardings of the template; without one the arrays come to the host."
         ) from error
+
+
+def assembled(plan: Plan, loaded: Mapping[str, Any]) -> Any:
+    """Returns the tree of arrays, given as {number: array}; empty ones may be absent."""
+    leaves = [
+        _leaf(leaf, loaded.get(str(number)), target)
+        for leaf, number, target in zip(plan.leaves, plan.numbers, plan.targets, strict=True)
+    ]
     if isinstance(plan.structure, jax.tree_util.PyTreeDef):
         return plan.structure.unflatten(leaves)
     return _decode(plan.structure, leaves)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxprune.arguments.stored_arrays import in_memory
 from jaxprune.cutting import on_devices, shardings
 from jaxprune.program import stacked_layers
 from jaxprune.program.spaces import Space
@@ -80,8 +81,9 @@ def take(
     if not fit:
         shardings.check(leaves, shapes)
     results, waiting = {}, {}
-    for path, leaf in leaves.items():
-        cut, base = cuts[path], None if into is None else into[path]
+    for path, stored in leaves.items():
+        leaf, base = in_memory(stored), None if into is None else in_memory(into[path])
+        cut = cuts[path]
         if not any(item is not None for item in (*cut.indices, *cut.kept)):
             results[path] = leaf
             continue

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from jaxprune.arguments.stored_arrays import StoredArray
 from jaxprune.errors import JaxpruneError, TreeError
 
 FIT = "fit"
@@ -64,7 +65,7 @@ def check(leaves: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> Non
 
 def _divided(leaf: Any) -> Iterator[tuple[str, int]]:
     """Yields (names of mesh axes, the number of parts) for the axes of a leaf."""
-    if isinstance(leaf, np.ndarray):
+    if isinstance(leaf, np.ndarray | StoredArray):
         return
     sharding = jax.typeof(leaf).sharding if isinstance(leaf, Tracer) else leaf.sharding
     if not isinstance(sharding, jax.NamedSharding):

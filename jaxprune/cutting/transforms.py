@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxprune.arguments import paths
 from jaxprune.arguments.checks import is_array, kind_of
+from jaxprune.arguments.stored_arrays import in_memory
 from jaxprune.cutting import absent, entries
 from jaxprune.errors import TreeError
 from jaxprune.graph import ChannelGraph, Slot, Variable, check_graph
@@ -98,7 +99,8 @@ def _filled(
         path: entries.Cut.of([None] * len(kept[path]), known[path].axes, kept[path])
         for path in touched
     }
-    return {**leaves, **entries.take({path: leaves[path] for path in touched}, cuts)}
+    filled = entries.take({path: leaves[path] for path in touched}, cuts)
+    return {path: filled[path] if path in filled else in_memory(leaves[path]) for path in leaves}
 
 
 def sliced(
@@ -172,7 +174,7 @@ def _taken(
         if any(index is not None for index in indices):
             cuts[path] = entries.Cut.of(indices, axes, map(kept, axes) if kept else ())
     cut = entries.take({path: leaves[path] for path in cuts}, cuts, into=into, fit=fit)
-    return {**leaves, **cut}
+    return {path: cut[path] if path in cut else in_memory(leaves[path]) for path in leaves}
 
 
 def unslice(
@@ -200,6 +202,7 @@ def unslice(
     full = None if into is None else paths.flatten(into)[0]
     if full is not None:
         _check_arrays(known, full, {}, state)
+        full = {path: in_memory(leaf) for path, leaf in full.items()}
 
     def widened(small: Any) -> Any:
         leaves, treedef = paths.flatten(small)

@@ -31,24 +31,24 @@ def folded(
     Raises:
       GateError: the last weights of a branch do not stand for it alone, or are no factor of it.
     """
-    found, failures = {}, []
+    last, failures = {}, []
     for name in gates:
         branch = branches(graph)[name]
         try:
-            found[name] = tuple(_Last(graph, branch).weights())
+            last[name] = tuple(_Last(graph, branch).weights())
         except UnfoldedError as why:
             failures.append(f"branch {name!r}: {why}")
     if failures:
         fix = "Fix: leave them out; jp.gated goes on to apply the gates of these."
         raise GateError("\n".join(["these branches cannot have a folded gate:", *failures, fix]))
     after = dict(leaves)
-    places = located("fold", graph, [path for some in found.values() for path in some], leaves)
-    for name, some in found.items():
-        for own in (places[path] for path in some):
-            leaf = jnp.asarray(after[own])
+    places = located("fold", graph, [path for some in last.values() for path in some], leaves)
+    for name, some in last.items():
+        for place in (places[path] for path in some):
+            leaf = jnp.asarray(after[place])
             gate = jnp.asarray(gates[name])
             factor = gate.reshape(gate.shape + (1,) * (leaf.ndim - gate.ndim))
-            after[own] = (dtypes.wide(leaf) * factor).astype(leaf.dtype)
+            after[place] = (dtypes.wide(leaf) * factor).astype(leaf.dtype)
     return after
 
 
@@ -90,23 +90,23 @@ class _Last:
             place = self.stacked(self.scan, place)
         if place is None or place >= len(names):
             raise UnfoldedError("no variable of its own ends it")
-        found = self.graph.variables[names[place]]
-        if self.branch.shape and found.shape[:1] != self.branch.shape:
-            raise UnfoldedError(f"the steps of {found.path} are not along its first axis")
-        if not jnp.issubdtype(found.dtype, jnp.inexact):
-            raise UnfoldedError(f"{found.path} is {found.dtype}, which holds no fractions")
-        return found.path
+        variable = self.graph.variables[names[place]]
+        if self.branch.shape and variable.shape[:1] != self.branch.shape:
+            raise UnfoldedError(f"the steps of {variable.path} are not along its first axis")
+        if not jnp.issubdtype(variable.dtype, jnp.inexact):
+            raise UnfoldedError(f"{variable.path} is {variable.dtype}, which holds no fractions")
+        return variable.path
 
     def stacked(self, scan: Op, place: int) -> int | None:
         """Returns which input of the whole program the steps take their own rows of."""
         if place < sum(steps(scan)):
             return None
         outer, known = scan.eqn.invars[place], self.graph.walk.program.invars
-        found = next((i for i, var in enumerate(known) if var is outer), None)
+        at = next((i for i, var in enumerate(known) if var is outer), None)
         whole = FlatProgram(self.graph.walk, results(self.graph))
-        if found is not None and whole.single_use(whole.ins[found]) is None:
+        if at is not None and whole.single_use(whole.ins[at]) is None:
             raise UnfoldedError("what it is made of is read elsewhere too")
-        return found
+        return at
 
     def through(self, node: Node) -> list[str]:
         """Returns the variables that multiply what an operation gives."""

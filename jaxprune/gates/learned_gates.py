@@ -113,14 +113,14 @@ def learned(
     like = {name: jax.eval_shape(partial(law.init, shape)) for name, shape in shapes.items()}
 
     def each(params: Tree, read: Callable[[Any], Any]) -> Tree:
-        own = _params(like, params)
-        return {name: read(value) for name, value in own.items()}
+        ordered = _params(like, params)
+        return {name: read(value) for name, value in ordered.items()}
 
     def sample(params: Tree, key: jax.Array) -> Tree:
         check_key(key, GateError)
-        own = _params(like, params)
-        keys = jax.random.split(key, len(own))
-        return {name: law.sample(k, own[name]) for k, name in zip(keys, own, strict=True)}
+        ordered = _params(like, params)
+        keys = jax.random.split(key, len(ordered))
+        return {name: law.sample(k, ordered[name]) for k, name in zip(keys, ordered, strict=True)}
 
     return Learned(
         init=lambda: {name: law.init(shape) for name, shape in shapes.items()},
@@ -143,14 +143,14 @@ def unlearnable(graph: ChannelGraph) -> dict[str, str]:
     >>> jp.gates.unlearnable(graph)
     {}
     """
-    found = refused(graph)
-    found |= {
+    reasons = refused(graph)
+    reasons |= {
         name: f"a gate at zero does not stand for the cut: {group.inexact}"
         for name, group in graph.groups.items()
-        if group.inexact is not None and name not in found
+        if group.inexact is not None and name not in reasons
     }
-    found = {**_ungated(graph), **found}
-    return {**folding(graph, [n for n in graph.groups if n not in found])[1], **found}
+    reasons = {**_ungated(graph), **reasons}
+    return {**folding(graph, [n for n in graph.groups if n not in reasons])[1], **reasons}
 
 
 def kept(graph: ChannelGraph, gates: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,10 +180,10 @@ def kept(graph: ChannelGraph, gates: Mapping[str, Any]) -> dict[str, Any]:
             f"the gates of {traced[:5]} are traced, but they decide which channels stay.\n"
             "Fix: return them from the jitted function, and take the keep outside of it."
         )
-    own, channels = split_gates(graph, gates)
+    of_branches, channels = split_gates(graph, gates)
     check_gates(graph, channels)
     known = branches_of(graph)
-    values = {name: np.asarray(gate) for name, gate in (own | channels).items()}
+    values = {name: np.asarray(gate) for name, gate in (of_branches | channels).items()}
     values = {name: gate.astype(np.float64) for name, gate in values.items()}
     bad = [name for name, gate in values.items() if not np.isfinite(gate).all()]
     if bad:
@@ -228,14 +228,14 @@ def _shapes(
                 ]
             )
         )
-    own = paths.require(branches, known, what="branches pattern")
-    found = {name: graph.groups[name].shape for name in every if name in chosen}
-    found |= {name: item.shape for name, item in known.items() if name in own}
-    if not found:
+    gated = paths.require(branches, known, what="branches pattern")
+    shapes = {name: graph.groups[name].shape for name in every if name in chosen}
+    shapes |= {name: item.shape for name, item in known.items() if name in gated}
+    if not shapes:
         reasons = [f"group {name!r}: {why}" for name, why in list(without.items())[:5]]
         fix = "Fix: leave only out to take all groups that can have gates, or name branches."
         raise GateError("\n".join(["no group and no branch is left for gates.", *reasons, fix]))
-    return found
+    return shapes
 
 
 def _params(like: Tree, params: Any) -> Tree:
@@ -274,15 +274,14 @@ def _alike(value: Any, wanted: Any) -> bool:
 def _ungated(graph: ChannelGraph) -> dict[str, str]:
     """Returns {group: why} for groups whose channels something reads behind which no gate is."""
     gated = {id(site.op) for site in find_sites(graph.walk)}
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for op in every_op(graph.walk):
         if id(op) in gated or op.form is not None:
             continue
         for name in _names(op.ins) - _names(op.outs):
-            found.setdefault(name, f"{op!r} at {op.place} reads its channels without a gate")
-    return {name: found[name] for name in graph.groups if name in found}
+            reasons.setdefault(name, f"{op!r} at {op.place} reads its channels without a gate")
+    return {name: reasons[name] for name in graph.groups if name in reasons}
 
 
 def _names(values: Any) -> set[str]:
-
     return {atom.name for axes in values for space in axes for atom in ax.atoms(space) if atom.name}

@@ -107,12 +107,12 @@ def lagrangian(
     check_graph(graph)
     warmup = check_count(warmup, "warmup", "warmup=640.", BudgetError, least=0)
     kinds = _costs(graph, bounds), _widths(graph, widths), _depth(graph, depth)
-    found = {name: item for kind in kinds for name, item in kind.items()}
-    if not found:
+    constraints = {name: item for kind in kinds for name, item in kind.items()}
+    if not constraints:
         raise BudgetError(
             "lagrangian has no constraint.\nFix: bounds={jp.cost.macs: 0.5} keeps half."
         )
-    if len(found) < sum(map(len, kinds)):
+    if len(constraints) < sum(map(len, kinds)):
         raise BudgetError(
             f"two of the constraints {[n for kind in kinds for n in kind]} have one name.\n"
             "Fix: rename the variable whose group has the name of a cost, or 'depth'."
@@ -121,14 +121,14 @@ def lagrangian(
 
     def init() -> Multipliers:
         pair = ("linear", "quadratic")
-        return {name: {each: jnp.zeros(()) for each in pair} for name in found}
+        return {name: {each: jnp.zeros(()) for each in pair} for name in constraints}
 
     def penalty(open: Mapping[str, Any], multipliers: Multipliers, step: Any) -> jax.Array:
-        _check_multipliers(multipliers, found)
+        _check_multipliers(multipliers, constraints)
         _check_open(graph, open)
         ramp = jnp.minimum(step / warmup, 1.0) if warmup else 1.0
         total = jnp.zeros(())
-        for name, item in found.items():
+        for name, item in constraints.items():
             gap = item.measure(open) - (1 - (1 - item.target) * ramp)
             pair = multipliers[name]
             total += pair["linear"] * gap + pair["quadratic"] * jnp.square(gap)
@@ -136,9 +136,11 @@ def lagrangian(
 
     def gaps(open: Mapping[str, Any]) -> dict[str, jax.Array]:
         _check_open(graph, open)
-        return {name: item.measure(open) - item.target for name, item in found.items()}
+        return {name: item.measure(open) - item.target for name, item in constraints.items()}
 
-    return Lagrangian(init, penalty, gaps, {name: item.target for name, item in found.items()})
+    return Lagrangian(
+        init, penalty, gaps, {name: item.target for name, item in constraints.items()}
+    )
 
 
 def expected_widths(graph: ChannelGraph, open: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -168,7 +170,7 @@ def expected_widths(graph: ChannelGraph, open: Mapping[str, Any]) -> dict[str, j
 
 def _costs(graph: ChannelGraph, bounds: Any) -> dict[str, Constraint]:
     given = check_mapping({} if bounds is None else bounds, "bounds", "{cost: bound}", BudgetError)
-    found: dict[str, Constraint] = {}
+    constraints: dict[str, Constraint] = {}
     for price in given:
         if cost.terms_of(price) is None:
             raise BudgetError(
@@ -185,9 +187,9 @@ def _costs(graph: ChannelGraph, bounds: Any) -> dict[str, Constraint]:
                 f"the bound {bound.value} of {name} is more than all of it, {dense}.\n"
                 "Fix: a share of dense below 1, or less than what it costs now."
             )
-        name = name if name not in found else f"{name}#{len(found) + 1}"
-        found[name] = Constraint(partial(_cost_share, graph, price, dense), share)
-    return found
+        name = name if name not in constraints else f"{name}#{len(constraints) + 1}"
+        constraints[name] = Constraint(partial(_cost_share, graph, price, dense), share)
+    return constraints
 
 
 def _cost_share(graph: ChannelGraph, price: Any, dense: Any, open: Mapping[str, Any]) -> jax.Array:
@@ -196,7 +198,7 @@ def _cost_share(graph: ChannelGraph, price: Any, dense: Any, open: Mapping[str, 
 
 def _widths(graph: ChannelGraph, widths: Any) -> dict[str, Constraint]:
     given = check_mapping({} if widths is None else widths, "widths", "{group: int}", BudgetError)
-    found: dict[str, Constraint] = {}
+    constraints: dict[str, Constraint] = {}
     for key, count in given.items():
         for name in graph.groups:
             if name not in matching(graph, [key], graph.groups, what="widths pattern"):
@@ -207,8 +209,8 @@ def _widths(graph: ChannelGraph, widths: Any) -> dict[str, Constraint]:
                     f"widths: {key!r} asks {count!r} of group {name!r}, which has {size} "
                     f"channels.\nFix: an int from 1 to {size}."
                 )
-            found[name] = Constraint(partial(_width_share, graph, name), plain(count) / size)
-    return found
+            constraints[name] = Constraint(partial(_width_share, graph, name), plain(count) / size)
+    return constraints
 
 
 def _width_share(graph: ChannelGraph, name: str, open: Mapping[str, Any]) -> jax.Array:
@@ -265,10 +267,10 @@ def _check_open(graph: ChannelGraph, open: Any) -> None:
         raise BudgetError("\n".join(["open is not that of gates of the graph:", *failures, fix]))
 
 
-def _check_multipliers(multipliers: Any, found: Mapping[str, Constraint]) -> None:
+def _check_multipliers(multipliers: Any, constraints: Mapping[str, Constraint]) -> None:
     what = "multipliers"
     given = check_mapping(multipliers, what, "the tree that init() gives", BudgetError)
-    fits = given.keys() == found.keys() and all(
+    fits = given.keys() == constraints.keys() and all(
         isinstance(pair, Mapping)
         and set(pair) == {"linear", "quadratic"}
         and all(getattr(value, "shape", None) == () for value in pair.values())
@@ -276,6 +278,6 @@ def _check_multipliers(multipliers: Any, found: Mapping[str, Constraint]) -> Non
     )
     if not fits:
         raise BudgetError(
-            f"multipliers are not those of the constraints {list(found)}.\n"
+            f"multipliers are not those of the constraints {list(constraints)}.\n"
             "Fix: multipliers = lagrangian(graph, ...).init(), of the same constraints."
         )

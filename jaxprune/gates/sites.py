@@ -99,7 +99,7 @@ def refusals(
 ) -> dict[str, str]:
     """Returns {group: why no contraction can carry its gate, or hand out its activation}."""
     names = list(graph.variables)
-    found = {}
+    refused = {}
     for name, group in graph.groups.items():
         here = [site for site in sites if name in site.groups]
         read = {names[i] for site in here for i in site.variables}
@@ -108,8 +108,8 @@ def refusals(
         if unseen:
             reasons = [f"{unseen[0]} is read by neither a dot_general nor a convolution"]
         if reasons or not here:
-            found[name] = reasons[0] if reasons else "no contraction sums over its channels"
-    return found
+            refused[name] = reasons[0] if reasons else "no contraction sums over its channels"
+    return refused
 
 
 def _refusal(site: Site, closed: Mapping[Form, str]) -> str | None:
@@ -129,7 +129,7 @@ def read_once(graph: ChannelGraph) -> set[Slot]:
     is no such slot, nor where a variable with the channels multiplies the kernel.
     """
     names = list(graph.variables)
-    found = {
+    readers = {
         name: {slot for slot in group.slots if slot.role == "in"}
         for name, group in graph.groups.items()
     }
@@ -137,6 +137,6 @@ def read_once(graph: ChannelGraph) -> set[Slot]:
         variables = {names[i] for i in site.variables}
         for name in site.groups:
             held = {s.path for s in graph.groups[name].slots if s.role != "out"} & variables
-            if len(held) != 1 or not held & {slot.path for slot in found.get(name, ())}:
-                found.pop(name, None)
-    return {slot for slots in found.values() for slot in slots}
+            if len(held) != 1 or not held & {slot.path for slot in readers.get(name, ())}:
+                readers.pop(name, None)
+    return {slot for slots in readers.values() for slot in slots}

@@ -89,13 +89,13 @@ def gated(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., Any]:
     retraced = evaluator.retracer(fn, graph)
 
     def run(variables: Any, gates: Gates, *inputs: Any, **keywords: Any) -> Any:
-        own, channels = split_gates(graph, gates)
+        of_branches, channels = split_gates(graph, gates)
         check_gates(graph, channels)
         here = retraced(evaluator.full(graph, variables, {}), inputs, keywords)
         evaluator.check_groups(graph, here, channels.keys())
         places = list(find_sites(here.walk))
         _check(channels, refusals(here, places, CLOSED), "a gate")
-        sums = branch_sites(graph, here, own)
+        sums = branch_sites(graph, here, of_branches)
         gated = [site for site in places if site.groups & channels.keys()]
         marked = Marked((site.op, site) for site in (*gated, *sums))
 
@@ -107,7 +107,7 @@ def gated(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., Any]:
         args = evaluator.operands(variables, inputs, keywords)
         stacks = {name: here.groups[name].slots[0].atom.layers for name in channels}
         stacks |= {site.name: site.scan for site in sums}
-        given = {**channels, **own}
+        given = {**channels, **of_branches}
         return evaluate(here, marked, args, enter=scale, given=given, stacks=stacks)[0]
 
     return run
@@ -147,10 +147,10 @@ def fold(graph: ChannelGraph, variables: Any, gates: Gates) -> Any:
     _check(gates, failures, "a folded gate")
     leaves, treedef = paths.flatten(variables)
     leaves = folded(graph, leaves, on_branches)
-    kernels = [slot.path for own in slots.values() for slot in own]
+    kernels = [slot.path for readers in slots.values() for slot in readers]
     places = located("fold", graph, kernels, leaves)
-    for name, own in slots.items():
-        for slot in own:
+    for name, readers in slots.items():
+        for slot in readers:
             kernel = jnp.asarray(leaves[places[slot.path]])
             wide = dtypes.wide(kernel)
             factors = spread(jnp.asarray(gates[name], wide.real.dtype), slot, wide)
@@ -164,9 +164,9 @@ def folding(
     """Returns {group: the slots that its gates fold into}, and {group: why there are none}."""
     read, why = read_once(graph), "no single weight reads its channels at every contraction"
     slots = {n: [slot for slot in graph.groups[n].slots if slot in read] for n in names}
-    failures = {name: why for name, own in slots.items() if not own}
-    for name, own in slots.items():
-        for path, dtype in ((slot.path, graph.variables[slot.path].dtype) for slot in own):
+    failures = {name: why for name, readers in slots.items() if not readers}
+    for name, readers in slots.items():
+        for path, dtype in ((slot.path, graph.variables[slot.path].dtype) for slot in readers):
             if not jnp.issubdtype(dtype, jnp.inexact):
                 failures[name] = f"{path} is {dtype}, which holds no fractions"
     return slots, failures
@@ -246,11 +246,11 @@ def _shape(gate: Any) -> tuple[int, ...] | None:
     if isinstance(gate, jax.ShapeDtypeStruct):
         return None
     try:
-        found = gate if isinstance(gate, jax.Array) else np.asarray(gate)
+        values = gate if isinstance(gate, jax.Array) else np.asarray(gate)
     except (TypeError, ValueError):  # ragged lists, lists of traced values
         return None
-    real = jnp.issubdtype(found.dtype, np.number) and not jnp.iscomplexobj(found)
-    return found.shape if real or found.dtype == np.bool_ else None
+    real = jnp.issubdtype(values.dtype, np.number) and not jnp.iscomplexobj(values)
+    return values.shape if real or values.dtype == np.bool_ else None
 
 
 def _unknown(graph: ChannelGraph, names: Collection[str]) -> dict[str, str]:

@@ -20,11 +20,13 @@ from jaxprune.groups.constraints import Groups, scope
 class Section:
     """A part of a variable whose weights belong to sets of their own, which are not channels.
 
-    The sets are the indices of `axes`; with none, the whole variable belongs to one. Where `split`
-    is (axis, parts), that axis is cut into so many equal parts, each with sets of its own.
+    `shape` is that of the variable. The sets are the indices of `axes`; with none, the whole
+    variable belongs to one. Where `split` is (axis, parts), that axis is cut into so many equal
+    parts, each with sets of its own.
     """
 
     path: str
+    shape: tuple[int, ...]
     axes: tuple[int, ...] = ()
     split: tuple[int, int] | None = None
 

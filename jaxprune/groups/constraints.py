@@ -98,11 +98,11 @@ def multiples(graph: ChannelGraph, limits: Limits) -> dict[str, Multiple]:
     """Returns {group: what its kept count, or the width of its arrays, is a multiple of}."""
     if not isinstance(limits.multiple_of, Mapping):
         return dict.fromkeys(graph.groups, limits.multiple_of)
-    found: dict[str, Multiple] = dict.fromkeys(graph.groups, 1)
+    by_group: dict[str, Multiple] = dict.fromkeys(graph.groups, 1)
     for key, multiple in limits.multiple_of.items():
         names = matching(graph, [key], graph.groups, what="multiple_of pattern")
-        found |= dict.fromkeys(names, multiple)
-    return found
+        by_group |= dict.fromkeys(names, multiple)
+    return by_group
 
 
 def scope(
@@ -120,13 +120,13 @@ def scope(
     """
     whole = matching(graph, protect, graph.groups, what="protect pattern")
     chosen = set(names) if only is None else matching(graph, only, names, what="only pattern")
-    found = [name for name in names if name in chosen and name not in whole]
-    if not found:
+    inside = [name for name in names if name in chosen and name not in whole]
+    if not inside:
         raise PatternError(
             f"protect={protect!r} and only={only!r} leave no group {purpose}.\n"
             f"Fix: the groups are {few(names)}; leave only out to take all."
         )
-    return found
+    return inside
 
 
 def few(items: Sequence[Any]) -> str:

@@ -14,6 +14,7 @@ from jaxprune.arguments import paths
 from jaxprune.arguments.checks import check_callable, is_array, kind_of
 from jaxprune.arguments.dtypes import wide
 from jaxprune.arguments.fetching import fetch, replicated
+from jaxprune.arguments.stored_arrays import StoredArray, in_memory
 from jaxprune.errors import ScoreError, TreeError
 from jaxprune.graph import ChannelGraph, Slot, check_graph, sums_along
 
@@ -22,6 +23,8 @@ Array = Any  # a numpy array outside `jax.jit`, a traced one inside
 
 _AT_ONCE = 2**23
 """Entries of an array on the host that are widened at a time."""
+_OF_FILES = 2**20
+"""The same of an array in a file, of which there may be less memory than of the others."""
 
 
 class Reduce(Protocol):
@@ -51,8 +54,9 @@ def collect(
     A wanted slot is a member: it gives every channel `finish(sum of entry(w))` over the entries w
     that the channel owns there, in float32 or wider (float64 variables give float64 scores);
     `reduce` then combines the members. Arrays on the host are read there by NumPy, a part at a
-    time; others are summed where they are, in a program for each shape and sharding, and the sums
-    are fetched. Inside `jax.jit` all stays in the program.
+    time, and so are arrays in files (`jp.open_variables`); others are summed where they are, in a
+    program for each shape and sharding, and the sums are fetched. Inside `jax.jit` all stays in the
+    program.
 
     Raises:
       TreeError: `variables` lack a leaf of the graph, or a leaf has another shape.
@@ -103,6 +107,8 @@ def owned(leaf: Array | Pair, slot: Slot, entry: Callable[[Array], Array]) -> Ar
     summed = _Summed(slot.axis, slot.layer, entry, combine)
     if any(isinstance(part, Tracer) for part in parts):
         return slot.owned(replicated(summed(*parts)))
+    if any(isinstance(part, StoredArray) for part in parts):
+        return slot.owned(_of_stored(summed, parts))
     if not all(map(_is_near, parts)):
         try:
             return slot.owned(fetch(_program(summed, _mesh(parts))(*parts)))
@@ -152,15 +158,44 @@ def _is_near(part: Array) -> bool:
     return len(devices) == 1 and next(iter(devices)).platform == "cpu" and part.is_fully_addressable
 
 
-def _in_parts(summed: _Summed, parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns the sums with at most `_AT_ONCE` entries widened at a time."""
+def _in_parts(summed: _Summed, parts: Sequence[np.ndarray], at_once: int = _AT_ONCE) -> np.ndarray:
+    """Returns the sums with about so many entries widened at a time."""
     shape = parts[0].shape
-    pieces = -(-math.prod(shape) // _AT_ONCE)
+    pieces = -(-math.prod(shape) // at_once)
     if pieces < 2:
         return summed(*parts)
     along = shape.index(max(shape))
     cuts = [np.array_split(part, pieces, axis=along) for part in parts]
-    sums = [summed(*piece) for piece in zip(*cuts, strict=True)]
+    return _joined(summed, [summed(*piece) for piece in zip(*cuts, strict=True)], along)
+
+
+def _of_stored(summed: _Summed, parts: Sequence[Array]) -> np.ndarray:
+    """Returns the sums of arrays in files, of which a part is read at a time."""
+    first = next(part for part in parts if isinstance(part, StoredArray))
+    along = first.outer
+    if along is None or not first.size:
+        return _in_parts(summed, [np.asarray(fetch(in_memory(part))) for part in parts])
+    ready = [
+        part
+        if isinstance(part, StoredArray) and part.outer == along
+        else np.asarray(fetch(in_memory(part)))
+        for part in parts
+    ]
+    sums = [
+        _in_parts(summed, [_rows(part, along, start, stop) for part in ready], _OF_FILES)
+        for start, stop in first.bounds()
+    ]
+    return _joined(summed, sums, along)
+
+
+def _rows(part: Array, along: int, start: int, stop: int) -> np.ndarray:
+    if isinstance(part, StoredArray):
+        return part.part(start, stop)
+    return part[(slice(None),) * along + (slice(start, stop),)]
+
+
+def _joined(summed: _Summed, sums: Sequence[np.ndarray], along: int) -> np.ndarray:
+    """Returns the sums of an array from those of its parts along an axis."""
     if along in (summed.axis, summed.layer):
         return np.concatenate(sums, axis=0 if along == summed.layer else -1)
     return np.add.reduce(sums)
@@ -185,7 +220,8 @@ def leaves_at(graph: ChannelGraph, variables: Any, wanted: Iterable[str]) -> dic
     """
     leaves = _checked(graph, variables, wanted)
     whole = {k: replicated(v) for k, v in leaves.items() if isinstance(v, Tracer)}
-    return {**leaves, **whole, **fetch({k: v for k, v in leaves.items() if k not in whole})}
+    here = {k: in_memory(v) for k, v in leaves.items() if k not in whole}
+    return {**leaves, **whole, **fetch(here)}
 
 
 def _checked(graph: ChannelGraph, variables: Any, wanted: Iterable[str]) -> dict[str, Array]:
@@ -217,7 +253,7 @@ def shape_in(leaves: Mapping[str, Any], path: str) -> Any:
 
 def here(values: Any) -> Array:
     """Returns `wide` values: traced ones in the program, others on the host."""
-    return wide(values if isinstance(values, Tracer) else np.asarray(fetch(values)))
+    return wide(values if isinstance(values, Tracer) else np.asarray(fetch(in_memory(values))))
 
 
 def _numpy_of(arrays: Iterable[Array]) -> Any:

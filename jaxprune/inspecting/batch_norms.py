@@ -38,7 +38,7 @@ def batch_norms(of: Any) -> dict[str, BatchNorm]:
     beside scale and bias in an NNX state.
 
     Of a graph, it is besides these whatever computes one, under any names (Haiku, Keras, Equinox,
-    by hand; see `jaxprune.normalization`). It goes by the path of its scale without the last name;
+    by hand). It goes by the path of its scale without the last name;
     where several would have one path, by the whole path of the scale.
 
     Args:

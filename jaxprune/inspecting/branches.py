@@ -1,16 +1,19 @@
 """Branches: what residual sums add to their streams, and could do without."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
+
+import numpy as np
 
 from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting.cached import once
 from jaxprune.keep.check import BRANCH
 from jaxprune.program import outputs, residual_sums
 from jaxprune.program.jaxpr import Op
+from jaxprune.program.liveness import Live
 from jaxprune.program.residual_sums import Other, Removable
 
 
@@ -97,7 +100,8 @@ def results(graph: ChannelGraph) -> list[bool]:
 
 @once
 def _sums(graph: ChannelGraph) -> _Sums:
-    sums, others = residual_sums.find(graph.walk, results(graph))
+    counts = results(graph)
+    sums, others = residual_sums.find(graph.walk, counts)
     sums = [item for item in sums if item.kernels]
     paths = list(graph.variables)
     times: Counter[str] = Counter()
@@ -107,21 +111,35 @@ def _sums(graph: ChannelGraph) -> _Sums:
         name = BRANCH + BRANCH.join(short)
         times[name] += 1
         names[item.op, item.side] = f"{name}#{times[name]}" if times[name] > 1 else name
-    made = {names[item.op, item.side]: _branch(item, names, paths) for item in sums}
+    made = {
+        names[item.op, item.side]: _branch(item, names, paths, _inputs(graph, item, counts))
+        for item in sums
+    }
     return _Sums(MappingProxyType(made), tuple(others))
 
 
-def _branch(item: Removable, names: Mapping[tuple[Op, int], str], paths: list[str]) -> Branch:
+def _inputs(graph: ChannelGraph, item: Removable, counts: Sequence[bool]) -> list[int]:
+    """The inputs of the program that are there for a branch alone, in all steps of its scan."""
     if item.scan is None:
-        variables = [i for i in item.inputs if i < len(paths)]
-    else:
-        variables = sorted({j for i in item.inputs for j in item.scan.sources[i] or ()})
+        return list(item.inputs)
+    given = sorted({j for i in item.inputs for j in item.scan.sources[i] or ()})
+    every_step = np.ones(item.scan.params["length"], bool)
+    left = Live(graph.walk, counts, {item.op: {item.side: every_step}})
+    return [j for j in given if not left.reads[j]]  # another scan may step over the same stack
+
+
+def _branch(
+    item: Removable,
+    names: Mapping[tuple[Op, int], str],
+    paths: list[str],
+    inputs: Sequence[int],
+) -> Branch:
     return Branch(
         name=names[item.op, item.side],
         place=item.op.place,
         steps=None if item.scan is None else item.scan.params["length"],
         within=None if item.within is None else names.get(item.within),
-        variables=tuple(paths[i] for i in variables),
+        variables=tuple(paths[i] for i in inputs if i < len(paths)),
         op=item.op,
         side=item.side,
         layers=item.layers,

@@ -143,11 +143,11 @@ def channel_cost(
     at = check.widths(graph, widths)
     if (terms := terms_of(cost)) is not None:
         return dict.fromkeys(graph.groups, 0) | summed(terms(graph, None), at).losses
-    found = {}
+    each = {}
     for name, width in at.items():  # what the last channel costs, the one before it tells
         before, after = (at | {name: n} for n in (max(width, 2), max(width, 2) - 1))
-        found[name] = cost(graph, before) - cost(graph, after)
-    return found
+        each[name] = cost(graph, before) - cost(graph, after)
+    return each
 
 
 def branch_cost(graph: ChannelGraph, cost: Cost = macs) -> dict[str, int]:
@@ -239,8 +239,8 @@ def energy(table: Mapping[Any, float]) -> ClosedForm:
     given = dict(check_mapping(table, "table", "{cost: energy of one unit}", BudgetError))
     parts: list[tuple[TermsOf, float]] = []
     for cost, each in given.items():
-        found, each = terms_of(cost), plain(each)
-        if found is None:
+        terms_of_cost, each = terms_of(cost), plain(each)
+        if terms_of_cost is None:
             raise BudgetError(
                 f"{kind_of(cost)} in the table of energies is not a closed form.\n"
                 "Fix: jp.cost.macs, activation_bytes, params, weights, weight_bytes() or "
@@ -248,7 +248,7 @@ def energy(table: Mapping[Any, float]) -> ClosedForm:
             )
         if not is_number(each) or not 0 <= each < float("inf"):
             raise BudgetError(f"energy of one unit must be at least 0, got {each!r}.\nFix: 1e-12.")
-        parts.append((found, float(each)))
+        parts.append((terms_of_cost, float(each)))
     if not parts:
         raise BudgetError("the table of energies is empty.\nFix: {jp.cost.macs: 1.0}.")
 

@@ -55,8 +55,8 @@ def draw(graph: ChannelGraph, language: str = "mermaid") -> str:
 
     Args:
       graph: what `jaxprune.trace` returned.
-      language: `mermaid` (GitHub, GitLab and Jupyter render a ```mermaid block, mermaid.live a
-        pasted text) or `graphviz` (`dot -Tsvg`).
+      language: `mermaid` (GitHub, GitLab and Jupyter render a block of that language,
+        mermaid.live a pasted text) or `graphviz` (`dot -Tsvg`).
 
     Raises:
       PatternError: another language.

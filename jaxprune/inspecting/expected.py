@@ -1,5 +1,6 @@
 """Costs at widths that are real numbers, with branches that stay with a probability."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,38 +12,33 @@ from jaxprune.arguments.checks import check_mapping, kind_of
 from jaxprune.arguments.paths import near
 from jaxprune.errors import BudgetError
 from jaxprune.graph import ChannelGraph
-from jaxprune.inspecting import without_branches
 from jaxprune.inspecting.branches import branches
 from jaxprune.inspecting.closed_forms import TermsOf
+from jaxprune.inspecting.staying import Stays, staying
 from jaxprune.inspecting.terms import Dearest, Product, Term, total
 from jaxprune.keep.check import is_branch
-
-Stays = Mapping[Any, Any]
-"""{contraction, or path of a variable: the probability that it stays}."""
 
 
 def expected_total(graph: ChannelGraph, terms: TermsOf, widths: Mapping[str, Any]) -> Any:
     """Returns a closed form at real widths; see `cost.expected`."""
     at, stay = _numbers(graph, widths)
-    stays = _stays(graph, stay)
-    return jnp.asarray(total([_weighed(term, stays) for term in terms(graph, None)], at))
+    shares = {of: _share(item, stay) for of, item in staying(graph).items()} if stay else {}
+    return jnp.asarray(total([_weighed(term, shares) for term in terms(graph, None)], at))
 
 
-def _stays(graph: ChannelGraph, stay: Mapping[str, Any]) -> dict[Any, Any]:
-    """What is there for one branch alone stays with it, and with those that it is inside of."""
-    known, found = branches(graph), {}
-    for name, probability in stay.items():
-        mean = jnp.mean(probability)
-        for of in (*without_branches.alone(known[name]), *known[name].variables):
-            found[of] = found.get(of, 1.0) * mean
-    return found
+def _share(item: Stays, stay: Mapping[str, Any]) -> Any:
+    """How much of a term is expected to stay, of branches that are independent of each other."""
+    whole, steps = (
+        math.prod(stay.get(n, 1.0) for n in names) for names in (item.whole, item.steps)
+    )
+    return whole * (jnp.mean(steps) if item.by_step else 1 - jnp.prod(1 - jnp.asarray(steps)))
 
 
-def _weighed(term: Term, stays: Stays) -> Term:
+def _weighed(term: Term, shares: Mapping[Any, Any]) -> Term:
     if isinstance(term, Product):
-        return term._replace(factor=float(term.factor) * stays.get(term.of, 1.0))
+        return term._replace(factor=float(term.factor) * shares.get(term.of, 1.0))
     if isinstance(term, Dearest):
-        return Dearest([[_weighed(item, stays) for item in part] for part in term.alternatives])
+        return Dearest([[_weighed(item, shares) for item in part] for part in term.alternatives])
     raise BudgetError(
         "a cost by a table of latencies is known at whole widths only, which cannot be traced.\n"
         "Fix: another closed form, such as jp.cost.macs; or select.budget or plan.milp, which take "
@@ -59,14 +55,14 @@ def _numbers(graph: ChannelGraph, widths: Any) -> tuple[dict[str, Any], dict[str
     given = check_mapping(widths, "widths", "{group: its expected width}", BudgetError)
     known, failures = branches(graph), []
     for name, value in given.items():
-        own = is_branch(name)
-        item = (known if own else graph.groups).get(name) if isinstance(name, str) else None
+        of_branch = is_branch(name)
+        item = (known if of_branch else graph.groups).get(name) if isinstance(name, str) else None
         if item is None:
-            some = near(name, names := list(known if own else graph.groups)) or names[:5]
+            some = near(name, names := list(known if of_branch else graph.groups)) or names[:5]
             failures.append(f"widths name {name!r}, which the graph does not have; near: {some}")
             continue
-        shapes = {(), known[name].shape} if own else {()}
-        most = 1 if own else graph.groups[name].size
+        shapes = {(), known[name].shape} if of_branch else {()}
+        most = 1 if of_branch else graph.groups[name].size
         if not _in_range(value, shapes, most):
             failures.append(
                 f"the expected width of {name!r} must be a number from 0 to {most}, got "
@@ -85,8 +81,10 @@ def _in_range(value: Any, shapes: set[tuple[int, ...]], most: int) -> bool:
     if isinstance(value, Tracer):
         return value.shape in shapes and jnp.issubdtype(value.dtype, jnp.floating)
     try:
-        found = np.asarray(value)
+        numbers = np.asarray(value)
     except (TypeError, ValueError):  # ragged lists, keys
         return False
-    real = jnp.issubdtype(found.dtype, jnp.floating) or found.dtype.kind in "iu"
-    return real and found.shape in shapes and bool((found >= 0).all() and (found <= most).all())
+    real = jnp.issubdtype(numbers.dtype, jnp.floating) or numbers.dtype.kind in "iu"
+    return (
+        real and numbers.shape in shapes and bool((numbers >= 0).all() and (numbers <= most).all())
+    )

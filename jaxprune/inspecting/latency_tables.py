@@ -67,20 +67,20 @@ class LatencyTable:
           BudgetError: there is no such table.
         """
         try:
-            found = json.loads(Path(path).read_text())
+            entries = json.loads(Path(path).read_text())
         except (OSError, ValueError, TypeError) as error:
             raise BudgetError(
                 f"{path} is not a table of latencies: {error}.\nFix: {_FIX}"
             ) from None
-        numbers = found.get("seconds") if isinstance(found, dict) else None
+        numbers = entries.get("seconds") if isinstance(entries, dict) else None
         if (
             not isinstance(numbers, dict)
-            or set(found) != {"device", "ladder", "overhead", "seconds"}
-            or not isinstance(found["ladder"], int | dict)
-            or not all(map(is_number, [found["overhead"], *numbers.values()]))
+            or set(entries) != {"device", "ladder", "overhead", "seconds"}
+            or not isinstance(entries["ladder"], int | dict)
+            or not all(map(is_number, [entries["overhead"], *numbers.values()]))
         ):
             raise BudgetError(f"{path} is not a table of latencies.\nFix: {_FIX}")
-        return cls(**found)
+        return cls(**entries)
 
 
 _FIX = "jp.cost.latency_table(graph, path=...) writes one; delete a file that is damaged."
@@ -121,13 +121,13 @@ def tabled(table: LatencyTable, *, other_device: bool = False) -> ClosedForm:
             "Fix: jp.cost.latency_table(graph) here, or tabled(table, other_device=True)."
         )
 
-    def found(graph: ChannelGraph, gone: Without | None = None) -> Terms:
+    def terms_without(graph: ChannelGraph, gone: Without | None = None) -> Terms:
         return [Product(table.overhead, []), *_terms(graph, graph.contractions, gone, table)]
 
-    whole = once(found)
+    whole = once(terms_without)
 
     def terms(graph: ChannelGraph, gone: Without | None) -> Terms:
-        return whole(graph) if gone is None else found(graph, gone)
+        return whole(graph) if gone is None else terms_without(graph, gone)
 
     return ClosedForm("latency", terms, of_contractions=True)
 
@@ -188,8 +188,8 @@ def knobs(graph: ChannelGraph, op: Op, ladder: Ladder) -> list[Knob]:
             for name in dict.fromkeys(atom.name for atom in ax.atoms(space) if atom.name):
                 places.setdefault(name, []).append((i, j, joint or name))
     together: dict[Any, list[str]] = {}
-    for name, found in places.items():
-        together.setdefault(tuple(found), []).append(name)
+    for name, met in places.items():
+        together.setdefault(tuple(met), []).append(name)
     return [_knob(graph, tuple(names), ladder) for names in together.values()]
 
 
@@ -207,9 +207,9 @@ def _knob(graph: ChannelGraph, names: tuple[str, ...], ladder: Ladder) -> Knob:
     return Knob(names, at, np.array([sum(widths.values()) for widths in at], float))
 
 
-def grid(op: Op, found: Sequence[Knob]) -> Iterator[Shaped]:
+def grid(op: Op, several: Sequence[Knob]) -> Iterator[Shaped]:
     """Yields a contraction at all combinations of the widths of its knobs, the last one fastest."""
-    for places in itertools.product(*(knob.at for knob in found)):
+    for places in itertools.product(*(knob.at for knob in several)):
         yield shaped(op, {name: n for widths in places for name, n in widths.items()})
 
 
@@ -243,7 +243,7 @@ def check_ladder(graph: ChannelGraph, ladder: Any) -> Ladder:
     if not given:
         raise BudgetError("the ladder says nothing of any group.\nFix: ladder=4.")
     paths.require(given, graph.groups, what="ladder pattern")
-    found = {}
+    by_pattern = {}
     for pattern, widths in given.items():
         listed = list(widths) if isinstance(widths, Sequence | np.ndarray) else [widths]
         largest = max(g.size for name, g in graph.groups.items() if paths.matches(pattern, name))
@@ -252,8 +252,8 @@ def check_ladder(graph: ChannelGraph, ladder: Any) -> Ladder:
                 f"the ladder of {pattern!r} must hold widths from 1 to {largest}, got {widths!r}.\n"
                 f"Fix: ladder={{{pattern!r}: [{largest}]}}."
             )
-        found[pattern] = [plain(n) for n in listed]
-    return found
+        by_pattern[pattern] = [plain(n) for n in listed]
+    return by_pattern
 
 
 def _terms(
@@ -262,16 +262,16 @@ def _terms(
     gone: Without | None,
     table: LatencyTable,
 ) -> list[Term]:
-    found: list[Term] = []
+    terms: list[Term] = []
     for item in items:
         if isinstance(item, Branches):
-            found.append(Dearest([_terms(graph, part, gone, table) for part in item.alternatives]))
+            terms.append(Dearest([_terms(graph, part, gone, table) for part in item.alternatives]))
             continue
         known = knobs(graph, item.op, table.ladder)
         names = tuple(name for knob in known for name in knob.names)
         read = _read(graph, item, known, table)
-        found.append(Lookup(without_branches.repeats(item, gone), names, read, item.op))
-    return found
+        terms.append(Lookup(without_branches.repeats(item, gone), names, read, item.op))
+    return terms
 
 
 def _read(
@@ -290,11 +290,11 @@ def _read(
     sizes = {name: graph.groups[name].size for knob in known for name in knob.names}
 
     def read(at: Widths) -> float:
-        found: Any = values
+        seconds: Any = values
         for knob in known:  # the first axis goes with every one
             total = sum(at.get(name, sizes[name]) for name in knob.names)
-            found = _between(found, knob.totals, total)
-        return float(found)
+            seconds = _between(seconds, knob.totals, total)
+        return float(seconds)
 
     return read
 

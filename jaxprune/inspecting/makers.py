@@ -20,11 +20,11 @@ def makers(graph: ChannelGraph) -> Mapping[str, tuple[Slot, ...]]:
     A kernel that only passes the channels on, as that of a depthwise convolution, makes none.
     """
     passing = set(_passing(graph))
-    found = {
+    made = {
         name: tuple(s for s in group.slots if s.role == "out" and (s.path, s.atom) not in passing)
         for name, group in graph.groups.items()
     }
-    return MappingProxyType({name: slots for name, slots in found.items() if slots})
+    return MappingProxyType({name: slots for name, slots in made.items() if slots})
 
 
 @once

@@ -150,8 +150,8 @@ def _measured(table: LatencyTable, op: Op, new: Sequence[Shaped], timer: Timer) 
     calls = [nothing, *(_contraction(op, shape) for shape in new)]
     seconds = check_seconds(timer(calls), len(calls))
     each = {
-        shape.key: max(0.0, found - seconds[0])
-        for shape, found in zip(new, seconds[1:], strict=True)
+        shape.key: max(0.0, taken - seconds[0])
+        for shape, taken in zip(new, seconds[1:], strict=True)
     }
     return replace(table, overhead=seconds[0], seconds={**table.seconds, **each})
 
@@ -162,24 +162,24 @@ def check_seconds(seconds: Any, count: int) -> list[float]:
     Raises:
       BudgetError: it is not a number, at least 0, for each call.
     """
-    found = (
+    times = (
         [plain(value) for value in seconds] if isinstance(seconds, Sequence | np.ndarray) else []
     )
-    if len(found) != count or not all(is_number(value) and 0 <= value < np.inf for value in found):
+    if len(times) != count or not all(is_number(value) and 0 <= value < np.inf for value in times):
         raise BudgetError(
             f"the timer must give {count} numbers of seconds, got {seconds!r}.\n"
             "Fix: timer=jp.cost.interleaved."
         )
-    return [float(value) for value in found]
+    return [float(value) for value in times]
 
 
 def _contraction(op: Op, shape: Shaped) -> Call:
     arrays = []
     for operand, dtype in shape.operands:
-        one: Any = 1
+        entry: Any = 1
         if jnp.issubdtype(dtype, jnp.integer) and arrays:  # rows of each group of a ragged product
-            one = arrays[0].shape[0] // max(1, operand[-1] if operand else 1)
-        arrays.append(jnp.full(operand, one, dtype))
+            entry = arrays[0].shape[0] // max(1, operand[-1] if operand else 1)
+        arrays.append(jnp.full(operand, entry, dtype))
 
     def run(*args: Any) -> Any:
         with jaxpr.context(op.eqn):
@@ -248,12 +248,12 @@ def fidelity(
             f"predicted must be a number of seconds for each of {count} calls, at least one, got "
             f"{predicted!r}.\nFix: [cost(graph, keep) for keep in keeps]."
         )
-    expected, found = np.array(given, float), np.array(check_seconds(timer(calls), count))
-    scale = float(np.median(found / expected))
+    expected, measured = np.array(given, float), np.array(check_seconds(timer(calls), count))
+    scale = float(np.median(measured / expected))
     with np.errstate(divide="ignore", invalid="ignore"):
-        error = float(np.median(np.abs(expected * scale / found - 1)))
-        ranks = np.corrcoef([_ranks(expected), _ranks(found)])[0, 1] if count > 1 else np.nan
-    return Fidelity(tuple(expected), tuple(found), scale, error, float(ranks))
+        error = float(np.median(np.abs(expected * scale / measured - 1)))
+        ranks = np.corrcoef([_ranks(expected), _ranks(measured)])[0, 1] if count > 1 else np.nan
+    return Fidelity(tuple(expected), tuple(measured), scale, error, float(ranks))
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

@@ -62,9 +62,9 @@ def _terms(graph: ChannelGraph, live: Live, lost: Iterable[int]) -> Terms:
     return [_largest(times(graph.walk, Part.of(live, graph.walk), frozenset(lost)))]
 
 
-def _largest(found: Iterable[Time]) -> Dearest:
+def _largest(moments: Iterable[Time]) -> Dearest:
     """The largest of what is alive at several times."""
-    return Dearest([_alive(time) for time in dict.fromkeys(found)])
+    return Dearest([_alive(time) for time in dict.fromkeys(moments)])
 
 
 def _alive(time: Time) -> list[Product | Dearest]:

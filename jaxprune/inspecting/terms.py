@@ -44,18 +44,18 @@ Terms = Iterable[Term]
 
 def total(terms: Terms, at: Widths) -> Any:
     """Returns the sum of the terms at the widths."""
-    found = 0
+    added = 0
     for term in terms:
         if isinstance(term, Dearest):
-            found += _largest([total(branch, at) for branch in term.alternatives])
+            added += _largest([total(branch, at) for branch in term.alternatives])
         elif isinstance(term, Lookup):
-            found += term.factor * term.read(at)
+            added += term.factor * term.read(at)
         else:
             volume = term.factor
             for space in term.spaces:
                 volume *= ax.count(space, at)
-            found += volume
-    return found
+            added += volume
+    return added
 
 
 def _largest(values: Sequence[Any]) -> Any:
@@ -77,13 +77,13 @@ def summed(terms: Terms, at: Widths) -> Count:
     total, losses = 0, {}
     for term in terms:
         if isinstance(term, Dearest):
-            found = _dearest([summed(branch, at) for branch in term.alternatives])
+            count = _dearest([summed(branch, at) for branch in term.alternatives])
         elif isinstance(term, Lookup):
-            found = _looked_up(term, at)
+            count = _looked_up(term, at)
         else:
-            found = _product([Count(term.factor, {}), *(_size(s, at) for s in term.spaces)])
-        total += found.value
-        for name, loss in found.losses.items():
+            count = _product([Count(term.factor, {}), *(_size(s, at) for s in term.spaces)])
+        total += count.value
+        for name, loss in count.losses.items():
             losses[name] = losses.get(name, 0) + loss
     return Count(total, losses)
 

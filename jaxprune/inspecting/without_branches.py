@@ -11,6 +11,7 @@ from jaxprune.arguments.paths import near
 from jaxprune.errors import KeepError
 from jaxprune.graph import ChannelGraph, Contraction, check_graph
 from jaxprune.inspecting.branches import Branch, branches, results
+from jaxprune.inspecting.cached import once
 from jaxprune.keep.check import is_branch
 from jaxprune.program import jaxpr
 from jaxprune.program.flat_program import INLINED
@@ -18,7 +19,7 @@ from jaxprune.program.interpret import every_op, steps
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.liveness import Cuts, Live, tainted
 from jaxprune.program.relate import Walk
-from jaxprune.program.traits import Trait
+from jaxprune.program.traits import Form, Trait
 
 Keep = Mapping[str, Any]
 
@@ -155,11 +156,12 @@ def _without(graph: ChannelGraph, cuts: Cuts) -> Without:
     unread = {i for i in places.values() if whole.reads[i] and not live.reads[i]}
     lost |= {i for i, place in enumerate(passed) if place in unread}
     paths = list(graph.variables)
+    gone_paths = frozenset(paths[i] for i in unread)
     return Without(
         live=live,
         idle=live.idle(walk),
-        variables=frozenset(paths[i] for i in unread),
-        rows={paths[i]: rows for i, rows in _rows(walk, live, places).items() if i not in unread},
+        variables=gone_paths,
+        rows={p: rows for p, rows in _rows(graph, live).items() if p not in gone_paths},
         outputs=frozenset(lost),
     )
 
@@ -174,19 +176,30 @@ def _ever(cuts: Cuts) -> dict[Op, int]:
     return {op: side for op, sides in cuts.items() for side in sides}
 
 
-def _rows(walk: Walk, live: Live, places: Mapping[Any, int]) -> dict[int, np.ndarray]:
-    """{variable: which of its rows stay}, of those that nothing but one scan steps over."""
-    uses: dict[int, list[tuple[Op | None, int]]] = {}
-    for place, op, operand in _uses(walk, places):
-        uses.setdefault(place, []).append((op, operand))
+def _rows(graph: ChannelGraph, live: Live) -> dict[str, np.ndarray]:
+    """{path: which of its rows stay}, of variables that nothing but one scan steps over."""
     masks = {}
-    for place, [(op, operand), *more] in uses.items():
-        if more or op not in live.runs or operand < sum(steps(op)):
-            continue
-        rows = [np.full(run.stop - run.start, run.reads[operand]) for run in live.runs[op]]
-        if not (mask := np.concatenate(rows)).all():
-            masks[place] = mask
+    for path, (scan, operand) in stepped(graph).items():
+        runs = live.runs.get(scan, ())
+        rows = [np.full(run.stop - run.start, run.reads[operand]) for run in runs]
+        if rows and not (mask := np.concatenate(rows)).all():
+            masks[path] = mask
     return masks
+
+
+@once
+def stepped(graph: ChannelGraph) -> Mapping[str, tuple[Op, int]]:
+    """Returns {path: scan, operand} of the variables that nothing but one scan steps over."""
+    program, paths = graph.walk.program, list(graph.variables)
+    places = {var: i for i, var in enumerate(program.invars[: len(paths)])}
+    uses: dict[int, list[tuple[Op | None, int]]] = {}
+    for place, op, operand in _uses(graph.walk, places):
+        uses.setdefault(place, []).append((op, operand))
+    return {
+        paths[place]: (op, operand)
+        for place, [(op, operand), *more] in uses.items()
+        if not more and op is not None and op.form is Form.SCAN and operand >= sum(steps(op))
+    }
 
 
 def _uses(walk: Walk, given: Mapping[Any, int]) -> Iterator[tuple[int, Op | None, int]]:

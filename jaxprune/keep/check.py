@@ -33,13 +33,16 @@ def is_branch(name: Any) -> bool:
     return isinstance(name, str) and name.startswith(BRANCH)
 
 
-def check_keep(graph: ChannelGraph, keep: Keep, *, traced: bool = False) -> dict[str, Any]:
+def check_keep(
+    graph: ChannelGraph, keep: Keep, *, traced: bool = False, cuts: bool = True
+) -> dict[str, Any]:
     """Returns the masks of `keep` as host arrays, traced ones as they are.
 
     Args:
       graph: the channel graph.
       keep: what is checked.
       traced: whether masks may be traced.
+      cuts: whether stacked layers must keep the same number, as they must to be cut.
 
     Raises:
       KeepError: a mask names no group, has the wrong length or type, is empty, or is traced where
@@ -54,7 +57,7 @@ def check_keep(graph: ChannelGraph, keep: Keep, *, traced: bool = False) -> dict
             continue
         if group is None:
             failures.append(_unknown(graph, name, "keep names"))
-        elif why := _problem(f"keep for group {name!r}", keep[name], mask, group, traced):
+        elif why := _problem(f"keep for group {name!r}", keep[name], mask, group, traced, cuts):
             failures.append(why)
     failures = failures or list(_without_input(graph, masks))
     if failures:
@@ -165,7 +168,12 @@ def _is_traced(value: Any) -> bool:
 
 
 def _problem(
-    what: str, given: Any, mask: Any, group: Group | None = None, traced: bool = False
+    what: str,
+    given: Any,
+    mask: Any,
+    group: Group | None = None,
+    traced: bool = False,
+    cuts: bool = True,
 ) -> str | None:
     """Says what is wrong with a mask, of a group if it is known."""
     if mask is None or mask.dtype != np.bool_:
@@ -192,7 +200,7 @@ def _problem(
         )
     if group is not None and mask.sum(axis=-1).min() < group.least:
         return f"{what} keeps {mask.sum(axis=-1).min()} of {group.size} channels. {_chosen(group)}"
-    if np.ptp(counts := mask.sum(axis=-1)):
+    if cuts and np.ptp(counts := mask.sum(axis=-1)):
         return (
             f"{what} keeps {counts.min()} to {counts.max()} channels, but its {len(counts)} layers "
             "are stacked and must keep the same number. Fix: select with jp.select, or take the "

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprune.errors import BudgetError
-from jaxprune.inspecting.branches import branches
 from jaxprune.inspecting.cost import Cost, terms_of
-from jaxprune.inspecting.terms import Dearest, Lookup, Term
-from jaxprune.inspecting.without_branches import alone
+from jaxprune.inspecting.staying import Stays, staying
+from jaxprune.inspecting.terms import Dearest, Lookup, Product, Term
 from jaxprune.plan.problems import Choice, Problem
 from jaxprune.program import spaces as ax
 from jaxprune.program.jaxpr import Op
@@ -40,7 +39,8 @@ class Sum(NamedTuple):
 class _Known(NamedTuple):
     ladders: Mapping[str, Table]  # by group: the widths of its choice
     widths: Mapping[str, int]  # of the other groups
-    switches: Mapping[Op | str, list[list[Factors]]]  # by contraction, or path of a variable
+    stays: Mapping[Op | str, Stays]
+    switches: Mapping[str, list[Table]]  # by branch: whether each of its steps stays
 
 
 def cost_tables(problem: Problem, cost: Cost) -> Sum:
@@ -55,17 +55,28 @@ def cost_tables(problem: Problem, cost: Cost) -> Sum:
             for member in choice.members
         },
         widths=widths_after(problem.order, 0),
+        stays=staying(problem.graph),
         switches=_switches(problem),
     )
     return _sum(terms(problem.graph, None), known)
 
 
-def at(found: Sum, choice: int, pick: int) -> Sum:
+def at(cost: Sum, choice: int, pick: int) -> Sum:
     """Returns a cost where one choice takes the width at a place of its ladder."""
     return Sum(
-        [tuple(_at(table, choice, pick) for table in product) for product in found.products],
-        [[at(part, choice, pick) for part in parts] for parts in found.largest],
+        [tuple(_at(table, choice, pick) for table in product) for product in cost.products],
+        [[at(part, choice, pick) for part in parts] for parts in cost.largest],
     )
+
+
+def price(cost: Sum, picks: Sequence[int]) -> float:
+    """Returns a cost where every choice takes the width at its place of the ladder."""
+    products = (
+        math.prod(float(table.values[tuple(picks[i] for i in table.choices)]) for table in product)
+        for product in cost.products
+    )
+    most = (max((price(part, picks) for part in each), default=0.0) for each in cost.largest)
+    return sum(products) + sum(most)
 
 
 def merged(product: Factors, cells: int) -> Factors:
@@ -103,21 +114,12 @@ def _at(table: Table, choice: int, pick: int) -> Table:
     return Table(left, table.values.take(pick, axis=table.choices.index(choice)))
 
 
-def _switches(problem: Problem) -> dict[Op | str, list[list[Factors]]]:
-    """What goes with each branch, in the order of the graph: the share of its steps that stay."""
+def _switches(problem: Problem) -> dict[str, list[Table]]:
     steps: dict[str, list[Table]] = {}
     for i, choice in enumerate(problem.choices):
         if choice.branch is not None:
             steps.setdefault(choice.branch[0], []).append(_ladder(i, choice))
-    found: dict[Op | str, list[list[Factors]]] = {}
-    for name, tables in steps.items():
-        branch = branches(problem.graph)[name]
-        share: list[Factors] = [
-            (table._replace(values=table.values / len(tables)),) for table in tables
-        ]
-        for what in (*alone(branch), *branch.variables):
-            found.setdefault(what, []).append(share)
-    return found
+    return steps
 
 
 def _sum(terms: Iterable[Term], known: _Known) -> Sum:
@@ -127,13 +129,33 @@ def _sum(terms: Iterable[Term], known: _Known) -> Sum:
         if isinstance(term, Dearest):
             largest.append([_sum(part, known) for part in term.alternatives])
             continue
-        switches = known.switches.get(term.of, []) if term.of is not None else []
+        one_step, shares = _shares(term, known)
         if isinstance(term, Lookup):
-            products += _times([_number(term.factor), *switches, [(_looked_up(term, known),)]])
-            continue
-        spaces = [_space(space, known) for space in term.spaces]
-        products += _times([_number(term.factor), *switches, *spaces])
+            sizes = [[(_looked_up(term, known),)]]
+        else:
+            sizes = [_space(space, known) for space in term.spaces]
+        each = [_times([_number(term.factor), [share], *sizes]) for share in shares]
+        if one_step:
+            largest.append([Sum(part) for part in each])
+        else:
+            products += itertools.chain.from_iterable(each)
     return Sum(products, largest)
+
+
+def _shares(term: Product | Lookup, known: _Known) -> tuple[bool, list[Factors]]:
+    """Which shares of a term stay, and whether any step needs all of it: they then do not add up.
+
+    Without branches it is one share, 1.
+    """
+    stays = None if term.of is None else known.stays.get(term.of)
+    if stays is None:
+        return False, [()]
+    whole = [table for name in stays.whole for table in known.switches.get(name, ())]
+    rows = [known.switches[name] for name in stays.steps if name in known.switches]
+    if not rows:
+        return False, [tuple(whole)]
+    part = Table((), np.array(1 / len(rows[0]) if stays.by_step else 1.0))
+    return not stays.by_step, [(part, *whole, *step) for step in zip(*rows, strict=True)]
 
 
 def _looked_up(term: Lookup, known: _Known) -> Table:
@@ -196,10 +218,10 @@ def _number(value: float) -> list[Factors]:
 
 def _times(sums: Iterable[Any]) -> list[Factors]:
     """A product of sums, multiplied out; the same choice of several factors is one table."""
-    found = []
+    products = []
     for factors in itertools.product(*sums):
         tables: dict[tuple[int, ...], np.ndarray] = {}
         for table in itertools.chain.from_iterable(factors):
             tables[table.choices] = tables.get(table.choices, 1.0) * table.values
-        found.append(tuple(Table(*item) for item in tables.items()))
-    return found
+        products.append(tuple(Table(*item) for item in tables.items()))
+    return products

@@ -92,10 +92,10 @@ def energy_aware(
                 after = point.copy()
                 after.move(choice, point.picks[choice] + 1)
                 key = [len(trace), choice]
-                found, recovered = losses.loss(key, after.picks, variables)
-                if found > dense + allowed:
+                reached, recovered = losses.loss(key, after.picks, variables)
+                if reached > dense + allowed:
                     break
-                variables, loss = recovered(), found
+                variables, loss = recovered(), reached
                 trace.append(_told(problem, point, after, choice, allowed, loss))
                 point = after
         allowed *= 2
@@ -112,12 +112,12 @@ def by_energy(problem: Problem, energy: Cost) -> list[int]:
     left = []
     for place, choice in enumerate(problem.choices):
         picks = [len(choice.widths) - 1 if i == place else 0 for i in range(len(problem.choices))]
-        found = energy(problem.graph, problem.keep(picks))
-        if not is_number(found):
+        spent = energy(problem.graph, problem.keep(picks))
+        if not is_number(spent):
             raise BudgetError(
-                f"energy gave {kind_of(found)}, not a number.\nFix: jp.cost.energy(table)."
+                f"energy gave {kind_of(spent)}, not a number.\nFix: jp.cost.energy(table)."
             )
-        left.append(plain(found))
+        left.append(plain(spent))
     return sorted(range(len(left)), key=left.__getitem__)
 
 

@@ -56,9 +56,9 @@ class Evaluator:
             gates[name] = np.broadcast_to(kept, gates[name].shape)
         variables = self.variables if variables is None else variables
         check_tree(self.graph, paths.flatten(variables)[0], {})
-        found = [self.program(variables, masks, gates, batch) for batch in self.batches]
+        losses = [self.program(variables, masks, gates, batch) for batch in self.batches]
         sizes = [np.shape(jax.tree.leaves(batch)[0])[0] for batch in self.batches]
-        return float(np.average(np.array(jax.device_get(found), np.float64), weights=sizes))
+        return float(np.average(np.array(jax.device_get(losses), np.float64), weights=sizes))
 
 
 def evaluator(
@@ -119,15 +119,15 @@ def evaluator(
         given, keywords = call(batch)
         masked = mask(graph, variables, masks)
         if gates:
-            found = loss(switched(masked, gates, *given, **keywords), batch)
+            number = loss(switched(masked, gates, *given, **keywords), batch)
         else:
-            found = loss(run(masked, *given, **keywords), batch)
-        if shape_of_numbers(found) != []:
+            number = loss(run(masked, *given, **keywords), batch)
+        if shape_of_numbers(number) != []:
             raise JaxpruneError(
-                f"loss gave {kind_of(found)}, not a number.\nFix: the mean over the examples of a "
+                f"loss gave {kind_of(number)}, not a number.\nFix: the mean over the examples of a "
                 "batch."
             )
-        return found
+        return number
 
     return Evaluator(graph=graph, variables=variables, batches=held, program=program)
 

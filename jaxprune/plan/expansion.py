@@ -1,7 +1,7 @@
 """Widths that grow: all of them by one factor, as far as a budget goes."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from jaxprune.arguments.bounds import Absolute, Bound, typed_costs
@@ -11,7 +11,7 @@ from jaxprune.errors import BudgetError
 from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting import cost
 from jaxprune.inspecting.closed_forms import split_widths
-from jaxprune.inspecting.terms import total
+from jaxprune.inspecting.terms import Dearest, Lookup, Term, total
 from jaxprune.inspecting.without_branches import Without
 
 _BISECTIONS = 60
@@ -52,8 +52,8 @@ def expand(
       multiple_of: what the widths are rounded to multiples of; they are at least that.
 
     Raises:
-      BudgetError: no bound, a cost that is not a closed form or that none of the groups changes,
-        or a bound below the cost of the smallest widths.
+      BudgetError: no bound, a cost that is not a closed form, is from a table of latencies or is
+        changed by none of the groups, or a bound below the cost of the smallest widths.
       KeepError: `widths` do not fit the graph.
 
     Warns:
@@ -99,8 +99,8 @@ def expand(
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         low, high = (middle, high) if fits(middle) else (low, middle)
-    found = rounded(low)
-    return Expansion(found, low, {limit.name: limit.total(at | found) for limit in limits})
+    widest = rounded(low)
+    return Expansion(widest, low, {limit.name: limit.total(at | widest) for limit in limits})
 
 
 class _Limit(NamedTuple):
@@ -118,21 +118,32 @@ def _limits(graph: ChannelGraph, bounds: Any, gone: Without | None) -> list[_Lim
         check_callable(price, "bounds: a cost", "bounds={jp.cost.macs: 0.5}.", BudgetError)
     if not given:
         raise BudgetError("there is no bound.\nFix: bounds={jp.cost.macs: jp.Share(1.0)}.")
-    found: list[_Limit] = []
+    limits: list[_Limit] = []
     for price, bound in typed_costs(given).items():
-        if (terms := cost.terms_of(price)) is None:
+        terms = cost.terms_of(price)
+        parts = [] if terms is None else list(terms(graph, gone))
+        if terms is None or _measured(parts):
+            what = f"{kind_of(price)} is not a closed form" if terms is None else "a table ends"
             raise BudgetError(
-                f"{kind_of(price)} is not a closed form, so it has no value beyond the traced "
-                "widths.\nFix: jp.cost.macs, activation_bytes, params, weights, weight_bytes() or "
-                "state_bytes()."
+                f"{what}, so it has no value beyond the traced widths.\nFix: jp.cost.macs, "
+                "activation_bytes, params, weights, weight_bytes() or state_bytes()."
             )
-        parts = list(terms(graph, gone))
         dense = price(graph, None)
         value = bound.value if isinstance(bound, Absolute) else bound.value * dense
         name = getattr(price, "__name__", "a cost")
-        name = name if all(name != item.name for item in found) else f"{name}#{len(found) + 1}"
-        found.append(_Limit(name, price, value, lambda at, parts=parts: total(parts, at)))
-    return found
+        name = name if all(name != item.name for item in limits) else f"{name}#{len(limits) + 1}"
+        limits.append(_Limit(name, price, value, lambda at, parts=parts: total(parts, at)))
+    return limits
+
+
+def _measured(terms: Iterable[Term]) -> bool:
+    """True if a term is from a table, which says nothing of wider layers."""
+    return any(
+        any(map(_measured, term.alternatives))
+        if isinstance(term, Dearest)
+        else isinstance(term, Lookup)
+        for term in terms
+    )
 
 
 def _check_limits(

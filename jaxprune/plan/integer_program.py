@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxprune.arguments.checks import kind_of
 from jaxprune.arguments.numbers import is_number, plain
 from jaxprune.errors import BudgetError, JaxpruneError
+from jaxprune.inspecting.branches import branches
 from jaxprune.inspecting.cost import terms_of
 from jaxprune.plan.allocation import Allocation, Decision, allocation
-from jaxprune.plan.cost_tables import cost_tables
+from jaxprune.plan.cost_tables import Sum, cost_tables, price
 from jaxprune.plan.linear_program import INFEASIBLE, Program, parts
-from jaxprune.plan.problems import Problem
+from jaxprune.plan.problems import Problem, check_problem
 
 CUTS = 50
 """How often a solution is ruled out that keeps a bound within the tolerance of the solver only."""
@@ -29,8 +29,9 @@ def milp(problem: Problem, *, gap: float = 0.005, seconds: float = 60.0) -> Allo
     decoder, is taken at each of its widths in turn. What is returned is within every limit by the
     closed form itself, not by the tolerance of the solver.
 
-    What goes only with several branches together (of shared weights, say) counts as staying: there
-    the limits hold, and a better allocation may be missed.
+    What goes only with several branches together (of shared weights, say) counts as staying, and
+    in `jp.cost.peak_memory` what goes with any: there the limits hold, a better allocation may be
+    missed, and `gap` is None.
 
     Args:
       problem: what `jp.plan.problem` returned, whose costs are closed forms: those of `jp.cost`.
@@ -47,11 +48,7 @@ def milp(problem: Problem, *, gap: float = 0.005, seconds: float = 60.0) -> Allo
     "Graphical Models, Exponential Families, and Variational Inference", 2008, section 4.
     Solved by HiGHS (`scipy.optimize.milp`).
     """
-    if not isinstance(problem, Problem):
-        raise JaxpruneError(
-            f"problem must be a Problem, got {kind_of(problem)}.\n"
-            "Fix: jp.plan.problem(graph, scores, bounds={jp.cost.macs: 0.5})."
-        )
+    check_problem(problem)
     gap, seconds = _number(gap, "gap"), _number(seconds, "seconds")
     if wrong := [limit.name for limit in problem.limits if terms_of(limit.cost) is None]:
         raise BudgetError(
@@ -59,17 +56,34 @@ def milp(problem: Problem, *, gap: float = 0.005, seconds: float = 60.0) -> Allo
             "jp.select.budget(bounds=...), which takes any cost."
         )
     costs = [(cost_tables(problem, limit.cost), limit.value) for limit in problem.limits]
-    found = _search(problem, parts(problem.choices, costs), gap, seconds)
-    if found.picks is None:
+    best = _search(problem, parts(problem.choices, costs), gap, seconds)
+    if best.picks is None:
         raise JaxpruneError(
-            f"the solver has no allocation after {seconds} s: {found.message}\n"
+            f"the solver has no allocation after {seconds} s: {best.message}\n"
             "Fix: a larger seconds=, or smaller ladders."
         )
-    share = max(0.0, found.bound - found.worth) / found.worth if found.worth else 0.0
-    return allocation(problem, found.picks, gap=share, trace=found.trace)
+    more = max(0.0, best.bound - best.worth)
+    share = more / best.worth if best.worth else math.inf if more > 0 else 0.0
+    known = share if _exact(problem, costs) else None
+    return allocation(problem, best.picks, gap=known, trace=best.trace)
 
 
-class _Found(NamedTuple):
+def _exact(problem: Problem, costs: Sequence[tuple[Sum, float]]) -> bool:
+    """False if without branches, all of them or both terms of one, less is left than counted."""
+    known = branches(problem.graph)
+    asked = {c.branch[0] for c in problem.choices if c.branch is not None}
+    together = [asked, *({n for n in asked if known[n].within == whole} for whole in known)]
+    for off in filter(None, together):
+        picks = [int(c.branch is not None and c.branch[0] in off) for c in problem.choices]
+        keep = problem.keep(picks)
+        for limit, (tables, _) in zip(problem.limits, costs, strict=True):
+            left = limit.left(problem.graph, keep)
+            if price(tables, picks) > left + 1e-9 * abs(left):
+                return False
+    return True
+
+
+class _Best(NamedTuple):
     """The best picks, what they are worth, what others may be worth, and what the solver said."""
 
     picks: list[int] | None
@@ -79,22 +93,22 @@ class _Found(NamedTuple):
     message: str = "no widths are within all bounds"
 
 
-def _search(problem: Problem, programs: Sequence[Program], gap: float, seconds: float) -> _Found:
+def _search(problem: Problem, programs: Sequence[Program], gap: float, seconds: float) -> _Best:
     """Solves the parts of a problem, the most promising first, as long as one may be better."""
     end = time.perf_counter() + seconds
-    found = _Found(None, 0.0, 0.0, [])
+    best = _Best(None, 0.0, 0.0, [])
     bounds = [program.relaxed(seconds) if len(programs) > 1 else math.inf for program in programs]
     for i in np.argsort(-np.array(bounds), kind="stable"):
-        enough = found.worth * (1 + gap) if found.picks else -math.inf
-        if bounds[i] <= enough or (found.picks and time.perf_counter() > end):
-            return found._replace(bound=max(found.bound, bounds[i]))
-        found = _better(problem, programs[i], found, enough, gap, end - time.perf_counter())
-    return found
+        enough = best.worth * (1 + gap) if best.picks else -math.inf
+        if bounds[i] <= enough or (best.picks and time.perf_counter() > end):
+            return best._replace(bound=max(best.bound, bounds[i]))
+        best = _better(problem, programs[i], best, enough, gap, end - time.perf_counter())
+    return best
 
 
 def _better(
-    problem: Problem, program: Program, best: _Found, enough: float, gap: float, seconds: float
-) -> _Found:
+    problem: Problem, program: Program, best: _Best, enough: float, gap: float, seconds: float
+) -> _Best:
     """Returns the better one of the best picks and those of a program that are worth enough."""
     end = time.perf_counter() + seconds
     for _ in range(CUTS):

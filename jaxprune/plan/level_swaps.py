@@ -124,7 +124,7 @@ def random_search(
       journal: as of `evolution`.
 
     Raises:
-      JaxpruneError, BudgetError, CheckpointError: as `evolution`.
+      JaxpruneError, BudgetError, CheckpointError: as `evolution`; no draw is within the limits.
 
     Costs: at most `draws` evaluations.
 
@@ -153,13 +153,15 @@ def random_search(
         if loss < least:
             best, least = point.picks, loss
             trace.append(Decision(f"draw {number}", -loss))
+    if not trace:
+        raise BudgetError(f"none of {draws} draws is within the bounds.\nFix: a larger draws=.")
     return allocation(problem, best, value=-least, trace=trace)
 
 
 def _survivors(given: Any, stages: int) -> list[int]:
-    found = SURVIVORS[-stages:] if given is None else given
-    listed = [plain(n) for n in found] if isinstance(found, Iterable) else []
-    counts = bool(listed) and all(map(is_count, listed)) and not isinstance(found, dict | set)
+    several = SURVIVORS[-stages:] if given is None else given
+    listed = [plain(n) for n in several] if isinstance(several, Iterable) else []
+    counts = bool(listed) and all(map(is_count, listed)) and not isinstance(several, dict | set)
     if not counts or len(listed) != stages or not stages or listed[-1] != 1:
         raise BudgetError(
             f"survivors must be a count for each of {stages} evaluators, the last 1, got "
@@ -212,16 +214,16 @@ def _mended(point: Point, random: np.random.Generator) -> bool:
 def _distinct(count: int, draw: Callable[[], Point | None], known: Sequence[Point]) -> list[Point]:
     """Draws points until there are so many, or nothing new comes."""
     seen = {tuple(point.picks) for point in known}
-    found, tries = [], 0
-    while len(found) < count and tries < TRIES:
+    points, tries = [], 0
+    while len(points) < count and tries < TRIES:
         point = draw()
         if point is None or tuple(point.picks) in seen:
             tries += 1
             continue
         seen.add(tuple(point.picks))
-        found.append(point)
+        points.append(point)
         tries = 0
-    return found
+    return points
 
 
 def _told(generation: int, problem: Problem, before: Point, after: Point) -> str:

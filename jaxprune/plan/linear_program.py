@@ -73,9 +73,9 @@ class Program:
         self.sets = sets([cost for cost, _ in costs], self.cells)
         self._combine()
         for cost, limit in costs:
-            found = self._sum(cost)
-            row = Row(found.columns, found.factors / limit, -math.inf, 1 - found.number / limit)
-            self.rows.append(row)
+            priced, unit = self._sum(cost), limit or 1.0
+            most = (limit - priced.number) / unit
+            self.rows.append(Row(priced.columns, priced.factors / unit, -math.inf, most))
 
     def fix(self, choice: int, pick: int) -> None:
         """Adds: a choice takes the width at a place of its ladder."""
@@ -166,8 +166,8 @@ class Program:
     def _sum(self, cost: Sum) -> Linear:
         products = [merged(product, self.cells) for product in cost.products]
         whole = [tables[0] for tables in products if len(tables) == 1]
-        found = [self._tables(whole), *(self._product(p) for p in products if len(p) > 1)]
-        return _added([*found, *(self._most(parts) for parts in cost.largest)])
+        linear = [self._tables(whole), *(self._product(p) for p in products if len(p) > 1)]
+        return _added([*linear, *(self._most(parts) for parts in cost.largest)])
 
     def _tables(self, tables: Iterable[Table]) -> Linear:
         """A sum of tables, each by the columns of the first set that has all of its choices."""
@@ -238,21 +238,21 @@ def parts(choices: Sequence[Choice], costs: Sequence[tuple[Sum, float]]) -> list
     hub = _hub([cost for cost, _ in costs], [len(choice.widths) for choice in choices])
     if hub is None:
         return [Program(choices, costs)]
-    found = []
+    programs = []
     for pick in range(len(choices[hub].widths)):
-        found.append(Program(choices, [(at(cost, hub, pick), limit) for cost, limit in costs]))
-        found[-1].fix(hub, pick)
-    return found
+        programs.append(Program(choices, [(at(cost, hub, pick), limit) for cost, limit in costs]))
+        programs[-1].fix(hub, pick)
+    return programs
 
 
 def _hub(costs: Sequence[Sum], sizes: Sequence[int]) -> int | None:
-    found = sets(costs, CELLS[0])
-    before = columns_of(found, sizes)
-    met = Counter(i for several in found for i in several)
+    together = sets(costs, CELLS[0])
+    before = columns_of(together, sizes)
+    met = Counter(i for several in together for i in several)
     if before <= FEW or not met:
         return None
     hub = max(met, key=lambda choice: (met[choice], -choice))
-    left = _largest(tuple(i for i in several if i != hub) for several in found)
+    left = _largest(tuple(i for i in several if i != hub) for several in together)
     return hub if columns_of(left, sizes) * sizes[hub] <= 1.5 * before else None
 
 
@@ -263,9 +263,9 @@ def cells_of(costs: Iterable[Sum], sizes: Sequence[int]) -> int:
     return next(few, CELLS[-1])
 
 
-def columns_of(found: Iterable[Set], sizes: Sequence[int]) -> int:
+def columns_of(several_sets: Iterable[Set], sizes: Sequence[int]) -> int:
     """Returns how many combinations there are of the choices of all sets."""
-    return sum(math.prod(sizes[i] for i in several) for several in found)
+    return sum(math.prod(sizes[i] for i in several) for several in several_sets)
 
 
 def sets(costs: Iterable[Sum], cells: int) -> list[Set]:
@@ -288,18 +288,18 @@ def every_product(cost: Sum) -> Iterable[Factors]:
             yield from every_product(part)
 
 
-def separators(found: Sequence[Set]) -> list[Set]:
+def separators(several_sets: Sequence[Set]) -> list[Set]:
     """Returns what two or more choices each several sets share, small ones first."""
-    large = [frozenset(several) for several in found if len(several) > 2]
+    large = [frozenset(several) for several in several_sets if len(several) > 2]
     pairs = {a & b for a, b in itertools.combinations(large, 2) if len(a & b) > 1}
     return sorted((tuple(sorted(pair)) for pair in pairs), key=lambda s: (len(s), s))
 
 
-def _largest(found: Iterable[Set]) -> list[Set]:
+def _largest(several_sets: Iterable[Set]) -> list[Set]:
     """Those that are in no other, in order of their size, largest first."""
     kept: list[Set] = []
     by_choice: dict[int, list[frozenset[int]]] = {}
-    for several in sorted(found, key=lambda s: (-len(s), s)):
+    for several in sorted(several_sets, key=lambda s: (-len(s), s)):
         inside = set(several)
         if several and not any(inside <= other for other in by_choice.get(several[0], ())):
             kept.append(several)

@@ -1,15 +1,13 @@
 """What picks cost, where a search moves one choice at a time."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from jaxprune.errors import BudgetError
-from jaxprune.inspecting.branches import branches
 from jaxprune.inspecting.cost import terms_of
+from jaxprune.inspecting.staying import Stays, of_term, staying
 from jaxprune.inspecting.terms import Dearest, Lookup, Term, total
-from jaxprune.inspecting.without_branches import Without, without
 from jaxprune.plan.problems import Problem
 from jaxprune.program import spaces as ax
 from jaxprune.select.removal import widths_after
@@ -36,7 +34,10 @@ class _Term:
 
 
 class _Closed(_Term):
-    """A term of a closed form; `switches` are the choices of the steps of each branch of it."""
+    """A term of a closed form, and with which branches it stays.
+
+    `switches`: {branch: the choices of its steps}.
+    """
 
     def __init__(
         self,
@@ -44,33 +45,39 @@ class _Closed(_Term):
         limit: int,
         term: Term,
         places: Mapping[str, int],
-        switches: Sequence[Sequence[int]],
+        stays: Stays | None,
+        switches: Mapping[str, Sequence[int]],
     ):
         self.term = term
-        self.switches: dict[int, list[Sequence[int]]] = {}
-        for own in switches:
-            self.switches.setdefault(len(own), []).append(own)
+        names_of = ((), ()) if stays is None else (stays.whole, stays.steps)
+        whole, rows = ([switches[n] for n in each if n in switches] for each in names_of)
+        self.on = [i for (i,) in whole]
+        self.steps = list(zip(*rows, strict=True))
+        self.by_step = stays is not None and stays.by_step
         widths = widths_after(problem.order, 0)
         names = set(_names(term))
         self.whole = {name: widths[name] for name in names & widths.keys()}
         self.groups = {name: places[name] for name in names & places.keys()}
         self.ladders = [choice.widths for choice in problem.choices]
-        steps = [i for own in switches for i in own]
-        super().__init__(limit, sorted({*self.groups.values(), *steps}))
+        follows = {*self.groups.values(), *self.on, *itertools.chain(*self.steps)}
+        super().__init__(limit, sorted(follows))
 
     def price(self, picks: Sequence[int]) -> Any:
-        shares = [1.0]
-        found = total(
-            [self.term],
-            self.whole | {name: self.ladders[i][picks[i]] for name, i in self.groups.items()},
-        )
-        for steps, rows in self.switches.items():
-            on = sum(
-                all(self.ladders[i][picks[i]] for i in step) for step in zip(*rows, strict=True)
-            )
-            shares.append(on / steps)
-        share = min(shares)
-        return found if share == 1 else found * share
+        share = self._share(picks)
+        if not share:
+            return 0
+        widths = {name: self.ladders[i][picks[i]] for name, i in self.groups.items()}
+        price = total([self.term], self.whole | widths)
+        return price if share == 1 else price * share
+
+    def _share(self, picks: Sequence[int]) -> float:
+        def on(choices: Sequence[int]) -> bool:
+            return all(self.ladders[i][picks[i]] for i in choices)
+
+        if not on(self.on):
+            return 0
+        stay = [on(step) for step in self.steps]
+        return sum(stay) / len(stay) if stay and self.by_step else any(stay) or not stay
 
 
 class _Whole(_Term):
@@ -81,15 +88,15 @@ class _Whole(_Term):
         super().__init__(limit, range(len(problem.choices)))
 
     def price(self, picks: Sequence[int]) -> Any:
-        cost = self.problem.limits[self.limit].cost
-        return cost(self.problem.graph, self.problem.keep(picks))
+        return self.problem.limits[self.limit].left(self.problem.graph, self.problem.keep(picks))
 
 
 class Prices:
     """The costs of all limits, term by term.
 
-    What goes only with several branches together (of shared weights, say) counts as staying, as in
-    `milp`: where these costs are within the limits, the costs themselves are.
+    What goes only with several branches together (of shared weights, say) counts as staying, and in
+    `jp.cost.peak_memory` what goes with any, as in `milp`: where these costs are within the limits,
+    the costs themselves are.
     """
 
     def __init__(self, problem: Problem):
@@ -107,17 +114,15 @@ class Prices:
             if choice.branch is None
             for member in choice.members
         }
-        switches = _switches(problem)
+        switches, known = _switches(problem), staying(problem.graph)
         for number, limit in enumerate(problem.limits):
             terms = terms_of(limit.cost)
             if terms is None:
                 self.terms.append(_Whole(problem, number))
                 continue
-            left = [(own, _named(terms(problem.graph, gone))) for own, gone in switches]
             for term in terms(problem.graph, None):
-                named = None if isinstance(term, Dearest) else term.of
-                own = [steps for steps, of in left if named is not None and named not in of]
-                self.terms.append(_Closed(problem, number, term, places, own))
+                stays = of_term(known, term)
+                self.terms.append(_Closed(problem, number, term, places, stays, switches))
         self.of: list[list[int]] = [[] for _ in problem.choices]
         for place, term in enumerate(self.terms):
             for choice in term.choices:
@@ -125,8 +130,8 @@ class Prices:
         if not self.start([len(choice.widths) - 1 for choice in problem.choices]).holds():
             raise BudgetError(
                 "the smallest widths are within the limits only because of what goes with several "
-                "branches together, which a search counts as staying.\n"
-                "Fix: a looser bound, or branches= without those that share weights."
+                "branches together, or is in jp.cost.peak_memory, which a search counts as "
+                "staying.\nFix: a looser bound, or branches= without those that share weights."
             )
 
     def start(self, picks: Sequence[int]) -> "Point":
@@ -187,19 +192,10 @@ def _names(term: Term) -> Iterator[str]:
         yield from (atom.name for space in term.spaces for atom in ax.atoms(space) if atom.name)
 
 
-def _switches(problem: Problem) -> list[tuple[list[int], Without]]:
-    """The choices of the steps of each branch, and what goes if all of them are off."""
+def _switches(problem: Problem) -> dict[str, list[int]]:
+    """The choices of the steps of each branch."""
     steps: dict[str, list[int]] = {}
     for i, choice in enumerate(problem.choices):
         if choice.branch is not None:
             steps.setdefault(choice.branch[0], []).append(i)
-    known = branches(problem.graph)
-    return [
-        (places, without(problem.graph, {name: np.zeros(known[name].shape, bool)}))
-        for name, places in steps.items()
-    ]
-
-
-def _named(terms: Iterable[Term]) -> set[Any]:
-    """The contractions and paths whose terms are not 0."""
-    return {term.of for term in terms if not isinstance(term, Dearest) and term.factor}
+    return steps

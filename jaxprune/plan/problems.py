@@ -1,5 +1,6 @@
 """What is to be planned: choices with their ladders and values, and limits of costs."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Unpack
@@ -10,7 +11,7 @@ import numpy as np
 from jaxprune.arguments import paths
 from jaxprune.arguments.bounds import Bound, typed_costs
 from jaxprune.arguments.checks import check_callable, check_mapping, kind_of
-from jaxprune.arguments.numbers import check_count, is_count, is_integer, plain
+from jaxprune.arguments.numbers import check_count, is_count, is_integer, is_number, plain
 from jaxprune.errors import BudgetError, JaxpruneError
 from jaxprune.graph import ChannelGraph
 from jaxprune.groups.constraints import Constraints
@@ -48,6 +49,20 @@ class Limit(NamedTuple):
     cost: cost.Cost
     value: Any
     dense: Any
+
+    def left(self, graph: ChannelGraph, keep: Mapping[str, Any]) -> Any:
+        """Returns what a keep costs.
+
+        Raises:
+          BudgetError: it is not a finite number.
+        """
+        cost = self.cost(graph, keep)
+        if not is_number(cost) or not math.isfinite(plain(cost)):
+            raise BudgetError(
+                f"{self.name} of a keep is {cost!r}, not a finite number.\n"
+                "Fix: a finite one above the bound where a keep must not be."
+            )
+        return cost
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,7 +104,7 @@ class Problem:
 
     def holds(self, keep: Mapping[str, Any]) -> bool:
         """Whether a keep is within every limit, by the costs themselves."""
-        return all(limit.cost(self.graph, keep) <= limit.value for limit in self.limits)
+        return all(limit.left(self.graph, keep) <= limit.value for limit in self.limits)
 
     def _checked(self, picks: Any) -> list[int]:
         lengths = [len(choice.widths) for choice in self.choices]
@@ -145,7 +160,7 @@ def problem(
       BudgetError: no bound, a bound that no choice of the smallest widths meets (all such are
         named, with the nearest that is reachable), a ladder without the full width or with one
         that the constraints rule out, `equal` groups of unlike sizes, values that are missing, or a
-        cost that gives no finite number.
+        cost that gives no finite number, or 0 for the dense network.
       ScoreError, PatternError: as those of `jp.select.budget`.
 
     >>> from jaxprune import plan, trace
@@ -179,6 +194,8 @@ def problem(
         dense = price(graph, None)
         name = getattr(price, "__name__", "a cost")
         limits.append(Limit(name, price, limit_of(bound, dense, name), dense))
+        if not dense:
+            raise BudgetError(f"{name} of the dense network is 0.\nFix: leave this bound out.")
     names = [limit.name for limit in limits]
     limits = [
         limit._replace(name=f"{limit.name}#{names[:i].count(limit.name) + 1}")
@@ -186,11 +203,11 @@ def problem(
         else limit
         for i, limit in enumerate(limits)
     ]
-    found = Problem(
+    made = Problem(
         graph=graph, order=order, choices=tuple(choices), limits=tuple(limits), floor=floor
     )
-    _check_reachable(found)
-    return found
+    _check_reachable(made)
+    return made
 
 
 _FLOORS = {"min_channels", "min_keep_ratio", "max_prune_ratio"}
@@ -210,10 +227,10 @@ def _ladders(order: Order, ladder: Any) -> dict[str, tuple[int, ...]]:
     """{choice: its widths, from the full one down}."""
     several = isinstance(ladder, Mapping)
     steps = STEPS if several else check_count(ladder, "ladder", "ladder=8.", BudgetError, least=2)
-    found = {}
+    ladders = {}
     for name, counts in order.counts.items():
         places = np.unique(np.linspace(0, len(counts) - 1, min(steps, len(counts))).round())
-        found[name] = tuple(int(counts[int(i)]) for i in places)
+        ladders[name] = tuple(int(counts[int(i)]) for i in places)
     failures = []
     if several:
         members = {member: name for name, unit in order.units.items() for member in unit}
@@ -234,11 +251,11 @@ def _ladders(order: Order, ladder: Any) -> dict[str, tuple[int, ...]]:
                         f"the ladder of {name!r} holds {wrong}, which its size, floors or "
                         "multiple_of rule out"
                     )
-                found[name] = tuple(given)
+                ladders[name] = tuple(given)
     if failures:
         fix = "Fix: the full width, and others from the floor up in the multiples asked for."
         raise BudgetError("\n".join([*failures, fix]))
-    return found
+    return ladders
 
 
 def _check_groups(given: Mapping[str, Any], order: Order) -> None:
@@ -254,7 +271,7 @@ def _values(
     order: Order, name: str, widths: Sequence[int], given: Mapping[str, Mapping[int, float]]
 ) -> np.ndarray:
     """What every width of a choice is worth."""
-    found = np.zeros(len(widths))
+    worth = np.zeros(len(widths))
     for member in order.units[name]:
         if member in given:
             entry = check_mapping(
@@ -272,10 +289,10 @@ def _values(
             lost = np.cumsum(np.atleast_2d(sums).sum(0))
             gone = [widths[0] - width for width in widths]
             each = lost[-1] - np.array([lost[n - 1] if n else 0.0 for n in gone])
-        if each is None or each.shape != found.shape or not np.isfinite(each).all():
+        if each is None or each.shape != worth.shape or not np.isfinite(each).all():
             raise BudgetError(f"values of {member!r} are not finite numbers.\nFix: finite ones.")
-        found += each
-    return found
+        worth += each
+    return worth
 
 
 def _branch_choices(graph: ChannelGraph, asked: Any) -> list[Choice]:
@@ -283,7 +300,7 @@ def _branch_choices(graph: ChannelGraph, asked: Any) -> list[Choice]:
     given = {} if asked is None else check_mapping(asked, "branches", _BRANCHES, BudgetError)
     known = branches_of(graph)
     paths.require(given, known, what="branch")
-    found = []
+    choices = []
     for name, value in given.items():
         item, worth = known.get(name), real(value)
         if item is None or worth is None or worth.shape not in {(), item.shape}:
@@ -295,19 +312,19 @@ def _branch_choices(graph: ChannelGraph, asked: Any) -> list[Choice]:
             if not np.isfinite(each):
                 raise BudgetError(f"branches[{name!r}] is {each}, not finite.\nFix: a number.")
             label = name if item.steps is None else f"{name}[{step}]"
-            found.append(Choice(label, (name,), (1, 0), np.array([each, 0.0]), (name, step)))
-    return found
+            choices.append(Choice(label, (name,), (1, 0), np.array([each, 0.0]), (name, step)))
+    return choices
 
 
 _BRANCHES = "{branch: value of keeping it}"
 
 
-def _check_reachable(found: Problem) -> None:
+def _check_reachable(problem: Problem) -> None:
     """Raises BudgetError if the smallest widths are not within the limits."""
-    least = found.keep([len(choice.widths) - 1 for choice in found.choices])
+    least = problem.keep([len(choice.widths) - 1 for choice in problem.choices])
     failures = []
-    for limit in found.limits:
-        reached = limit.cost(found.graph, least)
+    for limit in problem.limits:
+        reached = limit.left(problem.graph, least)
         if reached > limit.value:
             failures.append(
                 f"{limit.name} may be {limit.value:,} of {limit.dense:,}, but at the smallest "

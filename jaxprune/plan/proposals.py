@@ -80,7 +80,7 @@ def netadapt(
       decay: of the reductions, from round to round.
       rounds: by which round each bound is met at the latest, if choices meet their targets.
       prefer: `jp.plan.rise_per_cost`, `jp.plan.rise_alone`, or a function of yours.
-      journal: a file of losses. Killed and called again, it measures none of them again; it repeats
+      journal: a file of losses. Killed and called again, it measures two of them again; it repeats
         the recovery of the one proposal that went on, of every round. The result is the same.
 
     Returns:
@@ -135,13 +135,13 @@ def netadapt(
         for proposal in proposals:
             picks = proposal.point.picks
             key = [number, proposal.choice, picks[proposal.choice]]
-            found, after = losses.loss(key, picks, variables)
+            proposed, after = losses.loss(key, picks, variables)
             saved = (point.totals[limit] - proposal.point.totals[limit]) / problem.limits[
                 limit
             ].dense
-            rank = _ranked(prefer, found - loss, saved)
+            rank = _ranked(prefer, proposed - loss, saved)
             if best is None or rank < best[0]:
-                best = rank, proposal, found, after
+                best = rank, proposal, proposed, after
         assert best is not None
         _, proposal, loss, after = best
         variables = after()
@@ -175,9 +175,9 @@ def _proposals(point: Point, limit: int, target: float) -> list[_Proposal]:
     total = point.totals[limit]
     narrower = [_narrower(point, choice, limit) for choice in point.moves(1)]
     if not any(each and each[-1].point.totals[limit] < total for each in narrower):
-        found = point.prices.problem.limits[limit]
+        stuck = point.prices.problem.limits[limit]
         raise BudgetError(
-            f"{found.name} is {total:,}, above its bound {found.value:,}, and no choice alone "
+            f"{stuck.name} is {total:,}, above its bound {stuck.value:,}, and no choice alone "
             f"lowers it any more.\nFix: a looser bound, jp.Absolute({total}), or a cost that falls "
             "with every width."
         )
@@ -190,22 +190,22 @@ def _proposals(point: Point, limit: int, target: float) -> list[_Proposal]:
 
 def _narrower(point: Point, choice: int, limit: int) -> list[_Proposal]:
     """A choice at its narrower widths, the widest first."""
-    found = []
+    proposals = []
     for pick in range(point.picks[choice] + 1, len(point.prices.problem.choices[choice].widths)):
         moved = point.copy()
         moved.move(choice, pick)
         if moved.totals[limit] < point.totals[limit]:
-            found.append(_Proposal(choice, moved))
-    return found
+            proposals.append(_Proposal(choice, moved))
+    return proposals
 
 
 def _ranked(prefer: Preference, rise: float, saved: float) -> float:
-    found = prefer(rise, saved)
-    if not is_number(found) or plain(found) != plain(found):
+    rank = prefer(rise, saved)
+    if not is_number(rank) or plain(rank) != plain(rank):
         raise BudgetError(
-            f"prefer gave {found!r}, not a number.\nFix: prefer=jp.plan.rise_per_cost."
+            f"prefer gave {rank!r}, not a number.\nFix: prefer=jp.plan.rise_per_cost."
         )
-    return float(plain(found))
+    return float(plain(rank))
 
 
 def _told(

@@ -6,7 +6,7 @@ from typing import Any
 from jaxprune.arguments.checks import check_callable
 from jaxprune.errors import JaxpruneError
 from jaxprune.plan.evaluators import Evaluate
-from jaxprune.plan.journals import Journal, told
+from jaxprune.plan.journals import Journal, same, told
 from jaxprune.plan.problems import Problem
 
 Recover = Callable[[Any, Any], Any]
@@ -16,7 +16,8 @@ Recover = Callable[[Any, Any], Any]
 class Recovering:
     """Losses after a recovery, in a journal.
 
-    The journal has the losses; the variables are made again where they are needed.
+    The journal has the losses; the variables are made again where they are needed. Of what the
+    journal has, the loss of the dense network is measured again, and the first that is another.
     """
 
     def __init__(
@@ -35,21 +36,23 @@ class Recovering:
                 "recover has no variables to begin with.\nFix: variables=those of the graph."
             )
         self.problem, self.evaluate, self.recover = problem, evaluate, recover
-        self.variables, self.journal = variables, journal
+        self.variables, self.journal, self.checked = variables, journal, False
 
     def dense(self) -> float:
         """Returns the loss of the dense network, with the variables of the beginning."""
         keep = self.problem.keep([0] * len(self.problem.choices))
         given = [] if self.recover is None else [self.variables]
-        return self.journal.value(
-            ["dense"], lambda: self.evaluate(keep, *given), "the dense network"
-        )
+        asked = ["dense"], lambda: self.evaluate(keep, *given), "the dense network"
+        if asked[0] in self.journal:
+            self.journal.check(*asked)
+        return self.journal.value(*asked)
 
     def loss(self, key: Any, picks: Sequence[int], start: Any) -> tuple[float, Callable[[], Any]]:
         """Returns the loss at the picks, recovered from `start`, and what gives the variables.
 
         Raises:
           JaxpruneError: it is not finite; the message names the widths.
+          CheckpointError: the journal has another.
         """
         keep, made = self.problem.keep(picks), list[Any]()
 
@@ -63,4 +66,8 @@ class Recovering:
         def measure() -> Any:
             return self.evaluate(keep) if self.recover is None else self.evaluate(keep, variables())
 
-        return self.journal.value(key, measure, told(self.problem, picks)), variables
+        asked = key, measure, told(self.problem, picks)
+        if not self.checked and key in self.journal:
+            self.journal.check(*asked)
+            self.checked = not same(self.journal[key], self.journal[["dense"]])
+        return self.journal.value(*asked), variables

@@ -1,5 +1,6 @@
 """AMC: an agent that says choice by choice what stays, and learns from the loss at the end."""
 
+from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
@@ -14,7 +15,7 @@ from jaxprune.inspecting.branches import branches
 from jaxprune.plan.actor_critic import Agent, Batch, act, agent, noisy, trained
 from jaxprune.plan.allocation import Allocation, Decision, allocation
 from jaxprune.plan.evaluators import Evaluate
-from jaxprune.plan.journals import Journal, digest, told
+from jaxprune.plan.journals import Losses
 from jaxprune.plan.prices import Point, Prices
 from jaxprune.plan.problems import Problem, check_problem
 from jaxprune.plan.recovering import Recover, Recovering
@@ -107,8 +108,10 @@ def amc(
     hidden = check_count(hidden, "hidden", "hidden=300.", BudgetError)
     seed = check_count(seed, "seed", "seed=0.", BudgetError, least=0)
     head = "losses" if recover is None else "amc"
-    known = Journal(journal, {"of": head, "choices": digest(problem)})
-    losses = Recovering(problem, evaluate, recover, variables, known)
+    known = Losses(
+        problem, [evaluate], journal, of=head, loss=lambda _, picks: _loss(losses, picks)
+    )
+    losses = Recovering(problem, evaluate, recover, variables, known.journal)
     states, random = States(problem), np.random.default_rng(seed)
     now = agent(jax.random.key(seed), STATES, hidden)
     memory = _empty(REMEMBERED * len(problem.choices))
@@ -118,7 +121,7 @@ def amc(
         deviation = noise * noise_decay ** max(0, episode - warmup)
         learned = None if episode < warmup else now
         seen, shares, picks = _episode(states, learned, max(deviation, 1e-9), random)
-        loss = known.value([0, *picks], lambda p=picks: _loss(losses, p), told(problem, picks))
+        loss = known.at(picks)
         if loss < least:
             best, least = picks, loss
             trace.append(Decision(f"episode {episode + 1}", -loss))
@@ -205,14 +208,14 @@ def _episode(
     return seen, shares, list(narrow.picks)
 
 
-def _loss(losses: Recovering, picks: list[int]) -> Any:
+def _loss(losses: Recovering, picks: Sequence[int]) -> Any:
     keep = losses.problem.keep(picks)
     if losses.recover is None:
         return losses.evaluate(keep)
     return losses.evaluate(keep, _recovered(losses, picks))
 
 
-def _recovered(losses: Recovering, picks: list[int]) -> Any:
+def _recovered(losses: Recovering, picks: Sequence[int]) -> Any:
     """The variables, recovered behind each choice that is narrowed, in turn."""
     assert losses.recover is not None
     variables = losses.variables

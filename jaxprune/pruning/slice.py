@@ -42,7 +42,7 @@ def slice(
       rescale: multiply weights such that the resized network equals the masked one also where it
         divides by a width (the root of the head size, a mean over channels). Give the resized
         network `lambda v, x: model2.apply(v, x)` where True does not find it. Not for `narrow`,
-        which keeps such constants whole; see `jaxprune.pruning.rescale.factors`.
+        which keeps such constants whole.
       state: the name of the state that is given in the place of variables, as `state` of the trace
         has it: `jp.slice(graph, cache, keep, state="cache")`. Its batch and its length may be
         others than the traced ones.

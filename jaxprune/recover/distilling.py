@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from jaxprune.arguments.checks import check_callable, check_mapping, kind_of
+from jaxprune.arguments.dtypes import wide
 from jaxprune.arguments.numbers import check_positive, check_share
 from jaxprune.errors import JaxpruneError
 from jaxprune.graph import ChannelGraph
@@ -57,9 +58,10 @@ def distillation(
 
     def taught(outputs: Any, teacher: Any, targets: Any = None) -> jax.Array:
         _check_alike("the logits", outputs, teacher)
-        soft, own = (jax.nn.log_softmax(each / temperature) for each in (teacher, outputs))
+        sides = (jnp.asarray(each) for each in (teacher, outputs))
+        soft, learned = (jax.nn.log_softmax(wide(each) / temperature) for each in sides)
         soft = jax.lax.stop_gradient(soft)
-        divergence = optax.losses.kl_divergence_with_log_targets(own, soft)
+        divergence = optax.losses.kl_divergence_with_log_targets(learned, soft)
         value = mix * temperature**2 * divergence.mean()
         return value if loss is None else value + (1 - mix) * loss(outputs, targets)
 
@@ -115,9 +117,9 @@ def feature_loss(
                 "feature_loss: there are no features.\nFix: jp.tap(fn, graph, groups)."
             )
         total = jnp.zeros(())
-        for name, own, other in pairs:
-            own, other = _kept(name, graph, masks, own, other)
-            total += jnp.mean(distance(own, jax.lax.stop_gradient(other)))
+        for name, *sides in pairs:
+            learned, taught = map(wide, _kept(name, graph, masks, *sides))
+            total += jnp.mean(distance(learned, jax.lax.stop_gradient(taught)))
         return total
 
     return loss
@@ -160,8 +162,8 @@ def _pairs(graph: ChannelGraph, features: Any, teacher: Any) -> Any:
             f"feature_loss: the student has features of {list(features)}, the teacher of "
             f"{list(teacher)}.\nFix: jp.tap(fn, graph, groups) of the same groups of both."
         )
-    for group, own in features.items():
-        sides = own, teacher[group]
+    for group in features:
+        sides = features[group], teacher[group]
         counts = [len(each) if isinstance(each, Sequence) else None for each in sides]
         if None in counts or counts[0] != counts[1]:
             raise JaxpruneError(
@@ -172,7 +174,7 @@ def _pairs(graph: ChannelGraph, features: Any, teacher: Any) -> Any:
 
 
 def _kept(
-    name: str, graph: ChannelGraph, masks: Mapping[str, Any], own: Any, other: Any
+    name: str, graph: ChannelGraph, masks: Mapping[str, Any], student: Any, teacher: Any
 ) -> tuple[Any, Any]:
     """Returns both features at the kept channels.
 
@@ -182,12 +184,13 @@ def _kept(
     size = graph.groups[name].size
     mask = np.broadcast_to(masks.get(name, np.ones(size, bool)), graph.groups[name].shape)
     places = np.stack([np.flatnonzero(row) for row in np.atleast_2d(mask)])
-    _check_width(name, "the teacher's features", other, (size,))
-    _check_width(name, "features", own, (places.shape[1], size))
-    other = _take(other, places)
-    own = own if own.shape[-1] == places.shape[1] else _take(own, places)
-    _check_alike(f"features of group {name!r}", own, other)
-    return own, other
+    layers = graph.groups[name].shape[:-1]
+    _check_width(name, "the teacher's features", teacher, (size,), layers)
+    _check_width(name, "features", student, (places.shape[1], size), layers)
+    teacher = _take(teacher, places)
+    student = student if student.shape[-1] == places.shape[1] else _take(student, places)
+    _check_alike(f"features of group {name!r}", student, teacher)
+    return student, teacher
 
 
 def _take(values: Any, places: np.ndarray) -> Any:
@@ -197,20 +200,23 @@ def _take(values: Any, places: np.ndarray) -> Any:
     return jax.vmap(lambda row, at: jnp.take(row, at, axis=-1))(values, places)
 
 
-def _check_width(name: str, what: str, values: Any, sizes: tuple[int, ...]) -> None:
+def _check_width(
+    name: str, what: str, values: Any, sizes: tuple[int, ...], layers: tuple[int, ...]
+) -> None:
     shape = getattr(values, "shape", None)
-    if not shape or shape[-1] not in sizes:
+    if not shape or shape[-1] not in sizes or shape[:-1][: len(layers)] != layers:
+        first = f", their first the {layers[0]} layers of the stack" if layers else ""
         raise JaxpruneError(
             f"feature_loss: {what} of group {name!r} are {kind_of(values)}; their last axis "
-            f"must be one of {sorted(set(sizes))} channels.\n"
+            f"must be one of {sorted(set(sizes))} channels{first}.\n"
             "Fix: jp.tap of the dense network and of the one that keep leaves."
         )
 
 
-def _check_alike(what: str, own: Any, other: Any) -> None:
-    shapes = [getattr(each, "shape", None) for each in (own, other)]
+def _check_alike(what: str, student: Any, teacher: Any) -> None:
+    shapes = [getattr(each, "shape", None) for each in (student, teacher)]
     if shapes[0] != shapes[1] or not shapes[0]:
         raise JaxpruneError(
-            f"{what} are {kind_of(own)}, those of the teacher {kind_of(other)}.\n"
+            f"{what} are {kind_of(student)}, those of the teacher {kind_of(teacher)}.\n"
             "Fix: run both networks on the same inputs."
         )

@@ -83,7 +83,7 @@ def sensitivity(
             known[key] = finite(evaluate(masked(variables, keep)), where)
         return known[key]
 
-    found = {}
+    rows = {}
     for unit in order.units.values():
         name = ", ".join(map(repr, unit))
         row = [
@@ -93,8 +93,8 @@ def sensitivity(
             )
             for ratio, keep in zip(ratios, keeps, strict=True)
         ]
-        found |= {member: np.array(row) for member in unit}
-    return {name: found[name] for name in order.scores if name in found}
+        rows |= {member: np.array(row) for member in unit}
+    return {name: rows[name] for name in order.scores if name in rows}
 
 
 def _ratios(given: Any) -> list[Any]:

@@ -180,7 +180,7 @@ def _counts(
         for name, group in graph.groups.items()
         if name not in tied
     }
-    found: dict[str, np.ndarray] = {}
+    reachable: dict[str, np.ndarray] = {}
     for first in sorted(units, key=lambda name: sizes[name]):
         each = [
             asked
@@ -189,9 +189,9 @@ def _counts(
             for name in units[first]
         ]
         least = max(graph.groups[name].least for name in units[first])
-        found[first] = _reachable(sizes[first], limits, math.lcm(*each), least)
-        known |= dict.fromkeys(units[first], math.gcd(*found[first].tolist()))
-    return {first: found[first] for first in units}
+        reachable[first] = _reachable(sizes[first], limits, math.lcm(*each), least)
+        known |= dict.fromkeys(units[first], math.gcd(*reachable[first].tolist()))
+    return {first: reachable[first] for first in units}
 
 
 def _reachable(size: int, limits: Limits, multiple: int, least: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from jaxprune.sparsify.costly_scales import ista
 from jaxprune.sparsify.filters_at_zero import soft_mask
 from jaxprune.sparsify.fold import fold_batch_norm
 from jaxprune.sparsify.gates import l1_gates
-from jaxprune.sparsify.global_gates import GlobalGates, gated_filters, gdp
+from jaxprune.sparsify.global_gates import GlobalGates, gdp
 from jaxprune.sparsify.growing_strengths import (
     GrowingState,
     everywhere,
@@ -43,7 +43,6 @@ __all__ = [
     "entries",
     "everywhere",
     "fold_batch_norm",
-    "gated_filters",
     "gdp",
     "group_lasso",
     "growing_decay",

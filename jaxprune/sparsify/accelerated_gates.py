@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprune.arguments.checks import check_arrays, check_flag
+from jaxprune.arguments.checks import check_arrays, check_flag, kind_of
 from jaxprune.arguments.numbers import check_finite, is_traced_number
 from jaxprune.errors import JaxpruneError
 from jaxprune.sparsify.penalty import check_strength, check_update, value_at
@@ -58,7 +58,7 @@ def accelerated_l1_gates(
       A transformation whose `update` needs `params`, the gates.
 
     Raises:
-      JaxpruneError: a number is out of range.
+      JaxpruneError: a number is out of range, or (from `init`) gates are not real floats.
 
     Source: Huang and Wang, "Data-Driven Sparse Structure Selection for Deep Neural Networks", ECCV
     2018, equations 8 to 10; the clip is that of the released code.
@@ -76,7 +76,7 @@ def accelerated_l1_gates(
     check_flag(nonnegative, "nonnegative")
 
     def init(params: optax.Params) -> AcceleratedState:
-        check_arrays(params, f"{name}: the gates")
+        _check_real(name, check_arrays(params, f"{name}: the gates"))
         return AcceleratedState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.zeros_like, params))
 
     def update(
@@ -109,7 +109,20 @@ def accelerated_l1_gates(
 def _momentum(name: str, value: Any) -> Any:
     if is_traced_number(value):
         return value
-    found = check_finite(value, f"{name}: momentum", "momentum=0.9.")
-    if found >= 1:
+    number = check_finite(value, f"{name}: momentum", "momentum=0.9.")
+    if number >= 1:
         raise JaxpruneError(f"{name}: momentum must be in [0, 1), got {value!r}.\nFix: 0.9.")
-    return found
+    return number
+
+
+def _check_real(name: str, gates: dict[str, Any]) -> None:
+    other = {path: kind_of(gate) for path, gate in gates.items() if not _is_real(gate)}
+    if other:
+        raise JaxpruneError(
+            f"{name}: the gates must be a tree of real floats, got {other}.\n"
+            "Fix: gates=jp.gates.unit(graph) | jp.gates.unit_branches(graph)."
+        )
+
+
+def _is_real(gate: Any) -> bool:
+    return jnp.issubdtype(getattr(gate, "dtype", type(gate)), jnp.floating)

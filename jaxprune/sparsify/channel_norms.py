@@ -10,6 +10,7 @@ import optax
 from jaxprune.arguments import paths
 from jaxprune.arguments.checks import check_callable, check_flag, check_options
 from jaxprune.arguments.dtypes import wide_dtype
+from jaxprune.errors import JaxpruneError
 from jaxprune.graph import ChannelGraph
 from jaxprune.groups.channels import Members, located, norms, size
 from jaxprune.groups.constraints import Groups
@@ -70,7 +71,8 @@ def structured(
       and hands its argument `variables` to `view`.
 
     Raises:
-      JaxpruneError: `strength` is negative or not finite, or a role is unknown.
+      JaxpruneError: `strength` is negative or not finite, a role is unknown, or (from `update`) the
+        penalty is not a number.
       PatternError: a pattern matches nothing, or no group is left.
       TreeError: (from `init`) the parameters lack a kernel of the graph, or it has another shape.
 
@@ -128,9 +130,8 @@ def lifted(
                 tree = view(jax.tree.unflatten(treedef, seen.values()), variables)
                 seen = paths.flatten(tree)[0]
             weights = {path: seen[place] for path, place in places.items()}
-            found = (factors[group] * norms(slots, weights) for group, slots in groups.items())
-            terms = (jax.vmap(penalty)(n).sum() if n.ndim == 2 else penalty(n) for n in found)
-            return sum(terms, jnp.zeros(()))
+            sizes = (factors[group] * norms(slots, weights) for group, slots in groups.items())
+            return sum((_penalty_of(name, penalty, n) for n in sizes), jnp.zeros(()))
 
         weight = value_at(strength, state.step)
         moving = _moving(leaves if view else {p: leaves[p] for p in places.values()})
@@ -155,6 +156,22 @@ def channels(
     check_options(options, Options, name)
     only, protect = options.get("only"), options.get("protect", ())
     return penalized(name, graph, roles, over, usual=usual, only=only, protect=protect)
+
+
+def _penalty_of(name: str, penalty: Penalty, sizes: jax.Array) -> jax.Array:
+    """Returns the penalty of norms f[*layers, n], of all layers together.
+
+    Raises:
+      JaxpruneError: it is not a number.
+    """
+    terms = jax.vmap(penalty)(sizes) if sizes.ndim == 2 else penalty(sizes)
+    if jnp.shape(terms) != sizes.shape[:-1]:
+        got = list(jnp.shape(terms)[sizes.ndim - 1 :])
+        raise JaxpruneError(
+            f"{name}: penalty gives f{got} for norms f{list(sizes.shape[-1:])}, not a number.\n"
+            "Fix: penalty=jnp.sum, or lambda norms: something(norms).sum()."
+        )
+    return jnp.sum(terms)
 
 
 def _moving(leaves: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

@@ -49,9 +49,10 @@ def learning_compression(
         theta   <-  Proj(w - lambda / mu)
         lambda  <-  lambda - mu * (w - theta)
 
-    with mu = strength(round). Proj scales every z_c (as v_c of `structured`) so that its norm is
-    what `projection` makes of it; of z_c that share entries each takes its factor. The place in a
-    chain is in front of everything else. With a growing strength such as
+    with mu = strength(round); of complex weights the conjugate is added, as `jax.grad` gives it.
+    Proj scales every z_c (as v_c of `structured`) to the norm that `projection` makes of its own;
+    of z_c that share entries each takes its factor. The place in a chain is in front of everything
+    else. With a growing strength such as
     `lambda k: 9e-5 * 1.1**k` it is LC; with a constant one (rho) it is ADMM, whose scaled dual is
     U = -lambda / rho. Single weights in the place of channels, as both papers prune them, are
 
@@ -109,7 +110,7 @@ def learning_compression(
         leaves = paths.flatten(params)[0]
         places = located(NAME, graph, kernels, leaves)
         theta = _projected(
-            sets, projection, {path: wide(jnp.asarray(leaves[own])) for path, own in places.items()}
+            sets, projection, {p: wide(jnp.asarray(leaves[place])) for p, place in places.items()}
         )
         return CompressionState(
             step=jnp.zeros([], jnp.int32),
@@ -127,10 +128,10 @@ def learning_compression(
         check_update(NAME, updates, state, params, CompressionState)
         leaves, named = paths.flatten(params)[0], paths.flatten(updates)[0]
         places = located(NAME, graph, kernels, leaves)
-        weights = {path: wide(jnp.asarray(leaves[own])) for path, own in places.items()}
+        weights = {path: wide(jnp.asarray(leaves[place])) for path, place in places.items()}
         step = jnp.asarray(state.step)
         due = (step > 0) & (jnp.remainder(step, period) == 0)
-        before = [{p: old[own] for p, own in places.items()} for old in state[1:]]
+        before = [{p: old[place] for p, place in places.items()} for old in state[1:]]
 
         def c_step() -> list[dict[str, jax.Array]]:
             mu = value_at(strength, step // period - 1)
@@ -138,9 +139,9 @@ def learning_compression(
 
         theta, multiplier = jax.lax.cond(due, c_step, lambda: before)
         mu = value_at(strength, step // period)
-        for path, own in places.items():
-            pull = mu * (weights[path] - theta[path]) - multiplier[path]
-            named[own] += (pull * _inside(sets, path, pull)).astype(named[own].dtype)
+        for path, place in places.items():
+            pull = (mu * (weights[path] - theta[path]) - multiplier[path]).conj()
+            named[place] += (pull * _inside(sets, path, pull)).astype(named[place].dtype)
         kept = ({places[path]: leaf for path, leaf in now.items()} for now in (theta, multiplier))
         state = CompressionState(optax.safe_increment(state.step), *kept)
         return jax.tree.unflatten(jax.tree.structure(updates), named.values()), state
@@ -186,8 +187,8 @@ def _c_step(
     """Returns theta and lambda: lambda - mu * (w - theta) is mu * (theta - (w - lambda / mu))."""
     drawn = {path: w - multiplier[path] / mu for path, w in weights.items()}
     theta = _projected(sets, projection, drawn)
-    after = {path: mu * (theta[path] - own) for path, own in drawn.items()}
-    return [{path: own[path].astype(weights[path].dtype) for path in own} for own in (theta, after)]
+    after = {path: mu * (theta[path] - w) for path, w in drawn.items()}
+    return [{p: now[p].astype(weights[p].dtype) for p in now} for now in (theta, after)]
 
 
 def _projected(
@@ -196,12 +197,12 @@ def _projected(
     """Returns the weights with the norms that the projection makes of theirs."""
     before = {name: norms(slots, weights) for name, slots in sets.items()}
     after = projection(before)
-    shapes = {name: own.shape for name, own in before.items()}
+    shapes = {name: each.shape for name, each in before.items()}
     given = after if isinstance(after, Mapping) else {}
-    found = {name: getattr(own, "shape", None) for name, own in given.items()}
-    if found != shapes:
+    got = {name: getattr(each, "shape", None) for name, each in given.items()}
+    if got != shapes:
         raise JaxpruneError(
-            f"{NAME}: the projection gives {found or kind_of(after)} for norms of {shapes}.\n"
+            f"{NAME}: the projection gives {got or kind_of(after)} for norms of {shapes}.\n"
             "Fix: projection=jp.sparsify.largest_in_each(0.5)."
         )
     projected = dict(weights)

@@ -110,23 +110,23 @@ def morphnet(
         check_update(name, updates, state, params)
         leaves, _ = paths.flatten(params)
         places = located(name, graph, wanted, leaves)
-        moving = {path: _wide(leaves[own]) for path, own in places.items()}
+        moving = {path: _wide(leaves[place]) for path, place in places.items()}
         alive = {
-            group: jnp.sum(found > threshold, axis=-1).max().astype(jnp.float32)
-            for group, found in _sizes(graph, groups, moving, reduce).items()
+            group: jnp.sum(sizes > threshold, axis=-1).max().astype(jnp.float32)
+            for group, sizes in _sizes(graph, groups, moving, reduce).items()
         }
         prices = jax.grad(lambda at: cost.expected(graph, price, at))(alive)
 
         def total(moving: Mapping[str, jax.Array]) -> jax.Array:
-            found = _sizes(graph, groups, moving, reduce)
-            each = (prices[n] / (graph.groups[n].layers or 1) * f.sum() for n, f in found.items())
+            sizes = _sizes(graph, groups, moving, reduce)
+            each = (prices[n] / (graph.groups[n].layers or 1) * f.sum() for n, f in sizes.items())
             return sum(each, jnp.zeros(()))
 
         weight = strength(state.step) if callable(strength) else strength
         named, structure = paths.flatten(updates)
         for path, slope in jax.grad(total)(moving).items():
-            own = places[path]
-            named[own] = named[own] + (weight * slope).astype(named[own].dtype)
+            place = places[path]
+            named[place] = named[place] + (weight * slope).astype(named[place].dtype)
         state = PenaltyState(step=optax.safe_increment(state.step))
         return jax.tree.unflatten(structure, named.values()), state
 
@@ -159,7 +159,7 @@ def channel_sizes(
     groups = _members(graph)
     leaves, _ = paths.flatten(params)
     places = located(name, graph, [s.path for slots in groups.values() for s in slots], leaves)
-    return _sizes(graph, groups, {p: _wide(leaves[own]) for p, own in places.items()}, reduce)
+    return _sizes(graph, groups, {p: _wide(leaves[place]) for p, place in places.items()}, reduce)
 
 
 def _members(graph: ChannelGraph) -> Members:
@@ -170,27 +170,27 @@ def _members(graph: ChannelGraph) -> Members:
     """
     check_graph(graph)
     scales = {norm.scale for norm in batch_norms(graph).values()}
-    found = {}
+    sized = {}
     for name, group in graph.groups.items():
         gammas = [slot for slot in group.slots if slot.path in scales]
         made = gammas or [slot for slot in group.slots if slot.role == "out"]
         real = [s for s in made if jnp.issubdtype(graph.variables[s.path].dtype, jnp.inexact)]
         if real:
-            found[name] = real
-    if not found:
+            sized[name] = real
+    if not sized:
         raise JaxpruneError("no group has weights whose size could be taken.\nFix: print(graph).")
-    return found
+    return sized
 
 
 def _sizes(
     graph: ChannelGraph, groups: Members, leaves: Mapping[str, jax.Array], reduce: Reduce
 ) -> dict[str, jax.Array]:
     """Returns {group: f[*layers, n]}: root mean squares, of one scale its modulus."""
-    found = {}
+    sizes = {}
     for name, slots in groups.items():
         each = [norms([slot], leaves) / size(graph, [slot]) ** 0.5 for slot in slots]
-        found[name] = reduce(jnp.stack(each, axis=-1), axis=-1)
-    return found
+        sizes[name] = reduce(jnp.stack(each, axis=-1), axis=-1)
+    return sizes
 
 
 def _wide(leaf: Any) -> jax.Array:

@@ -100,11 +100,11 @@ def ista(
         leaves, named = paths.flatten(params)[0], paths.flatten(updates)[0]
         rate = value_at(learning_rate, state.step)
         limit = rate * value_at(strength, state.step)
-        for path, own in located(name, graph, weights, leaves).items():
-            scale = jnp.asarray(leaves[own])
-            stepped = scale - rate * named[own]
+        for path, place in located(name, graph, weights, leaves).items():
+            scale = jnp.asarray(leaves[place])
+            stepped = scale - rate * named[place]
             shrunk = jnp.sign(stepped) * jnp.maximum(jnp.abs(stepped) - limit * weights[path], 0)
-            named[own] = (shrunk - scale).astype(scale.dtype)
+            named[place] = (shrunk - scale).astype(scale.dtype)
         state = PenaltyState(step=optax.safe_increment(state.step))
         return jax.tree.unflatten(jax.tree.structure(updates), named.values()), state
 
@@ -116,20 +116,22 @@ def _weights(graph: ChannelGraph, costs: Any) -> dict[str, np.ndarray]:
     check_graph(graph)
     scales = [norm.scale for norm in batch_norms(graph).values() if norm.scale is not None]
     slots = {
-        name: own
+        name: scaled
         for name, group in graph.groups.items()
-        if (own := [slot for slot in group.slots if slot.path in scales])
+        if (scaled := [slot for slot in group.slots if slot.path in scales])
     }
     if not slots:
         raise PatternError("ista: no group has a BatchNorm scale.\nFix: print(graph) shows them.")
     each = _checked(slots, costs)
-    sizes = {name: np.prod(graph.groups[name].shape) * len(own) for name, own in slots.items()}
+    sizes = {
+        name: np.prod(graph.groups[name].shape) * len(scaled) for name, scaled in slots.items()
+    }
     mean = sum(each[name] * size for name, size in sizes.items()) / sum(sizes.values())
-    found = {path: np.zeros(graph.variables[path].shape, np.float32) for path in scales}
-    for name, own in slots.items():
-        for slot in own:
-            np.moveaxis(found[slot.path], slot.axis, -1)[..., slot.positions] = each[name] / mean
-    return found
+    weights = {path: np.zeros(graph.variables[path].shape, np.float32) for path in scales}
+    for name, scaled in slots.items():
+        for slot in scaled:
+            np.moveaxis(weights[slot.path], slot.axis, -1)[..., slot.positions] = each[name] / mean
+    return weights
 
 
 def _checked(groups: Mapping[str, Any], costs: Any) -> dict[str, float]:
@@ -142,7 +144,7 @@ def _checked(groups: Mapping[str, Any], costs: Any) -> dict[str, float]:
     ]
     if bad:
         raise JaxpruneError(f"ista: costs must be numbers of at least 0: {few(bad)}.\n{fix}")
-    found = {name: float(plain(given[name])) for name in groups}
-    if not any(found.values()):
+    plain_costs = {name: float(plain(given[name])) for name in groups}
+    if not any(plain_costs.values()):
         raise JaxpruneError(f"ista: all costs are 0, so no scale would shrink.\n{fix}")
-    return found
+    return plain_costs

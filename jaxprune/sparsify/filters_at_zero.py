@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+from jax.core import Tracer
 
 from jaxprune.arguments import paths
 from jaxprune.arguments.checks import check_arrays, check_flag
@@ -30,8 +31,10 @@ def soft_mask(
 
     `jp.mask` zeroes all that a channel owns, what reads it too, and then no gradient moves it any
     more. Here the readers, scales and variances stay, and what the filters of a pruned channel get
-    from the loss lets it grow again. A kernel that only passes channels on (of a depthwise
-    convolution) stays too: behind a silent channel it has no say.
+    from the loss lets it grow again. The derivative of the result is that of the variables
+    themselves (straight through): in `loss(soft_mask(graph, params, keep))` what is at zero has the
+    gradient that it has there, and the weights behind the zeros train on. A kernel that only passes
+    channels on (of a depthwise convolution) stays too: behind a silent channel it has no say.
 
     Only filters are zero, as in the paper's code, and the channel goes on to emit its biases. With
     `biases=True` it is silent in eval mode: what is added to it (biases, running means) is gone,
@@ -43,7 +46,8 @@ def soft_mask(
     Args:
       graph: what `jaxprune.trace` returned.
       variables: the variables, or their `params` alone; running means are zeroed where they are.
-      keep: {group: bool[n]}, or bool[layers, n]; it may be traced.
+      keep: {group: bool[n]}, or bool[layers, n], whose layers need not keep the same number; it
+        may be traced. Absent groups are whole.
       biases: whether what is added to the channels becomes zero as well.
       spare: patterns of the kernels and biases that stay as they are; none by default.
 
@@ -66,7 +70,7 @@ def soft_mask(
     >>> small["a"].tolist(), small["bias"].tolist(), small["b"].ravel().tolist()
     ([[1.0, 0.0]], [1.0, 0.0], [1.0, 1.0])
     """
-    keep = check_keep(graph, keep, traced=True)
+    keep = check_keep(graph, keep, traced=True, cuts=False)
     slots = zeroed_slots(graph, biases=biases, spare=spare)
     if without := [name for name in keep if name not in slots]:
         raise KeepError(
@@ -76,10 +80,24 @@ def soft_mask(
     check_arrays(variables, "soft_mask: the variables")
     leaves, treedef = paths.flatten(variables)
     places = placed("soft_mask", graph, slots, keep, leaves)
-    known = {path: leaves[own] for path, own in places.items()}
-    zeroed = masked_slots(graph, known, keep, slots)
-    leaves |= {places[path]: leaf for path, leaf in zeroed.items()}
+    dense = {path: leaves[place] for path, place in places.items()}
+    zeroed = masked_slots(graph, dense, keep, slots)
+    leaves |= {places[path]: _through(dense[path], leaf) for path, leaf in zeroed.items()}
     return jax.tree.unflatten(treedef, leaves.values())
+
+
+def _through(dense: Any, zeroed: Any) -> Any:
+    """Returns what is zeroed, with the derivative of what is dense."""
+    return _straight(dense, zeroed) if isinstance(dense, Tracer) else zeroed
+
+
+@jax.custom_jvp
+def _straight(dense: jax.Array, zeroed: jax.Array) -> jax.Array:
+    del dense
+    return zeroed
+
+
+_straight.defjvps(lambda moved, _out, _dense, _zeroed: moved, None)
 
 
 def zeroed_slots(graph: ChannelGraph, *, biases: bool, spare: str | Sequence[str]) -> Slots:
@@ -87,10 +105,10 @@ def zeroed_slots(graph: ChannelGraph, *, biases: bool, spare: str | Sequence[str
     check_graph(graph)
     check_flag(biases, "biases")
     also = added(graph) if biases else {}
-    found = {name: (*slots, *also.get(name, ())) for name, slots in makers(graph).items()}
-    names = dict.fromkeys(slot.path for slots in found.values() for slot in slots)
+    every = {name: (*slots, *also.get(name, ())) for name, slots in makers(graph).items()}
+    names = dict.fromkeys(slot.path for slots in every.values() for slot in slots)
     stay = paths.require(spare, names, what="spare pattern")
-    left = {name: [s for s in slots if s.path not in stay] for name, slots in found.items()}
+    left = {name: [s for s in slots if s.path not in stay] for name, slots in every.items()}
     return {n: slots for n, slots in left.items() if any(s.role == "out" for s in slots)}
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxprune.arguments import paths
-from jaxprune.arguments.checks import check_callable, check_mapping
+from jaxprune.arguments.checks import check_callable, check_mapping, kind_of
 from jaxprune.arguments.dtypes import wide
 from jaxprune.arguments.numbers import check_count, check_finite, check_positive
 from jaxprune.errors import JaxpruneError
@@ -47,10 +47,11 @@ def growing_decay(
         strength_c  <-  min(strength_c + delta * growth(norms)_c, ceiling)
       gradient of w  <-  gradient + sum over the v_c that hold w of strength_c * w
 
-    from strengths of 0, with v_c as in `structured`; its place in a chain is in front. GReg-1 grows
-    on channels that are chosen beforehand, `lambda norms: {n: ~keep[n] for n in norms}`; GReg-2 on
-    all alike, `everywhere`, which spreads the norms so that they tell what to prune, and then goes
-    on as GReg-1. DepGraph's way is `weak_first`: the smaller a norm, the faster it grows.
+    from strengths of 0, with v_c as in `structured`; of complex weights the conjugate is added, as
+    `jax.grad` gives it. Its place in a chain is in front. GReg-1 grows on channels that are chosen
+    beforehand, `lambda norms: {n: ~keep[n] for n in norms}`; GReg-2 on all alike, `everywhere`,
+    which spreads the norms so that they tell what to prune, and then goes on as GReg-1. DepGraph's
+    way is `weak_first`: the smaller a norm, the faster it grows.
     Channels shrink toward zero and do not reach it: at the end they are cut, by a keep or by norms.
 
     Args:
@@ -110,7 +111,7 @@ def growing_decay(
         check_update(name, updates, state, params, GrowingState)
         leaves, named = paths.flatten(params)[0], paths.flatten(updates)[0]
         places = located(name, graph, kernels, leaves)
-        weights = {path: wide(jnp.asarray(leaves[own])) for path, own in places.items()}
+        weights = {path: wide(jnp.asarray(leaves[place])) for path, place in places.items()}
 
         def grow() -> dict[str, jax.Array]:
             more = _grown(groups, growth, weights)
@@ -122,10 +123,10 @@ def growing_decay(
         strengths = jax.lax.cond(due, grow, lambda: state.strengths)
         for group, slots in groups.items():
             for slot in slots:
-                own, w = places[slot.path], weights[slot.path]
+                place, w = places[slot.path], weights[slot.path]
                 each = spread(strengths[group].astype(w.real.dtype), slot, w)
                 inside = 1 - spread(jnp.zeros(shapes[group], w.real.dtype), slot, w)
-                named[own] += (each * inside * w).astype(named[own].dtype)
+                named[place] += (each * inside * w.conj()).astype(named[place].dtype)
         state = GrowingState(optax.safe_increment(state.step), strengths)
         return jax.tree.unflatten(jax.tree.structure(updates), named.values()), state
 
@@ -138,7 +139,7 @@ def everywhere(norms: Norms) -> Norms:
     >>> everywhere({"a": jnp.array([3.0, 1.0])})["a"].tolist()
     [1.0, 1.0]
     """
-    return {name: jnp.ones_like(own) for name, own in _checked("everywhere", norms).items()}
+    return {name: jnp.ones_like(each) for name, each in _checked("everywhere", norms).items()}
 
 
 def weak_first(norms: Norms) -> Norms:
@@ -152,7 +153,7 @@ def weak_first(norms: Norms) -> Norms:
     >>> weak_first({"a": jnp.array([3.0, 1.0, 2.0])})["a"].tolist()
     [0.0, 1.0, 0.5]
     """
-    return {name: _weakness(own) for name, own in _checked("weak_first", norms).items()}
+    return {name: _weakness(each) for name, each in _checked("weak_first", norms).items()}
 
 
 def weighted_decay(base: float = 16.0) -> Callable[[jax.Array], jax.Array]:
@@ -201,11 +202,11 @@ def _grown(groups: Members, growth: Growth, weights: Mapping[str, jax.Array]) ->
     before = {group: norms(slots, weights) for group, slots in groups.items()}
     after = growth(before)
     given = after if isinstance(after, Mapping) else {}
-    shapes = {group: own.shape for group, own in before.items()}
-    found = {group: getattr(own, "shape", None) for group, own in given.items()}
-    if found != shapes:
+    shapes = {group: each.shape for group, each in before.items()}
+    shapes_given = {group: getattr(each, "shape", None) for group, each in given.items()}
+    if shapes_given != shapes:
         raise JaxpruneError(
-            f"growing_decay: growth gives {found} for norms of {shapes}.\n"
+            f"growing_decay: growth gives {shapes_given or kind_of(after)} for norms of {shapes}.\n"
             "Fix: growth=jp.sparsify.weak_first, {group: f[n]} for every group."
         )
-    return {group: jnp.asarray(own, jnp.float32) for group, own in given.items()}
+    return {group: jnp.asarray(each, jnp.float32) for group, each in given.items()}

@@ -21,7 +21,7 @@ def l1_bn_scale(
 
     Args:
       strength: coefficient of the penalty (the paper's lambda), at least 0, or a schedule of it.
-      mask: tree of bools like the parameters, usually `jaxprune.batchnorm.scale_mask(variables)`.
+      mask: tree of bools like the parameters, usually `jp.scale_mask(variables)`.
 
     Returns:
       A transformation whose `update` needs `params`.

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from jaxprune.arguments.checks import check_arrays, check_structure, kind_of
-from jaxprune.arguments.numbers import check_finite
+from jaxprune.arguments.numbers import check_finite, check_share, is_traced_number
 from jaxprune.errors import JaxpruneError, TreeError
 
 Change = Callable[[Any, Any, jax.Array, jax.Array], jax.Array]
@@ -74,6 +74,17 @@ def check_strength(name: str, argument: str, value: Any, example: str) -> Any:
         return value
     fix = f"{example.removesuffix('.')}; or pass a schedule, a function of the step."
     return check_finite(value, f"{name}: {argument}", fix)
+
+
+def check_ratio(name: str, value: Any) -> Any:
+    """Returns a schedule or a traced number as it is, and a share as Python's number.
+
+    Raises:
+      JaxpruneError: the number is not in [0, 1].
+    """
+    if is_traced_number(value) or (callable(value) and not isinstance(value, type)):
+        return value
+    return check_share(value, f"{name}: prune_ratio", "prune_ratio=0.3, or a schedule.")
 
 
 def value_at(value: Any, step: Any) -> Any:

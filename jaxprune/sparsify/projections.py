@@ -32,11 +32,11 @@ def largest_in_each(keep_ratio: float) -> Projection:
     ratio = check_share(keep_ratio, "largest_in_each: keep_ratio", "keep_ratio=0.5.")
 
     def project(norms: Norms) -> Norms:
-        found = {}
-        for name, own in norms.items():
-            count = max(1, math.ceil(own.shape[-1] * ratio - 1e-6))
-            found[name] = jnp.where(_ranks(own) >= own.shape[-1] - count, own, 0)
-        return found
+        projected = {}
+        for name, each in norms.items():
+            count = max(1, math.ceil(each.shape[-1] * ratio - 1e-6))
+            projected[name] = jnp.where(_ranks(each) >= each.shape[-1] - count, each, 0)
+        return projected
 
     return project
 
@@ -60,18 +60,18 @@ def largest_of_all(keep_ratio: float) -> Projection:
     ratio = check_share(keep_ratio, "largest_of_all: keep_ratio", "keep_ratio=0.5.")
 
     def project(norms: Norms) -> Norms:
-        sizes = [own.size for own in norms.values()]
+        sizes = [each.size for each in norms.values()]
         order = [
-            jnp.where(_ranks(own) == own.shape[-1] - 1, jnp.inf, own).reshape(-1)
-            for own in norms.values()
+            jnp.where(_ranks(each) == each.shape[-1] - 1, jnp.inf, each).reshape(-1)
+            for each in norms.values()
         ]
-        least = sum(own.size // own.shape[-1] for own in norms.values())
+        least = sum(each.size // each.shape[-1] for each in norms.values())
         count = max(least, math.ceil(sum(sizes) * ratio - 1e-6))
         kept = _ranks(jnp.concatenate(order)) >= sum(sizes) - count
         parts = jnp.split(kept, [sum(sizes[:i]) for i in range(1, len(sizes))])
         return {
-            name: jnp.where(part.reshape(own.shape), own, 0)
-            for part, (name, own) in zip(parts, norms.items(), strict=True)
+            name: jnp.where(part.reshape(each.shape), each, 0)
+            for part, (name, each) in zip(parts, norms.items(), strict=True)
         }
 
     return project
@@ -102,9 +102,9 @@ def norm_ball(radius: float) -> Projection:
         )
         sums = jnp.cumsum(falling)
         limits = (sums - radius) / jnp.arange(1, falling.size + 1)
-        last = jnp.sum(falling > limits) - 1
+        last = jnp.maximum(jnp.sum(falling > limits) - 1, 0)  # rounded, it may be none of them
         limit = jnp.maximum(limits[last], 0)
-        return {name: jnp.maximum(own - limit, 0) for name, own in norms.items()}
+        return {name: jnp.maximum(each - limit, 0) for name, each in norms.items()}
 
     return project
 

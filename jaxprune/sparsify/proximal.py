@@ -22,7 +22,7 @@ def proximal_l1_bn_scale(
 
     Args:
       strength: coefficient of the penalty, at least 0, or a schedule of it.
-      mask: tree of bools like the parameters, usually `jaxprune.batchnorm.scale_mask(variables)`.
+      mask: tree of bools like the parameters, usually `jp.scale_mask(variables)`.
       learning_rate: that of the optimizer, at least 0, or the same schedule.
 
     Returns:

@@ -10,6 +10,7 @@ import optax
 from jaxprune.arguments import paths
 from jaxprune.arguments.checks import check_callable
 from jaxprune.arguments.dtypes import wide
+from jaxprune.errors import JaxpruneError
 from jaxprune.graph import ChannelGraph
 from jaxprune.groups.channels import located, norms, spread
 from jaxprune.groups.constraints import Groups
@@ -58,7 +59,8 @@ def proximal_structured(
       A transformation whose `update` needs `params`, the parameters alone or the whole variables.
 
     Raises:
-      JaxpruneError: `strength` or `learning_rate` is negative or not finite, or a role is unknown.
+      JaxpruneError: `strength` or `learning_rate` is negative or not finite, a role is unknown, or
+        (from `update`) `prox` gives norms of another shape.
       PatternError: a pattern matches nothing, or no group is left.
       TreeError: (from `init`) the parameters lack a kernel of the graph, or it has another shape.
 
@@ -96,18 +98,32 @@ def proximal_structured(
         places = located(name, graph, kernels, leaves)
         weight = value_at(strength, state.step) * value_at(learning_rate, state.step)
         stepped = {
-            path: wide(jnp.asarray(leaves[own])) + named[own] for path, own in places.items()
+            path: wide(jnp.asarray(leaves[place])) + named[place] for path, place in places.items()
         }
         shrunk = dict(stepped)
         for slots in groups.values():
             before = norms(slots, stepped)
-            one = jax.vmap(prox, (0, None)) if before.ndim == 2 else prox
-            factors = one(before, weight) / jnp.where(before > 0, before, 1)
+            factors = _after(prox, before, weight) / jnp.where(before > 0, before, 1)
             for slot in slots:
                 shrunk[slot.path] *= spread(factors, slot, shrunk[slot.path])
-        for path, own in places.items():
-            named[own] = (shrunk[path] - leaves[own]).astype(named[own].dtype)
+        for path, place in places.items():
+            named[place] = (shrunk[path] - leaves[place]).astype(named[place].dtype)
         state = PenaltyState(step=optax.safe_increment(state.step))
         return jax.tree.unflatten(structure, named.values()), state
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def _after(prox: Prox, before: jax.Array, weight: Any) -> jax.Array:
+    """Returns the norms after the proximal step, f[*layers, n].
+
+    Raises:
+      JaxpruneError: they have another shape.
+    """
+    after = (jax.vmap(prox, (0, None)) if before.ndim == 2 else prox)(before, weight)
+    if jnp.shape(after) != before.shape:
+        raise JaxpruneError(
+            f"proximal_structured: prox gives norms of shape {list(jnp.shape(after))} for those of "
+            f"shape {list(before.shape)}.\nFix: lambda n, t: jnp.maximum(n - t, 0)."
+        )
+    return after

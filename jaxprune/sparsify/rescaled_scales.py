@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune.arguments import paths
+from jaxprune.arguments.dtypes import wide
 from jaxprune.arguments.functions import check_inputs
 from jaxprune.arguments.numbers import check_positive
 from jaxprune.cutting.transforms import check_tree
@@ -34,8 +35,9 @@ def rescale_scales(
 
     With an activation f for which f(factor * x) = factor * f(x) in between (ReLU, none) it is the
     same network, and the gradients of the scales are larger by 1 / factor beside their size: with a
-    factor below 1 a soft threshold makes them zero sooner. The network is run on `inputs` before
-    and after, and what is not the same is refused.
+    factor below 1 a soft threshold makes them zero sooner. The network is run on `inputs` with each
+    group rescaled and with each at zero, and what changes by more than rounding beside what the
+    group adds is refused.
 
     Args:
       graph: what `jaxprune.trace` returned.
@@ -87,7 +89,10 @@ def rescale_scales(
         )
     groups = scope(graph, named, only=only, protect=protect, purpose="that a BatchNorm scales")
     shapes = {name: group.shape for name, group in graph.groups.items()}
-    before = graph.fn(variables, *inputs)
+
+    def run(tree: Any) -> Any:
+        with jax.default_matmul_precision("highest"):
+            return graph.fn(tree, *inputs)
 
     def rescaled(names: list[str]) -> Any:
         leaves, treedef = paths.flatten(variables)
@@ -100,9 +105,15 @@ def rescale_scales(
         gates = {name: jnp.full(shapes[name], 1 / factor) for name in names}
         return fold(graph, jax.tree.unflatten(treedef, leaves.values()), gates)
 
+    before = run(variables)
+
+    def stays(name: str) -> bool:
+        without = run(fold(graph, variables, {name: jnp.zeros(shapes[name])}))
+        return _alike(before, run(rescaled([name])), without)
+
+    alone = [name for name in groups if not stays(name)]
     after = rescaled(groups)
-    if not _alike(before, graph.fn(after, *inputs)):
-        alone = [n for n in groups if not _alike(before, graph.fn(rescaled([n]), *inputs))]
+    if alone or not _alike(before, run(after), jax.tree.map(jnp.zeros_like, before)):
         raise GateError(
             f"rescale_scales: the outputs change by {few(alone or groups)}: not all of their "
             "channels are scaled by BatchNorms and f(factor * x) = factor * f(x).\n"
@@ -111,9 +122,20 @@ def rescale_scales(
     return after
 
 
-def _alike(before: Any, after: Any) -> bool:
-    pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
-    return all(
-        bool(jnp.max(jnp.abs(a - b), initial=0) <= _TOLERANCE * jnp.max(jnp.abs(a), initial=0))
-        for a, b in pairs
-    )
+def _alike(before: Any, after: Any, without: Any) -> bool:
+    """True if outputs differ by rounding beside what they differ by from those without a group."""
+    trees = map(jax.tree.leaves, (before, after, without))
+    return all(_close(*map(jnp.asarray, leaves)) for leaves in zip(*trees, strict=True))
+
+
+def _close(before: jax.Array, after: jax.Array, without: jax.Array) -> bool:
+    if not jnp.issubdtype(before.dtype, jnp.inexact):
+        return bool(jnp.array_equal(before, after))
+    eps = float(jnp.finfo(before.dtype).eps)
+    before, after, without = map(wide, (before, after, without))
+
+    def most(values: jax.Array) -> jax.Array:
+        return jnp.max(jnp.abs(values), initial=0)
+
+    limit = max(_TOLERANCE, 8 * eps) * most(before - without) + 16 * eps * most(before)
+    return bool(most(before - after) <= limit)

@@ -31,8 +31,9 @@ def shapes(
     of a stack; of a dense layer they are the weights of one input. Such kernels of the last layer,
     or of a frozen one, are among them too.
 
-    Kernels with a batch axis (those of experts, or of `vmap`) are left out. `jp.slice` cuts no
-    positions out of a window: that pays where the convolution is run as a product of matrices.
+    Kernels with a batch axis (those of experts, or of `vmap`) are left out, and those that are used
+    in both directions (tied ones), whose inputs are outputs too. `jp.slice` cuts no positions out
+    of a window: that pays where the convolution is run as a product of matrices.
 
     Args:
       graph: what `jaxprune.trace` returned.
@@ -59,7 +60,7 @@ def shapes(
     [[0.6000000238418579, 0.800000011920929], [0.0, 1.0]]
     """
     check_graph(graph)
-    found = {}
+    windows = {}
     for term in each_contraction(graph.contractions):
         if contraction.batches(term.op):
             continue
@@ -69,8 +70,9 @@ def shapes(
             if rest and filters:
                 parts = term.op.params.get("feature_group_count", 1)
                 split = (max(filters), parts) if parts > 1 else None
-                found[path.removeprefix("params/")] = [Section(path=path, axes=rest, split=split)]
-    return _chosen(found, only, protect, "kernel")
+                section = Section(path=path, shape=shape, axes=rest, split=split)
+                windows[path.removeprefix("params/")] = [section]
+    return _chosen(windows, only, protect, "kernel")
 
 
 def depth(
@@ -109,20 +111,22 @@ def depth(
     >>> {name: [part.path for part in parts] for name, parts in jp.sparsify.depth(graph).items()}
     {'+down': ['down', 'up']}
     """
-    own = set(parameters(graph))
-    found, bad = {}, []
+    trained = set(parameters(graph))
+    insides, bad = {}, []
     for name, branch in branches(graph).items():
-        inside = [path for path in branch.variables if path in own]
+        inside = [path for path in branch.variables if path in trained]
         axes = () if branch.steps is None else (0,)
         bad += [p for p in inside if axes and graph.variables[p].shape[:1] != (branch.steps,)]
         if inside:
-            found[name] = [Section(path=path, axes=axes) for path in inside]
+            insides[name] = [
+                Section(path=path, shape=graph.variables[path].shape, axes=axes) for path in inside
+            ]
     if bad:
         raise TreeError(
             f"depth: the steps of a scan are not along the first axis of {few(bad)}.\n"
             "Fix: stack the parameters of the steps along axis 0."
         )
-    return _chosen(found, only, protect, "branch")
+    return _chosen(insides, only, protect, "branch")
 
 
 def entries(
@@ -154,13 +158,14 @@ def entries(
     """
     check_graph(graph)
     kernels = dict.fromkeys(p for t in each_contraction(graph.contractions) for p in t.kernels)
-    found = {
+    arrays = {path: graph.variables[path].shape for path in kernels}
+    singles = {
         path.removeprefix("params/"): [
-            Section(path=path, axes=tuple(range(len(graph.variables[path].shape))))
+            Section(path=path, shape=shape, axes=tuple(range(len(shape))))
         ]
-        for path in kernels
+        for path, shape in arrays.items()
     }
-    return _chosen(found, only, protect, "kernel")
+    return _chosen(singles, only, protect, "kernel")
 
 
 def penalized(
@@ -192,27 +197,31 @@ def penalized(
             f"Fix: {fix}."
         )
     check_graph(graph)
-    if missing := [part.path for part in parts if part.path not in graph.variables]:
-        raise TreeError(f"{name}: over is of another graph, with {few(missing)}.\nFix: {fix}.")
+    shapes = {path: variable.shape for path, variable in graph.variables.items()}
+    if other := [part for part in parts if shapes.get(part.path) != part.shape]:
+        which = few([f"{part.path} {list(part.shape)}" for part in other])
+        raise TreeError(f"{name}: over is of another graph, with {which}.\nFix: {fix}.")
     return given
 
 
 def _parts(name: str, some: Any, fix: str) -> Iterator[Section]:
-    for part in some if isinstance(some, Sequence) else [some]:
+    if not isinstance(some, Sequence):
+        raise JaxpruneError(f"{name}: over holds {kind_of(some)}, no list of sets.\nFix: {fix}.")
+    for part in some:
         if not isinstance(part, Section):
             raise JaxpruneError(f"{name}: over holds {kind_of(part)}, no sets.\nFix: {fix}.")
         yield part
 
 
-def _chosen(found: Sets, only: Any, protect: Any, what: str) -> Sets:
-    if not found:
+def _chosen(every: Sets, only: Any, protect: Any, what: str) -> Sets:
+    if not every:
         raise PatternError(f"the graph has no {what} with such weights.\nFix: print(graph).")
-    chosen = found.keys() if only is None else paths.require(only, found, what="only pattern")
-    without = paths.require(protect, found, what="protect pattern")
-    left = {name: parts for name, parts in found.items() if name in chosen and name not in without}
+    chosen = every.keys() if only is None else paths.require(only, every, what="only pattern")
+    without = paths.require(protect, every, what="protect pattern")
+    left = {name: parts for name, parts in every.items() if name in chosen and name not in without}
     if not left:
         raise PatternError(
             f"protect={protect!r} and only={only!r} leave no {what}.\n"
-            f"Fix: they are {few(list(found))}; leave only out to take all."
+            f"Fix: they are {few(list(every))}; leave only out to take all."
         )
     return left

@@ -24,7 +24,7 @@ def smooth_l1_bn_scale(
 
     Args:
       strength: coefficient of the penalty, at least 0, or a schedule of it.
-      mask: tree of bools like the parameters, usually `jaxprune.batchnorm.scale_mask(variables)`.
+      mask: tree of bools like the parameters, usually `jp.scale_mask(variables)`.
       width: where the parabola ends, in the units of the scales, above 0. Steps stay stable while
         learning rate * strength < width.
 

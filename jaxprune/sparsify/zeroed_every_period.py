@@ -12,7 +12,7 @@ import optax
 from jaxprune.arguments import paths
 from jaxprune.arguments.checks import check_callable, check_mapping
 from jaxprune.arguments.dtypes import wide
-from jaxprune.arguments.numbers import check_count, check_share, is_traced_number
+from jaxprune.arguments.numbers import check_count
 from jaxprune.cutting.transforms import masked_slots
 from jaxprune.errors import JaxpruneError, ScoreError
 from jaxprune.graph import ChannelGraph
@@ -20,7 +20,7 @@ from jaxprune.groups.channels import as_traced
 from jaxprune.groups.constraints import Groups, scope
 from jaxprune.groups.scored import shape_of_numbers
 from jaxprune.sparsify.filters_at_zero import Slots, placed, zeroed_slots
-from jaxprune.sparsify.penalty import check_update, value_at
+from jaxprune.sparsify.penalty import check_ratio, check_update, value_at
 
 Score = Callable[[ChannelGraph, Any], Mapping[str, jax.Array]]
 """From the graph and the parameters to {group: f[n]}, higher means keep, inside of `jax.jit`."""
@@ -164,9 +164,7 @@ class _Pruned(NamedTuple):
     def of(cls, graph: ChannelGraph, score: Score, ratio: Any, slots: Slots) -> "_Pruned":
         """Returns it, checked."""
         check_callable(score, f"{NAME}: score", "score=jp.scores.l2.")
-        if not is_traced_number(ratio) and (not callable(ratio) or isinstance(ratio, type)):
-            ratio = check_share(ratio, f"{NAME}: prune_ratio", "prune_ratio=0.3, or a schedule.")
-        return cls(graph, score, ratio, slots)
+        return cls(graph, score, check_ratio(NAME, ratio), slots)
 
     def check(self, params: Any) -> None:
         """Raises unless the parameters fit, and the score gives every group numbers."""
@@ -181,9 +179,9 @@ class _Pruned(NamedTuple):
         jax.eval_shape(ask, tree)
         wanted = {name: list(self.graph.groups[name].shape) for name in self.slots}
         if bad := [name for name in wanted if shapes[name] != wanted[name]]:
-            found = ", ".join(f"{n!r}: {shapes[n]} in place of {wanted[n]}" for n in bad[:5])
+            which = ", ".join(f"{n!r}: {shapes[n]} in place of {wanted[n]}" for n in bad[:5])
             fix = f"Fix: score=jp.scores.l2, or leave them out by protect={bad[:5]}."
-            raise ScoreError(f"{NAME}: the scores do not fit the groups: {found}.\n{fix}")
+            raise ScoreError(f"{NAME}: the scores do not fit the groups: {which}.\n{fix}")
 
     def places(self, leaves: Mapping[str, Any]) -> dict[str, str]:
         """Returns {path in the graph: path in the parameters} of what is zeroed."""
@@ -201,10 +199,10 @@ class _Pruned(NamedTuple):
         """Returns updates after which the filters of pruned channels are zero to the bit."""
         leaves, named = paths.flatten(params)[0], paths.flatten(updates)[0]
         places = self.places(leaves)
-        whole = {path: jnp.ones(jnp.shape(leaves[own]), bool) for path, own in places.items()}
+        whole = {path: jnp.ones(jnp.shape(leaves[place]), bool) for path, place in places.items()}
         for path, mask in masked_slots(self.graph, whole, keep, self.slots).items():
-            own = places[path]
-            named[own] = jnp.where(mask, named[own], -leaves[own])
+            place = places[path]
+            named[place] = jnp.where(mask, named[place], -leaves[place])
         return jax.tree.unflatten(jax.tree.structure(updates), named.values())
 
 
@@ -222,6 +220,6 @@ def _kept(scores: jax.Array, ratio: Any, least: int) -> jax.Array:
 def _check_masking(masking: Any) -> None:
     if not isinstance(masking, str) or masking not in list(Masking):
         raise JaxpruneError(
-            f"{NAME}: masking must be one of {[str(one) for one in Masking]}, got {masking!r}.\n"
+            f"{NAME}: masking must be one of {[str(each) for each in Masking]}, got {masking!r}.\n"
             "Fix: masking=jp.sparsify.Masking.SOFT."
         )

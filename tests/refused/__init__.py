@@ -19,6 +19,8 @@ from refused import (
 
 if find_spec("keras"):
     from refused import keras_models
+if find_spec("safetensors"):
+    from refused import stored
 
 ROWS = {
     **core.ROWS,
@@ -33,5 +35,6 @@ ROWS = {
     **schedules.ROWS,
     **slimming.ROWS,
     **depth.ROWS,
+    **(stored.ROWS if find_spec("safetensors") else {}),
     **learned_gates.ROWS,
 }

@@ -295,14 +295,6 @@ ROWS: dict[str, Row] = {
         only=ONLY,
         protect=PROTECT,
     ),
-    "sparsify.gated_filters": Row(
-        sp.gated_filters,
-        {
-            "graph": G,
-            "params": PARAMETERS,
-            "keep": K._replace(bad=without(K.bad, "{a: all False}", "{a: all False, jax}")),
-        },
-    ),
     "sparsify.growl": Row(
         lambda weights, norms: sp.growl(weights)(norms),
         {

@@ -1,0 +1,275 @@
+"""Files of safetensors, of which no more is read than is asked for.
+
+Reading is that of the package `safetensors`. It writes whole tensors only, so that the header of a
+file whose tensors come in parts is written here, and what it says is read back by the package.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxprune.arguments.stored_arrays import Slices, StoredArray
+from jaxprune.errors import CheckpointError
+
+BLOCK = 2**22
+"""Bytes of a file that are in memory beside what is made of them."""
+SUFFIX = ".safetensors"
+INDEX = SUFFIX + ".index.json"
+_DTYPES = (
+    "bool int8 uint8 int16 uint16 int32 uint32 int64 uint64 float16 bfloat16 float32 float64 "
+    "complex64"
+).split()
+"""What the package reads into NumPy."""
+
+
+def package() -> Any:
+    """Returns the package.
+
+    Raises:
+      CheckpointError: it is not installed.
+    """
+    try:
+        import safetensors  # when used: it is an extra
+    except ImportError as error:
+        raise CheckpointError(
+            "safetensors is not installed.\nFix: pip install 'jaxprune[safetensors]'."
+        ) from error
+    return safetensors
+
+
+class Entry(NamedTuple):
+    """A tensor of a file."""
+
+    file: Path
+    shape: tuple[int, ...]
+    code: str
+    """The dtype as the file has it."""
+    header: Mapping[str, str]
+    """What the file says of itself."""
+
+
+def entries(file: Path) -> dict[str, Entry]:
+    """Returns {name: tensor} of one file.
+
+    Raises:
+      CheckpointError: it is missing or damaged.
+    """
+    library = package()
+    try:
+        with library.safe_open(str(file), framework="np") as opened:
+            header = opened.metadata() or {}
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+            return {
+                name: Entry(file, tuple(item.get_shape()), item.get_dtype(), header)
+                for name, item in slices.items()
+            }
+    except (OSError, library.SafetensorError) as error:
+        raise CheckpointError(
+            f"{str(file)!r} cannot be read: {error}.\nFix: fetch the file again."
+        ) from error
+
+
+def code_of(dtype: Any) -> str | None:
+    """Returns the name of a dtype in safetensors; None for what it does not have."""
+    name = np.dtype(dtype).name
+    if name not in _DTYPES:
+        return None
+    return package().TensorSpec(dtype=name, shape=[0], data_ptr=0, data_len=0).dtype
+
+
+def dtype_of(code: str) -> np.dtype[Any] | None:
+    """Returns the dtype of that name; None if it cannot be read into NumPy."""
+    return next((_named(name) for name in _DTYPES if code_of(_named(name)) == code), None)
+
+
+def _named(name: str) -> np.dtype[Any]:
+    from jax.numpy import dtype  # knows bfloat16
+
+    return dtype(name)
+
+
+def source_of(file: Path) -> str:
+    """Returns what tells a file from another one, and from itself before it was changed."""
+    found = file.stat()
+    return f"{file.absolute()} {found.st_size} {found.st_mtime_ns}"
+
+
+@dataclass
+class Reading:
+    """Reads slices of a tensor; the first time, all of it against a SHA-256 if one is known.
+
+    The file is opened for every `BLOCK`, so that its pages do not stay in memory.
+
+    Raises:
+      CheckpointError: the file has changed since, or the tensor is damaged.
+    """
+
+    entry: Entry
+    name: str
+    dtype: np.dtype[Any]
+    source: str
+    sha256: str | None = None
+    _checked: bool = field(default=False, init=False)
+
+    def __call__(self, index: Slices) -> np.ndarray:
+        """Returns the entries at slices of the axes of the tensor."""
+        if self.sha256 is not None and not self._checked:
+            self._check(self.sha256)
+        return self._read(index)
+
+    def array(self, axes: tuple[int, ...]) -> StoredArray:
+        """Returns the tensor as the variable `tensor.transpose(axes)`."""
+        return StoredArray(
+            name=self.name,
+            shape=tuple(self.entry.shape[axis] for axis in axes),
+            dtype=self.dtype,
+            axes=axes,
+            read=self,
+            source=self.source,
+            header=self.entry.header,
+        )
+
+    def _read(self, index: Slices) -> np.ndarray:
+        ranges = [range(*part.indices(n)) for part, n in zip(index, self.entry.shape, strict=True)]
+        if 0 in (shape := tuple(map(len, ranges))):
+            return np.empty(shape, self.dtype)
+        if source_of(self.entry.file) != self.source:
+            raise CheckpointError(
+                f"{str(self.entry.file)!r} has changed since it was opened.\nFix: open it again."
+            )
+        if not shape:
+            return self._block(())
+        whole = np.empty(shape, self.dtype)
+        axis = next((axis for axis, size in enumerate(shape) if size > 1), 0)
+        rows = max(1, BLOCK * shape[axis] // whole.nbytes)
+        for start in range(0, shape[axis], rows):
+            block = (slice(None),) * axis + (slice(start, start + rows),)
+            taken = ranges[axis][start : start + rows]
+            where = [*ranges[:axis], taken, *ranges[axis + 1 :]]
+            whole[block] = self._block(tuple(slice(part.start, part.stop) for part in where))
+        return whole
+
+    def _block(self, where: Slices) -> np.ndarray:
+        file, library = self.entry.file, package()
+        try:
+            with library.safe_open(str(file), framework="np") as opened:
+                return opened.get_slice(self.name)[where] if where else opened.get_tensor(self.name)
+        except (OSError, library.SafetensorError) as error:
+            raise CheckpointError(
+                f"{str(file)!r}, tensor {self.name!r}: {error}.\nFix: fetch the file again."
+            ) from error
+
+    def _check(self, expected: str) -> None:
+        plain = tuple(range(len(self.entry.shape)))
+        raw = Reading(self.entry, self.name, self.dtype, self.source).array(plain)
+        if digest(raw) != expected:
+            raise CheckpointError(
+                f"{str(self.entry.file)!r} is damaged: tensor {self.name!r} has changed since it "
+                "was written.\nFix: use another copy, or slice again."
+            )
+        self._checked = True
+
+
+def digest(array: StoredArray) -> str:
+    """Returns the SHA-256 of the bytes of the tensor of an array."""
+    sha = hashlib.sha256()
+    if array.outer is None:
+        sha.update(raw_bytes(np.asarray(array), array.axes))
+    else:
+        for start, stop in array.bounds():
+            sha.update(raw_bytes(array.part(start, stop), array.axes))
+    return sha.hexdigest()
+
+
+def raw_bytes(part: np.ndarray, axes: tuple[int, ...]) -> memoryview:
+    """Returns the bytes of a part of a variable as they stand in its tensor."""
+    tensor = np.ascontiguousarray(part.transpose(np.argsort(axes))) if axes else part
+    return tensor.reshape(-1).view(np.uint8).data
+
+
+class Place(NamedTuple):
+    """Where a tensor stands in a file that is to be written."""
+
+    file: str
+    offset: int
+    size: int
+
+
+class Tensor(NamedTuple):
+    """A tensor that is to be written."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes it has."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def layout(
+    tensors: Mapping[str, Tensor], headers: Mapping[str, Mapping[str, str]], shard_bytes: int
+) -> tuple[dict[str, bytes], dict[str, Place]]:
+    """Returns ({file: its first bytes}, {tensor: where it stands}).
+
+    A file has tensors of up to `shard_bytes`, or one that is larger. The widest dtypes come first,
+    so that every tensor is aligned.
+    """
+    shards: list[list[Tensor]] = []
+    room = -1
+    for tensor in tensors.values():
+        if not shards or tensor.nbytes > room:
+            shards.append([])
+            room = shard_bytes
+        shards[-1].append(tensor)
+        room -= tensor.nbytes
+    starts, places = {}, {}
+    for number, shard in enumerate(shards, 1):
+        many = f"model-{number:05}-of-{len(shards):05}{SUFFIX}"
+        file = f"model{SUFFIX}" if len(shards) == 1 else many
+        header = {key: value for item in shard for key, value in headers[item.name].items()}
+        ordered = sorted(shard, key=lambda item: (-item.dtype.itemsize, item.name))
+        starts[file] = _start(ordered, header)
+        offset = len(starts[file])
+        for tensor in ordered:
+            places[tensor.name] = Place(file, offset, tensor.nbytes)
+            offset += tensor.nbytes
+    return starts, places
+
+
+def _start(tensors: list[Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Returns the length of the header and the header."""
+    content: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for tensor in tensors:
+        offsets = [end, end := end + tensor.nbytes]
+        code, shape = code_of(tensor.dtype), list(tensor.shape)
+        content[tensor.name] = {"dtype": code, "shape": shape, "data_offsets": offsets}
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def index(places: Mapping[str, Place]) -> str:
+    """Returns the text of the index of several files."""
+    total = sum(place.size for place in places.values())
+    files = {name: place.file for name, place in places.items()}
+    return json.dumps({"metadata": {"total_size": total}, "weight_map": files}, indent=2)
+
+
+def files_below(directory: Path) -> Iterator[Path]:
+    """Yields the files of a directory."""
+    yield from sorted(path for path in directory.iterdir() if path.name.endswith(SUFFIX))
+
+
+def is_file_name(name: Any) -> bool:
+    """True for the name of a file of safetensors in the same directory."""
+    return isinstance(name, str) and name.endswith(SUFFIX) and os.path.basename(name) == name
