@@ -77,6 +77,7 @@ def test_the_list_has_every_experiment_in_one_line() -> None:
         "dense",
         "layerwise",
         "search",
+        "sparse_training",
         "evaluate",
         "spectrum",
         "data",

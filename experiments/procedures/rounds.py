@@ -43,6 +43,11 @@ Recover = Callable[[jp.ChannelGraph, Variables, Mapping[str, Any], jax.Array, Ta
 """(graph, variables before a pruning, keep, key, task) -> keep, variables to be masked by it."""
 
 
+Wrap = Callable[[Transform, Training, int, jp.ChannelGraph], Transform]
+"""(SGD, how it trains, steps of an epoch, graph) -> the optimizer. It sees no weights, which differ
+after an interruption: what depends on them belongs in its state."""
+
+
 class Method(NamedTuple):
     """What tells one procedure from another.
 
@@ -53,6 +58,7 @@ class Method(NamedTuple):
       recover: what makes up for a pruning, if anything does.
       begin: graph -> the progress before any pruning, with what it obeys.
       penalty: what a training with a strength puts in front of the momentum.
+      wrap: what it makes of SGD, if the place is another or the steps of an epoch matter.
       decorated: whether gates stand for the BatchNorms, until the fine-tuning.
       finetune_batch_size: images in a step of the fine-tuning, if it differs.
       retrain: from which weights, and how long, the network trains once it is cut.
@@ -64,6 +70,7 @@ class Method(NamedTuple):
     recover: Recover | None = None
     begin: Callable[[jp.ChannelGraph], Progress] = jp.schedule.begin
     penalty: Callable[[Training, jp.ChannelGraph, Variables], Transform] | None = None
+    wrap: Wrap | None = None
     decorated: bool = False
     finetune_batch_size: int | None = None
     retrain: Retrain = "finetune"
@@ -249,6 +256,8 @@ def _programs(task: Task, method: Method, state: State) -> Programs:
             nesterov=False,
             before=_penalty(method, how, graph, variables),
         )
+        if how.strength and method.wrap:
+            tx = method.wrap(tx, how, steps, graph)
         trains = jp.schedule.trainable(graph, variables, how.part, groups=use.groups)
         tx = jp.schedule.masked_updates(tx, graph, trains)
         gather = method.score.gather if use.gathers else None
@@ -268,7 +277,7 @@ def _programs(task: Task, method: Method, state: State) -> Programs:
 def _penalty(
     method: Method, how: Training, graph: jp.ChannelGraph, variables: Variables
 ) -> Transform | None:
-    if not how.strength:
+    if not how.strength or (method.wrap and method.penalty is None):
         return None
     if method.penalty is None:
         raise ValueError(
