@@ -1,6 +1,6 @@
 """Chooses the tests of the normal run: all lines that the whole suite reaches, in the least time.
 
-Command:   pip install pytest-cov && python -m benchmarks.suite  (--seconds 510, --measured)
+Command:   pip install pytest-cov && python -m benchmarks.suite  (--seconds 470, --measured)
 Device:    CPU, 2 cores
 CPU time:  half an hour
 Writes:    tests/further.txt
@@ -33,7 +33,7 @@ TICK = 0.01
 """Seconds, of the clock of a process."""
 QUICK = 0.05
 """Seconds of a test that the normal run has in any case."""
-LONG = 0.8
+LONG = 0.6
 """Seconds of the quickest case of a function that the normal run may do without."""
 LINES = 2
 """That a test must reach in a second, which no other test of the normal run reaches."""
@@ -104,7 +104,7 @@ def chosen(
 ) -> set[str]:
     """Returns the tests of the normal run.
 
-    >>> seconds = {"a[0]": 0.7, "a[1]": 1.2, "b": 1.0, "c": 8.0, "d[0]": 0.1, "d[1]": 0.2}
+    >>> seconds = {"a[0]": 0.5, "a[1]": 1.2, "b": 1.0, "c": 8.0, "d[0]": 0.1, "d[1]": 0.2}
     >>> sorted(chosen(seconds, {"a[0]": {1}, "a[1]": {1}, "b": {1, 2, 3}, "c": {1, 4}}, 2.5))
     ['a[0]', 'b', 'd[0]', 'd[1]']
     """
@@ -146,7 +146,7 @@ def _union(lines: Mapping[str, Collection[Any]], tests: Iterable[str]) -> set[An
 def main() -> None:
     """Measures, chooses, writes the list and prints what the normal run takes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=510.0, help="CPU time of the normal run")
+    parser.add_argument("--seconds", type=float, default=470.0, help="CPU time of the normal run")
     parser.add_argument("--measured", action="store_true", help="choose from the last measurement")
     arguments = parser.parse_args()
     if not arguments.measured:
