@@ -9,7 +9,7 @@ import optax
 
 from jaxprune.arguments import paths
 from jaxprune.arguments.checks import check_callable
-from jaxprune.arguments.dtypes import wide_dtype
+from jaxprune.arguments.dtypes import wide
 from jaxprune.arguments.numbers import check_finite
 from jaxprune.errors import BudgetError, JaxpruneError
 from jaxprune.graph import ChannelGraph, Slot, check_graph
@@ -18,7 +18,13 @@ from jaxprune.groups.constraints import Groups, scope
 from jaxprune.groups.members import Reduce
 from jaxprune.inspecting import cost
 from jaxprune.inspecting.batch_norms import batch_norms
-from jaxprune.sparsify.penalty import PenaltyState, check_strength, check_update
+from jaxprune.sparsify.penalty import (
+    Leaves,
+    PenaltyState,
+    check_strength,
+    on_variables,
+    value_at,
+)
 
 Members = Mapping[str, Sequence[Slot]]
 
@@ -96,21 +102,8 @@ def morphnet(
     cost.warn_uncounted(graph, [price], stacklevel=2)
     wanted = [slot.path for slots in groups.values() for slot in slots]
 
-    def init(params: optax.Params) -> PenaltyState:
-        located(name, graph, wanted, paths.flatten(params)[0])
-        return PenaltyState(step=jnp.zeros([], jnp.int32))
-
-    def update(
-        updates: optax.Updates,
-        state: PenaltyState,
-        params: optax.Params | None = None,
-        **extra: Any,
-    ) -> tuple[optax.Updates, PenaltyState]:
-        del extra
-        check_update(name, updates, state, params)
-        leaves, _ = paths.flatten(params)
-        places = located(name, graph, wanted, leaves)
-        moving = {path: _wide(leaves[place]) for path, place in places.items()}
+    def change(state: PenaltyState, values: Leaves, old: Leaves) -> tuple[Leaves, PenaltyState]:
+        moving = {path: wide(jnp.asarray(leaf)) for path, leaf in values.items()}
         alive = {
             group: jnp.sum(sizes > threshold, axis=-1).max().astype(jnp.float32)
             for group, sizes in _sizes(graph, groups, moving, reduce).items()
@@ -122,15 +115,13 @@ def morphnet(
             each = (prices[n] / (graph.groups[n].layers or 1) * f.sum() for n, f in sizes.items())
             return sum(each, jnp.zeros(()))
 
-        weight = strength(state.step) if callable(strength) else strength
-        named, structure = paths.flatten(updates)
-        for path, slope in jax.grad(total)(moving).items():
-            place = places[path]
-            named[place] = named[place] + (weight * slope).astype(named[place].dtype)
-        state = PenaltyState(step=optax.safe_increment(state.step))
-        return jax.tree.unflatten(structure, named.values()), state
+        weight = value_at(strength, state.step)
+        return {
+            path: old[path] + (weight * slope).astype(old[path].dtype)
+            for path, slope in jax.grad(total)(moving).items()
+        }, state
 
-    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+    return on_variables(name, graph, wanted, change)
 
 
 def channel_sizes(
@@ -159,7 +150,9 @@ def channel_sizes(
     groups = _members(graph)
     leaves, _ = paths.flatten(params)
     places = located(name, graph, [s.path for slots in groups.values() for s in slots], leaves)
-    return _sizes(graph, groups, {p: _wide(leaves[place]) for p, place in places.items()}, reduce)
+    return _sizes(
+        graph, groups, {p: wide(jnp.asarray(leaves[place])) for p, place in places.items()}, reduce
+    )
 
 
 def _members(graph: ChannelGraph) -> Members:
@@ -191,7 +184,3 @@ def _sizes(
         each = [norms([slot], leaves) / size(graph, [slot]) ** 0.5 for slot in slots]
         sizes[name] = reduce(jnp.stack(each, axis=-1), axis=-1)
     return sizes
-
-
-def _wide(leaf: Any) -> jax.Array:
-    return jnp.asarray(leaf, wide_dtype(jnp.asarray(leaf).dtype))

@@ -3,20 +3,23 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxprune.arguments import paths
 from jaxprune.arguments.checks import check_mapping
 from jaxprune.arguments.numbers import is_number, plain
 from jaxprune.errors import JaxpruneError, PatternError
 from jaxprune.graph import ChannelGraph, check_graph
-from jaxprune.groups.channels import located
 from jaxprune.groups.constraints import few
 from jaxprune.inspecting.batch_norms import batch_norms
-from jaxprune.sparsify.penalty import PenaltyState, check_strength, check_update, value_at
+from jaxprune.sparsify.penalty import (
+    Leaves,
+    PenaltyState,
+    check_strength,
+    on_variables,
+    value_at,
+)
 
 
 def ista(
@@ -69,13 +72,14 @@ def ista(
     of Convolution Layers", ICLR 2018, section 4. Its costs are parameters and activations over
     the area of the input; only their proportions count here.
 
-    >>> import jaxprune as jp
+    >>> import jax, jax.numpy as jnp, optax, jaxprune as jp
     >>> v = {"scale": jnp.array([1.0, 0.25]), "a": jnp.ones((1, 2)), "b": jnp.ones((2, 1))}
     >>> v |= {"mean": jnp.zeros(2), "var": jnp.ones(2)}
     >>> def fn(v, x):
     ...     x = (x @ v["a"] - v["mean"][None]) * jax.lax.rsqrt(v["var"] + 1e-5)[None]
     ...     return (x * v["scale"][None]) @ v["b"]
-    >>> tx = ista(jp.trace(fn, v, jnp.ones((1, 1))), {"a": 3}, 0.5, learning_rate=1.0)
+    >>> graph = jp.trace(fn, v, jnp.ones((1, 1)))
+    >>> tx = jp.sparsify.ista(graph, {"a": 3}, 0.5, learning_rate=1.0)
     >>> updates, _ = tx.update(jax.tree.map(jnp.zeros_like, v), tx.init(v), v)
     >>> optax.apply_updates(v, updates)["scale"].tolist()
     [0.5, 0.0]
@@ -85,30 +89,18 @@ def ista(
     strength = check_strength(name, "strength", strength, "start from 1e-3.")
     learning_rate = check_strength(name, "learning_rate", learning_rate, "start from 1e-2.")
 
-    def init(params: optax.Params) -> PenaltyState:
-        located(name, graph, weights, paths.flatten(params)[0])
-        return PenaltyState(step=jnp.zeros([], jnp.int32))
-
-    def update(
-        updates: optax.Updates,
-        state: PenaltyState,
-        params: optax.Params | None = None,
-        **extra: Any,
-    ) -> tuple[optax.Updates, PenaltyState]:
-        del extra
-        check_update(name, updates, state, params)
-        leaves, named = paths.flatten(params)[0], paths.flatten(updates)[0]
+    def change(state: PenaltyState, values: Leaves, old: Leaves) -> tuple[Leaves, PenaltyState]:
         rate = value_at(learning_rate, state.step)
         limit = rate * value_at(strength, state.step)
-        for path, place in located(name, graph, weights, leaves).items():
-            scale = jnp.asarray(leaves[place])
-            stepped = scale - rate * named[place]
+        changed = {}
+        for path, value in values.items():
+            scale = jnp.asarray(value)
+            stepped = scale - rate * old[path]
             shrunk = jnp.sign(stepped) * jnp.maximum(jnp.abs(stepped) - limit * weights[path], 0)
-            named[place] = (shrunk - scale).astype(scale.dtype)
-        state = PenaltyState(step=optax.safe_increment(state.step))
-        return jax.tree.unflatten(jax.tree.structure(updates), named.values()), state
+            changed[path] = (shrunk - scale).astype(scale.dtype)
+        return changed, state
 
-    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+    return on_variables(name, graph, weights, change)
 
 
 def _weights(graph: ChannelGraph, costs: Any) -> dict[str, np.ndarray]:

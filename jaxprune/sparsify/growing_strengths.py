@@ -7,16 +7,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprune.arguments import paths
 from jaxprune.arguments.checks import check_callable, check_mapping, kind_of
 from jaxprune.arguments.dtypes import wide
 from jaxprune.arguments.numbers import check_count, check_finite, check_positive
 from jaxprune.errors import JaxpruneError
 from jaxprune.graph import ChannelGraph
-from jaxprune.groups.channels import Members, located, members, norms, spread
+from jaxprune.groups.channels import Members, members, norms, spread
 from jaxprune.groups.constraints import Groups
 from jaxprune.sparsify.ordered_norms import check_vectors
-from jaxprune.sparsify.penalty import check_update
+from jaxprune.sparsify.penalty import Leaves, on_variables
 
 Norms = Mapping[str, jax.Array]
 Growth = Callable[[Norms], Norms]
@@ -92,26 +91,16 @@ def growing_decay(
     shapes = {group: graph.groups[group].shape for group in groups}
     kernels = [slot.path for slots in groups.values() for slot in slots]
 
-    def init(params: optax.Params) -> GrowingState:
-        places = located(name, graph, kernels, paths.flatten(params)[0])
+    def begin() -> GrowingState:
         seen = {
-            path: jax.ShapeDtypeStruct(graph.variables[path].shape, jnp.float32) for path in places
+            path: jax.ShapeDtypeStruct(graph.variables[path].shape, jnp.float32) for path in kernels
         }
         jax.eval_shape(lambda weights: _grown(groups, growth, weights), seen)
         strengths = {group: jnp.zeros(shape) for group, shape in shapes.items()}
         return GrowingState(step=jnp.zeros([], jnp.int32), strengths=strengths)
 
-    def update(
-        updates: optax.Updates,
-        state: GrowingState,
-        params: optax.Params | None = None,
-        **extra: Any,
-    ) -> tuple[optax.Updates, GrowingState]:
-        del extra
-        check_update(name, updates, state, params, GrowingState)
-        leaves, named = paths.flatten(params)[0], paths.flatten(updates)[0]
-        places = located(name, graph, kernels, leaves)
-        weights = {path: wide(jnp.asarray(leaves[place])) for path, place in places.items()}
+    def change(state: GrowingState, values: Leaves, old: Leaves) -> tuple[Leaves, GrowingState]:
+        weights = {path: wide(jnp.asarray(leaf)) for path, leaf in values.items()}
 
         def grow() -> dict[str, jax.Array]:
             more = _grown(groups, growth, weights)
@@ -120,17 +109,16 @@ def growing_decay(
             }
 
         due = jnp.remainder(jnp.asarray(state.step), period) == 0
-        strengths = jax.lax.cond(due, grow, lambda: state.strengths)
+        strengths, changed = jax.lax.cond(due, grow, lambda: state.strengths), dict(old)
         for group, slots in groups.items():
             for slot in slots:
-                place, w = places[slot.path], weights[slot.path]
+                leaf, w = changed[slot.path], weights[slot.path]
                 each = spread(strengths[group].astype(w.real.dtype), slot, w)
                 inside = 1 - spread(jnp.zeros(shapes[group], w.real.dtype), slot, w)
-                named[place] += (each * inside * w.conj()).astype(named[place].dtype)
-        state = GrowingState(optax.safe_increment(state.step), strengths)
-        return jax.tree.unflatten(jax.tree.structure(updates), named.values()), state
+                changed[slot.path] = leaf + (each * inside * w.conj()).astype(leaf.dtype)
+        return changed, state._replace(strengths=strengths)
 
-    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+    return on_variables(name, graph, kernels, change, begin, GrowingState)
 
 
 def everywhere(norms: Norms) -> Norms:

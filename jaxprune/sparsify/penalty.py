@@ -1,6 +1,6 @@
-"""What the penalties share: the mask, the schedule of the strength, and the checks."""
+"""What the penalties share: the frame of an update, the strength's schedule, and the checks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -8,11 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxprune.arguments import paths
 from jaxprune.arguments.checks import check_arrays, check_structure, kind_of
 from jaxprune.arguments.numbers import check_finite, check_share, is_traced_number
 from jaxprune.errors import JaxpruneError, TreeError
+from jaxprune.graph import ChannelGraph
+from jaxprune.groups.channels import located
 
 Change = Callable[[Any, Any, jax.Array, jax.Array], jax.Array]
+Leaves = dict[str, Any]
 
 
 class PenaltyState(NamedTuple):
@@ -62,6 +66,49 @@ def penalty(
         return updates, PenaltyState(step=optax.safe_increment(state.step))
 
     return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def on_variables(
+    name: str,
+    graph: ChannelGraph,
+    wanted: Collection[str],
+    change: Callable[[Any, Leaves, Leaves], tuple[Mapping[str, Any], Any]],
+    begin: Callable[[], Any] = lambda: PenaltyState(step=jnp.zeros([], jnp.int32)),
+    kind: type = PenaltyState,
+) -> optax.GradientTransformationExtraArgs:
+    """Returns the transformation that changes the updates of some variables of a graph.
+
+    Args:
+      name: of the public function, for its errors.
+      graph: whose variables they are.
+      wanted: their paths; the parameters may be those alone or the whole variables.
+      change: (state, {path: parameter}, {path: update}) -> {path: changed update}, and the state,
+        a named tuple with a `step`, which is counted here.
+      begin: the state before the first update.
+      kind: its type.
+
+    Raises:
+      TreeError: (from `init`) the parameters lack one of them, or it has another shape.
+    """
+
+    def init(params: optax.Params) -> Any:
+        located(name, graph, wanted, paths.flatten(params)[0])
+        return begin()
+
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, Any]:
+        del extra
+        check_update(name, updates, state, params, kind)
+        leaves, named = paths.flatten(params)[0], paths.flatten(updates)[0]
+        places = located(name, graph, wanted, leaves)
+        values, old = ({p: of[place] for p, place in places.items()} for of in (leaves, named))
+        changed, state = change(state, values, old)
+        named |= {places[path]: leaf for path, leaf in changed.items()}
+        state = state._replace(step=optax.safe_increment(state.step))
+        return jax.tree.unflatten(jax.tree.structure(updates), named.values()), state
+
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
 def check_strength(name: str, argument: str, value: Any, example: str) -> Any:

@@ -7,14 +7,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprune.arguments import paths
 from jaxprune.arguments.checks import check_callable
 from jaxprune.arguments.dtypes import wide
 from jaxprune.errors import JaxpruneError
 from jaxprune.graph import ChannelGraph
-from jaxprune.groups.channels import located, norms, spread
+from jaxprune.groups.channels import norms, spread
 from jaxprune.groups.constraints import Groups
-from jaxprune.sparsify.penalty import PenaltyState, check_strength, check_update, value_at
+from jaxprune.sparsify.penalty import (
+    Leaves,
+    PenaltyState,
+    check_strength,
+    on_variables,
+    value_at,
+)
 from jaxprune.sparsify.sections import Sets, penalized
 
 Prox = Callable[[jax.Array, jax.Array], jax.Array]
@@ -81,37 +86,20 @@ def proximal_structured(
     groups = penalized(name, graph, roles, over, usual=("out",), only=only, protect=protect)
     kernels = [slot.path for slots in groups.values() for slot in slots]
 
-    def init(params: optax.Params) -> PenaltyState:
-        located(name, graph, kernels, paths.flatten(params)[0])
-        return PenaltyState(step=jnp.zeros([], jnp.int32))
-
-    def update(
-        updates: optax.Updates,
-        state: PenaltyState,
-        params: optax.Params | None = None,
-        **extra: Any,
-    ) -> tuple[optax.Updates, PenaltyState]:
-        del extra
-        check_update(name, updates, state, params)
-        leaves, _ = paths.flatten(params)
-        named, structure = paths.flatten(updates)
-        places = located(name, graph, kernels, leaves)
+    def change(state: PenaltyState, values: Leaves, old: Leaves) -> tuple[Leaves, PenaltyState]:
         weight = value_at(strength, state.step) * value_at(learning_rate, state.step)
-        stepped = {
-            path: wide(jnp.asarray(leaves[place])) + named[place] for path, place in places.items()
-        }
+        stepped = {path: wide(jnp.asarray(leaf)) + old[path] for path, leaf in values.items()}
         shrunk = dict(stepped)
         for slots in groups.values():
             before = norms(slots, stepped)
             factors = _after(prox, before, weight) / jnp.where(before > 0, before, 1)
             for slot in slots:
                 shrunk[slot.path] *= spread(factors, slot, shrunk[slot.path])
-        for path, place in places.items():
-            named[place] = (shrunk[path] - leaves[place]).astype(named[place].dtype)
-        state = PenaltyState(step=optax.safe_increment(state.step))
-        return jax.tree.unflatten(structure, named.values()), state
+        return {
+            path: (leaf - values[path]).astype(old[path].dtype) for path, leaf in shrunk.items()
+        }, state
 
-    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+    return on_variables(name, graph, kernels, change)
 
 
 def _after(prox: Prox, before: jax.Array, weight: Any) -> jax.Array:
