@@ -140,8 +140,7 @@ SPARSITIES: Mapping[str, Sparsity] = MappingProxyType(
 )
 """Name -> the sparsity. The strength of `sfp`, `fpgm` and `asfp` is the share of the channels at
 zero, of `admm` the rho, of `greg1` and `greg2` what the decay grows by in five steps; else it is
-the coefficient of the penalty. `fpgm` holds what it zeroed, as its code does. On digits, whose
-epochs are short, `sfp` and `asfp` end at 92 % with a strength of 0.4.
+the coefficient of the penalty. `fpgm` holds what it zeroed, as its code does.
 
 Sources: sfp: He et al., "Soft Filter Pruning", IJCAI 2018. fpgm: He et al., "Filter Pruning via
 Geometric Median", CVPR 2019. asfp: He et al., "Asymptotic Soft Filter Pruning", IEEE Transactions
