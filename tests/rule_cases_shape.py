@@ -77,6 +77,7 @@ PIECES = {
             "a b, a c -> a b+c",
         ),
         Case(lambda a: lax.concatenate([a, a + 1], 1), (F(3, 3),), "a b, a b -> a b+b"),
+        Case(_both, (F(2, 2, 3), F(2, 4, 3)), "a b c, a d c -> a b+d c"),
     ),
     "split": (
         Case(lambda a: lax.split(a, (3, 4), 1), (F(3, 7),), "a b+c -> a b, a c"),
