@@ -18,14 +18,11 @@ from jaxprune.groups.constraints import Constraints
 from jaxprune.groups.scored import Scores, real
 from jaxprune.inspecting import cost
 from jaxprune.inspecting.branches import branches as branches_of
+from jaxprune.select.one_call import FLOOR
 from jaxprune.select.removal import Order, keep_of, limit_of, removal_order, widths_after
 
 STEPS = 8
 """The default number of widths in a ladder."""
-
-
-FLOOR = 0.1
-"""The share of its channels that a group keeps where no constraint says how many."""
 
 
 class Choice(NamedTuple):

@@ -34,7 +34,7 @@ class Bounds(NamedTuple):
 
 
 FLOOR = 0.1
-"""The default of `min_keep_ratio`."""
+"""The default of `min_keep_ratio`, here and in `jp.plan.problem`."""
 
 CONSTRAINTS = tuple(name for name in Constraints.__annotations__ if name != "strict")
 """Those of `jp.select`; under this name `prune` has the option of `trace`."""
