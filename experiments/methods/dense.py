@@ -55,9 +55,9 @@ PRESETS: Presets = MappingProxyType(
         "resnet20-cifar10": {
             "dataset": "cifar10",
             "model": "resnet20",
-            "widths": (8, 16, 32),
+            "widths": (16, 32, 64),
             "batch_size": 128,
-            "dense": Training(epochs=20, rates=_WARMED, weight_decay=2e-4),
+            "dense": Training(epochs=16, rates=_WARMED, weight_decay=5e-4),
         },
         "text": {
             "dataset": "text",
