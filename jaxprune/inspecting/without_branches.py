@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -28,7 +29,7 @@ class Kept(NamedTuple):
     """A keep in two parts: that of channels, and {branch: np.bool_ or bool[steps]}."""
 
     channels: dict[str, Any]
-    branches: dict[str, np.ndarray]
+    branches: dict[str, Any]
 
 
 class Without(NamedTuple):
@@ -46,8 +47,13 @@ class Without(NamedTuple):
     outputs: frozenset[int]
 
 
-def split(graph: ChannelGraph, keep: Keep) -> Kept:
+def split(graph: ChannelGraph, keep: Keep, *, traced: bool = False) -> Kept:
     """Returns the keep of channels, unchecked, and that of branches.
+
+    Args:
+      graph: the channel graph.
+      keep: of both.
+      traced: whether those of branches may be traced.
 
     Raises:
       KeepError: a name that starts with "+" is not that of a branch, or its value is not a bool,
@@ -69,7 +75,7 @@ def split(graph: ChannelGraph, keep: Keep) -> Kept:
                 "list the branches with jp.branches(graph)."
             )
             continue
-        mask = None if isinstance(value, Tracer) else np.asarray(value)
+        mask = _mask(value, traced)
         shapes = {(), known[name].shape}
         if mask is None or mask.dtype != np.bool_ or mask.shape not in shapes:
             wanted = "a bool" if not known[name].shape else f"a bool or bool[{known[name].steps}]"
@@ -79,10 +85,17 @@ def split(graph: ChannelGraph, keep: Keep) -> Kept:
                 "it out."
             )
             continue
-        stay[name] = np.broadcast_to(mask, known[name].shape)
+        spread = jnp.broadcast_to if isinstance(mask, Tracer) else np.broadcast_to
+        stay[name] = spread(mask, known[name].shape)
     if failures:
         raise KeepError("\n".join(failures))
     return Kept(channels, stay)
+
+
+def _mask(value: Any, traced: bool) -> Any:
+    if isinstance(value, Tracer):
+        return value if traced else None
+    return np.asarray(value)
 
 
 def gone_of(graph: ChannelGraph, kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
