@@ -1,11 +1,12 @@
 """A network pruned in width only, in depth only, and in both, at equal MACs or equal latency.
 
 *Depth*: residual branches go, one after the other, each time that without which the loss on
-training examples is least (`jp.select.depth`), until a share of the MACs is left. *Width*: every
-group (streams, heads, hidden units) loses the same share of its channels, by one criterion, until
-no more MACs are left than there; with `--equal latency`, until it takes no longer than the other
-one. *Both*: branches until half of that is gone, then channels. Each is measured as it is cut, and
-after the same short training. A cell that is measured is not measured again.
+training examples is least (`jp.select.depth`), until a share of the MACs is left. *Width*: the
+channels of the least scores go, the same share of all streams and hidden units or as they rank over
+the network, heads too, whichever has the smaller loss on these examples, until no more MACs are
+left than there; with `--equal latency`, until it takes no longer than the other one. *Both*:
+branches until half of that is gone, then channels. Each is measured as it is cut, and after the
+same short training. A cell that is measured is not measured again.
 
 Command:   python -m benchmarks.depth text --data-dir FILE
            python -m benchmarks.depth resnet20-cifar10 --data-dir DIR

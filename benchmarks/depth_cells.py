@@ -23,6 +23,8 @@ from jaxprune.keep.check import Keep
 
 WAYS = ("width", "depth", "both")
 EQUAL = ("macs", "latency")
+EVEN = (jp.Kind.STREAM, jp.Kind.HIDDEN)
+"""Kinds of the groups of which the same share can go."""
 RATIOS = np.arange(200) / 200
 """Shares of the channels that are tried."""
 HALVINGS = 6
@@ -91,7 +93,12 @@ class Bench:
             logits = jp.gated(self.apply, self.graph)(variables, gates, images)
             return task.loss(logits, labels)
 
-        self.losses = losses
+        @jax.jit
+        def masked(variables: Variables, keep: Keep, images: Any, labels: Any) -> jax.Array:
+            logits = jp.masked(self.apply, self.graph)(variables, keep, images)
+            return task.loss(logits, labels)
+
+        self.losses, self.masked = losses, masked
 
     def measure(self, cell: Cell) -> Measured:
         """Returns what a cell gives."""
@@ -110,8 +117,8 @@ class Bench:
         scored = self.scores(first, cell.seed)
         most = jp.cost.macs(self.graph, deep)
         if cell.equal == "macs":
-            return self.widths(first, scored, most)
-        return self.as_fast(deep, lambda bound: self.widths(first, scored, bound))
+            return self.widths(first, scored, most, cell.seed)
+        return self.as_fast(deep, lambda bound: self.widths(first, scored, bound, cell.seed))
 
     def depth(self, share: float, seed: int) -> Keep:
         """Returns which branches stay, chosen greedily by the loss on training examples."""
@@ -141,16 +148,50 @@ class Bench:
         given = scoring.Given(task, graph, small, key(task.config, "depth"))
         return jax.device_get(scoring.scores(self.criterion, given))
 
-    def widths(self, deep: Keep, scored: Mapping[str, Any], most: Bound) -> Keep:
-        """Returns the branches that stay, and of every group in scope the same share."""
-        scope = {name for name, kind in jp.kinds(self.graph).items() if kind in SCOPE}
-        scored = {name: score for name, score in scored.items() if name in scope}
+    def widths(self, deep: Keep, scored: Mapping[str, Any], most: Bound, seed: int) -> Keep:
+        """Returns the branches that stay, and channels within a bound of MACs.
+
+        They are chosen in two ways: the same share of every stream and of all hidden units, or by
+        the scores ranked over the network, heads among them. The one of the smaller loss stays.
+        """
+        found = [self.same_share(deep, scored, most), self.ranked(deep, scored, most)]
+        losses = [self.loss(keep, seed) for keep in found]
+        return found[int(np.argmin(losses))]
+
+    def same_share(self, deep: Keep, scored: Mapping[str, Any], most: Bound) -> Keep:
+        """Returns the same share of the channels of every group; heads, which are few, stay."""
+        kinds = jp.kinds(self.graph)
+        scored = {n: score for n, score in scored.items() if kinds[n] in EVEN}
         for ratio in RATIOS:
             some = jp.select.per_group(self.graph, scored, prune_ratio=ratio)
             keep = {**deep, **{name: some[name] for name in scored}}
             if jp.cost.macs(self.graph, keep) <= most:
                 return keep
         raise ValueError(f"no share of channels leaves {most:,} MACs.\nFix: a larger share.")
+
+    def ranked(self, deep: Keep, scored: Mapping[str, Any], most: Bound) -> Keep:
+        """Returns the channels of the highest scores, each over the mean of its group."""
+        small = jp.slice(self.graph, self.variables, deep)
+        fn = jp.narrow(self.apply, self.graph, deep)
+        graph = jp.trace(fn, small, image(self.task))
+        kinds = jp.kinds(graph)
+        scored = {n: score for n, score in scored.items() if kinds[n] in SCOPE}
+        channels = jp.select.budget(
+            graph,
+            jp.scores.normalized(scored),
+            keep_macs=jp.Absolute(most),
+            min_keep_ratio=0.1,
+            only=[*scored],
+        )
+        return {**deep, **channels}
+
+    def loss(self, keep: Keep, seed: int) -> float:
+        """Returns the loss of a masked network on the training examples of a seed."""
+        whole = {name: np.ones(group.shape, bool) for name, group in self.graph.groups.items()}
+        stay = {name: np.ones(item.shape, bool) for name, item in jp.branches(self.graph).items()}
+        every = {**whole, **stay, **keep}
+        each = [self.masked(self.variables, every, *batch) for batch in self.batches(seed)]
+        return float(np.mean(each))
 
     def as_fast(self, deep: Keep, keep_of: Callable[[Bound], Keep]) -> Keep:
         """Returns the largest network that takes no longer than one without branches."""

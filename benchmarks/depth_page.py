@@ -10,11 +10,12 @@ HEAD = """# Width, depth, or both
 
 One trained network, cut in three ways to the same cost. *Depth*: residual branches go one after the
 other, each time that without which the loss on 128 training examples is least (`jp.select.depth`).
-*Width*: every group of streams, heads and hidden units loses the same share of its channels, those
-of the least scores. *Both*: branches until half of the cost is gone that depth alone takes, then
-channels, scored in the network without these branches. Depth goes in steps of a branch; the others
-keep no more than it does. *Before* is the network as it is cut (statistics of BatchNorm, if there
-are any, measured anew), *after* the same network after the same short training.
+*Width*: the channels of the least scores go: the same share of every stream and of all hidden
+units, or as they rank over the network, heads too, whichever has the smaller loss there. *Both*:
+branches until half of the cost is gone that depth alone takes, then channels, scored in the network
+without these branches. Depth goes in steps of a branch; the others keep no more than it does.
+*Before* is the network as it is cut (statistics of BatchNorm, if there are any, measured anew),
+*after* the same network after the same short training.
 
 * *Loss* is cross-entropy in nats (per byte for text), the mean over the seeds. Seeds choose the
   examples that scores look at and the order of training.
