@@ -171,19 +171,22 @@ class Listed(nnx.Module):
         return self.head(x)
 
 
-def of_nnx(model: nnx.Module, inputs: tuple[Any, ...], gone: str, words: str) -> Case:
-    """Returns an NNX model that loses layers of a number, and half of some groups."""
+def of_nnx(
+    model: nnx.Module, inputs: tuple[Any, ...], gone: str, half: Callable[[str, jp.Kind], bool]
+) -> Case:
+    """Returns an NNX model that loses the layer of a number, and half of some groups."""
     graph = jp.nnx.trace(model, *inputs)
     variables = drawn(jp.nnx.variables(model))
     names = [name for name in jp.branches(graph) if f"layers/{gone}/" in name]
-    keep = dict.fromkeys(names, False) | some(graph, words, 0.5)
+    cut = [name for name, kind in jp.kinds(graph).items() if half(name, kind)]
+    keep = dict.fromkeys(names, False) | {n: k for n, k in some(graph, "", 0.5).items() if n in cut}
     fn = jp.nnx.function(jp.nnx.resize(model, graph, keep))
     return Case(graph, variables, inputs, keep, fn, lambda outputs: outputs[0])
 
 
 def listed() -> Case:
     """Returns an NNX decoder, which loses a layer of six and hidden units of the others."""
-    return of_nnx(Listed(nnx.Rngs(0)), (np.arange(10)[None],), "2", "/up/")
+    return of_nnx(Listed(nnx.Rngs(0)), (np.arange(10)[None],), "2", lambda name, _: "/up/" in name)
 
 
 def tunix(family: str, name: str, **options: Any) -> Case:
@@ -201,11 +204,9 @@ def tunix(family: str, name: str, **options: Any) -> Case:
     model.eval()
     tokens = np.arange(8, dtype=np.int32)[None]
     mask = np.tril(np.ones((1, 8, 8), bool))
-    case = of_nnx(model, (tokens, tokens, None, mask), "1", "attn")
-    heads = [n for n, kind in jp.kinds(case.graph).items() if kind is jp.Kind.HEADS]
-    keep = {n: k for n, k in case.keep.items() if n.startswith("+") or n in heads}
-    fn = jp.nnx.function(jp.nnx.resize(model, case.graph, keep))
-    return case._replace(keep=keep, resized=fn, output=lambda outputs: outputs[0][0])
+    inputs = (tokens, tokens, None, mask)
+    case = of_nnx(model, inputs, "1", lambda _, kind: kind is jp.Kind.HEADS)
+    return case._replace(output=lambda outputs: outputs[0][0])
 
 
 NETWORKS: Mapping[str, Callable[[], Case]] = {

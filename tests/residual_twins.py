@@ -182,5 +182,12 @@ class NnxNet(nnx.Module):
         return self.head(x)
 
 
+def nnx_net(forms: Sequence[str], gone: Gone = frozenset()) -> NnxNet:
+    """Returns a network whose statistics are in double precision too."""
+    model = NnxNet(forms, gone)
+    nnx.update(model, jax.tree.map(lambda x: x.astype(float), nnx.state(model)))
+    return model
+
+
 def batch_norm(rngs: Any) -> nnx.BatchNorm:
     return nnx.BatchNorm(WIDTH, rngs=rngs, param_dtype=float)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import jaxprune as jp
 from jaxprune.arguments.paths import flatten
-from residual_twins import FORMS, LAYERS, NNX_FORMS, TWO, Net, NnxNet
+from residual_twins import FORMS, LAYERS, NNX_FORMS, TWO, Net, nnx_net
 
 X = np.random.default_rng(1).normal(size=(4, 3))
 
@@ -94,10 +94,9 @@ def check(graph: jp.ChannelGraph, v: Any, case: Case, resize: Any, hand: Any) ->
     gate = measured(lambda v, x: jp.gated(graph.fn, graph)(v, stay, x), full)
     narrow = measured(jp.narrow(graph.fn, graph, keep), small)
     assert_close(narrow[1], jp.slice(graph, gate[1], keep))
-    lost = {path: leaf for path, leaf in flatten(gate[0])[0].items()}
-    kept = flatten(narrow[0])[0]
+    everything, kept = flatten(gate[0])[0], flatten(narrow[0])[0]
     logits = next(iter(kept))
-    assert np.abs(kept[logits] - lost[logits]).max() < 1e-9 * max(1, np.abs(lost[logits]).max())
+    assert_close({"logits": kept[logits]}, {"logits": everything[logits]})
     if case.refused:
         with pytest.raises(jp.errors.ResizeError):
             resize(keep)
@@ -145,7 +144,7 @@ def check_linen(forms: tuple[str, ...], seed: int) -> None:
 
 def check_nnx(forms: tuple[str, ...], seed: int) -> None:
     with jax.enable_x64(True):
-        model = NnxNet(forms)
+        model = nnx_net(forms)
         graph = jp.nnx.trace(model, X)
         v = drawn(jp.nnx.variables(model))
         case = Case(forms, graph, seed)
@@ -153,7 +152,7 @@ def check_nnx(forms: tuple[str, ...], seed: int) -> None:
         def resize(keep: Any) -> Any:
             return jp.nnx.function(jp.nnx.resize(model, graph, keep))
 
-        by_hand = NnxNet(forms, frozenset(case.gone))
+        by_hand = nnx_net(forms, frozenset(case.gone))
         theirs = flatten(jp.nnx.variables(by_hand))[0]
         check(graph, v, case, resize, (jp.nnx.function(by_hand), theirs))
 
@@ -162,40 +161,51 @@ def networks(forms: tuple[str, ...], most: int) -> Any:
     return st.lists(st.sampled_from(forms), min_size=1, max_size=most).map(tuple)
 
 
-@example(("scanned",), 0)
 @example(("scanned", "pre"), 1)
 @example(("remat", "shared"), 2)
-@settings(max_examples=27)
+@settings(max_examples=1)
 @given(networks(FORMS[:-1], 2), st.integers(0, 2**16))
 def test_linen_networks_without_branches(forms: tuple[str, ...], seed: int) -> None:
     check_linen(forms, seed)
 
 
-@example(("remat", "shared"), 2)
-@settings(max_examples=29)
+@example(("pre", "shared"), 1)
+@settings(max_examples=1)
 @given(networks(NNX_FORMS, 2), st.integers(0, 2**16))
 def test_nnx_networks_without_branches(forms: tuple[str, ...], seed: int) -> None:
+    check_nnx(forms, seed)
+
+
+@settings(max_examples=30)
+@given(networks(FORMS, 2), st.integers(0, 2**16))
+def test_thirty_linen_networks(forms: tuple[str, ...], seed: int) -> None:
+    check_linen(forms, seed)
+
+
+@settings(max_examples=30)
+@given(networks(NNX_FORMS, 2), st.integers(0, 2**16))
+def test_thirty_nnx_networks(forms: tuple[str, ...], seed: int) -> None:
     check_nnx(forms, seed)
 
 
 @pytest.mark.slow
 @settings(max_examples=250)
 @given(networks(FORMS, 3), st.integers(0, 2**16))
-def test_linen_networks_without_branches_on_many(forms: tuple[str, ...], seed: int) -> None:
+def test_many_linen_networks(forms: tuple[str, ...], seed: int) -> None:
     check_linen(forms, seed)
 
 
 @pytest.mark.slow
 @settings(max_examples=250)
 @given(networks(NNX_FORMS, 3), st.integers(0, 2**16))
-def test_nnx_networks_without_branches_on_many(forms: tuple[str, ...], seed: int) -> None:
+def test_many_nnx_networks(forms: tuple[str, ...], seed: int) -> None:
     check_nnx(forms, seed)
 
 
 def test_a_network_without_branches_is_saved_and_read(tmp_path: Any) -> None:
     with jax.enable_x64(True):
-        model = NnxNet(("pre", "scaled"))
-        graph, v = jp.nnx.trace(model, X), drawn(jp.nnx.variables(NnxNet(("pre", "scaled"))))
+        model = nnx_net(("pre", "scaled"))
+        graph, v = jp.nnx.trace(model, X), drawn(jp.nnx.variables(nnx_net(("pre", "scaled"))))
         keep = {"+block_0/a/down/kernel": False, "+block_1/a/down/kernel": False}
         small = jp.slice(graph, v, keep)
         jp.save(tmp_path / "small", small, jp.spec(graph, keep))

@@ -72,6 +72,35 @@ def test_a_cut_cache_decodes_as_the_narrow_and_the_masked_network():
         np.testing.assert_allclose(found, generated(fn, v), rtol=1e-5, atol=1e-6)
 
 
+class Layers(nn.Module):
+    """Layers of a decoder, whose caches are in their modules."""
+
+    layers: tuple[int, ...] = (0, 1, 2)
+
+    @nn.compact
+    def __call__(self, x):
+        for i in self.layers:
+            name = f"attention_{i}"
+            x += nn.MultiHeadDotProductAttention(2, qkv_features=8, decode=True, name=name)(x, x)
+            x += nn.Dense(6, name=f"down_{i}")(nn.relu(nn.Dense(10, name=f"up_{i}")(x)))
+        return nn.Dense(3)(x)
+
+
+def test_a_decoder_without_a_layer_has_a_shorter_cache_and_decodes_the_same():
+    module = Layers()
+    graph, variables = traced(module)
+    keep = dict.fromkeys(("+attention_1/out/kernel", "+down_1/kernel"), False)
+    small = jp.slice(graph, variables, keep)
+    assert list(small["cache"]) == ["attention_0", "attention_2"]
+    resized = jp.linen.resize(module, graph, keep)
+    runs = [lambda v, x, m=m: m.apply(v, x, mutable=["cache"]) for m in (resized, Layers((0, 2)))]
+    ours, by_hand = (generated(run, small) for run in runs)
+    np.testing.assert_allclose(ours, by_hand, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        generated(jp.narrow(graph.fn, graph, keep), small), by_hand, rtol=1e-5, atol=1e-6
+    )
+
+
 def test_an_integer_that_is_no_start_does_not_follow():
     module = OffByOne()
     graph, _ = traced(module)

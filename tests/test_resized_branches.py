@@ -123,6 +123,34 @@ def test_a_scan_loses_one_branch_of_all_layers() -> None:
     np.testing.assert_allclose(resized.apply(small, X), wanted, atol=1e-6)
 
 
+def test_a_scan_loses_a_branch_of_all_layers_and_a_layer_whose_other_one_goes() -> None:
+    variables, graph = traced(STACKED)
+    keep = {STACK_ATTENTION: LAYERS, STACK_MLP: False}
+    small = jp.slice(graph, variables, keep)
+    resized = jp.linen.resize(STACKED, graph, keep, overrides={"": {"layers": 3}})
+    wanted = jp.narrow(graph.fn, graph, keep)(small, X)
+    np.testing.assert_allclose(resized.apply(small, X), wanted, atol=1e-6)
+
+
+class Alone(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return x + nn.Dense(6)(x)
+
+
+def test_a_tree_that_loses_all_is_an_empty_one() -> None:
+    variables, graph = traced(Alone())
+    keep = dict.fromkeys(jp.branches(graph), False)
+    small = jp.slice(graph, variables, keep)
+    assert small == {}
+    assert jp.cost.params(graph, keep) == 0
+    resized = jp.linen.resize(Alone(), graph, keep)
+    assert resized.init(jax.random.key(0), X) == {}
+    np.testing.assert_array_equal(resized.apply(small, X), X)
+    np.testing.assert_array_equal(jp.narrow(graph.fn, graph, keep)(small, X), X)
+    assert jax.tree.structure(jp.unslice(graph, small, keep)) == jax.tree.structure(variables)
+
+
 @pytest.mark.parametrize(
     ("keep", "text"),
     [
