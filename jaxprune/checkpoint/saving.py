@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 import jaxprune.checkpoint.directory as directory
 import jaxprune.checkpoint.trees as trees
 import jaxprune.checkpoint.values as values
+from jaxprune.arguments import stored_arrays
 from jaxprune.arguments.checks import check_flag, check_path
 from jaxprune.checkpoint.directory import Claim
 from jaxprune.errors import CheckpointError
@@ -161,8 +162,11 @@ def _write(begun: Claim, arrays: Mapping[str, Any]) -> None:
         return
     from orbax.checkpoint import v1 as ocp  # when used: importing it is slow
 
+    context = ocp.Context()
+    context.array.saving.scoped_storage_options_creator = _chunks
     try:
-        ocp.save_checkpointables(str(begun.data), dict(arrays))
+        with context:
+            ocp.save_checkpointables(str(begun.data), dict(arrays))
     except OSError:
         raise
     except Exception as error:
@@ -170,6 +174,32 @@ def _write(begun: Claim, arrays: Mapping[str, Any]) -> None:
             f"Orbax cannot write {str(begun.directory)!r}: {error}\n"
             "Fix: look for the disk being full, and for arrays that were deleted."
         ) from error
+
+
+def _chunks(_: object, array: Any) -> Any:
+    """Returns in what chunks Orbax stores an array: of a part of which no less than one is read.
+
+    Orbax divides axes by their prime factors. Where one is large, chunks would be tiny.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    if array.nbytes <= stored_arrays.PIECE:
+        return None
+    return ocp.options.ArrayOptions.Saving.StorageOptions(
+        shard_axes=(0,) if array.ndim > 2 else None,  # perhaps layers
+        chunk_byte_size=stored_arrays.PIECE if max(map(_prime, array.shape)) < 256 else None,
+    )
+
+
+def _prime(n: int) -> int:
+    """Returns the largest prime factor."""
+    factor = 2
+    while factor * factor <= n:
+        if n % factor:
+            factor += 1
+        else:
+            n //= factor
+    return n
 
 
 def _on_all(action: Callable[[], None]) -> None:
