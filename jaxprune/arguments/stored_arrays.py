@@ -8,6 +8,8 @@ import numpy as np
 
 PIECE = 2**23
 """Bytes that are read at once, or what is stored together where that is more."""
+CHUNK = PIECE // 2
+"""Bytes of the chunks in which arrays are written: with one that is read, and what is made of it."""
 
 Slices = tuple[slice, ...]
 

@@ -4,9 +4,10 @@ Orbax itself reads arrays whole. What it writes is one tensorstore array for eac
 is in `_METADATA`, and a chunk of it is the least that can be read.
 """
 
+import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -44,7 +45,7 @@ def limits() -> Any:
     """Returns the context of tensorstore in which few chunks are in memory at once."""
     import tensorstore  # when used: importing it is slow
 
-    few = {"file_io_concurrency": {"limit": 4}, "data_copy_concurrency": {"limit": 2}}
+    few = {"file_io_concurrency": {"limit": 1}, "data_copy_concurrency": {"limit": 1}}
     return tensorstore.Context(few)
 
 
@@ -170,12 +171,33 @@ class Reading:
         """Returns the entries at slices of its axes."""
         self.check()
         try:
-            return np.asarray(self.store[index].read().result())
+            return self._read(index)
         except Exception as error:
             raise CheckpointError(
                 f"{self.name!r} in {str(self.directory)!r} cannot be read: {error}.\n"
                 "Fix: use another copy, or open it again."
             ) from error
+
+    def _read(self, index: Slices) -> np.ndarray:
+        """Reads one chunk after the other: tensorstore would have all of them in memory."""
+        view = self.store[index]
+        whole = np.empty(view.shape, view.dtype.numpy_dtype)
+        chunk = self.store.chunk_layout.read_chunk.shape or ()
+        edges = [
+            [start, *range((start // size + 1) * size, stop, size), stop]
+            for (start, stop), size in zip(_bounds(view), chunk, strict=True)
+        ]
+        for cell in itertools.product(*map(itertools.pairwise, edges)):
+            where = tuple(slice(*pair) for pair in cell)
+            first = tuple(edge[0] for edge in edges)
+            place = tuple(slice(a - n, b - n) for (a, b), n in zip(cell, first, strict=True))
+            whole[place] = view[where].read().result()
+        return whole
+
+
+def _bounds(view: Any) -> Iterator[tuple[int, int]]:
+    """Yields (start, stop) of the axes of a view, where they lie in the whole."""
+    yield from zip(view.domain.inclusive_min, view.domain.exclusive_max, strict=True)
 
 
 def _found(reading: Reading, source: str) -> Found:
@@ -183,7 +205,7 @@ def _found(reading: Reading, source: str) -> Found:
     shape, dtype = tuple(store.shape), np.dtype(store.dtype.numpy_dtype)
     stored = store.chunk_layout.read_chunk.shape or shape
     chunk = [min(pair) for pair in zip(stored, shape, strict=True)]
-    along = next((axis for axis, size in enumerate(shape) if chunk[axis] < size), 0)
+    along = _along(shape, chunk)
 
     def opened(axes: tuple[int, ...]) -> StoredArray:
         return StoredArray(
@@ -198,6 +220,14 @@ def _found(reading: Reading, source: str) -> Found:
         )
 
     return Found(shape, f"{dtype.name}{list(shape)}", opened)
+
+
+def _along(shape: Sequence[int], chunk: Sequence[int]) -> int:
+    """Returns the axis along which the least is read at once; that of layers, if it is divided."""
+    divided = [axis for axis, size in enumerate(shape) if chunk[axis] < size]
+    if not divided or (divided[0] == 0 and len(shape) > 2):
+        return 0
+    return min(divided, key=lambda axis: chunk[axis] / shape[axis])
 
 
 def _empty(leaf: Mapping[str, Any]) -> Found:

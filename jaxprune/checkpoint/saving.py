@@ -187,7 +187,7 @@ def _chunks(_: object, array: Any) -> Any:
         return None
     return ocp.options.ArrayOptions.Saving.StorageOptions(
         shard_axes=(0,) if array.ndim > 2 else None,  # perhaps layers
-        chunk_byte_size=stored_arrays.PIECE if max(map(_prime, array.shape)) < 256 else None,
+        chunk_byte_size=stored_arrays.CHUNK if max(map(_prime, array.shape)) < 256 else None,
     )
 
 
