@@ -9,7 +9,7 @@ import numpy as np
 PIECE = 2**23
 """Bytes that are read at once, or what is stored together where that is more."""
 CHUNK = PIECE // 2
-"""Bytes of the chunks in which arrays are written: with one that is read, and what is made of it."""
+"""Bytes of the chunks in which arrays are written: they come on top of what is read at once."""
 
 Slices = tuple[slice, ...]
 
