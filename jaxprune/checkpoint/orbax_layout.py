@@ -164,22 +164,22 @@ def _blocks(
         while done < part.shape[along]:
             end = min(rows, kept.shape[along] - start)  # the last chunk may have fewer
             taken = min(end - filled, part.shape[along] - done)
-            piece = part[_at(along, done, done + taken)]
+            here = _at(along, done, done + taken)
             done += taken
             if taken == end:
-                yield start, piece
+                yield start, part[here]
                 start += taken
                 continue
             if buffer is None:
                 shape = list(kept.shape)
                 shape[along] = end
                 buffer = np.empty(shape, kept.dtype)
-            buffer[_at(along, filled, filled + taken)] = piece
+            buffer[_at(along, filled, filled + taken)] = part[here]
             filled += taken
             if filled == end:
                 yield start, buffer
                 start, filled, buffer = start + end, 0, None
-        del part
+        del part  # before the next one is read
     if start != kept.shape[along] or filled:
         raise AssertionError(f"{kept.name!r} has another size than its kept shape")
 
