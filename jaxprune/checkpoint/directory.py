@@ -71,12 +71,13 @@ def claim(path: Path, *, overwrite: bool) -> Claim:
 def commit(begun: Claim, content: dict[str, object], *, overwrite: bool) -> None:
     """Makes the data of a save, which is on the disk, the checkpoint in one step.
 
+    The content has the SHA-256 of the files of the data.
+
     Raises:
       CheckpointError: another save has finished since this one began.
       OSError: the file system refuses.
     """
-    files = manifest.digests(begun.data)
-    text = manifest.dumps({"data": begun.data.name, "files": files, **content})
+    text = manifest.dumps({"data": begun.data.name, **content})
     with open(os.open(begun.ticket, os.O_WRONLY | os.O_TRUNC), "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

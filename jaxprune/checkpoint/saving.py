@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import jaxprune.checkpoint.directory as directory
+import jaxprune.checkpoint.manifest as manifest
 import jaxprune.checkpoint.trees as trees
 import jaxprune.checkpoint.values as values
 from jaxprune.arguments import stored_arrays
@@ -82,6 +84,7 @@ def save(
     begun = _claim(Path(path).absolute(), overwrite)
     try:
         _on_all(lambda: _write(begun, arrays))
+        content["files"] = _digests(begun)
         _on_first(lambda: directory.commit(begun, content, overwrite=overwrite))
     except BaseException as error:
         if jax.process_index() == 0:
@@ -174,6 +177,31 @@ def _write(begun: Claim, arrays: Mapping[str, Any]) -> None:
             f"Orbax cannot write {str(begun.directory)!r}: {error}\n"
             "Fix: look for the disk being full, and for arrays that were deleted."
         ) from error
+
+
+def _digests(begun: Claim) -> dict[str, str]:
+    """Returns {file: SHA-256} of the data; each process reads what it wrote, and tells the rest."""
+    found: dict[str, str] = {}
+    _on_all(lambda: found.update(manifest.digests(begun.data, _is_mine)))
+    if jax.process_count() == 1:
+        return found
+    text = np.frombuffer(json.dumps(found).encode(), np.uint8)
+    lengths = np.ravel(multihost_utils.process_allgather(np.int32(text.size)))
+    told = np.zeros(lengths.max(), np.uint8)
+    told[: text.size] = text
+    everywhere = np.asarray(multihost_utils.process_allgather(told), np.uint8)
+    for row, length in zip(everywhere, lengths, strict=True):
+        found |= json.loads(row[:length].tobytes())
+    return dict(sorted(found.items()))
+
+
+def _is_mine(file: str) -> bool:
+    """True for what Orbax wrote here; what no process wrote alone is the first one's."""
+    writer = _WRITER.search(file)
+    return (int(writer[1]) if writer else 0) % jax.process_count() == jax.process_index()
+
+
+_WRITER = re.compile(r"\bocdbt\.process_(\d+)/")
 
 
 def _chunks(_: object, array: Any) -> Any:
