@@ -95,6 +95,10 @@ def experts(
     calls = [call_of(given(batch)) for batch in check_examples(batches, "select.experts")]
     if not calls:
         raise JaxpruneError("select.experts: no batches.\nFix: pass at least one batch of data.")
+    for call in calls:
+        here = traced_at(graph, retraced, variables, call)
+        evaluator.check_groups(graph, here, names)
+        mixed_groups(here, names)
     chosen = {}
     for name in names:
         errors = _errors(graph, retraced, name, variables, calls)
@@ -151,8 +155,6 @@ def _errors(
     @jax.jit
     def of_batch(variables: Any, call: Call, masks: Any) -> Any:
         here = traced_at(graph, retraced, variables, call)
-        evaluator.check_groups(graph, here, [name])
-        mixed_groups(here, [name])
         item = mixtures(here)[name]
         assert isinstance(item, Mixture)
         args = evaluator.operands(variables, call[0], {**call[1], **graph.constants})

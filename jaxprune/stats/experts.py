@@ -96,7 +96,9 @@ def expert_use(
     total: Any = None
     for batch in check_examples(batches, "stats.expert_use"):
         call = call_of(given(batch))
-        mixed_groups(traced_at(graph, retraced, variables, call), names)
+        here = traced_at(graph, retraced, variables, call)
+        evaluator.check_groups(graph, here, names)
+        mixed_groups(here, names)
         sums = update(variables, call)
         total = sums if total is None else jax.tree.map(jnp.add, total, sums)
     if total is None:
