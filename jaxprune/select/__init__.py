@@ -5,6 +5,7 @@ from jaxprune.groups.array_widths import ArrayWidth
 from jaxprune.groups.constraints import Constraints
 from jaxprune.groups.scored import Scores
 from jaxprune.select.alone import sensitivity
+from jaxprune.select.experts import experts
 from jaxprune.select.greedy_depth import depth
 from jaxprune.select.priced import cost_regularized
 from jaxprune.select.quota import members, of_remaining
@@ -20,6 +21,7 @@ __all__ = [
     "cost_regularized",
     "depth",
     "exact_count",
+    "experts",
     "global_ratio",
     "lua_author",
     "members",
