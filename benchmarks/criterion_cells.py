@@ -1,6 +1,6 @@
 """One pruned network: channels chosen by one criterion, readers made up by one reconstruction."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -57,14 +57,58 @@ class Measured(NamedTuple):
     macs: float  # share of the dense ones
 
 
+def image(task: Task[Any]) -> jax.ShapeDtypeStruct:
+    """Returns one input of a network."""
+    return jax.ShapeDtypeStruct((1, *task.dataset.image_shape), jnp.float32)
+
+
+def evaluation(
+    task: Task[Any], apply: Callable[..., Any]
+) -> Callable[[Variables], tuple[np.ndarray, np.ndarray]]:
+    """Returns a function of variables: loss and share of right answers of every test example.
+
+    Args:
+      task: what is learned.
+      apply: from variables and inputs to logits.
+    """
+    dataset = task.dataset
+
+    @jax.jit
+    def evaluated(variables: Variables, images: Any, labels: Any) -> tuple[Any, Any]:
+        logits: Any = apply(variables, normalized(dataset.mean, dataset.std, images))
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        right = (logits.argmax(-1) == labels).astype(jnp.float32)
+        return tuple(each.reshape(len(images), -1).mean(1) for each in (losses, right))
+
+    def evaluate(variables: Variables) -> tuple[np.ndarray, np.ndarray]:
+        test: Any = dataset.test
+        size = min(BATCH, test.size)
+        parts = []
+        for start in range(0, test.size, size):
+            rows = np.minimum(np.arange(start, start + size), test.size - 1)
+            found = jax.device_get(evaluated(variables, test.images[rows], test.labels[rows]))
+            parts.append([each[: test.size - start] for each in found])
+        losses, right = (np.concatenate(each) for each in zip(*parts, strict=True))
+        return losses, right
+
+    return evaluate
+
+
+def recalibrated(task: Task[Any], update: Callable[..., Any], variables: Variables) -> Variables:
+    """Returns the variables with BatchNorm's statistics measured anew, if there are any."""
+    if "batch_stats" not in variables:
+        return variables
+    examples = data.examples(task.dataset.train, **BATCH_NORM)
+    return jp.recover.recalibrate(update, variables, [batch.images for batch in examples])
+
+
 class Bench:
     """A network with everything that its cells share: graph, data on the device, programs."""
 
     def __init__(self, task: Task[Any], variables: Variables):
         model = task.model
         apply = partial(model.apply, train=False)
-        x = jax.ShapeDtypeStruct((1, *task.dataset.image_shape), jnp.float32)
-        self.graph = jp.trace(apply, variables, x)
+        self.graph = jp.trace(apply, variables, image(task))
         self.task = task._replace(graph=self.graph)
         self.variables = jax.device_put(variables)
         self.update = training.batch_statistics(model, task.dataset)
@@ -73,30 +117,7 @@ class Bench:
         self.macs = jp.cost.macs(self.graph)
         self.alone = tuple(ALONE) if jp.Kind.HEADS in jp.kinds(self.graph).values() else ()
 
-        @jax.jit
-        def evaluated(variables: Variables, images: Any, labels: Any) -> tuple[Any, Any]:
-            logits: Any = apply(variables, self.inputs(images))
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            right = (logits.argmax(-1) == labels).astype(jnp.float32)
-            return tuple(each.reshape(len(images), -1).mean(1) for each in (losses, right))
-
-        self.evaluated = evaluated
-
-    def inputs(self, images: Any) -> jax.Array:
-        """Returns raw images as the network reads them."""
-        return normalized(self.task.dataset.mean, self.task.dataset.std, jnp.asarray(images))
-
-    def evaluate(self, variables: Variables) -> tuple[np.ndarray, np.ndarray]:
-        """Returns loss and share of right answers of every test example."""
-        test: Any = self.task.dataset.test
-        size = min(BATCH, test.size)
-        parts = []
-        for start in range(0, test.size, size):
-            rows = np.minimum(np.arange(start, start + size), test.size - 1)
-            found = jax.device_get(self.evaluated(variables, test.images[rows], test.labels[rows]))
-            parts.append([each[: test.size - start] for each in found])
-        losses, right = (np.concatenate(each) for each in zip(*parts, strict=True))
-        return losses, right
+        self.evaluate = evaluation(self.task, apply)
 
     def measure(self, cell: Cell) -> Measured:
         """Returns what a cell gives.
@@ -105,7 +126,8 @@ class Bench:
           JaxpruneError: the criterion does not score what should be pruned.
         """
         keep, variables = self.pruned(cell)
-        variables = self.recalibrated(jp.mask(self.graph, variables, keep))
+        masked = jp.mask(self.graph, variables, keep)
+        variables = recalibrated(self.task, self.update, masked)
         losses, right = self.evaluate(variables)
         return Measured(losses, right, jp.cost.macs(self.graph, keep) / self.macs)
 
@@ -160,10 +182,3 @@ class Bench:
         """Returns any channels, of every group in scope the same share."""
         some = jp.scores.random(self.graph, self.key(0))
         return jp.select.per_group(self.graph, some, prune_ratio=ratio, only=SCOPE)
-
-    def recalibrated(self, variables: Variables) -> Variables:
-        """Returns the variables with BatchNorm's statistics measured anew, if there are any."""
-        if "batch_stats" not in variables:
-            return variables
-        examples = data.examples(self.task.dataset.train, **BATCH_NORM)
-        return jp.recover.recalibrate(self.update, variables, [batch.images for batch in examples])

@@ -24,7 +24,8 @@ _ABSENT = _Absent()
 def without_leaves(tree: Any, gone: Collection[Any]) -> Any:
     """Returns a tree without the leaves of the paths, or at the places, that are `gone`.
 
-    A dict loses their keys, and a dict that is empty then goes too. Elsewhere, in lists and states
+    A dict loses their keys, and a dict that is empty then goes too, but not the tree itself: a tree
+    of dicts that loses all is an empty one. Elsewhere, in lists and states
     of modules, they become None, which JAX does not count as a leaf: what is left keeps its path.
     """
     leaves, treedef = paths.flatten(tree)
@@ -33,7 +34,9 @@ def without_leaves(tree: Any, gone: Collection[Any]) -> Any:
         for place, (path, leaf) in enumerate(leaves.items())
     ]
     left = _cleared(jax.tree.unflatten(treedef, marked))
-    return None if left is _ABSENT else left
+    if left is not _ABSENT:
+        return left
+    return type(tree)({}) if type(tree) in (dict, FrozenDict) else None
 
 
 def _cleared(node: Any) -> Any:

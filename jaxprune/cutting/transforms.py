@@ -4,15 +4,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxprune.arguments import paths
 from jaxprune.arguments.checks import is_array, kind_of
 from jaxprune.arguments.stored_arrays import in_memory
 from jaxprune.cutting import absent, entries
-from jaxprune.errors import TreeError
+from jaxprune.errors import KeepError, TreeError
 from jaxprune.graph import ChannelGraph, Slot, Variable, check_graph
 from jaxprune.inspecting import without_branches
+from jaxprune.inspecting.branches import branches
+from jaxprune.inspecting.last_weights import NoLastWeightsError, last_weights
 from jaxprune.inspecting.without_branches import Without
 from jaxprune.keep.check import Keep, Widths, check_keep
 from jaxprune.keep.kept import Kept, touched
@@ -33,13 +37,19 @@ def mask(graph: ChannelGraph, variables: Any, keep: Keep, *, state: str | int | 
       variables: the variables, or any tree that mirrors them or a part of them: gradients,
         an average.
       keep: {group: bool[n]}, or bool[layers, n] where every layer of a stack has its own
-        (`Group.layers`); groups that are absent stay whole.
+        (`Group.layers`); groups that are absent stay whole. {branch: False} makes the last weights
+        of a branch zero (`jp.branches`), and what is added behind them: nothing is then added to
+        its stream, while all of it is still computed. bool[steps] in a scan.
       state: the name of the state that is given in the place of variables; as in `jp.slice`.
 
     Raises:
-      KeepError, TreeError: before anything is changed.
+      KeepError: a mask does not fit, or no zeros in the variables of a branch are the network
+        without it: its last weights are read elsewhere too, or what comes behind them is not
+        linear. TreeError. Both before anything is changed.
     """
-    keep = check_keep(graph, keep, traced=True)
+    parts = without_branches.split(graph, keep, traced=True)
+    keep = check_keep(graph, parts.channels, traced=True)
+    silent = _silenced(graph, parts.branches) if state is None else {}
     known = arrays_of(graph, state)
     spared = {
         (slot.path, name) for name in keep for slot in graph.groups[name].slots if not slot.masked
@@ -53,7 +63,48 @@ def mask(graph: ChannelGraph, variables: Any, keep: Keep, *, state: str | int | 
     leaves, treedef = paths.flatten(variables)
     _check_arrays(known, leaves, {}, state)
     kept = {path: masks(known[path]) for path in leaves}
-    return jax.tree.unflatten(treedef, _filled(known, leaves, kept).values())
+    filled = _filled(known, leaves, kept)
+    for path in filled.keys() & silent.keys():
+        for stays in silent[path]:
+            filled[path] = _rows_where(stays, filled[path])
+    return jax.tree.unflatten(treedef, filled.values())
+
+
+def _silenced(graph: ChannelGraph, stay: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Returns {path of a last weight: what says whether it stays}, of branches that may go.
+
+    Raises:
+      KeepError: a branch has no last weights.
+    """
+    found: dict[str, list[Any]] = {}
+    failures = []
+    for name, mask in stay.items():
+        if not isinstance(mask, Tracer) and np.all(mask):
+            continue
+        try:
+            for path in last_weights(graph, branches(graph)[name]):
+                found.setdefault(path, []).append(mask)
+        except NoLastWeightsError as why:
+            failures.append(f"branch {name!r}: {why}")
+    if failures:
+        raise KeepError(
+            "no zeros in the variables are the network without these branches:\n"
+            + "\n".join(failures)
+            + "\nFix: jp.masked(fn, graph)(variables, keep, x) or jp.gated, which leave them out "
+            "at the sum."
+        )
+    return found
+
+
+def _rows_where(stays: Any, leaf: Any) -> Any:
+    """Returns a leaf, or its rows, with zeros where it does not stay."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf
+    rows = np.reshape if isinstance(stays, np.ndarray) else jnp.reshape
+    where = rows(stays, np.shape(stays) + (1,) * (np.ndim(leaf) - np.ndim(stays)))
+    if isinstance(leaf, np.ndarray) and isinstance(where, np.ndarray):
+        return np.where(where, leaf, np.zeros((), leaf.dtype))
+    return jnp.where(where, leaf, jnp.zeros((), leaf.dtype))
 
 
 def masked_leaf(keep: Keep, leaf: Any, variable: Variable) -> Any:

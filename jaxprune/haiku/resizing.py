@@ -1,7 +1,6 @@
 """A function of Haiku modules at the kept widths."""
 
 import functools
-import importlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,14 +10,16 @@ import jax
 from jaxprune.arguments import call_inputs, paths
 from jaxprune.arguments.checks import check_overrides
 from jaxprune.arguments.functions import check_function
-from jaxprune.errors import JaxpruneError
 from jaxprune.graph import ChannelGraph
+from jaxprune.haiku.library import haiku
+from jaxprune.haiku.removed import filled, removed_of, zeros_of
 from jaxprune.inspecting import unread_variables
-from jaxprune.keep.check import Keep, check_keep
+from jaxprune.keep.check import Keep
 from jaxprune.keep.kept import Kept
 from jaxprune.linen.attributes import View
 from jaxprune.running import head_sizes, same_program
 from jaxprune.running.attribute_search import Holder, Overrides, solved, wanted
+from jaxprune.running.kept_depth import KeptDepth, kept_of
 from jaxprune.running.resize import Resized
 
 Function = Callable[..., Any]
@@ -37,7 +38,8 @@ def resize(
     Args:
       fn: the function that was traced, such as `lambda v, x: transformed.apply(v, None, x)`.
       graph: its channel graph.
-      keep: {group: bool[n]}, concrete; groups that are absent stay whole.
+      keep: {group: bool[n]}, concrete; groups that are absent stay whole. {branch: False} takes a
+        branch out (`jp.branches`): the module calls that only it had use for are skipped.
       overrides: {pattern of module names: {attribute: value}}, which are not searched.
 
     Returns:
@@ -62,7 +64,7 @@ def resize(
     """
     check_function(fn)
     check_overrides(overrides)
-    kept = Kept(check_keep(graph, keep))
+    kept = kept_of(graph, keep)
     given, fn = overrides or {}, call_inputs.bound(fn, graph.constants)
 
     @functools.cache
@@ -74,8 +76,16 @@ def resize(
     if given:
         paths.require(given, holders(), what="override for modules")
 
+    removed = frozenset[str]()
+    if isinstance(kept, KeptDepth):
+        removed = removed_of(graph, kept, fn, holders())
+
+    def at(kept: Kept, extra: Overrides) -> Function:
+        resized = _applied(fn, _Sizes(View(graph, kept), given, extra, removed))
+        return filled(resized, graph, kept) if isinstance(kept, KeptDepth) else resized
+
     def planned(kept: Kept) -> tuple[Overrides, same_program.Compared]:
-        with_sizes = functools.partial(_at, fn, View(graph, kept), given)
+        with_sizes = functools.partial(at, kept)
         return solved(
             graph,
             kept,
@@ -88,7 +98,7 @@ def resize(
     extra, compared = head_sizes.or_why(graph, kept, planned)
     unread_variables.warn(graph, keep, "jp.haiku.resize")
     return Resized(
-        fn=_at(fn, View(graph, kept), given, extra),
+        fn=at(kept, extra),
         follows=compared.follows,
         draws=compared.draws,
         graph=graph,
@@ -98,9 +108,19 @@ def resize(
 
 
 class _Sizes:
-    """What the modules of one function hold: before they are used for the first time it is set."""
+    """What the modules of one function hold: before they are used for the first time it is set.
 
-    def __init__(self, view: View | None, given: Overrides, extra: Overrides):
+    Those that are `removed` give zeros.
+    """
+
+    def __init__(
+        self,
+        view: View | None,
+        given: Overrides,
+        extra: Overrides,
+        removed: frozenset[str] = frozenset(),
+    ):
+        self.removed = removed
         self.view = view
         self.given = given
         self.extra = extra
@@ -119,7 +139,7 @@ class _Sizes:
 
 def _of_kernel(view: View, module: Any, path: str) -> Iterator[tuple[str, int]]:
     """Yields the sizes that the kernel of a layer says."""
-    hk = _haiku()
+    hk = haiku()
     ends = [v for p, v in view.graph.variables.items() if f"/{p}".endswith(f"/{path}/w")]
     if len(ends) != 1:
         return
@@ -132,11 +152,6 @@ def _of_kernel(view: View, module: Any, path: str) -> Iterator[tuple[str, int]]:
             yield "feature_group_count", view.groups[ends[0].path]
     elif isinstance(module, hk.ConvNDTranspose):
         yield "output_channels", first
-
-
-def _at(fn: Function, view: View, given: Overrides, extra: Overrides) -> Function:
-    """The function, whose modules get the sizes of a view, what was given and what was found."""
-    return _applied(fn, _Sizes(view, given, extra))
 
 
 def _applied(fn: Function, sizes: _Sizes) -> Function:
@@ -158,16 +173,9 @@ def _set_before_use(sizes: _Sizes) -> Generator[None, None, None]:
         if context.method_name != "__init__" and id(module) not in used:
             used[id(module)] = module  # held, so that no other has its id
             sizes.set(module)
+        if context.method_name != "__init__" and module.module_name in sizes.removed:
+            return zeros_of(call, args, kwargs)
         return call(*args, **kwargs)
 
-    with _haiku().intercept_methods(intercept):
+    with haiku().intercept_methods(intercept):
         yield
-
-
-def _haiku() -> Any:
-    try:
-        return importlib.import_module("haiku")
-    except ImportError as error:
-        raise JaxpruneError(
-            "jp.haiku needs Haiku, which is not installed.\nFix: pip install dm-haiku."
-        ) from error

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -13,8 +14,8 @@ from jaxprune.graph import ChannelGraph, Contraction, check_graph
 from jaxprune.inspecting.branches import Branch, branches, results
 from jaxprune.inspecting.cached import once
 from jaxprune.keep.check import is_branch
-from jaxprune.program import jaxpr
-from jaxprune.program.flat_program import INLINED
+from jaxprune.program import jaxpr, outputs
+from jaxprune.program.flat_program import INLINED, FlatProgram
 from jaxprune.program.interpret import every_op, steps
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.liveness import Cuts, Live, tainted
@@ -28,7 +29,7 @@ class Kept(NamedTuple):
     """A keep in two parts: that of channels, and {branch: np.bool_ or bool[steps]}."""
 
     channels: dict[str, Any]
-    branches: dict[str, np.ndarray]
+    branches: dict[str, Any]
 
 
 class Without(NamedTuple):
@@ -46,8 +47,13 @@ class Without(NamedTuple):
     outputs: frozenset[int]
 
 
-def split(graph: ChannelGraph, keep: Keep) -> Kept:
+def split(graph: ChannelGraph, keep: Keep, *, traced: bool = False) -> Kept:
     """Returns the keep of channels, unchecked, and that of branches.
+
+    Args:
+      graph: the channel graph.
+      keep: of both.
+      traced: whether those of branches may be traced.
 
     Raises:
       KeepError: a name that starts with "+" is not that of a branch, or its value is not a bool,
@@ -69,7 +75,7 @@ def split(graph: ChannelGraph, keep: Keep) -> Kept:
                 "list the branches with jp.branches(graph)."
             )
             continue
-        mask = None if isinstance(value, Tracer) else np.asarray(value)
+        mask = _mask(value, traced)
         shapes = {(), known[name].shape}
         if mask is None or mask.dtype != np.bool_ or mask.shape not in shapes:
             wanted = "a bool" if not known[name].shape else f"a bool or bool[{known[name].steps}]"
@@ -79,10 +85,17 @@ def split(graph: ChannelGraph, keep: Keep) -> Kept:
                 "it out."
             )
             continue
-        stay[name] = np.broadcast_to(mask, known[name].shape)
+        spread = jnp.broadcast_to if isinstance(mask, Tracer) else np.broadcast_to
+        stay[name] = spread(mask, known[name].shape)
     if failures:
         raise KeepError("\n".join(failures))
     return Kept(channels, stay)
+
+
+def _mask(value: Any, traced: bool) -> Any:
+    if isinstance(value, Tracer):
+        return value if traced else None
+    return np.asarray(value)
 
 
 def gone_of(graph: ChannelGraph, kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -151,9 +164,18 @@ def _without(graph: ChannelGraph, cuts: Cuts) -> Without:
             "mode, where it updates nothing."
         )
     unchanged = [place is not None for place in passed]
+    own = {i: n for i, n in _own_updates(graph).items() if i not in lost and not unchanged[i]}
+    if own:  # counters of what went, which nothing else reads
+        read = [i not in own and not flag for i, flag in enumerate(unchanged)]
+        then = Live(walk, read, {}).reads
+        now = Live(walk, [flag and i not in lost for i, flag in enumerate(read)], cuts).reads
+        lost |= {i for i, place in own.items() if then[place] and not now[place]}
     wanted = [not flag and i not in lost for i, flag in enumerate(unchanged)]
     whole, live = Live(walk, [not flag for flag in unchanged], {}), Live(walk, wanted, cuts)
     unread = {i for i in places.values() if whole.reads[i] and not live.reads[i]}
+    twins = outputs.twins(graph.output, graph.variables)
+    written = {place for i in lost if (place := twins[i]) is not None}
+    unread |= {place for place in written if not live.reads[place]}
     lost |= {i for i, place in enumerate(passed) if place in unread}
     paths = list(graph.variables)
     gone_paths = frozenset(paths[i] for i in unread)
@@ -164,6 +186,25 @@ def _without(graph: ChannelGraph, cuts: Cuts) -> Without:
         rows={p: rows for p, rows in _rows(graph, live).items() if p not in gone_paths},
         outputs=frozenset(lost),
     )
+
+
+@once
+def _own_updates(graph: ChannelGraph) -> Mapping[int, int]:
+    """{output: variable} of updates that are made of nothing but the variable, such as counters."""
+    flat = FlatProgram(graph.walk, [True] * len(graph.walk.program.outvars))
+    made = {value: 1 << i for i, value in enumerate(flat.ins)}
+    for node in flat.nodes:
+        bits = 0
+        for value in node.ins:
+            bits |= 0 if value is None else made.get(value, 0)
+        made.update(dict.fromkeys(node.outs, bits))
+    twins = outputs.twins(graph.output, graph.variables)
+    ends = zip(flat.outs, twins, strict=True)
+    return {
+        i: place
+        for i, (value, place) in enumerate(ends)
+        if value is not None and place is not None and made.get(value) == 1 << place
+    }
 
 
 def _always(cuts: Cuts) -> dict[Op, int]:

@@ -266,10 +266,10 @@ def _unknown(graph: ChannelGraph, name: Any, what: str) -> str:
     if is_branch(name):
         return (
             f"{what} branch {name!r}, and branches are not pruned here. Fix: jp.slice, jp.unslice, "
-            "jp.slice_opt_state, jp.narrow, jp.resize, jp.linen.resize, jp.nnx.resize, jp.spec, "
-            "jp.compare, jp.compose and the costs take a keep with branches, and jp.gated a gate, "
-            "which is what jp.mask is for channels; for the rest of the library trace the network "
-            "without them, jp.trace(jp.narrow(fn, graph, keep), small, x)."
+            "jp.slice_opt_state, jp.mask, jp.masked, jp.narrow, every resize, jp.verify, jp.spec, "
+            "jp.compare, jp.compose and the costs take a keep with branches, and jp.gated a gate; "
+            "for the rest of the library trace the network without them, "
+            "jp.trace(jp.narrow(fn, graph, keep), small, x)."
         )
     return (
         f"{what} group {name!r}, which the graph does not have; near: "

@@ -5,7 +5,7 @@ names the scopes of operations. What is shared has its first path.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from jaxprune.keras.library import children
@@ -51,9 +51,9 @@ def pairs(model: Any, twin: Any) -> Iterator[tuple[Any, Any]]:
             left.extend(reversed([*zip(children(old), children(new), strict=False)]))
 
 
-def name_alike(model: Any, twin: Any) -> None:
-    """Gives the layers of `twin` the names of those of `model`."""
-    for old, new in pairs(model, twin):
+def name_alike(twins: Iterable[tuple[Any, Any]]) -> None:
+    """Gives new layers the names of the old ones."""
+    for old, new in twins:
         if type(old) is type(new):
             new.name = old.name
 

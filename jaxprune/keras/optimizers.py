@@ -8,9 +8,10 @@ from jaxprune.arguments.checks import kind_of
 from jaxprune.cutting.transforms import sliced
 from jaxprune.errors import TraceError, TreeError
 from jaxprune.graph import ChannelGraph
-from jaxprune.keep.check import Keep, check_keep
+from jaxprune.keep.check import Keep
 from jaxprune.keras.library import check_model, keras, unfiltered
 from jaxprune.keras.names import variables_of
+from jaxprune.running.kept_depth import kept_of
 
 
 def resize_optimizer(optimizer: Any, small: Any, graph: ChannelGraph, keep: Keep) -> Any:
@@ -31,7 +32,7 @@ def resize_optimizer(optimizer: Any, small: Any, graph: ChannelGraph, keep: Keep
       TreeError: the optimizer is not that of the graph's model, or its state has no value for each
         entry of a variable (Adafactor's factors).
     """
-    check_keep(graph, keep)
+    kept_of(graph, keep)
     check_model(small)
     if not isinstance(optimizer, keras().optimizers.Optimizer):
         raise TraceError(
@@ -43,14 +44,28 @@ def resize_optimizer(optimizer: Any, small: Any, graph: ChannelGraph, keep: Keep
     if not optimizer.built:
         return new
     owners = _built(new, small)
-    if len(new.variables) != len(optimizer.variables):
+    given = _left(optimizer, graph, keep)
+    if len(new.variables) != len(given):
         raise TreeError(
-            f"the optimizer has {len(optimizer.variables)} variables, one of the resized model "
+            f"the optimizer has {len(given)} variables for what stays, one of the resized model "
             f"has {len(new.variables)}.\nFix: pass the optimizer of the model that was traced."
         )
-    for old, variable in zip(optimizer.variables, new.variables, strict=True):
+    for old, variable in zip(given, new.variables, strict=True):
         variable.assign(_cut(old, variable, owners.get(id(variable)), graph, keep))
     return new
+
+
+def _left(optimizer: Any, graph: ChannelGraph, keep: Keep) -> list[Any]:
+    """Returns the variables of an optimizer without those of variables that go with branches."""
+    gone = kept_of(graph, keep).without
+    if gone is None:
+        return optimizer.variables
+    model: Any = graph.fn
+    model = model.model
+    fresh = type(optimizer).from_config(optimizer.get_config())
+    owners = _built(fresh, model)
+    pairs = zip(optimizer.variables, fresh.variables, strict=True)
+    return [old for old, twin in pairs if owners.get(id(twin)) not in gone.variables]
 
 
 def _built(new: Any, small: Any) -> dict[int, str]:

@@ -14,10 +14,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxprune.arguments import integers
 from jaxprune.errors import ResizeError
+from jaxprune.keras import without_branches
 from jaxprune.keras.library import (
     children,
     graph_of,
@@ -29,6 +29,7 @@ from jaxprune.keras.library import (
     through,
 )
 from jaxprune.keras.names import layers_of, name_alike, own_variables, pairs, variables_of
+from jaxprune.keras.taken_over import build_as, choose_alike, train_as
 
 Changes = Mapping[str, Mapping[str, Any]]
 """{path of a layer: {key of its configuration, or a way into it: value}}."""
@@ -37,8 +38,9 @@ Changes = Mapping[str, Mapping[str, Any]]
 class Rebuilding:
     """The layers of a model at other sizes, each made when it is called for the first time."""
 
-    def __init__(self, model: Any, changes: Changes):
+    def __init__(self, model: Any, changes: Changes, removed: frozenset[str] = frozenset()):
         self.model = model
+        self.removed = removed
         self.changes = changes
         self.layers = layers_of(model)
         self.paths = dict(_paths(self.layers))
@@ -57,15 +59,25 @@ class Rebuilding:
                 new = self.graph(self.model, None)
             else:
                 new = self.layer(self.model)
-                _build_as(self.model, new)
+                build_as(self.model, new)
                 args, kwargs = keras().tree.map_structure(_symbol, (list(inputs), dict(arguments)))
                 new(*args, **kwargs)
-        for old, layer in pairs(self.model, new):
+        twins = [*self.twins(new)]
+        for old, layer in twins:
             if old.built and not layer.built:
                 layer.build_from_config(old.get_build_config())
-        name_alike(self.model, new)
-        _train_as(self.model, new)
+        name_alike(twins)
+        train_as(twins)
         return new
+
+    def twins(self, new: Any) -> Iterator[tuple[Any, Any]]:
+        """Yields the layers of the model and of the new one that are the same."""
+        if not self.removed:
+            yield from pairs(self.model, new)
+            return
+        yield self.model, new
+        for old, layer in self.pairs:
+            yield from pairs(old, layer)
 
     def run(self, inputs: Any, arguments: Mapping[str, Any]) -> Any:
         """Returns the outputs of the new layers on traced inputs."""
@@ -96,6 +108,9 @@ class Rebuilding:
 
     def call(self, old: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Returns what the new layer or operation in the place of `old` makes of its arguments."""
+        outputs, args = self.without(old, args)
+        if outputs is not None:
+            return outputs
         if not is_graph(old):
             self.at = self.paths[id(old)]
             return self.layer(old)(*args, **kwargs)
@@ -106,6 +121,12 @@ class Rebuilding:
         with keras().name_scope(old.name):
             return self.inline(old, args[0], kwargs.get("training"))
 
+    def without(self, old: Any, args: Any) -> tuple[Any, Any]:
+        """Returns what stands for the outputs of what goes, else None; and the arguments left."""
+        if not self.removed:
+            return None, args
+        return without_branches.outputs(self.removed, self.paths[id(old)], old, args)
+
     def inline(self, old: Any, inputs: Any, training: Any) -> Any:
         """Returns the outputs of a graph of layers, without a model around them."""
 
@@ -114,6 +135,9 @@ class Rebuilding:
                 return self.call(operation, args, kwargs)
             if training is not None:
                 kwargs["training"] = training
+            outputs, args = self.without(operation, args)
+            if outputs is not None:
+                return outputs
             if not is_graph(operation) and not self.layer(operation).built:
                 symbols = keras().tree.map_structure(_symbol, (args, kwargs))
                 with jax.ensure_compile_time_eval():  # what it makes then is not in the program
@@ -142,7 +166,7 @@ class Rebuilding:
         outputs = through(graph, inputs, lambda op, *args, **kwargs: self.call(op, args, kwargs))
         kind = keras().Model if has_constructor(old) else type(old)
         if isinstance(old, keras().Sequential):
-            layers = [self.made[id(layer)] for layer in children(old)]
+            layers = [self.made[id(layer)] for layer in children(old) if id(layer) in self.made]
             kind = keras().Sequential if has_constructor(old) else type(old)
             return kind([flat[0], *layers], name=old.name)
         return kind(inputs, outputs, name=old.name)
@@ -188,14 +212,14 @@ class Rebuilding:
         misfits = [*self.misfits(old, new)]
         while misfits and (better := self.explained(old, config, misfits)):
             config, new, misfits = better
-        _like(old, new)
+        choose_alike(old, new)
         for inner, values in misfits:
             _set(inner, _from_config(inner, _resolved(inner.get_config(), values)))
         return new
 
     def misfits(self, old: Any, new: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
         """Yields the layers that a new one holds, and what is not yet as it must be in them."""
-        name_alike(old, new)
+        name_alike([*pairs(old, new)])
         for inner, twin in [*pairs(old, new)][1:]:
             if type(inner) is not type(twin):
                 continue
@@ -229,14 +253,12 @@ class Rebuilding:
         return None
 
 
-def adapt_as(model: Any, new: Any) -> None:
-    """Gives new layers what the old ones were adapted to by data: constants of the program."""
-    for old, layer in pairs(model, new):
-        twins = [*zip(own_variables(old), own_variables(layer), strict=False)]
-        if twins and hasattr(layer, "finalize_state") and all(a.shape == b.shape for a, b in twins):
-            for ours, theirs in twins:
-                theirs.assign(jnp.array(ours.value))
-            layer.finalize_state()
+class Marking(Rebuilding):
+    """Layers at the sizes that they have, which mark what they give with their paths."""
+
+    def call(self, old: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Returns what the new layer or operation in the place of `old` gives."""
+        return without_branches.marks(self.paths, old, super().call(old, args, kwargs))
 
 
 def _paths(layers: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
@@ -313,15 +335,6 @@ def _taken(old: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key in takes or key not in general}
 
 
-def _like(old: Any, new: Any) -> None:
-    """Gives new layers the choices of the old ones that configurations leave out (`use_cudnn`)."""
-    for a, b in pairs(old, new):
-        for name, value in vars(a).items():
-            public = not name.startswith("_") and name not in ("built", "name", "trainable")
-            if public and isinstance(value, bool | str) and vars(b).get(name, value) != value:
-                setattr(b, name, value)
-
-
 def _numbers(config: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
     """Yields the numbers of a configuration that differ from those in `values`, and these."""
     after = dict(integers.below(_resolved(config, values)))
@@ -358,21 +371,3 @@ def _alike(old: Any, new: Any) -> Iterator[tuple[int, Any]]:
     for a, b in pairs(old, new):
         for ours, theirs in zip(own_variables(a), own_variables(b), strict=False):
             yield id(theirs), ours
-
-
-def _build_as(old: Any, new: Any) -> None:
-    """Builds a new model as the old one was built, so that it is saved with the same shapes."""
-    if not new.built and old.get_build_config():
-        new.build_from_config(old.get_build_config())
-
-
-def _train_as(old: Any, new: Any) -> None:
-    """What of the old model is trained is trained in the new one."""
-    twins = [*pairs(old, new)]
-    for a, b in twins:
-        if a.trainable != b.trainable:
-            b.trainable = a.trainable
-    for a, b in twins:
-        for ours, theirs in zip(own_variables(a), own_variables(b), strict=False):
-            if ours.trainable != theirs.trainable:
-                theirs.trainable = ours.trainable

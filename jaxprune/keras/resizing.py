@@ -9,8 +9,9 @@ from jaxprune.cutting.transforms import check_tree, sliced
 from jaxprune.errors import ResizeError, TreeError
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.inspecting import unread_variables
-from jaxprune.keep.check import Keep, check_keep
+from jaxprune.keep.check import Keep
 from jaxprune.keep.kept import Kept
+from jaxprune.keras import without_branches
 from jaxprune.keras.attributes import attributes
 from jaxprune.keras.library import (
     check_model,
@@ -22,9 +23,11 @@ from jaxprune.keras.library import (
 )
 from jaxprune.keras.names import layers_of, variables_of
 from jaxprune.keras.pure_function import Function, assign, nest, variables
-from jaxprune.keras.rebuilding import Changes, Rebuilding, adapt_as
+from jaxprune.keras.rebuilding import Changes, Marking, Rebuilding
+from jaxprune.keras.taken_over import adapt_as
 from jaxprune.running import same_program
 from jaxprune.running.attribute_search import Holder, Overrides, solved
+from jaxprune.running.kept_depth import KeptDepth, kept_of
 
 _OTHER = "the model is not the one that was traced"
 WAY_OUT = (
@@ -59,7 +62,8 @@ def resize(model: Any, graph: ChannelGraph, keep: Keep, *, overrides: Changes | 
     Args:
       model: the model that was traced, or one that makes the same program.
       graph: what `trace` gave.
-      keep: {group: bool[n]}, concrete; groups that are absent stay whole.
+      keep: {group: bool[n]}, concrete; groups that are absent stay whole. {branch: False} takes a
+        branch out (`jp.branches`) of a functional model: its layers are not made.
       overrides: {pattern of layer paths: {key of the configuration: value}} for layers of your own;
         `"config.heads"` is a way into a value. An operation such as `keras.ops.reshape` is a layer
         here.
@@ -129,10 +133,11 @@ class _Plan:
         self.graph = graph
         self.model = self.fn.model if model is None else model
         check_model(self.model)
-        self.kept = Kept(check_keep(graph, keep))
+        self.keep, self.kept = keep, kept_of(graph, keep)
         check_overrides(overrides)
         self._check_model()
         self.layers = layers_of(self.model)
+        self.removed = self._removed()
         self.known = {path: dict(values) for path, values in self._known(overrides or {})}
         self.rebuilding: Rebuilding | None = None
         self.small: tuple[Overrides, Any] | None = None
@@ -145,8 +150,16 @@ class _Plan:
     def resized(self) -> Any:
         """Returns the model at the kept widths, with its arrays."""
         small = self.made(self.extra)
-        assign(small, sliced(self.graph, variables(self.model), self.kept.keep))
+        assign(small, sliced(self.graph, variables(self.model), self.keep))
         return small
+
+    def _removed(self) -> frozenset[str]:
+        """The paths of the layers that go with branches."""
+        if not isinstance(self.kept, KeptDepth):
+            return frozenset()
+        with unfiltered():
+            full = self.traced({}, Marking)
+            return without_branches.removed_of(self.graph, self.kept, full)
 
     def _check_model(self) -> None:
         """Raises unless the model makes the program of the graph."""
@@ -194,11 +207,11 @@ class _Plan:
                 return end
         return same_program.attempt(self.graph, self.kept, self.traced(extra))
 
-    def traced(self, extra: Overrides) -> Any:
+    def traced(self, extra: Overrides, kind: type[Rebuilding] = Rebuilding) -> Any:
         """Returns the function of new layers that are made while they are called."""
 
         def run(given: Any, *inputs: Any, **keywords: Any) -> tuple[Any, Any]:
-            rebuilding = self.rebuilding = Rebuilding(self.model, self.changes(extra))
+            rebuilding = self.rebuilding = self.rebuilt(extra, kind)
             values = paths.flatten(given)[0]
             inside = scope(lambda variable: rebuilding.value(values, variable))
             with without_values(), inside:
@@ -215,22 +228,29 @@ class _Plan:
 
         return run
 
+    def rebuilt(self, extra: Overrides, kind: type[Rebuilding] = Rebuilding) -> Rebuilding:
+        """Returns the layers of the model with what was tried; at full size where they mark."""
+        if kind is Marking:
+            return kind(self.model, {})
+        return kind(self.model, self.changes(extra), self.removed)
+
     def made(self, extra: Overrides) -> Any:
         """Returns the model at the kept widths, of which the variables have no values yet."""
         if self.small is None or self.small[0] != extra:
-            self.rebuilding = rebuilding = Rebuilding(self.model, self.changes(extra))
+            self.rebuilding = rebuilding = self.rebuilt(extra)
             with without_values():
                 (_, *inputs), keywords = self.kept.call(self.graph)
                 small = rebuilding.model_of(inputs, {**self.fn.arguments, **keywords})
             self._check_shapes(small)
-            adapt_as(self.model, small)
+            adapt_as(rebuilding.twins(small))
             self.small = extra, small
         return self.small[1]
 
     def _check_shapes(self, small: Any) -> None:
         shapes = {path: tuple(v.shape) for path, v in variables_of(small).items()}
+        gone = () if self.kept.without is None else self.kept.without.variables
         for path, variable in self.graph.variables.items():
-            if shapes.get(path) == self.kept.shape(variable):
+            if path in gone or shapes.get(path) == self.kept.shape(variable):
                 continue
             unread = (
                 "The traced call does not read it: trace the call that does, mostly with "

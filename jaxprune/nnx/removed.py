@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from jaxprune.graph import ChannelGraph
@@ -60,7 +61,7 @@ class Removed(nnx.Module):
         _, graphdef, rngs, shapes, _ = self.of.value
 
         def call() -> Any:
-            module: Any = nnx.merge(graphdef, rngs, jax.tree.map(hollow, shapes), copy=True)
+            module: Any = nnx.merge(graphdef, rngs, jax.tree.map(_writable, shapes), copy=True)
             return getattr(module, method)(*args, **kwargs)
 
         return removed_values.zeros_like(call)
@@ -74,6 +75,13 @@ class Removed(nnx.Module):
         if callable(getattr(kind, name, None)):
             return functools.partial(self._zeros, name)
         raise AttributeError(f"{name!r} of {kind.__name__} went with a branch")
+
+
+def _writable(shape: jax.ShapeDtypeStruct) -> Any:
+    """Stands for an array of a shape, into which a method may write."""
+    if jnp.issubdtype(shape.dtype, jax.dtypes.extended):
+        return hollow(shape)
+    return jnp.zeros(shape.shape, shape.dtype)
 
 
 class Zero:

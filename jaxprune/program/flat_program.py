@@ -26,7 +26,7 @@ class FlatProgram:
 
     Attributes:
       nodes: the operations that its `results` need, in order; a loop is one of them.
-      ins, results: its inputs, and those of its outputs that count.
+      ins, outs: its inputs and outputs, None for a number. results: the outputs that count.
       used: for every value the places of the nodes that read it, with the operand.
       count: how many values there are.
     """
@@ -35,7 +35,8 @@ class FlatProgram:
         self.count = 0
         self.nodes: list[Node] = []
         self.ins = [self._value() for _ in walk.program.invars]
-        pairs = zip(self._flatten(walk, self.ins), counts, strict=True)
+        self.outs = self._flatten(walk, self.ins)
+        pairs = zip(self.outs, counts, strict=True)
         self.results = {value for value, counted in pairs if counted and value is not None}
         self._drop_unused()
         self.used: dict[int, list[tuple[int, int]]] = {}

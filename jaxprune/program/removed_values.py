@@ -31,8 +31,11 @@ def folded(
     return _Fold(rules).program(program, removed or [False] * len(program.invars))
 
 
-def zeros_like(call: Callable[[], Any]) -> Any:
-    """Returns zeros in the place of the arrays that a call would give; it is not computed."""
+def zeros_like(call: Callable[[], Any], eval_shape: Any = jax.eval_shape) -> Any:
+    """Returns zeros in the place of the arrays that a call would give; it is not computed.
+
+    `eval_shape` is what takes the shapes, of calls that have state beside their arguments.
+    """
     result: list[Any] = []
 
     def arrays() -> list[Any]:
@@ -40,7 +43,7 @@ def zeros_like(call: Callable[[], Any]) -> Any:
         result.extend((treedef, [None if isinstance(x, jax.Array) else x for x in leaves]))
         return [x for x in leaves if isinstance(x, jax.Array)]
 
-    shapes = iter(jax.eval_shape(arrays))
+    shapes = iter(eval_shape(arrays))
     treedef, others = result
     leaves = [_zeros(next(shapes)) if other is None else other for other in others]
     return jax.tree.unflatten(treedef, leaves)

@@ -24,7 +24,7 @@ from jaxprune.arguments import paths
 from jaxprune.arguments.dtypes import wide_dtype
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
-from jaxprune.keep.check import Keep, check_keep
+from jaxprune.keep.check import Keep
 from jaxprune.keep.kept import Kept
 from jaxprune.linen import resizing as linen
 from jaxprune.nnx import resizing as nnx
@@ -35,6 +35,7 @@ from jaxprune.program.jaxpr import Op
 from jaxprune.program.traits import Trait
 from jaxprune.running import same_program
 from jaxprune.running.compared import Changed, Compared
+from jaxprune.running.kept_depth import kept_of
 
 Resized = Callable[..., Any]
 Scale = Mapping[Any, float]
@@ -54,7 +55,8 @@ def factors(graph: ChannelGraph, keep: Keep, resized: Resized | None = None) -> 
 
     Args:
       graph: the channel graph.
-      keep: {group: bool[n]}, concrete; groups that are absent stay whole.
+      keep: {group: bool[n]}, concrete; groups that are absent stay whole. With branches as in
+        `jp.slice`; what is masked then does not add them.
       resized: `(small, *inputs) -> outputs` at the kept widths, such as
         `lambda v, x: model2.apply(v, x)` or `jp.nnx.function(small_model)`; None for the traced
         function itself, its modules resized as `jp.linen.resize` or `jp.nnx.resize`
@@ -73,15 +75,14 @@ def factors(graph: ChannelGraph, keep: Keep, resized: Resized | None = None) -> 
       >>> factors(graph, {"a": np.arange(4) < 2})
       {'a': 0.5}
     """
-    check_keep(graph, keep)
-    kept = Kept(keep)
+    kept = kept_of(graph, keep)
     pruned = [name for name, mask in kept.keep.items() if not mask.all()]
     if not pruned:
         return {}
     if failures := list(_inexact(graph, pruned)):
         _refuse(failures)
-    changed = compared(graph, kept, resized).changed
-    return _Scales(graph, changed).solve() if changed else {}
+    changed = compared(graph, kept, resized, keep=keep).changed
+    return _Scales(graph, changed, kept).solve() if changed else {}
 
 
 def rescale(graph: ChannelGraph, small: Any, keep: Keep, resized: Resized | None = None) -> Any:
@@ -134,19 +135,26 @@ def _inexact(graph: ChannelGraph, pruned: Sequence[str]) -> Iterator[str]:
 
 
 def compared(
-    graph: ChannelGraph, kept: Kept, resized: Resized | None = None, *, search: bool = True
+    graph: ChannelGraph,
+    kept: Kept,
+    resized: Resized | None = None,
+    *,
+    keep: Keep | None = None,
+    search: bool = True,
 ) -> Compared:
     """Returns in what the network at the kept widths differs from the masked one.
 
-    Without `search` its modules are not tried with other attributes.
+    Without `search` its modules are not tried with other attributes. `keep` is that of `kept`,
+    which is of channels alone without it.
 
     Raises:
       ResizeError: it does not run, or is another network.
     """
+    whole = kept.keep if keep is None else keep
     if resized is None and graph.calls:
-        return linen.compared_at(graph, kept.keep, search=search)
+        return linen.compared_at(graph, whole, search=search)
     if resized is None and isinstance(graph.fn, Function):
-        return nnx.compared_at(graph, kept.keep, search=search)
+        return nnx.compared_at(graph, whole, search=search)
     try:
         args, keywords = kept.call(graph)
         program, _ = jaxpr.trace(resized or graph.fn, *args, **keywords)
@@ -191,15 +199,19 @@ class _Scales(Domain[Scale]):
     The unknowns are the paths of variables, and an `object()` for every constant of any factor.
     """
 
-    def __init__(self, graph: ChannelGraph, changed: Sequence[Changed]):
+    def __init__(self, graph: ChannelGraph, changed: Sequence[Changed], kept: Kept):
         self.graph = graph
         self.changed = changed
+        self.cuts = kept.cuts
+        gone = kept.without
+        self.idle = frozenset[Op]() if gone is None else gone.idle
         self.met: set[Changed] = set()
         self.order: dict[str, int] = {}
         self.rows: dict[frozenset[tuple[Any, float]], None] = {}
         inputs = graph.walk.ins[len(graph.variables) :]
         ins = [*map(self.variable, graph.variables), *([ONE] * len(inputs))]
-        self.same(ONE, *self.run(graph.walk, ins))
+        outs = enumerate(self.run(graph.walk, ins))
+        self.same(ONE, *(out for i, out in outs if gone is None or i not in gone.outputs))
 
     def variable(self, path: str) -> Scale:
         real = jnp.issubdtype(self.graph.variables[path].dtype, jnp.inexact)
@@ -236,6 +248,12 @@ class _Scales(Domain[Scale]):
         """All branches give one factor."""
         del op
         return self.same(*cases)
+
+    def apply(self, op: Op, ins: list[Scale]) -> Sequence[Scale]:
+        """Returns the scales of the results of any operation; of one that goes, any."""
+        if op in self.idle:
+            return [{object(): 1.0} for _ in op.eqn.outvars]
+        return [ins[1 - self.cuts[op]]] if op in self.cuts else super().apply(op, ins)
 
     def compute(self, op: Op, ins: list[Scale]) -> Sequence[Scale]:
         """Returns the scales of the results of one operation."""

@@ -1,6 +1,6 @@
 """A program evaluated in part: without branches, and without what only they had use for."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -68,19 +68,7 @@ def of_now(
     Raises:
       ResizeError: the function does not have these branches now, or reads what was cut with them.
     """
-    ours, theirs = branches(graph), branches(here)
-    failures = [
-        f"branch {name!r} has variables {list(ours[name].variables)}, now "
-        f"{list(theirs[name].variables) if name in theirs else 'none of them'}"
-        for name in kept
-        if name not in theirs or set(ours[name].variables) - set(theirs[name].variables)
-    ]
-    if failures:
-        raise ResizeError(
-            "the function does not have the same branches at these inputs:\n"
-            + "\n".join(failures)
-            + "\nFix: trace the graph with the function and the input ranks that you run."
-        )
+    _check_branches(graph, here, kept)
     now = without_branches.without(here, kept)
     reads = dict(zip(here.variables, now.live.reads, strict=False))
     read = [path for path in sorted(gone.variables) if reads[path]]
@@ -90,6 +78,39 @@ def of_now(
             "trace the graph with the function that you run."
         )
     return now
+
+
+def sums_of(
+    graph: ChannelGraph, here: ChannelGraph, stay: Mapping[str, Any]
+) -> dict[Op, dict[int, Any]]:
+    """Returns {addition of the graph of now: {operand: whether it stays}}.
+
+    Raises:
+      ResizeError: the function does not have these branches now.
+    """
+    _check_branches(graph, here, stay)
+    sums: dict[Op, dict[int, Any]] = {}
+    for name, mask in stay.items():
+        branch = branches(here)[name]
+        sums.setdefault(branch.op, {})[branch.side] = mask
+    return sums
+
+
+def _check_branches(graph: ChannelGraph, here: ChannelGraph, names: Iterable[str]) -> None:
+    """Raises ResizeError unless the function has these branches of the graph now."""
+    ours, theirs = branches(graph), branches(here)
+    failures = [
+        f"branch {name!r} has variables {list(ours[name].variables)}, now "
+        f"{list(theirs[name].variables) if name in theirs else 'none of them'}"
+        for name in names
+        if name not in theirs or set(ours[name].variables) - set(theirs[name].variables)
+    ]
+    if failures:
+        raise ResizeError(
+            "the function does not have the same branches at these inputs:\n"
+            + "\n".join(failures)
+            + "\nFix: trace the graph with the function and the input ranks that you run."
+        )
 
 
 def _within(rows: np.ndarray | None, kept: np.ndarray) -> bool:

@@ -6,9 +6,10 @@ from typing import Any
 import jax
 
 from jaxprune.graph import ChannelGraph
+from jaxprune.inspecting import without_branches
 from jaxprune.keep.check import Keep, check_keep
 from jaxprune.keep.kept import Kept
-from jaxprune.running import evaluator
+from jaxprune.running import depth, evaluator
 from jaxprune.running.narrow import Evaluator
 
 
@@ -18,8 +19,9 @@ def masked(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., Any]:
     It gives what `jp.narrow` gives, at the full shapes: for every group, also for one that is
     inexact, of which zeros in the variables (`jp.mask`) are not enough. Wherever entries of a
     pruned axis meet, a pruned one holds what takes no part there: zero in a sum, -inf in a maximum
-    and in the choice of experts (`argmax`, `top_k`). The keep may be traced, so that one compiled
-    program serves all keeps; it can be differentiated, and mapped over keeps.
+    and in the choice of experts (`argmax`, `top_k`). A branch that goes (`jp.branches`) is not
+    added to its stream. The keep may be traced, so that one compiled program serves all keeps; it
+    can be differentiated, and mapped over keeps.
 
     Outputs along axes that are pruned (`free_outputs`) have any values at pruned indices.
 
@@ -46,11 +48,13 @@ def masked(fn: Callable[..., Any], graph: ChannelGraph) -> Callable[..., Any]:
     retraced = evaluator.retracer(fn, graph)
 
     def run(variables: Any, keep: Keep, *inputs: Any, **keywords: Any) -> Any:
-        masks = check_keep(graph, keep, traced=True)
+        parts = without_branches.split(graph, keep, traced=True)
+        masks = check_keep(graph, parts.channels, traced=True)
         here = retraced(evaluator.full(graph, variables, {}), inputs, keywords)
         evaluator.check_groups(graph, here, masks)
         args = evaluator.operands(variables, inputs, keywords)
-        outs = Evaluator(here, Kept({}), masked=masks).run(here.walk, args)
+        sums = depth.sums_of(graph, here, parts.branches)
+        outs = Evaluator(here, Kept({}), masked=masks, sums=sums).run(here.walk, args)
         return jax.tree.unflatten(jax.tree.structure(here.output), outs)
 
     return run

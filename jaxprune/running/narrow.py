@@ -40,6 +40,7 @@ from jaxprune.running.evaluator import Noted
 
 Find = Callable[[Space], np.ndarray | None]
 Steps = Mapping[Stack, Any]
+Sums = Mapping[Op, Mapping[int, Any]]
 Constants = Mapping[tuple[Op, int], float]
 """{(operation, operand): value}."""
 
@@ -103,7 +104,8 @@ def evaluate(
         outs = Evaluator(here, kept, constants=constants).run(here.walk, args)
         return jax.tree.unflatten(jax.tree.structure(here.output), outs)
     args = depth.operands(here, variables, inputs, keywords)
-    outs = Evaluator(here, kept, part=Part.of(without.live, here.walk)).run(here.walk, args)
+    part = Part.of(without.live, here.walk)
+    outs = Evaluator(here, kept, constants=constants, part=part).run(here.walk, args)
     return depth.outputs(here, outs, without)
 
 
@@ -125,6 +127,7 @@ class Evaluator:
     `masked`: {group: bool[n]} of a network at full size, whose pruned channels take no part; they
     may be traced. `steps`: of every stack that is stepped over here, and whose layers keep channels
     of their own, the layer of now. `constants`: other values for some that the program reads.
+    `sums`: {addition: {operand: whether it is added}}, bool[] or bool[steps] in a scan, traced too.
     """
 
     def __init__(
@@ -135,6 +138,7 @@ class Evaluator:
         constants: Constants = MappingProxyType({}),
         part: Part = WHOLE,
         masked: Mapping[str, Any] = MappingProxyType({}),
+        sums: Sums = MappingProxyType({}),
     ):
         self.graph = graph
         self.kept = kept
@@ -142,6 +146,7 @@ class Evaluator:
         self.constants = constants
         self.part = part
         self.masked = masked
+        self.sums = sums
 
     def at(self, steps: Steps, part: Part | None = None) -> "Evaluator":
         """The evaluator inside of a step, of which a part is evaluated."""
@@ -195,10 +200,7 @@ class Evaluator:
             return [None] * len(op.eqn.outvars), {}
         if op in self.part.cuts:
             return [args[1 - self.part.cuts[op]]], {}
-        if self.masked:
-            args = masking.neutral(op, args, self.masked, self.steps)
-        if self.constants:
-            args = [self._other(op, i, x) for i, x in enumerate(args)]
+        args = self._given(op, args)
         if op.form is Form.SCAN:
             return self._scan(op, args)
         if op.form in evaluator.CONTROL:
@@ -210,6 +212,24 @@ class Evaluator:
                 return special(self, op, args), {}
         return jaxpr.bind(op.eqn, self.operands(op, args), self.params(op)), {}
 
+    def _given(self, op: Op, args: list[Any]) -> list[Any]:
+        """The operands, with what stands in the place of some of them."""
+        if self.masked:
+            args = masking.neutral(op, args, self.masked, self.steps)
+        if op in self.sums:
+            args = self._added(op, args)
+        return [self._other(op, i, x) for i, x in enumerate(args)] if self.constants else args
+
+    def _added(self, op: Op, args: Sequence[Any]) -> list[Any]:
+        """The operands of a sum, zero in the place of one that is not added."""
+        args = [*args]
+        for side, stays in self.sums[op].items():
+            here = jnp.asarray(stays)
+            here = here[self.steps[op.scans[0]]] if here.ndim else here
+            added = jnp.asarray(args[side])
+            args[side] = jnp.where(here, added, jnp.zeros((), added.dtype))
+        return args
+
     def _other(self, op: Op, operand: int, value: Any) -> Any:
         constant = self.constants.get((op, operand))
         return value if constant is None else jnp.asarray(constant, jnp.asarray(value).dtype)
@@ -220,6 +240,7 @@ class Evaluator:
         over = self._layered().intersection(
             stacked_layers.stack(axes[0]) for axes in op.ins[before:]
         )
+        over |= {op} if any(op in item.around for item in self.sums) else set()
         each = jnp.arange(op.params["length"]) if over else ()
 
         def runner(part: Part) -> Callable[[Any], evaluator.Run]:
