@@ -20,14 +20,18 @@ EXTRAS = {
     "cuda12": "JAX on GPUs of NVIDIA, with CUDA 12",
     "cuda13": "JAX on GPUs of NVIDIA, with CUDA 13",
     "tpu": "JAX on TPUs",
-    "experiments": "python -m experiments, in a clone",
-    "prepare": "python -m experiments.data prepare, in a clone",
-    "foreign": "python -m benchmarks.foreign_models, in a clone",
-    "against": "python -m benchmarks.against_torch_pruning, in a clone",
-    "docs": "the site, in a clone",
-    "dev": "tests, lint and types, in a clone",
 }
-"""What each extra of `pyproject.toml` is for; what it installs stands there."""
+"""What each extra is for; what it installs stands in `pyproject.toml`."""
+
+EXTRAS_OF_A_CLONE = {
+    "experiments": "python -m experiments",
+    "prepare": "python -m experiments.data prepare",
+    "foreign": "python -m benchmarks.foreign_models",
+    "against": "python -m benchmarks.against_torch_pruning",
+    "docs": "the site",
+    "dev": "tests, lint and types",
+}
+"""Likewise; they are for programs that a package does not hold."""
 
 _REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:\[([^\]]*)\])?\s*\(?([^;)]*)\)?\s*(?:;(.*))?")
 _EXTRA = re.compile(r"extra\s*==\s*['\"]([\w.-]+)['\"]")
@@ -85,13 +89,15 @@ def extras() -> Iterator[str]:
         return
     width = max(map(len, provided), default=0)
     yield "optional parts:"
-    for name in sorted(provided, key=[*EXTRAS, *provided].index):
-        yield f"  {name:{width}}  {EXTRAS.get(name, '')}"
+    uses = EXTRAS | {name: f"{use}, in a clone" for name, use in EXTRAS_OF_A_CLONE.items()}
+    for name in sorted(provided, key=[*uses, *provided].index):
+        yield f"  {name:{width}}  {uses.get(name, '')}"
         lacking = sorted(set(missing("jaxprune", name)))
         state = "installed" if not lacking else f"missing: {', '.join(lacking)}"
         yield f"  {'':{width}}  {state}"
         if lacking:
-            yield f'  {"":{width}}  pip install "jaxprune[{name}]"'
+            what = f'-e ".[{name}]"' if name in EXTRAS_OF_A_CLONE else f'"jaxprune[{name}]"'
+            yield f"  {'':{width}}  pip install {what}"
 
 
 def missing(distribution: str, extra: str) -> Iterator[str]:

@@ -29,7 +29,8 @@ def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 def test_every_extra_says_what_it_is_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert sorted(command.EXTRAS) == sorted(project["optional-dependencies"])
+    known = [*command.EXTRAS, *command.EXTRAS_OF_A_CLONE]
+    assert sorted(known) == sorted(project["optional-dependencies"])
 
 
 def test_it_prints_versions_devices_and_what_is_missing(installed, capsys) -> None:
@@ -43,6 +44,8 @@ def test_it_prints_versions_devices_and_what_is_missing(installed, capsys) -> No
         "Provides-Extra: tpu",
         "Requires-Dist: exists>=2.2; extra == 'tpu'",
         "Requires-Dist: surely-absent==1.*; extra == 'tpu'",
+        "Provides-Extra: dev",
+        "Requires-Dist: surely-absent; extra == 'dev'",
         "Provides-Extra: new",
     )
     command.main()
@@ -59,6 +62,9 @@ def test_it_prints_versions_devices_and_what_is_missing(installed, capsys) -> No
         f"  tpu     {command.EXTRAS['tpu']}",
         "          missing: exists>=2.2 (here 2.1), surely-absent==1.*",
         '          pip install "jaxprune[tpu]"',
+        f"  dev     {command.EXTRAS_OF_A_CLONE['dev']}, in a clone",
+        "          missing: surely-absent",
+        '          pip install -e ".[dev]"',
         "  new     ",
         "          installed",
     ]
