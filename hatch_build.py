@@ -6,7 +6,7 @@ from pathlib import Path
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 PAGE = re.compile(r"((?<!!)\[[^\]]*\]\()docs/([^)#]+)\.md(#[^)]*)?\)")
-IMAGE = re.compile(r"(!\[[^\]]*\]\()(?!https?:)([^)]+\))")
+IMAGE = re.compile(r'((?:src|srcset)=")(?!https?:)([^"]+")')
 LINK = re.compile(r"((?<!!)\[[^\]]*\]\()(?!https?:|#)([^)]+\))")
 
 
