@@ -1,5 +1,6 @@
 """What wheel and sdist hold, against what git knows: `python tests/package.py DIST`."""
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -9,6 +10,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 NEEDED = (".ci", ".github", "benchmarks", "docs", "experiments", "jaxprune", "tests")
 """The folders that the tests run or read."""
+
+RELATIVE = re.compile(r"(?:\]\(|(?:src|srcset)=\")(?!https:|#)[^)\"]+")
+"""Links and pictures that lead nowhere from outside of the repository."""
 
 
 def main(dist: Path) -> None:
@@ -24,8 +28,18 @@ def main(dist: Path) -> None:
     (wheel,), (sdist,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
     _same("wheel", in_wheel(wheel), {name for name in known if name.startswith("jaxprune/")})
     _same("sdist", in_sdist(sdist), known)
+    relative = RELATIVE.findall(description(wheel))
+    if relative:
+        raise SystemExit(f"The package index cannot follow {relative}. Fix: hatch_build.py.")
     for path in (wheel, sdist):
         print(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB")
+
+
+def description(path: Path) -> str:
+    """What the package index shows of a wheel."""
+    with zipfile.ZipFile(path) as wheel:
+        (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+        return wheel.read(name).decode()
 
 
 def in_wheel(path: Path) -> set[str]:
