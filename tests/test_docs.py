@@ -33,7 +33,7 @@ COMMANDS = sorted({command for row in ROWS for command in row["command"]})
 
 
 @cache
-def tests_of(file: str) -> frozenset[str]:
+def names_in(file: str) -> frozenset[str]:
     tree = ast.parse((ROOT / "tests" / file).read_text("utf-8"))
     return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
 
@@ -47,7 +47,7 @@ def test_every_row_of_the_taxonomy_is_told() -> None:
 
 def test_every_test_is_there() -> None:
     named = {test for row in ROWS for test in row["test"]}
-    gone = [test for test in named if test.split("::")[1] not in tests_of(test.split("::")[0])]
+    gone = [test for test in named if test.split("::")[1] not in names_in(test.split("::")[0])]
     assert gone == []
     assert all(row["test"] for row in ROWS)
 
