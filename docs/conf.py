@@ -26,6 +26,7 @@ extensions = [
     "sphinx_copybutton",
     "docstrings",
     "drawn",
+    "method_pages",
     "public_names",
     "reference_pages",
     "result_pages",

@@ -1,6 +1,6 @@
 """Scores come in; which channels stay, under floors, rounding and budgets, goes out."""
 
-from jaxprune.arguments.old_names import renamed as _renamed
+from jaxprune.arguments.absent_names import absent as _absent
 from jaxprune.groups.array_widths import ArrayWidth
 from jaxprune.groups.constraints import Constraints
 from jaxprune.groups.scored import Scores
@@ -32,7 +32,7 @@ __all__ = [
     "threshold",
 ]
 
-__getattr__ = _renamed(
+__getattr__ = _absent(
     "jaxprune.select",
     {
         "exact": "exact_count; lua_author is the rule of prune.lua",
