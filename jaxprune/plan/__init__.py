@@ -7,6 +7,7 @@ from jaxprune.plan.evaluators import Evaluator, divergence, evaluator
 from jaxprune.plan.expansion import Expansion, expand
 from jaxprune.plan.integer_program import milp
 from jaxprune.plan.level_swaps import evolution, random_search
+from jaxprune.plan.one_factor import uniform
 from jaxprune.plan.problems import Choice, Limit, Problem, problem
 from jaxprune.plan.proposals import netadapt, rise_alone, rise_per_cost
 from jaxprune.plan.reinforcement import amc
@@ -35,4 +36,5 @@ __all__ = [
     "rise_alone",
     "rise_per_cost",
     "sensitivity",
+    "uniform",
 ]

@@ -23,6 +23,7 @@ from refused.values import (
     G,
     K,
     V,
+    W,
     X,
     bad,
     without,
@@ -73,6 +74,7 @@ ROWS = {
     ),
     "plan.replace_one": Row(jp.plan.replace_one, {"problem": P, "evaluate": E, "journal": JOURNAL}),
     "plan.sensitivity": Row(jp.plan.sensitivity, {"problem": P}),
+    "plan.uniform": Row(jp.plan.uniform, {"problem": P, "widths": W}),
     "plan.evolution": Row(
         partial(jp.plan.evolution, generations=1, offspring=2),
         {
