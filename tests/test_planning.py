@@ -32,7 +32,9 @@ def given() -> scoring.Given:
 
 
 @pytest.mark.parametrize("name", planning.PLANNERS)
-def test_every_planner_is_within_the_budget_and_plans_the_same_again(name, given, tmp_path) -> None:
+def test_every_planner_is_within_the_budget_and_plans_the_same_again(
+    name: str, given: scoring.Given, tmp_path: Path
+) -> None:
     scores = scoring.scores("l2", given)
     bounds = {jp.cost.macs: 0.5, jp.cost.params: 0.6}
     options: dict[str, Any] = {"journal": tmp_path / "losses", "evaluations": 20, "ladder": 4}
@@ -45,7 +47,7 @@ def test_every_planner_is_within_the_budget_and_plans_the_same_again(name, given
     assert plans[0].trace == plans[1].trace
 
 
-def test_a_short_recovery_lowers_the_loss_of_the_masked_network(given) -> None:
+def test_a_short_recovery_lowers_the_loss_of_the_masked_network(given: scoring.Given) -> None:
     keep = {name: np.arange(group.size) % 2 == 0 for name, group in given.graph.groups.items()}
     images, labels = scoring.batches(given.task)[0]
 
@@ -59,7 +61,7 @@ def test_a_short_recovery_lowers_the_loss_of_the_masked_network(given) -> None:
     jax.tree.map(np.testing.assert_array_equal, again, tuned)
 
 
-def test_the_rounds_reach_shares_of_the_macs_and_respect_the_floors(given) -> None:
+def test_the_rounds_reach_shares_of_the_macs_and_respect_the_floors(given: scoring.Given) -> None:
     allocate = planning.after("uniform", 0.4)
     assert allocate is not None
     scores = scoring.scores("l2", given)
@@ -79,7 +81,7 @@ def test_the_rounds_reach_shares_of_the_macs_and_respect_the_floors(given) -> No
 def test_a_run_with_a_planner_goes_on_to_the_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = agp.Config(**{**TINY, "rounds": 2, "resume": True})
+    config = replace(agp.Config(**TINY), rounds=2, resume=True)
     whole = execute(agp.EXPERIMENT, replace(config, root=tmp_path / "whole"))
     assert directory.read_json(whole / directory.SUMMARY)["macs"]["pruned"] > 0
     for module, name, at, before in (
@@ -108,4 +110,4 @@ def test_the_sparse_training_takes_one_too() -> None:
 
 def test_an_unknown_name_is_an_error() -> None:
     with pytest.raises(ValueError, match="planner='best' is not one of none, uniform, expand"):
-        agp.Config(**{**SMALL, "planner": "best"})
+        agp.Config(**SMALL, planner="best")

@@ -4,7 +4,7 @@ The losses are those of the validation images; what recovers between decisions s
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from experiments.data.augment import normalized
 from experiments.procedures import scoring
 from experiments.procedures.scoring import BATCHES, SIZE, Given
 from experiments.runner.fit import Variables
-from jaxprune.plan import Allocation, Evaluator, Problem
+from jaxprune.plan import Allocation, Problem
 from jaxprune.schedule import Progress, Prune, Quota
 
 NONE = "none"
@@ -31,6 +31,8 @@ OFFSPRING = 16
 """Mutants of a generation; those of the paper are 64, in 400 generations."""
 STEPS = 8
 """The most widths in the ladder of a group."""
+TOLERATED = 0.01
+"""The first tolerance of Play and Prune, a share of the dense loss."""
 TUNED, RATE, MOMENTUM = 10, 1e-2, 0.9
 """Steps of a short recovery and how they go: as many as in the code of NetAdapt."""
 
@@ -40,7 +42,7 @@ class Asked(NamedTuple):
 
     given: Given
     problem: Problem
-    evaluate: Evaluator
+    evaluate: Callable[..., float]
     journal: Path | None = None  # of the losses
     evaluations: int = EVALUATIONS
 
@@ -141,6 +143,7 @@ def _netadapt(asked: Asked) -> Allocation:
         asked.evaluate,
         recover=tuned(asked.given),
         variables=asked.given.variables,
+        rescore=jp.scores.l2,
         rounds=max(1, asked.evaluations // len(asked.problem.choices)),
         journal=asked.journal,
     )
@@ -164,29 +167,70 @@ def _energy_aware(asked: Asked) -> Allocation:
     )
 
 
-def tuned(given: Given, steps: int = TUNED) -> Callable[[Variables, Any], Variables]:
-    """Returns a recovery: some steps of SGD of the masked network on training images.
+def _play_and_prune(asked: Asked) -> Allocation:
+    """The tolerance is a share of the loss, and doubles until the budget is met."""
+    dense = asked.evaluate({})
+    return jp.plan.play_and_prune(
+        asked.problem,
+        asked.evaluate,
+        tuned(asked.given),
+        asked.given.variables,
+        tolerance=TOLERATED * dense,
+        grow=2.0,
+        share=0.1,
+        rounds=asked.evaluations,
+        journal=asked.journal,
+    )
 
-    BatchNorms keep their statistics. It gives the same for the same.
+
+def tuned(
+    given: Given,
+    *,
+    steps: int = TUNED,
+    batches: Sequence[tuple[Any, Any]] | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+) -> Callable[..., Variables]:
+    """Returns a recovery: some steps of the masked network on training images.
+
+    It is called with variables, a keep and, if there is a penalty, the channels on whose weights
+    it is, {group: bool[n]}, and its strength. BatchNorms keep their statistics. It gives the same
+    for the same.
+
+    Args:
+      given: whose network it is.
+      steps: how many.
+      batches: what they see in turn, those of `scoring.batches` by default.
+      optimizer: SGD with momentum by default.
     """
-    graph, loss, batches = given.graph, given.task.loss, scoring.batches(given.task)
-    sgd = optax.sgd(RATE, momentum=MOMENTUM)
+    graph, loss = given.graph, given.task.loss
+    seen = scoring.batches(given.task) if batches is None else batches
+    tx = optimizer or optax.sgd(RATE, momentum=MOMENTUM)
 
     @jax.jit
-    def step(params: Any, rest: Any, state: Any, keep: Any, batch: Any) -> tuple[Any, Any]:
+    def step(
+        params: Any, rest: Any, state: Any, keep: Any, weak: Any, strength: Any, batch: Any
+    ) -> tuple[Any, Any]:
         def of(params: Any) -> jax.Array:
-            masked = jp.mask(graph, {**rest, "params": params}, keep)
-            return loss(graph.fn(masked, batch[0]), batch[1])
+            variables = {**rest, "params": params}
+            norms = jp.scores.l1(graph, variables)
+            penalty = sum(jnp.sum(norms[name] * weak[name]) for name in norms if name in weak)
+            masked = jp.mask(graph, variables, keep)
+            return loss(graph.fn(masked, batch[0]), batch[1]) + strength * penalty
 
-        updates, state = sgd.update(jax.grad(of)(params), state, params)
+        updates, state = tx.update(jax.grad(of)(params), state, params)
         return optax.apply_updates(params, updates), state
 
-    def recover(variables: Variables, keep: Any) -> Variables:
+    def recover(
+        variables: Variables, keep: Any, weak: Any = MappingProxyType({}), strength: float = 0.0
+    ) -> Variables:
         params, rest = variables["params"], {**variables, "params": {}}
         keep = {name: keep[name] for name in graph.groups if name in keep}
-        state = sgd.init(params)
+        none = {name: np.zeros(group.shape, bool) for name, group in graph.groups.items()}
+        penalized = (none | dict(weak), strength) if weak else ({}, 0.0)
+        state = tx.init(params)
         for number in range(steps):
-            params, state = step(params, rest, state, keep, batches[number % len(batches)])
+            batch = seen[number % len(seen)]
+            params, state = step(params, rest, state, keep, *penalized, batch)
         return {**rest, "params": jax.device_get(params)}
 
     return recover
@@ -203,6 +247,7 @@ PLANNERS: Mapping[str, Planner] = MappingProxyType(
         "amc": _amc,
         "netadapt": _netadapt,
         "energy_aware": _energy_aware,
+        "play_and_prune": _play_and_prune,
     }
 )
 """Name -> the planner of `jp.plan`; `expand` is `uniform` of the shape that scores give."""

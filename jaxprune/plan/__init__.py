@@ -1,5 +1,6 @@
 """A problem (scores, ladders of widths, bounds) comes in; an allocation of widths goes out."""
 
+from jaxprune.plan.accuracy_slack import play_and_prune
 from jaxprune.plan.allocation import Allocation, Decision
 from jaxprune.plan.energy_order import energy_aware
 from jaxprune.plan.equal_damage import sensitivity
@@ -30,6 +31,7 @@ __all__ = [
     "expand",
     "milp",
     "netadapt",
+    "play_and_prune",
     "problem",
     "random_search",
     "replace_one",
