@@ -80,7 +80,8 @@ def test_the_rounds_are_those_by_hand(seed: int, tolerance: float) -> None:
     graph = chain(8, 6, 8)[0]
     start = {name: np.arange(1.0, group.size + 1) for name, group in graph.groups.items()}
     found = problem(graph, start, bounds={jp.cost.macs: 0.06}, **FINE)
-    values, options = drawn(found, seed), {"tolerance": tolerance, "share": 0.3, "rounds": 12}
+    values = drawn(found, seed)
+    options: dict[str, Any] = {"tolerance": tolerance, "share": 0.3, "rounds": 12}
     plan = play_and_prune(
         found, missed, shrunk, values, scores=of_values, threshold=0.5, strength=1e-3, **options
     )
@@ -152,15 +153,13 @@ def test_a_game_that_was_killed_goes_on(tmp_path: Path) -> None:
         path = tmp_path / f"{after}"
         with pytest.raises(KeyboardInterrupt):
             play_and_prune(found, Dying(missed, after), shrunk, values, **options, journal=path)
-        again = play_and_prune(found, missed, shrunk, values, **options, journal=path)
-        assert (again.widths, again.trace) == (whole.widths, whole.trace)
-        jp_equal = [np.array_equal(again.variables[n], v) for n, v in whole.variables.items()]
-        assert all(jp_equal)
+        plan = play_and_prune(found, missed, shrunk, values, **options, journal=path)
+        assert (plan.widths, plan.trace) == (whole.widths, whole.trace)
+        assert all(np.array_equal(plan.variables[n], v) for n, v in whole.variables.items())
         assert path.read_bytes() == (tmp_path / "whole").read_bytes()
+    again: dict[str, Any] = dict(options, share=0.3)
     with pytest.raises(CheckpointError, match=r"share is 0\.2, here 0\.3"):
-        play_and_prune(
-            found, missed, shrunk, values, **{**options, "share": 0.3}, journal=tmp_path / "1"
-        )
+        play_and_prune(found, missed, shrunk, values, **again, journal=tmp_path / "1")
     other = {name: v + 1 for name, v in values.items()}
     with pytest.raises(CheckpointError, match="other weights or data"):
         play_and_prune(found, missed, shrunk, other, **options, journal=tmp_path / "1")

@@ -15,8 +15,6 @@ import numpy as np
 import optax
 
 import jaxprune as jp
-from experiments import data
-from experiments.data.augment import normalized
 from experiments.procedures import scoring
 from experiments.procedures.scoring import BATCHES, SIZE, Given
 from experiments.runner.fit import Variables
@@ -33,8 +31,9 @@ STEPS = 8
 """The most widths in the ladder of a group."""
 TOLERATED = 0.01
 """The first tolerance of Play and Prune, a share of the dense loss."""
-TUNED, RATE, MOMENTUM = 10, 1e-2, 0.9
-"""Steps of a short recovery and how they go: as many as in the code of NetAdapt."""
+TUNED, TUNED_SIZE, RATE, MOMENTUM = 10, 16, 1e-2, 0.9
+"""Steps of a short recovery, as many as in the code of NetAdapt, images in each, and how it goes.
+"""
 
 
 class Asked(NamedTuple):
@@ -57,6 +56,7 @@ def asked(
     *,
     journal: Path | None = None,
     evaluations: int = EVALUATIONS,
+    batches: int = BATCHES,
     **options: Any,
 ) -> Asked:
     """Returns what the planners plan.
@@ -67,6 +67,7 @@ def asked(
       bounds: of `jp.plan.problem`.
       journal: a file of losses, so that a planner that was killed goes on.
       evaluations: about how many losses a search measures.
+      batches: of validation images, that a loss is measured on.
       **options: the other ones of `jp.plan.problem`.
     """
     problem = jp.plan.problem(given.graph, jp.scores.normalized(scores), bounds=bounds, **options)
@@ -74,20 +75,10 @@ def asked(
     evaluate = jp.plan.evaluator(
         given.graph,
         given.variables,
-        held_out(given),
+        scoring.examples(task, task.dataset.validation, size=SIZE, count=batches),
         lambda outputs, batch: task.loss(outputs, batch[1]),
     )
     return Asked(given, problem, evaluate, journal, evaluations)
-
-
-def held_out(given: Given) -> list[tuple[Any, Any]]:
-    """Returns validation images with their labels; the same for one seed."""
-    dataset, seed = given.task.dataset, given.task.config.seed
-    found = data.examples(dataset.validation, size=SIZE, count=BATCHES, seed=seed)
-    return [
-        (normalized(dataset.mean, dataset.std, jnp.asarray(images)), jnp.asarray(labels))
-        for images, labels in found
-    ]
 
 
 def _measured(asked: Asked) -> Problem:
@@ -199,11 +190,13 @@ def tuned(
     Args:
       given: whose network it is.
       steps: how many.
-      batches: what they see in turn, those of `scoring.batches` by default.
+      batches: what they see in turn, by default `TUNED` of `TUNED_SIZE` training images.
       optimizer: SGD with momentum by default.
     """
     graph, loss = given.graph, given.task.loss
-    seen = scoring.batches(given.task) if batches is None else batches
+    train = given.task.dataset.train
+    few = {"size": TUNED_SIZE, "count": TUNED}
+    seen = scoring.examples(given.task, train, **few) if batches is None else batches
     tx = optimizer or optax.sgd(RATE, momentum=MOMENTUM)
 
     @jax.jit
