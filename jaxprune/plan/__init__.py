@@ -9,6 +9,7 @@ from jaxprune.plan.expansion import Expansion, expand
 from jaxprune.plan.integer_program import milp
 from jaxprune.plan.level_swaps import evolution, random_search
 from jaxprune.plan.one_factor import uniform
+from jaxprune.plan.pictures import plot
 from jaxprune.plan.problems import Choice, Limit, Problem, problem
 from jaxprune.plan.proposals import netadapt, rise_alone, rise_per_cost
 from jaxprune.plan.reinforcement import amc
@@ -32,6 +33,7 @@ __all__ = [
     "milp",
     "netadapt",
     "play_and_prune",
+    "plot",
     "problem",
     "random_search",
     "replace_one",

@@ -75,6 +75,17 @@ ROWS = {
     ),
     "plan.replace_one": Row(jp.plan.replace_one, {"problem": P, "evaluate": E, "journal": JOURNAL}),
     "plan.sensitivity": Row(jp.plan.sensitivity, {"problem": P}),
+    "plan.plot": Row(
+        jp.plan.plot,
+        {
+            "allocation": Arg(
+                jp.plan.uniform(PROBLEM),
+                bad(None, 3, "plan", {}, []) | {"problem": PROBLEM},
+                "Allocation",
+            ),
+            "axes": Arg(None, bad(3, "x", [], {}, [1, 2], True), "axes"),
+        },
+    ),
     "plan.uniform": Row(jp.plan.uniform, {"problem": P, "widths": W}),
     "plan.evolution": Row(
         partial(jp.plan.evolution, generations=1, offspring=2),
