@@ -1,1 +1,1 @@
-"""Measurements that back the figures of the README."""
+"""Measurements that back the figures of the site."""

@@ -26,6 +26,7 @@ extensions = [
     "sphinx_copybutton",
     "docstrings",
     "drawn",
+    "method_pages",
     "public_names",
     "reference_pages",
     "result_pages",
@@ -51,7 +52,7 @@ napoleon_use_ivar = True
 toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
-html_title = "jaxprune"
+html_title = f"jaxprune {release}"
 html_favicon = "_static/icon.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

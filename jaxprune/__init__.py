@@ -16,8 +16,8 @@ from jaxprune import (
     sparsify,
     stats,
 )
+from jaxprune.arguments.absent_names import absent as _absent
 from jaxprune.arguments.bounds import Absolute, Share
-from jaxprune.arguments.old_names import renamed as _renamed
 from jaxprune.checkpoint import Restored, open_variables, restore, save, slice_stored
 from jaxprune.cutting.optimizer_state import slice_opt_state
 from jaxprune.cutting.pruned import Pruned
@@ -118,9 +118,32 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-__getattr__ = _renamed(
+_PRUNE = "jp.linen.prune, jp.nnx.prune and jp.keras.prune take a model, jp.prune a function"
+_COSTS = "jp.cost.macs(graph), jp.cost.params(graph); one multiply-accumulate is two FLOPs"
+
+__getattr__ = _absent(
     "jaxprune",
-    {
+    renamed={
         "axes": "jp.spaces",
+    },
+    expected={
+        "load": ("jp.restore(path), of what jp.save wrote", "howto/linen"),
+        "load_checkpoint": ("jp.restore(path), of what jp.save wrote", "howto/linen"),
+        "Pruner": (_PRUNE, "start"),
+        "prune_model": (_PRUNE, "start"),
+        "prune_params": ("jp.slice(graph, variables, keep)", "start"),
+        "cut": ("jp.slice(graph, variables, keep)", "start"),
+        "apply_mask": ("jp.mask(graph, variables, keep)", "concepts/executions"),
+        "flops": (_COSTS, "concepts/costs"),
+        "macs": (_COSTS, "concepts/costs"),
+        "params": (_COSTS, "concepts/costs"),
+        "count_params": (_COSTS, "concepts/costs"),
+        "budget": ("jp.select.budget(graph, scores, keep_macs=0.5)", "howto/budgets"),
+        "l1": ("jp.scores.l1(graph, variables)", "choosing"),
+        "l2": ("jp.scores.l2(graph, variables)", "choosing"),
+        "finetune": ("a training loop of yours, from the variables of the cut", "howto/linen"),
+        "equinox": ("jp.trace, jp.slice and jp.resize take functions of them", "howto/equinox"),
+        "flax": ("jp.linen, or jp.nnx", "howto/index"),
+        "torch": ("none: this library prunes JAX functions", "comparison"),
     },
 )

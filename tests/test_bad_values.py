@@ -44,6 +44,7 @@ DATA = (
     *(jp.slimmable.Split, jp.slimmable.Gradients, jp.select.Constraints),
     *(jp.stats.At, jp.stats.By, jp.stats.Aggregate, jp.stats.Collector, jp.stats.State),
     *(jp.stats.Rows, jp.stats.Reading, jp.stats.Problem),
+    jp.stats.ExpertUse,
     *(jp.stats.Moments, jp.stats.Histogram, jp.stats.Gram, jp.stats.Covariance),
 )
 """What the library makes and hands out. The methods of `Progress`, `Tally`, `Switch`,

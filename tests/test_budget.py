@@ -21,7 +21,7 @@ LIBRARY = {
 FLOORS = (
     "errors arguments program graph keep groups inspecting tracing cutting running gates stats "
     "scores sparsify select recover plan schedule linen nnx haiku keras pruning slimmable "
-    "checkpoint"
+    "checkpoint __main__"
 ).split()
 """What stands in `jaxprune/`, from the bottom up; nothing imports what stands above it."""
 

@@ -188,12 +188,12 @@ def test_what_cannot_be() -> None:
         (
             lambda: jp.prune(STACK, WEIGHTS, TOKENS, keep_macs=0.5),
             "TraceError",
-            r"got a Stack.\nFix: jp\.linen\.prune",
+            r"got an object of Stack.\nFix: jp\.linen\.prune",
         ),
         (
             lambda: jp.prune(Twin(nnx.Rngs(0)), X, keep_macs=0.5),
             "TraceError",
-            r"got a Twin.\nFix: jp\.nnx\.prune",
+            r"got an object of Twin.\nFix: jp\.nnx\.prune",
         ),
         (
             lambda: jp.prune(reads_its_sizes, V, X, keep_mac=0.5),

@@ -1,11 +1,8 @@
 """Variables in files: opened, scored and sliced a part at a time, equal bit by bit."""
 
-import itertools
-import json
 import os
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,79 +10,19 @@ import jaxprune as jp
 from jaxprune.arguments import stored_arrays
 from jaxprune.checkpoint import unfinished
 from jaxprune.errors import CheckpointError, PatternError, TreeError
+from stored_files import TURNED, Killed, close, flip, killing, network, planned, same, written
 
-save_file = pytest.importorskip("safetensors.numpy").save_file
-
-WIDTH, HIDDEN, LAYERS = 6, 10, 3
-TURNED = {
-    "layers/gate": (1, 2, 0),
-    "layers/up": (1, 0, 2),
-    "layers/down": (0, 2, 1),
-    "last": (1, 0),
-}
-"""How the tensors of some variables are transposed."""
-
-
-def network(v, x):
-    def layer(x, v):
-        return x + (jax.nn.relu(x @ v["gate"]) * (x @ v["up"])) @ v["down"], None
-
-    return jax.lax.scan(layer, x @ v["first"] + v["bias"][None], v["layers"])[0] @ v["last"]
-
-
-def made(seed=0):
-    random = np.random.default_rng(seed)
-    shapes = {"gate": (WIDTH, HIDDEN), "up": (WIDTH, HIDDEN), "down": (HIDDEN, WIDTH)}
-    layers = {n: random.normal(size=(LAYERS, *s)).astype(np.float32) for n, s in shapes.items()}
-    half = random.normal(size=(7, WIDTH)).astype(jnp.bfloat16)
-    last = random.normal(size=(WIDTH, 2)).astype(np.float32)
-    return {"first": half, "bias": -np.zeros(WIDTH, np.float32), "last": last, "layers": layers}
+pytest.importorskip("safetensors")
 
 
 @pytest.fixture(scope="module")
 def traced():
-    v = made()
-    graph = jp.trace(network, jax.eval_shape(lambda: v), jax.ShapeDtypeStruct((1, 7), jnp.float32))
-    scores = jp.scores.l2(graph, v)
-    assert any(group.layers for group in graph.groups.values())
-    return graph, v, jp.select.global_ratio(graph, scores, prune_ratio=0.4)
+    return planned()
 
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch):
     monkeypatch.setattr(stored_arrays, "PIECE", 80)
-
-
-def written(folder, v, shards=1, turned=None):
-    """Writes the tensors as others do, in files of their own with an index."""
-    folder.mkdir()
-    flat = {
-        jax.tree_util.keystr(key, simple=True, separator="/"): leaf
-        for key, leaf in jax.tree_util.tree_leaves_with_path(v)
-    }
-    tensors = {
-        path.replace("/", "."): np.ascontiguousarray(
-            leaf.transpose(np.argsort(turned[path])) if turned and path in turned else leaf
-        )
-        for path, leaf in flat.items()
-    }
-    places = {}
-    for number in range(shards):
-        file = f"part-{number}.safetensors"
-        part = dict(list(tensors.items())[number::shards])
-        save_file(part, folder / file, metadata={"format": "pt"})
-        places |= dict.fromkeys(part, file)
-    if shards > 1:
-        (folder / "x.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
-    return folder
-
-
-def same(got, expected):
-    assert jax.tree.structure(got) == jax.tree.structure(expected)
-    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-        assert one.dtype == other.dtype
-        assert one.shape == other.shape
-        assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
 
 
 @pytest.mark.parametrize(
@@ -147,44 +84,6 @@ def test_scores_of_files_are_those_of_the_tree(tmp_path, traced):
         close(jp.scores.taylor(graph, stored, second), jp.scores.taylor(graph, v, gradients))
 
 
-def close(got, expected):
-    assert got.keys() == expected.keys()
-    for group, score in expected.items():
-        np.testing.assert_allclose(got[group], score, rtol=1e-5)
-
-
-class Killed(BaseException):
-    """Stands for the end of the process: nothing catches it."""
-
-
-def killing(patch, place):
-    """Ends the next slice at a place: in its third tensor, after it, or with all on the disk."""
-    calls = itertools.count(1)
-    write, append = unfinished.Unfinished.write, unfinished._append
-
-    def torn(parts):
-        yield next(parts)
-        raise Killed
-
-    def writes(self, name, parts):
-        write(self, name, torn(parts) if next(calls) == 3 else parts)
-
-    def appends(*args):
-        if next(calls) == 4:  # the first line is of the slice
-            raise Killed
-        append(*args)
-
-    def renames(*_):
-        raise Killed
-
-    if place == "in a tensor":
-        patch.setattr(unfinished.Unfinished, "write", writes)
-    elif place == "before the journal":
-        patch.setattr(unfinished, "_append", appends)
-    else:
-        patch.setattr(unfinished.os, "rename", renames)
-
-
 @pytest.mark.parametrize(
     ("place", "left"), [("in a tensor", 4), ("before the journal", 4), ("before the name", 0)]
 )
@@ -210,12 +109,6 @@ def test_a_killed_slice_goes_on(tmp_path, traced, monkeypatch, place, left):
     assert len(again) == left
     assert unfinished.JOURNAL not in os.listdir(out)
     same(jp.restore(out).variables, jp.slice(graph, v, keep))
-
-
-def flip(path, place=-3):
-    data = bytearray(path.read_bytes())
-    data[place] ^= 1
-    path.write_bytes(bytes(data))
 
 
 def test_what_was_damaged_before_it_goes_on_is_written_again(tmp_path, traced, monkeypatch):

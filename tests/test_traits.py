@@ -127,6 +127,18 @@ def linear(call: Called) -> None:
     close(total, sums, precision(call))
 
 
+def writes(call: Called) -> None:
+    """Linear in what is there and what is written together."""
+    where = range(len(call.ins))[call.op.rule.values]
+    if not all(real(call.ins[i]) for i in where):
+        return
+    other = [jnp.roll(x, 1) * 0.5 if i in where else x for i, x in enumerate(call.ins)]
+    pairs = enumerate(zip(call.ins, other, strict=True))
+    both = [a + b if i in where else a for i, (a, b) in pairs]
+    sums = [a + b for a, b in zip(call(*call.ins), call(*other), strict=True)]
+    close(call(*both), sums, precision(call))
+
+
 def homogeneous(call: Called) -> None:
     if call.op.params.get("fill_value"):  # `pruning.rescale` asks for it
         return
@@ -222,6 +234,7 @@ CHECKS: dict[Trait, Callable[[Called], None]] = {
     Trait.CHOOSES: chooses,
     Trait.MAXIMUM: maximum,
     Trait.STARTS: starts,
+    Trait.WRITES: writes,
     Trait.COUNTS: counts,
     Trait.LOOKS_UP: looks_up,
     Trait.ENTRYWISE: entrywise,

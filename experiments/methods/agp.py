@@ -6,6 +6,7 @@ Command:   python -m experiments agp
            python -m experiments agp --final 0.7 --rounds 8
            python -m experiments agp --score fisher --recover lasso
            python -m experiments agp --rounds 1 --retrain scratch-b
+           python -m experiments agp --rounds 1 --planner milp
 Device:    CPU, 2 cores
 """
 
@@ -16,7 +17,7 @@ from types import MappingProxyType
 import jax
 
 import jaxprune as jp
-from experiments.procedures import kept_rounds, recovering, restarting, rounds, scoring
+from experiments.procedures import kept_rounds, planning, recovering, restarting, rounds, scoring
 from experiments.procedures.restarting import Retrain
 from experiments.procedures.rounds import Method, Score
 from experiments.runner import config as configuration
@@ -34,12 +35,15 @@ class Config(Common):
     name: str = "agp"
     """Name of the run; a name that is taken gets a number."""
     final: float = 0.5
-    """Share of the channels that is gone in the end."""
+    """Share of the channels that is gone in the end; of the MACs with a planner."""
     rounds: int = 5
     """Prunings."""
     score: str = "l2"
     """Of the channels, a name in experiments/procedures/scoring.py; the lowest go, of all groups
     together."""
+    planner: str = planning.NONE
+    """How much of every group stays, a name in experiments/procedures/planning.py; planned anew at
+    each pruning, from the scores and from losses on validation images."""
     recover: str = recovering.NONE
     """After each pruning, a name in experiments/procedures/recovering.py; the rounds go on from
     there."""
@@ -58,6 +62,7 @@ class Config(Common):
     def __post_init__(self) -> None:
         """Raises ValueError where values contradict each other."""
         problems = scoring.unknown(self.score) + recovering.unknown(self.recover)
+        problems += planning.unknown(self.planner)
         problems += restarting.unknown(self.retrain)
         configuration.check(self, problems, positive=("rounds", "final"))
 
@@ -72,19 +77,29 @@ def method(config: Config) -> Method:
     dense, train, *finetune = rounds.scaled(config, config.dense, config.train, *after)
     return Method(
         plan=jp.schedule.agp(
-            prune_ratio=config.final, rounds=config.rounds, training=train, finetune=finetune
+            prune_ratio=config.final,
+            rounds=config.rounds,
+            training=train,
+            of=_quota(config),
+            finetune=finetune,
         ),
         dense=dense,
         begin=partial(_begin, config),
         score=Score(scoring.reader(config.score)),
+        allocate=planning.after(config.planner, config.min_keep_ratio),
         recover=recovering.after(config.recover),
         retrain=config.retrain,
     )
 
 
+def _quota(config: Config) -> jp.schedule.Quota:
+    """What `final` is a share of."""
+    return jp.schedule.Quota.CHANNELS if config.planner == planning.NONE else jp.schedule.Quota.MACS
+
+
 def _begin(config: Config, graph: jp.ChannelGraph) -> jp.schedule.Progress:
     progress = jp.schedule.begin(graph, min_keep_ratio=config.min_keep_ratio)
-    last = jp.schedule.Prune(prune_ratio=config.final, of=jp.schedule.Quota.CHANNELS)
+    last = jp.schedule.Prune(prune_ratio=config.final, of=_quota(config))
     progress.prune(last, jp.scores.random(graph, jax.random.key(0)))  # an error if out of reach
     return progress
 

@@ -17,7 +17,7 @@ from typing import Any
 import optax
 
 import jaxprune as jp
-from experiments.procedures import kept_rounds, rounds, sparsifying
+from experiments.procedures import kept_rounds, planning, rounds, sparsifying
 from experiments.procedures.rounds import Method, Score, Transform
 from experiments.procedures.sparsifying import SPARSITIES, Given
 from experiments.runner import config as configuration
@@ -41,6 +41,8 @@ class Config(Common):
     """Of the method, in place of its own."""
     keep_macs: float = 0.4
     """Share of the dense MACs that stays."""
+    planner: str = planning.NONE
+    """How much of every group stays, a name in experiments/procedures/planning.py."""
     min_keep_ratio: float = 0.1
     """Of its channels, how many every group keeps."""
     dense: Training = Training(epochs=15, rates=stepped(0.1))  # noqa: RUF009
@@ -52,7 +54,7 @@ class Config(Common):
 
     def __post_init__(self) -> None:
         """Raises ValueError where values contradict each other."""
-        problems = sparsifying.unknown(self.method)
+        problems = sparsifying.unknown(self.method) + planning.unknown(self.planner)
         if self.train.strength:
             problems.append("train.strength is that of --strength")
         if self.strength is not None and not self.strength > 0:
@@ -88,6 +90,7 @@ def method(config: Config) -> Method:
         dense=dense,
         begin=begin,
         wrap=wrap,
+        allocate=planning.after(config.planner, config.min_keep_ratio),
         score=Score(scores),
     )
 

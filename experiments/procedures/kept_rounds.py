@@ -24,7 +24,7 @@ from experiments.runner.run import Run
 from experiments.runner.task import Task
 from jaxprune.schedule import Phase
 
-LAST = "last"
+LAST, PLANS = "last", "plans"
 KEPT = ("dense", "commit", "finetune")
 """Kinds of phases whose networks stay; the dense one is there once."""
 
@@ -98,6 +98,7 @@ def follow(run: Run[Any], method: Method) -> State:
         where the network before it is.
     """
     path, task = run.path, run.task
+    method = method._replace(journals=path / PLANS)
     state = load(path, task, rounds.initial(task, method))
     with run.going_on([record["phase"] for record in state.records]):
         for after in rounds.rounds(task, method, state, partial(_journal, run)):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ import optax
 import jaxprune as jp
 from experiments.procedures import restarting
 from experiments.procedures.restarting import Retrain
+from experiments.procedures.scoring import Given
 from experiments.report import results
 from experiments.runner import training
 from experiments.runner.config import Common
@@ -22,7 +24,7 @@ from experiments.runner.fit import QUIET, Journal, Variables
 from experiments.runner.task import Network, Task, key
 from experiments.runner.task import initial as untrained
 from experiments.runner.training import Gather, Step
-from jaxprune.schedule import Part, Phase, Plan, Progress, Tally, Training
+from jaxprune.schedule import Part, Phase, Plan, Progress, Prune, Tally, Training
 
 Record = dict[str, Any]
 Transform = optax.GradientTransformation
@@ -43,6 +45,10 @@ Recover = Callable[[jp.ChannelGraph, Variables, Mapping[str, Any], jax.Array, Ta
 """(graph, variables before a pruning, keep, key, task) -> keep, variables to be masked by it."""
 
 
+Allocate = Callable[[Progress, Prune, Mapping[str, Any], Given, Path | None], Mapping[str, Any]]
+"""(progress, how far it goes, scores, the network, a journal of losses) -> keep of its channels."""
+
+
 Wrap = Callable[[Transform, Training, int, jp.ChannelGraph], Transform]
 """(SGD, how it trains, steps of an epoch, graph) -> the optimizer. It sees no weights, which differ
 after an interruption: what depends on them belongs in its state."""
@@ -55,6 +61,8 @@ class Method(NamedTuple):
       plan: what comes next, of `jaxprune.schedule`.
       dense: how the network trains before the plan begins.
       score: of the channels; the lowest go.
+      allocate: says how much of every group stays, in place of the scores of all together.
+      journals: where it keeps the losses that it measured, so that it goes on after a kill.
       recover: what makes up for a pruning, if anything does.
       begin: graph -> the progress before any pruning, with what it obeys.
       penalty: what a training with a strength puts in front of the momentum.
@@ -67,6 +75,8 @@ class Method(NamedTuple):
     plan: Plan
     dense: Training
     score: Score
+    allocate: Allocate | None = None
+    journals: Path | None = None
     recover: Recover | None = None
     begin: Callable[[jp.ChannelGraph], Progress] = jp.schedule.begin
     penalty: Callable[[Training, jp.ChannelGraph, Variables], Transform] | None = None
@@ -175,7 +185,7 @@ def advanced(
     if phase.prune:
         drawn = key(task.config, label(phase))
         scores = method.score.read(progress.graph, variables, tally, drawn, task)
-        progress = progress.prune(phase.prune, scores, phase.groups)
+        progress = _pruned(task, method, progress, phase, scores, variables, drawn)
         if method.recover:
             kept = method.recover(progress.graph, variables, progress.keep, drawn, task)
             progress, variables = replace(progress, keep=kept[0]), kept[1]
@@ -196,6 +206,24 @@ def network(method: Method, state: State) -> Network:
     """Returns the network of a state, in the model's own form."""
     cut = state.done is not None and state.done.milestone > 0
     return Network(state.model, _closed(method, state), state.progress.total if cut else {})
+
+
+def _pruned(
+    task: Task,
+    method: Method,
+    progress: Progress,
+    phase: Phase,
+    scores: Mapping[str, Any],
+    variables: Variables,
+    drawn: jax.Array,
+) -> Progress:
+    assert phase.prune is not None
+    if method.allocate is None:
+        return progress.prune(phase.prune, scores, phase.groups)
+    journal = method.journals and method.journals / f"{label(phase)}.jsonl"
+    given = Given(task, progress.graph, variables, drawn)
+    keep = method.allocate(progress, phase.prune, scores, given, journal)
+    return replace(progress, keep={**progress.keep, **keep})
 
 
 def _trained(

@@ -124,8 +124,13 @@ def _of_gradients(score: Callable[..., Mapping[str, Any]]) -> Scoring:
 
 def batches(task: Task) -> list[tuple[jax.Array, jax.Array]]:
     """Returns training images, not augmented, with their labels; the same for one seed."""
+    return examples(task, task.dataset.train, size=SIZE, count=BATCHES)
+
+
+def examples(task: Task, split: Any, *, size: int, count: int) -> list[tuple[jax.Array, jax.Array]]:
+    """Returns batches of images of a split, not augmented, with labels; the same for one seed."""
     dataset = task.dataset
-    found = data.examples(dataset.train, size=SIZE, count=BATCHES, seed=task.config.seed)
+    found = data.examples(split, size=size, count=count, seed=task.config.seed)
     return [
         (normalized(dataset.mean, dataset.std, jnp.asarray(images)), jnp.asarray(labels))
         for images, labels in found

@@ -58,11 +58,20 @@ def parameters(fn: Callable[..., Any]) -> list[str]:
 
 def positional(fn: Callable[..., Any]) -> list[str]:
     """Returns the names of the arguments that a function takes by position, if it says them."""
+    return [item.name for item in _by_position(fn)]
+
+
+def needed(fn: Callable[..., Any]) -> list[str]:
+    """Returns those of `positional` that have no default."""
+    return [item.name for item in _by_position(fn) if item.default is item.empty]
+
+
+def _by_position(fn: Callable[..., Any]) -> list[inspect.Parameter]:
     try:
         taken = inspect.signature(fn).parameters.values()
     except (TypeError, ValueError):
         return []
-    return [item.name for item in taken if item.kind in _BY_POSITION]
+    return [item for item in taken if item.kind in _BY_POSITION]
 
 
 _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

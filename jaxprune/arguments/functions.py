@@ -1,25 +1,25 @@
 """What may be traced: a function of variables and inputs, and how."""
 
+import functools
 import inspect
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
-
-import flax.linen as nn
-import jax
-from flax import nnx
+from typing import Any, ParamSpec, TypeVar
 
 from jaxprune.arguments import call_inputs
 from jaxprune.arguments.checks import check_flag, is_array, kind_of
+from jaxprune.arguments.models import model_of
 from jaxprune.arguments.numbers import is_integer
 from jaxprune.arguments.paths import near
-from jaxprune.errors import PatternError, TraceError
+from jaxprune.errors import BudgetError, PatternError, TraceError
 
 TRACE_OPTIONS = (
     "rules", "strict", "layers", "free_outputs", "free_constants", "state", "index_inputs",
 )  # fmt: skip
 """The keywords of every `trace`."""
+
+RATIOS = ("ratio", "prune_ratio", "pruning_ratio", "sparsity", "amount", "keep_ratio")
+"""What a share of the channels is called elsewhere."""
 
 
 def check_function(fn: Any, what: str = "fn") -> None:
@@ -27,10 +27,11 @@ def check_function(fn: Any, what: str = "fn") -> None:
 
     A module can be called too, but holds its variables or finds them elsewhere.
     """
-    if way_out := _module(fn):
-        name, fix = way_out
+    if model := model_of(fn):
         raise TraceError(
-            f"{what} must be a function of variables and inputs, got {name}.\nFix: {fix}"
+            f"{what} must be a function of variables and inputs, got {model.name}.\n"
+            f"Fix: {model.traced}.",
+            page=model.page,
         )
     if not callable(fn):
         raise TraceError(
@@ -87,6 +88,13 @@ def check_keywords(method: Any, name: str, given: Any, others: Sequence[str]) ->
         return
     known = [*taken, *others, *TRACE_OPTIONS]
     bad = [f"{word!r}; near: {near(word, known)}" for word in given if word not in taken]
+    ratios = [word for word in given if word in RATIOS and word not in taken]
+    if ratios and "keep_macs" in others:
+        raise BudgetError(
+            f"{name} takes no keyword {ratios[0]!r}.\nFix: keep_macs=0.5, the share of the "
+            "multiply-accumulates that stays; of the channels, jp.select.global_ratio(graph, "
+            "scores, prune_ratio=0.5) between the single steps."
+        )
     if bad:
         raise TraceError(
             "\n".join([f"{name} takes no keyword {why}" for why in bad]) + f"\nFix: one of {known}."
@@ -98,29 +106,28 @@ def _axes(rules: Mapping[Any, Any]) -> list[Any]:
     return [getattr(rule, "axes", rule) for rule in rules.values()]
 
 
-def _module(fn: Any) -> tuple[str, str] | None:
-    """What a module or a class is called, and what to pass in its place."""
-    if isinstance(fn, type):
-        name = f"the class {fn.__name__}"
-        if issubclass(fn, nnx.Module):
-            return name, "jp.nnx.trace(model, *inputs), of a model object."
-        return name, "a function of variables, such as model.apply of an object of the class."
-    name = f"an object of {type(fn).__name__}"
-    if isinstance(fn, nn.Module):
-        return (
-            name,
-            "jp.linen.trace(module, variables, *inputs), or lambda v, x: module.apply(v, x).",
-        )
-    if isinstance(fn, nnx.Module):
-        return name, "jp.nnx.trace(model, *inputs), and graph.fn for what takes a function."
-    equinox, keras = sys.modules.get("equinox"), sys.modules.get("keras")
-    held = equinox is not None and isinstance(fn, equinox.Module)
-    wraps = hasattr(fn, "__wrapped__") or hasattr(fn, "__self__")  # a function, a method
-    if held and not wraps and any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(fn)):
-        return name, (
-            "v, static = eqx.partition(model, eqx.is_array), and the function "
-            "lambda v, x: eqx.combine(v, static)(x)."
-        )
-    if keras is not None and isinstance(fn, getattr(keras, "Layer", ())):
-        return name, "jp.keras.trace(model, *inputs), and graph.fn for what takes a function."
-    return None
+P, R = ParamSpec("P"), TypeVar("R")
+
+
+def by_name(call: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Makes a function of a graph and scores that says what has a name, such as a ratio.
+
+    A warning from the function must look one level further up.
+
+    Args:
+      call: how it is called.
+    """
+
+    def named(fn: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(fn)
+        def checked(*args: P.args, **keywords: P.kwargs) -> R:
+            if len(args) > 2:
+                raise BudgetError(
+                    f"{fn.__name__} takes a graph and scores, and everything else by its name; got "
+                    f"{kind_of(args[2])} behind them.\nFix: {call}."
+                )
+            return fn(*args, **keywords)
+
+        return checked
+
+    return named

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 PIECE = 2**23
-"""Bytes that are read at once, or one row of the outer axis where that has more."""
+"""Bytes that are read at once, or what is stored together where that is more."""
+CHUNK = PIECE // 2
+"""Bytes of the chunks in which arrays are written: they come on top of what is read at once."""
 
 Slices = tuple[slice, ...]
 
@@ -34,8 +36,10 @@ class StoredArray:
     """What file this is: where it is, how long, and when it was written."""
     header: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     """What the file says of itself."""
-    in_parts: bool = field(default=True, repr=False)
-    """Whether a part is read without the rest."""
+    along: int = field(default=0, repr=False)
+    """The axis of the tensor along which parts are read."""
+    together: int = field(default=1, repr=False)
+    """How many entries along it are stored together, so that reading one reads all of them."""
 
     @property
     def ndim(self) -> int:
@@ -54,21 +58,23 @@ class StoredArray:
 
     @property
     def outer(self) -> int | None:
-        """The axis along which parts lie one after the other in the file; None if not in parts."""
-        return self.axes.index(0) if self.in_parts and self.shape else None
+        """The axis along which parts are read; None for a single entry."""
+        return self.axes.index(self.along) if self.shape else None
 
     def bounds(self) -> Iterator[tuple[int, int]]:
         """Yields (start, stop) of the parts along the outer axis, each of `PIECE` bytes."""
         assert self.outer is not None
         length = self.shape[self.outer]
-        rows = max(1, PIECE * length // max(self.nbytes, 1))
+        rows = PIECE * length // max(self.nbytes, 1)
+        rows = self.together * max(1, rows // self.together)
         for start in range(0, length, rows):
             yield start, min(start + rows, length)
 
     def part(self, start: int, stop: int) -> np.ndarray:
         """Returns the entries from `start` to `stop` along the outer axis."""
-        others = (slice(None),) * (self.ndim - 1)
-        return self.read((slice(start, stop), *others)).transpose(self.axes)
+        where = [slice(None)] * self.ndim
+        where[self.along] = slice(start, stop)
+        return self.read(tuple(where)).transpose(self.axes)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Reads it whole; a view without reading is not to be had."""

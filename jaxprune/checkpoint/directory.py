@@ -27,7 +27,7 @@ import jaxprune.checkpoint.manifest as manifest
 from jaxprune.errors import CheckpointError
 
 _TOKEN = r"([0-9a-f]{16}|\d+)"  # numbers come from earlier versions
-_DATA = re.compile(rf"jaxprune-data-{_TOKEN}(\.orbax.*)?")  # Orbax adds a suffix while it writes
+DATA = re.compile(rf"jaxprune-data-{_TOKEN}(\.orbax.*)?")  # Orbax adds a suffix while it writes
 _TICKET = re.compile(rf"jaxprune-save-{_TOKEN}\.tmp|jaxprune\.json\.tmp")
 _UNKNOWN = "the manifest cannot be read"
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK, errno.EACCES}
@@ -71,12 +71,13 @@ def claim(path: Path, *, overwrite: bool) -> Claim:
 def commit(begun: Claim, content: dict[str, object], *, overwrite: bool) -> None:
     """Makes the data of a save, which is on the disk, the checkpoint in one step.
 
+    The content has the SHA-256 of the files of the data.
+
     Raises:
       CheckpointError: another save has finished since this one began.
       OSError: the file system refuses.
     """
-    files = manifest.digests(begun.data)
-    text = manifest.dumps({"data": begun.data.name, "files": files, **content})
+    text = manifest.dumps({"data": begun.data.name, **content})
     with open(os.open(begun.ticket, os.O_WRONLY | os.O_TRUNC), "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -131,7 +132,7 @@ def _put_first(ticket: Path, target: Path) -> None:
 
 def _sweep(path: Path, only: str | None = None) -> None:
     """Deletes data that is superseded for good; what cannot be deleted now is so another time."""
-    entries = [(name, match[1]) for name in os.listdir(path) if (match := _DATA.fullmatch(name))]
+    entries = [(name, match[1]) for name in os.listdir(path) if (match := DATA.fullmatch(name))]
     over = [
         name for name, token in entries if only in (None, token) and _is_over(Claim(path, token))
     ]
@@ -187,7 +188,7 @@ def _ours(path: Path) -> bool:
         mode = path.lstat().st_mode
     except FileNotFoundError:  # another save has just removed it
         return True
-    if _DATA.fullmatch(path.name):
+    if DATA.fullmatch(path.name):
         return stat.S_ISDIR(mode)
     known = path.name == manifest.NAME or _TICKET.fullmatch(path.name)
     return bool(known) and stat.S_ISREG(mode)

@@ -7,6 +7,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -66,19 +67,68 @@ def read(
     )
 
 
-def digests(data: Path) -> dict[str, str]:
-    """Returns {name: SHA-256} of the files below `data`, all written through to the disk."""
-    files = {}
+def whole(directory: Path) -> dict[str, Any]:
+    """Returns the content of the manifest of `save`, its files there, also while others save.
+
+    Raises:
+      CheckpointError: there is none, or it is broken, foreign or newer.
+    """
+    while True:
+        content = saved(directory)
+        try:
+            check_names(directory, content)
+            return content
+        except CheckpointError:
+            if saved(directory)["data"] == content["data"]:
+                raise
+
+
+def saved(directory: Path) -> dict[str, Any]:
+    """Returns the content of the manifest of `save`, of which no file may be left.
+
+    Raises:
+      CheckpointError: there is none, or it is broken, foreign or newer.
+    """
+    if not directory.is_dir():
+        raise CheckpointError(f"no directory {str(directory)!r}.\nFix: check the path.")
+    try:
+        return read(directory)
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{str(directory)!r} has no {NAME}: it is not a jaxprune checkpoint, or its "
+            "save did not finish.\nFix: pass the directory that jaxprune.save wrote."
+        ) from error
+
+
+def digests(data: Path, mine: Callable[[str], bool] = lambda _: True) -> dict[str, str]:
+    """Returns {name: SHA-256} of the files below `data` that are `mine`.
+
+    All are written through to the disk. Several are read at once.
+    """
+    names = []
     for path in sorted(data.rglob("*")) if data.exists() else []:
         if path.is_dir():
             sync(path)
-            continue
-        with open(path, "r+b") as file:
-            os.fsync(file.fileno())
-        files[path.relative_to(data).as_posix()] = _digest(path)
-    if files:
+        elif mine(name := path.relative_to(data).as_posix()):
+            names.append(name)
+    if data.exists():
         sync(data)
-    return files
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(names, pool.map(lambda name: _synced(data / name), names), strict=True))
+
+
+def _synced(path: Path) -> str:
+    with open(path, "r+b") as file:
+        os.fsync(file.fileno())
+    return digest(path)
+
+
+def replace(path: Path, text: str) -> None:
+    """Writes a file through to the disk."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sync(directory: Path) -> None:
@@ -121,7 +171,8 @@ def check_files(directory: Path, content: Mapping[str, Any], tree: str) -> None:
     check_names(directory, content)
     data, others = directory / content["data"], content["trees"].keys() - {tree}
     needed = [name for name in content["files"] if name.partition("/")[0] not in others]
-    whys = [_file_problem(data, name, content["files"][name]) for name in needed]
+    with ThreadPoolExecutor() as pool:
+        whys = pool.map(lambda name: _file_problem(data, name, content["files"][name]), needed)
     _raise_damaged(directory, [why for why in whys if why])
 
 
@@ -195,7 +246,7 @@ def _entries(data: Path) -> Iterator[os.DirEntry[str]]:
 
 def _file_problem(data: Path, name: str, sha: str) -> str | None:
     try:
-        return None if _digest(data / name) == sha else f"{name} has changed since it was written"
+        return None if digest(data / name) == sha else f"{name} has changed since it was written"
     except OSError as error:
         return f"{name}: {error.strerror}"
 
@@ -204,6 +255,7 @@ def _content_digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """Returns the SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,5 @@
 """Opens the variables of a network in files, without reading them."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,11 +8,12 @@ from typing import Any
 
 import jax
 
-import jaxprune.checkpoint.safetensors_files as files
-import jaxprune.checkpoint.slice_manifest as slice_manifest
+import jaxprune.checkpoint.orbax_arrays as orbax_arrays
+import jaxprune.checkpoint.safetensors_directories as safetensors_directories
 from jaxprune.arguments import paths
 from jaxprune.arguments.checks import check_path, kind_of
 from jaxprune.arguments.stored_arrays import StoredArray, permutation
+from jaxprune.checkpoint.tensors import Found
 from jaxprune.checkpoint.values import raise_if
 from jaxprune.errors import CheckpointError
 from jaxprune.graph import ChannelGraph, check_graph
@@ -30,21 +30,26 @@ def open_variables(
     axes: Axes = None,
     ignore: str | Iterable[str] = (),
 ) -> Any:
-    """Returns the tree of the variables of a graph, of arrays that stay in files of safetensors.
+    """Returns the tree of the variables of a graph, of arrays that stay in files.
 
-    The graph may come from shapes: `jp.trace(fn, jax.eval_shape(init), x)`. What is opened goes
-    into the scores that need weights alone, such as `jp.scores.l2`, and into `jp.slice_stored`,
-    which read 8 MB at a time, or one row of a tensor (one layer of stacked ones) where that is
-    more. `jp.slice` and `jp.mask` read a leaf at a time, and `np.asarray` reads one. It is not for
-    compiled functions.
+    The files are of safetensors, or a checkpoint of `jp.save` or Orbax. The graph may come from
+    shapes: `jp.trace(fn, jax.eval_shape(init), x)`. What is opened goes into the scores that need
+    weights alone, such as `jp.scores.l2`, and into `jp.slice_stored`, which read 8 MB at a time, or
+    one row of a tensor (one layer of stacked ones) where that is more. Of Orbax no less is read
+    than a chunk, which is a whole array, or the part of one device, unless it was saved with a
+    `chunk_byte_size`; `jp.save` does so. `jp.slice` and `jp.mask` read a leaf at a time, and
+    `np.asarray` reads one. It is not for compiled functions.
 
-    Files that `jp.slice_stored` wrote are checked by SHA-256, each tensor when it is first read.
+    What `jp.slice_stored` or `jp.save` wrote is checked by SHA-256 before it is used: a tensor of
+    safetensors, also in a file that is opened alone, when it is first read; all variables of Orbax
+    when the first of them is. Other files say nothing of what was written.
 
     Args:
       graph: the channel graph of the network.
-      path: a file, or a directory with one or several files and perhaps their index.
+      path: a file of safetensors, a directory with one or several of them and perhaps their index,
+        a directory of `jp.save`, or the directory of a tree that Orbax wrote.
       names: the name of the tensor of a variable, `names("params/Dense_0/kernel")`, or a mapping of
-        those that are not the default, `params.Dense_0.kernel`.
+        those that are not the default, `params.Dense_0.kernel`. In Orbax it is the keys with dots.
       axes: where the variable is a transposed tensor, the axes for `tensor.transpose(axes)`:
         `axes(path)`, which may be None, or a mapping, such as
         `{"params/Dense_0/kernel": (1, 0)}`.
@@ -68,7 +73,7 @@ def open_variables(
     """
     check_graph(graph)
     check_path(path, CheckpointError)
-    known, digests = _entries(Path(path))
+    known = _found(Path(path))
     what = f"cannot open {os.fspath(path)!r}"
     wanted = _given(graph, names, "names", lambda path: path.replace("/", "."))
     orders = _given(graph, axes, "axes", lambda _: None)
@@ -87,9 +92,10 @@ def open_variables(
     )
     leaves = []
     for place, name in wanted.items():
-        order = permutation(orders[place], len(known[name].shape))
+        order, opened = permutation(orders[place], len(known[name].shape)), known[name].opened
         assert order is not None
-        leaves.append(_array(known[name], name, order, digests.get(name)))
+        assert opened is not None
+        leaves.append(opened(order))
     return jax.tree.unflatten(graph.treedef, leaves)
 
 
@@ -99,10 +105,11 @@ def stored_leaves(directory: Path, content: Mapping[str, Any]) -> list[StoredArr
     Raises:
       CheckpointError: a file is missing, damaged, or of another slice.
     """
-    known, _ = _entries(directory)
+    known = safetensors_directories.found(directory)
     leaves = [
-        _array(known[name], name, tuple(axes), content["sha256"][name])
+        opened(tuple(axes))
         for name, axes in content["tensors"]
+        if (opened := known[name].opened) is not None
     ]
     raise_if(
         [
@@ -114,12 +121,6 @@ def stored_leaves(directory: Path, content: Mapping[str, Any]) -> list[StoredArr
         "use another copy, or slice again.",
     )
     return leaves
-
-
-def _array(entry: files.Entry, name: str, axes: tuple[int, ...], sha256: str | None) -> StoredArray:
-    dtype = files.dtype_of(entry.code)
-    assert dtype is not None
-    return files.Reading(entry, name, dtype, files.source_of(entry.file), sha256).array(axes)
 
 
 def _given(
@@ -163,66 +164,25 @@ def _fit_failures(
     graph: ChannelGraph,
     wanted: Mapping[str, Any],
     orders: Mapping[str, Any],
-    known: Mapping[str, files.Entry],
+    known: Mapping[str, Found],
 ) -> Iterator[str]:
     for path, name in wanted.items():
         entry = known.get(name) if isinstance(name, str) else None
         if entry is None:
             continue
         expected, order = graph.variables[path].shape, permutation(orders[path], len(entry.shape))
-        what = f"variable {path!r}: tensor {name!r} is {entry.code}{list(entry.shape)}"
+        what = f"variable {path!r}: tensor {name!r} is {entry.said}"
         if order is None:
             yield f"{what}, and axes {orders[path]!r} are not a permutation of its axes"
         elif (shape := tuple(entry.shape[axis] for axis in order)) != expected:
             turned = "" if orders[path] is None else f", transposed {list(shape)}"
             yield f"{what}{turned}, the graph has {list(expected)}"
-        if files.dtype_of(entry.code) is None:
+        if entry.opened is None:
             yield f"{what}, a dtype that safetensors does not read into NumPy"
 
 
-def _entries(path: Path) -> tuple[dict[str, files.Entry], Mapping[str, str]]:
-    """Returns ({name: tensor}, {name: SHA-256}) of a file or a directory."""
-    if path.is_file():
-        return files.entries(path), {}
-    if not path.is_dir():
+def _found(path: Path) -> Mapping[str, Found]:
+    """Returns {name: tensor} of files of either format."""
+    if not (path.is_file() or path.is_dir()):
         raise CheckpointError(f"no file or directory {str(path)!r}.\nFix: check the path.")
-    digests = slice_manifest.read(path)["sha256"] if slice_manifest.is_at(path) else {}
-    indexed = sorted(item for item in path.iterdir() if item.name.endswith(files.INDEX))
-    if len(indexed) > 1:
-        raise CheckpointError(
-            f"{str(path)!r} holds several indices: {[item.name for item in indexed]}.\n"
-            "Fix: one checkpoint in a directory."
-        )
-    listed = _weight_map(indexed[0]) if indexed else None
-    shards = list(files.files_below(path))
-    if listed is not None:
-        shards = sorted({path / name for name in listed.values()})
-    if not shards:
-        raise CheckpointError(f"{str(path)!r} holds no file *{files.SUFFIX}.\nFix: check the path.")
-    tensors: dict[str, files.Entry] = {}
-    problems = []
-    for shard in shards:
-        inside = files.entries(shard)
-        problems += [f"tensor {name!r} is in two files" for name in inside if name in tensors]
-        tensors |= inside
-    if listed is not None:
-        problems += [
-            f"tensor {name!r} is not in {file}, where the index has it"
-            for name, file in listed.items()
-            if name not in tensors or tensors[name].file.name != file
-        ]
-    problems += [f"tensor {name!r} is missing" for name in digests if name not in tensors]
-    raise_if(problems, f"{str(path)!r} is not whole", "fetch the files again, all of one version.")
-    return tensors, digests
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    try:
-        found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        if not isinstance(found, dict) or not all(map(files.is_file_name, found.values())):
-            raise ValueError("weight_map is not {tensor: file beside it}")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(
-            f"the index {str(index)!r} cannot be read: {error}.\nFix: fetch it again."
-        ) from error
-    return found
+    return (orbax_arrays if orbax_arrays.is_at(path) else safetensors_directories).found(path)

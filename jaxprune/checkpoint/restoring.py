@@ -55,7 +55,7 @@ class Restored:
             manifest.check_files(self._directory, self._content, name)
             return trees.load(self._directory / self._content["data"], name, plan)
         except CheckpointError as error:
-            if _read(self._directory)["data"] == self._content["data"]:
+            if manifest.saved(self._directory)["data"] == self._content["data"]:
                 raise
             raise CheckpointError(
                 f"checkpoint {str(self._directory)!r} was replaced by a later save before its "
@@ -97,7 +97,7 @@ def restore(path: str | os.PathLike[str], *, like: Any = None, opt_state: Any = 
     check_path(path, CheckpointError)
     directory = Path(path).absolute()
     sliced = slice_manifest.is_at(directory)
-    content = slice_manifest.read(directory) if sliced else _whole(directory)
+    content = slice_manifest.read(directory) if sliced else manifest.whole(directory)
     if opt_state is not None and "opt_state" not in content["trees"]:
         raise CheckpointError(
             f"checkpoint {str(directory)!r} has no optimizer state to fill the template with.\n"
@@ -115,27 +115,3 @@ def restore(path: str | os.PathLike[str], *, like: Any = None, opt_state: Any = 
         _content=content,
         _plans=plans,
     )
-
-
-def _whole(directory: Path) -> dict[str, Any]:
-    """Returns the content of a manifest whose files are there, also while others save."""
-    while True:
-        content = _read(directory)
-        try:
-            manifest.check_names(directory, content)
-            return content
-        except CheckpointError:
-            if _read(directory)["data"] == content["data"]:
-                raise
-
-
-def _read(directory: Path) -> dict[str, Any]:
-    if not directory.is_dir():
-        raise CheckpointError(f"no directory {str(directory)!r}.\nFix: check the path.")
-    try:
-        return manifest.read(directory)
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{str(directory)!r} has no {manifest.NAME}: it is not a jaxprune checkpoint, or its "
-            "save did not finish.\nFix: pass the directory that jaxprune.save wrote."
-        ) from error

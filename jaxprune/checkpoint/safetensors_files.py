@@ -1,12 +1,6 @@
-"""Files of safetensors, of which no more is read than is asked for.
-
-Reading is that of the package `safetensors`. It writes whole tensors only, so that the header of a
-file whose tensors come in parts is written here, and what it says is read back by the package.
-"""
+"""Files of safetensors, of which the package reads no more than is asked for."""
 
 import hashlib
-import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprune.arguments.stored_arrays import Slices, StoredArray
+from jaxprune.checkpoint.tensors import Found, source_of
 from jaxprune.errors import CheckpointError
 
 BLOCK = 2**22
@@ -76,6 +71,16 @@ def entries(file: Path) -> dict[str, Entry]:
         ) from error
 
 
+def found(entry: Entry, name: str, sha256: str | None) -> Found:
+    """Returns a tensor; what is read of it is checked if its SHA-256 is known."""
+    dtype = dtype_of(entry.code)
+    said = f"{entry.code}{list(entry.shape)}"
+    if dtype is None:
+        return Found(entry.shape, said, None)
+    reading = Reading(entry, name, dtype, source_of(entry.file), sha256)
+    return Found(entry.shape, said, reading.array)
+
+
 def code_of(dtype: Any) -> str | None:
     """Returns the name of a dtype in safetensors; None for what it does not have."""
     name = np.dtype(dtype).name
@@ -93,12 +98,6 @@ def _named(name: str) -> np.dtype[Any]:
     from jax.numpy import dtype  # knows bfloat16
 
     return dtype(name)
-
-
-def source_of(file: Path) -> str:
-    """Returns what tells a file from another one, and from itself before it was changed."""
-    found = file.stat()
-    return f"{file.absolute()} {found.st_size} {found.st_mtime_ns}"
 
 
 @dataclass
@@ -167,9 +166,7 @@ class Reading:
             ) from error
 
     def _check(self, expected: str) -> None:
-        plain = tuple(range(len(self.entry.shape)))
-        raw = Reading(self.entry, self.name, self.dtype, self.source).array(plain)
-        if digest(raw) != expected:
+        if digest_of(self.entry, self.name) != expected:
             raise CheckpointError(
                 f"{str(self.entry.file)!r} is damaged: tensor {self.name!r} has changed since it "
                 "was written.\nFix: use another copy, or slice again."
@@ -177,14 +174,18 @@ class Reading:
         self._checked = True
 
 
-def digest(array: StoredArray) -> str:
-    """Returns the SHA-256 of the bytes of the tensor of an array."""
+def digest_of(entry: Entry, name: str) -> str:
+    """Returns the SHA-256 of the bytes of a tensor, read a part at a time."""
+    dtype = dtype_of(entry.code)
+    assert dtype is not None
+    plain = tuple(range(len(entry.shape)))
+    array = Reading(entry, name, dtype, source_of(entry.file)).array(plain)
     sha = hashlib.sha256()
     if array.outer is None:
-        sha.update(raw_bytes(np.asarray(array), array.axes))
+        sha.update(raw_bytes(np.asarray(array), plain))
     else:
         for start, stop in array.bounds():
-            sha.update(raw_bytes(array.part(start, stop), array.axes))
+            sha.update(raw_bytes(array.part(start, stop), plain))
     return sha.hexdigest()
 
 
@@ -192,77 +193,6 @@ def raw_bytes(part: np.ndarray, axes: tuple[int, ...]) -> memoryview:
     """Returns the bytes of a part of a variable as they stand in its tensor."""
     tensor = np.ascontiguousarray(part.transpose(np.argsort(axes))) if axes else part
     return tensor.reshape(-1).view(np.uint8).data
-
-
-class Place(NamedTuple):
-    """Where a tensor stands in a file that is to be written."""
-
-    file: str
-    offset: int
-    size: int
-
-
-class Tensor(NamedTuple):
-    """A tensor that is to be written."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    @property
-    def nbytes(self) -> int:
-        """How many bytes it has."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-def layout(
-    tensors: Mapping[str, Tensor], headers: Mapping[str, Mapping[str, str]], shard_bytes: int
-) -> tuple[dict[str, bytes], dict[str, Place]]:
-    """Returns ({file: its first bytes}, {tensor: where it stands}).
-
-    A file has tensors of up to `shard_bytes`, or one that is larger. The widest dtypes come first,
-    so that every tensor is aligned.
-    """
-    shards: list[list[Tensor]] = []
-    room = -1
-    for tensor in tensors.values():
-        if not shards or tensor.nbytes > room:
-            shards.append([])
-            room = shard_bytes
-        shards[-1].append(tensor)
-        room -= tensor.nbytes
-    starts, places = {}, {}
-    for number, shard in enumerate(shards, 1):
-        many = f"model-{number:05}-of-{len(shards):05}{SUFFIX}"
-        file = f"model{SUFFIX}" if len(shards) == 1 else many
-        header = {key: value for item in shard for key, value in headers[item.name].items()}
-        ordered = sorted(shard, key=lambda item: (-item.dtype.itemsize, item.name))
-        starts[file] = _start(ordered, header)
-        offset = len(starts[file])
-        for tensor in ordered:
-            places[tensor.name] = Place(file, offset, tensor.nbytes)
-            offset += tensor.nbytes
-    return starts, places
-
-
-def _start(tensors: list[Tensor], metadata: Mapping[str, str]) -> bytes:
-    """Returns the length of the header and the header."""
-    content: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    end = 0
-    for tensor in tensors:
-        offsets = [end, end := end + tensor.nbytes]
-        code, shape = code_of(tensor.dtype), list(tensor.shape)
-        content[tensor.name] = {"dtype": code, "shape": shape, "data_offsets": offsets}
-    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
-def index(places: Mapping[str, Place]) -> str:
-    """Returns the text of the index of several files."""
-    total = sum(place.size for place in places.values())
-    files = {name: place.file for name, place in places.items()}
-    return json.dumps({"metadata": {"total_size": total}, "weight_map": files}, indent=2)
 
 
 def files_below(directory: Path) -> Iterator[Path]:

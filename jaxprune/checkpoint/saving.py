@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,8 +13,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import jaxprune.checkpoint.directory as directory
+import jaxprune.checkpoint.manifest as manifest
 import jaxprune.checkpoint.trees as trees
 import jaxprune.checkpoint.values as values
+from jaxprune.arguments import stored_arrays
 from jaxprune.arguments.checks import check_flag, check_path
 from jaxprune.checkpoint.directory import Claim
 from jaxprune.errors import CheckpointError
@@ -81,6 +84,7 @@ def save(
     begun = _claim(Path(path).absolute(), overwrite)
     try:
         _on_all(lambda: _write(begun, arrays))
+        content["files"] = _digests(begun)
         _on_first(lambda: directory.commit(begun, content, overwrite=overwrite))
     except BaseException as error:
         if jax.process_index() == 0:
@@ -161,8 +165,11 @@ def _write(begun: Claim, arrays: Mapping[str, Any]) -> None:
         return
     from orbax.checkpoint import v1 as ocp  # when used: importing it is slow
 
+    context = ocp.Context()
+    context.array.saving.scoped_storage_options_creator = _chunks
     try:
-        ocp.save_checkpointables(str(begun.data), dict(arrays))
+        with context:
+            ocp.save_checkpointables(str(begun.data), dict(arrays))
     except OSError:
         raise
     except Exception as error:
@@ -170,6 +177,57 @@ def _write(begun: Claim, arrays: Mapping[str, Any]) -> None:
             f"Orbax cannot write {str(begun.directory)!r}: {error}\n"
             "Fix: look for the disk being full, and for arrays that were deleted."
         ) from error
+
+
+def _digests(begun: Claim) -> dict[str, str]:
+    """Returns {file: SHA-256} of the data; each process reads what it wrote, and tells the rest."""
+    found: dict[str, str] = {}
+    _on_all(lambda: found.update(manifest.digests(begun.data, _is_mine)))
+    if jax.process_count() == 1:
+        return found
+    text = np.frombuffer(json.dumps(found).encode(), np.uint8)
+    lengths = np.ravel(multihost_utils.process_allgather(np.int32(text.size)))
+    told = np.zeros(lengths.max(), np.uint8)
+    told[: text.size] = text
+    everywhere = np.asarray(multihost_utils.process_allgather(told), np.uint8)
+    for row, length in zip(everywhere, lengths, strict=True):
+        found |= json.loads(row[:length].tobytes())
+    return dict(sorted(found.items()))
+
+
+def _is_mine(file: str) -> bool:
+    """True for what Orbax wrote here; what no process wrote alone is the first one's."""
+    writer = _WRITER.search(file)
+    return (int(writer[1]) if writer else 0) % jax.process_count() == jax.process_index()
+
+
+_WRITER = re.compile(r"\bocdbt\.process_(\d+)/")
+
+
+def _chunks(_: object, array: Any) -> Any:
+    """Returns in what chunks Orbax stores an array: of a part of which no less than one is read.
+
+    Orbax divides axes by their prime factors. Where one is large, chunks would be tiny.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    if array.nbytes <= stored_arrays.PIECE:
+        return None
+    return ocp.options.ArrayOptions.Saving.StorageOptions(
+        shard_axes=(0,) if array.ndim > 2 else None,  # perhaps layers
+        chunk_byte_size=stored_arrays.CHUNK if max(map(_prime, array.shape)) < 256 else None,
+    )
+
+
+def _prime(n: int) -> int:
+    """Returns the largest prime factor."""
+    factor = 2
+    while factor * factor <= n:
+        if n % factor:
+            factor += 1
+        else:
+            n //= factor
+    return n
 
 
 def _on_all(action: Callable[[], None]) -> None:

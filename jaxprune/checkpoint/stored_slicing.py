@@ -8,12 +8,13 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
-import jaxprune.checkpoint.safetensors_files as files
+import jaxprune.checkpoint.orbax_layout as orbax_layout
+import jaxprune.checkpoint.safetensors_layout as safetensors_layout
 import jaxprune.checkpoint.trees as trees
 import jaxprune.checkpoint.unfinished as unfinished
 import jaxprune.checkpoint.values as values
@@ -21,6 +22,7 @@ from jaxprune.arguments import paths
 from jaxprune.arguments.checks import check_path, kind_of
 from jaxprune.arguments.numbers import check_count
 from jaxprune.arguments.stored_arrays import StoredArray
+from jaxprune.checkpoint.tensors import Smaller
 from jaxprune.cutting import absent, entries
 from jaxprune.cutting.transforms import check_tree
 from jaxprune.errors import CheckpointError
@@ -38,15 +40,16 @@ def slice_stored(
     path: str | os.PathLike[str],
     *,
     metadata: Any = None,
-    shard_bytes: int = 5_000_000_000,
+    format: Literal["safetensors", "orbax"] = "safetensors",
+    shard_bytes: int = safetensors_layout.SHARD_BYTES,
 ) -> None:
-    """Writes what `jp.slice` gives, bit for bit, as files of safetensors, in bounded memory.
+    """Writes what `jp.slice` gives, bit for bit, as files, in bounded memory.
 
     No more is in memory than 8 MB of a tensor, or one row of it (one layer of stacked ones) where
-    that is more, twice. Names, axes and dtypes are those of the files that were opened. The same
-    call after a kill goes on where it was: what it has written stands in `<path>.partial` until all
-    is written, read back and compared by SHA-256. Nothing is overwritten. `jp.open_variables` reads
-    the result, and `jp.restore` its spec and metadata, and its variables.
+    that is more, twice; of a source of Orbax a chunk, where that is more. The same call after a
+    kill goes on where it was: what it has written stands in `<path>.partial` until all is written,
+    read back and compared by SHA-256. Nothing is overwritten. `jp.open_variables` reads the result,
+    and `jp.restore` its spec and metadata, and its variables.
 
     Args:
       graph: the channel graph of the network.
@@ -54,14 +57,18 @@ def slice_stored(
       keep: as in `jp.slice`, with branches.
       path: directory to create, with its parents.
       metadata: a JSON value that stands beside the spec, as in `jp.save`.
-      shard_bytes: how many bytes of tensors a file has at most; a larger tensor has its own.
+      format: "safetensors", with the names, axes and dtypes of the files that were opened; or
+        "orbax", the checkpoint that `jp.save` would write of the slice, in chunks of up to 8 MB
+        without compression.
+      shard_bytes: how many bytes of tensors a file of safetensors has at most; a larger tensor has
+        its own.
 
     Raises:
       KeepError: a mask does not fit its group.
       TreeError: `variables` does not mirror the graph.
       CheckpointError: `path` is taken, `<path>.partial` is the beginning of another slice, a source
-        is damaged or has changed, `variables` are not all in files, metadata is not JSON, or what
-        was written does not read back.
+        is damaged or has changed, `variables` are not all in files, metadata is not JSON, the
+        format does not have a dtype, or what was written does not read back.
       OSError: the file system refuses a write.
 
     Warns:
@@ -81,6 +88,10 @@ def slice_stored(
     check_path(path, CheckpointError)
     fix = "shard_bytes=5_000_000_000."
     shard_bytes = check_count(shard_bytes, "shard_bytes", fix, CheckpointError)
+    if format not in ("safetensors", "orbax"):
+        raise CheckpointError(
+            f'format must be "safetensors" or "orbax", got {format!r}.\nFix: format="orbax".'
+        )
     target = Path(path).absolute()
     plan = _plan(graph, variables, keep)
     content = {"spec": specs.spec(graph, keep), "metadata": metadata}
@@ -89,13 +100,19 @@ def slice_stored(
     if os.path.lexists(target):
         problems.append("there is something, and nothing is overwritten")
     values.raise_if(problems, what, "pass another path, and a JSON value as metadata.")
-    headers = {leaf.name: leaf.header for leaf in plan.leaves.values()}
-    starts, places = files.layout(plan.tensors(), headers, shard_bytes)
-    work = unfinished.begin(target, _fingerprint(plan, content, starts), starts, places)
+    content |= {"trees": {"variables": trees.describe(plan.smaller())}}
+    mark = _digest([plan.marks(), content])
+    kept = plan.kept()
+    layout = (
+        safetensors_layout.layout(kept, shard_bytes)
+        if format == "safetensors"
+        else orbax_layout.OrbaxLayout(kept, mark[:16])
+    )
+    work = unfinished.begin(target, _digest([mark, layout.said]), kept, layout)
     for place, leaf in plan.leaves.items():
         if place in plan.shapes and leaf.name not in work.done:
             work.write(leaf.name, plan.parts(place))
-    work.finish(content | plan.described())
+    work.finish(content)
 
 
 class _Plan(NamedTuple):
@@ -109,36 +126,52 @@ class _Plan(NamedTuple):
     """The shapes of what is left; what goes with a branch is absent."""
     treedef: Any
 
-    def tensors(self) -> dict[str, files.Tensor]:
-        """Returns {name: the tensor that is to be written}."""
-        made = {}
-        for path, shape in self.shapes.items():
-            leaf = self.leaves[path]
-            turned = tuple(shape[axis] for axis in np.argsort(leaf.axes)) if shape else ()
-            made[leaf.name] = files.Tensor(leaf.name, turned, leaf.dtype)
-        return made
-
-    def described(self) -> dict[str, Any]:
-        """Returns the structure of the smaller tree, and which tensor each of its leaves is."""
+    def smaller(self) -> Any:
+        """Returns the smaller tree, of shapes."""
         structs = [
             jax.ShapeDtypeStruct(self.shapes.get(path, leaf.shape), leaf.dtype)
             for path, leaf in self.leaves.items()
         ]
         gone = self.leaves.keys() - self.shapes.keys()
-        tree = absent.without_leaves(jax.tree.unflatten(self.treedef, structs), gone)
-        kept = [self.leaves[path] for path in paths.flatten(tree)[0]]
-        return {
-            "trees": {"variables": trees.describe(tree)},
-            "tensors": [[leaf.name, list(leaf.axes)] for leaf in kept],
-        }
+        return absent.without_leaves(jax.tree.unflatten(self.treedef, structs), gone)
 
-    def parts(self, path: str) -> Iterator[memoryview]:
-        """Yields the bytes of a tensor in their order."""
+    def kept(self) -> dict[str, Smaller]:
+        """Returns {tensor: what is to be written}, in the order of the smaller tree."""
+        made = {}
+        for path in paths.flatten(self.smaller())[0]:
+            leaf = self.leaves[path]
+            made[leaf.name] = Smaller(
+                name=leaf.name,
+                shape=self.shapes[path],
+                dtype=leaf.dtype,
+                axes=leaf.axes,
+                outer=self._outer(path),
+                header=leaf.header,
+            )
+        return made
+
+    def _outer(self, path: str) -> int | None:
+        """The axis along which a tensor is cut in parts; None if it is cut whole."""
+        along = self.leaves[path].outer
+        index = None if along is None else self.cuts[path].indices[along]
+        each_layer = index is not None and index.ndim == 2  # each has its own rows
+        return None if each_layer else along
+
+    def marks(self) -> list[Any]:
+        """Returns all that decides what is written of what, JSON."""
+        sources = {leaf.name: [leaf.source, leaf.axes] for leaf in self.leaves.values()}
+        cuts = hashlib.sha256()
+        for path, cut in self.cuts.items():
+            for index in (*cut.indices, self.rows.get(path)):
+                cuts.update(b"-" if index is None else str(index.shape).encode() + index.tobytes())
+        return [sources, cuts.hexdigest()]
+
+    def parts(self, path: str) -> Iterator[np.ndarray]:
+        """Yields what is kept of a variable, along the axis of its parts."""
         leaf, cut, rows = self.leaves[path], self.cuts[path], self.rows.get(path)
-        along = leaf.outer
-        index = None if along is None else cut.indices[along]
-        if along is None or (index is not None and index.ndim == 2):  # each layer has its own rows
-            yield files.raw_bytes(_taken(np.asarray(leaf), cut, rows), leaf.axes)
+        along = self._outer(path)
+        if along is None:
+            yield _taken(np.asarray(leaf), cut, rows)
             return
         for start, stop in leaf.bounds():
             here, left = _within(cut, along, start, stop), rows
@@ -146,7 +179,7 @@ class _Plan(NamedTuple):
                 left = rows[start:stop]
             part = _taken(leaf.part(start, stop), here, left, along)
             if part.size:
-                yield files.raw_bytes(part, leaf.axes)
+                yield part
             del part
 
 
@@ -216,14 +249,5 @@ def _one_layer(cut: entries.Cut, along: int) -> entries.Cut:
     return entries.Cut(tuple(indices), tuple(layers), (None,) * len(indices))
 
 
-def _fingerprint(plan: _Plan, content: Mapping[str, Any], starts: Mapping[str, bytes]) -> str:
-    """Returns the SHA-256 of all that decides what is written."""
-    sources = {leaf.name: [leaf.source, leaf.axes] for leaf in plan.leaves.values()}
-    heads = {name: start.hex() for name, start in starts.items()}
-    cuts = hashlib.sha256()
-    for path, cut in plan.cuts.items():
-        rows = plan.rows.get(path)
-        for index in (*cut.indices, rows):
-            cuts.update(b"-" if index is None else str(index.shape).encode() + index.tobytes())
-    said = [sources, heads, cuts.hexdigest(), content]
+def _digest(said: Any) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

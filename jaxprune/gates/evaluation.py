@@ -45,10 +45,13 @@ def evaluate(
     *,
     enter: Enter | None = None,
     leave: Leave | None = None,
+    onward: Enter | None = None,
     given: Given = NOTHING,
     stacks: Given = NOTHING,
 ) -> tuple[Any, Noted]:
     """Returns the outputs of a program, and what was noted at the marked operations.
+
+    `onward` says what goes on of the results of a marked operation, once they are noted.
 
     What holds no mark is applied as it is, with its own derivative. `stacks` says of what is
     `given` whose layers it has: the steps of that scan are given the rows of their own layers.
@@ -74,7 +77,8 @@ def evaluate(
                     outs, noted = evaluator.CONTROL[op.form](again, op, args)
             else:
                 outs, noted = jaxpr.bind(op.eqn, args, op.eqn.params), {}
-            return outs, noted | leave(op, args, outs) if leave and marked.at(op) else noted
+            noted = noted | leave(op, args, outs) if leave and marked.at(op) else noted
+            return onward(op, outs, given) if onward and marked.at(op) else outs, noted
 
         return again
 

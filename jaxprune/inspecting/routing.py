@@ -101,6 +101,7 @@ class _Feeding(Domain[frozenset[int]]):
 
     def __init__(self) -> None:
         self.noted: dict[tuple[Op, str], frozenset[int]] = {}
+        self.notes = True
 
     def literal(self, value: Any, atom: Any, op: Op | None) -> frozenset[int]:
         del value, atom, op
@@ -112,7 +113,7 @@ class _Feeding(Domain[frozenset[int]]):
 
     def compute(self, op: Op, ins: list[frozenset[int]]) -> Sequence[frozenset[int]]:
         fed = frozenset[int]().union(*ins)
-        if ins:  # what counts points into an axis too, and chooses nothing
+        if ins and self.notes:  # what counts points into an axis too, and chooses nothing
             for of in op.points:
                 self._note(op, of, fed)
         return [fed] * len(op.eqn.outvars)
@@ -125,11 +126,14 @@ class _Feeding(Domain[frozenset[int]]):
                     self.noted[key] = self.noted.get(key, frozenset()) | fed
 
     def scan(self, op: Op, ins: list[frozenset[int]], steps: Steps) -> Sequence[frozenset[int]]:
-        """The carry of a step is made of that of the step before."""
+        """The carry of a step is made of that of the step before; the first step tells routers."""
         end = steps.constants + steps.carry
+        before = self.notes
         while True:
             outs = self.run(op.inner[0], ins)
             carry = [a | b for a, b in zip(ins[steps.constants : end], outs, strict=False)]
+            self.notes = False
             if carry == ins[steps.constants : end]:
+                self.notes = before
                 return [*carry, *outs[steps.carry :]]
             ins = [*ins[: steps.constants], *carry, *ins[end:]]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Any
 
-from jaxprune.arguments.checks import kind_of
+from jaxprune.arguments.models import not_a
 from jaxprune.errors import JaxpruneError, TraceError
 
 _WAITING = "uninitialized_variables"
@@ -40,10 +40,7 @@ def keras() -> Any:
 def check_model(model: Any) -> None:
     """Raises TraceError unless `model` is a Keras model or layer that has its variables."""
     if not isinstance(model, keras().Layer):
-        raise TraceError(
-            f"expected a keras.Model, got {kind_of(model)}.\nFix: pass the model object; jp.trace "
-            "takes any function, jp.nnx.trace an NNX model, jp.linen.trace a Linen module."
-        )
+        raise not_a("a keras.Model", model, "howto/keras")
     if not model.built:
         raise TraceError(
             f"the model {model.name!r} is not built, so that its variables are not there yet.\n"

@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from jaxprune.arguments import call_inputs
+from jaxprune.arguments.models import check_no_variables
 from jaxprune.graph import ChannelGraph
 from jaxprune.keras.pure_function import check_call, function, shapes
 from jaxprune.program.rules import RULES
@@ -58,7 +59,8 @@ def trace(
     """
     check_call(model, arguments)
     keywords, constants = call_inputs.split(arguments)
-    fn = function(model, **constants)
+    fn, abstract = function(model, **constants), shapes(model)
+    check_no_variables(inputs, abstract, "jp.keras.trace(model, *inputs)", "howto/keras")
     options: Any = {
         "layers": layers,
         "free_outputs": free_outputs,
@@ -67,4 +69,4 @@ def trace(
         "index_inputs": index_inputs,
     }
     options |= {"rules": rules, "strict": strict}
-    return tracing.trace(fn, shapes(model), *inputs, **options, **keywords)
+    return tracing.trace(fn, abstract, *inputs, **options, **keywords)

@@ -1,6 +1,6 @@
 """Flax Linen: a module comes in; its channel graph, or the module at the kept widths, goes out."""
 
-from jaxprune.arguments.old_names import renamed as _renamed
+from jaxprune.arguments.absent_names import absent as _absent
 from jaxprune.linen.plan import Resized, Resizing
 from jaxprune.linen.pruning import prune
 from jaxprune.linen.resizing import resize
@@ -15,7 +15,7 @@ __all__ = [
     "trace",
 ]
 
-__getattr__ = _renamed(
+__getattr__ = _absent(
     "jaxprune.linen",
     {
         "select_inputs": "jp.linen.mark_readers(fn, readers=nn.BatchNorm)",

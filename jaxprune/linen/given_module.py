@@ -15,7 +15,8 @@ import flax.linen as nn
 import jax
 
 from jaxprune.arguments import call_inputs
-from jaxprune.errors import ResizeError, TraceError
+from jaxprune.arguments.models import not_a
+from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep.kept import Kept
 from jaxprune.linen.alike import difference, is_transformed
@@ -190,9 +191,4 @@ def _recording(fn: Callable[..., Any], modules: Modules) -> Callable[..., Any]:
 def check_module(module: Any) -> None:
     """Raises TraceError unless it is a Linen module."""
     if not isinstance(module, nn.Module):
-        given = module.__name__ if isinstance(module, type) else type(module).__name__
-        what = f"the class {given}" if isinstance(module, type) else given
-        raise TraceError(
-            f"expected a flax.linen.Module, got {what}.\nFix: pass the module object; jp.trace "
-            "takes any function, jp.nnx.trace an nnx.Module."
-        )
+        raise not_a("a flax.linen.Module", module, "howto/linen")

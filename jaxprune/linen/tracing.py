@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 
 from jaxprune.arguments import call_inputs
+from jaxprune.arguments.checks import check_mapping
 from jaxprune.arguments.functions import check_function, check_keywords
 from jaxprune.errors import TraceError
 from jaxprune.graph import ChannelGraph
@@ -114,6 +115,12 @@ def trace(
     """
     check_module(module)
     check_call(module, call)
+    check_mapping(
+        variables,
+        "variables",
+        "what module.init returned, {'params': ..., 'batch_stats': ...}",
+        partial(TraceError, page="howto/linen"),
+    )
     keywords, constants = call_inputs.split(call, OF_APPLY)
     options: Any = {
         "layers": layers,

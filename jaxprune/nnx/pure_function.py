@@ -13,6 +13,7 @@ from flax import nnx
 
 from jaxprune.arguments import call_inputs, paths
 from jaxprune.arguments.functions import check_keywords
+from jaxprune.arguments.models import not_a
 from jaxprune.arguments.stable_words import shown
 from jaxprune.errors import TraceError, TreeError
 from jaxprune.graph import ChannelGraph
@@ -190,11 +191,7 @@ def check_call(
 def check_module(model: Any) -> None:
     """Raises TraceError unless `model` is an `nnx.Module`."""
     if not isinstance(model, nnx.Module):
-        given = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
-        raise TraceError(
-            f"expected an nnx.Module, got {given}.\nFix: pass the model object; jp.trace takes any "
-            "function, jp.linen.resize a Linen module."
-        )
+        raise not_a("an nnx.Module", model, "howto/nnx")
 
 
 def set_attributes(model: nnx.Module, changes: Changes) -> None:

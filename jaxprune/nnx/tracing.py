@@ -8,6 +8,7 @@ from typing import Any
 from flax import nnx
 
 from jaxprune.arguments import call_inputs
+from jaxprune.arguments.models import check_no_variables
 from jaxprune.graph import ChannelGraph
 from jaxprune.nnx.names import named
 from jaxprune.nnx.pure_function import Method, check_call, function
@@ -68,6 +69,7 @@ def trace(
     check_call(model, method, arguments)
     fn = function(model, method=method, **constants)
     abstract = nnx.to_pure_dict(fn.state)
+    check_no_variables(inputs, abstract, "jp.nnx.trace(model, *inputs)", "howto/nnx")
     seen = replace(fn, around=named)
     options: Any = {
         "layers": layers,

@@ -1,5 +1,6 @@
 """A problem (scores, ladders of widths, bounds) comes in; an allocation of widths goes out."""
 
+from jaxprune.plan.accuracy_slack import play_and_prune
 from jaxprune.plan.allocation import Allocation, Decision
 from jaxprune.plan.energy_order import energy_aware
 from jaxprune.plan.equal_damage import sensitivity
@@ -7,6 +8,8 @@ from jaxprune.plan.evaluators import Evaluator, divergence, evaluator
 from jaxprune.plan.expansion import Expansion, expand
 from jaxprune.plan.integer_program import milp
 from jaxprune.plan.level_swaps import evolution, random_search
+from jaxprune.plan.one_factor import uniform
+from jaxprune.plan.pictures import plot
 from jaxprune.plan.problems import Choice, Limit, Problem, problem
 from jaxprune.plan.proposals import netadapt, rise_alone, rise_per_cost
 from jaxprune.plan.reinforcement import amc
@@ -29,10 +32,13 @@ __all__ = [
     "expand",
     "milp",
     "netadapt",
+    "play_and_prune",
+    "plot",
     "problem",
     "random_search",
     "replace_one",
     "rise_alone",
     "rise_per_cost",
     "sensitivity",
+    "uniform",
 ]

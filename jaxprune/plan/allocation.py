@@ -58,9 +58,9 @@ class Allocation:
         lines = list(ruled(table([head, *rows], numbers={1, 2, 3, 4}), after=(0, len(rows))))
         for limit in self.problem.limits:
             left, dense = self.costs[limit.name], limit.dense
-            lines.append(
-                f"{limit.name}: {left:,} of {dense:,} ({left / dense:.1%}), bound {limit.value:,}"
-            )
+            beyond = ", not held" if left > limit.value else ""
+            bound = f"bound {limit.value:,}{beyond}"
+            lines.append(f"{limit.name}: {left:,} of {dense:,} ({left / dense:.1%}), {bound}")
         lines += self._held()
         gap = "" if self.gap is None else f", gap {self.gap:.2%}"
         return "\n".join([*lines, f"value: {self.value:.6g}{gap}"])

@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 from jaxprune.arguments.checks import check_callable
 from jaxprune.arguments.numbers import check_count, check_share, is_number, plain
-from jaxprune.errors import BudgetError
+from jaxprune.errors import BudgetError, ScoreError
 from jaxprune.plan.allocation import Allocation, Decision, allocation
 from jaxprune.plan.evaluators import Evaluate
 from jaxprune.plan.journals import Journal, digest
 from jaxprune.plan.prices import Point, Prices
 from jaxprune.plan.problems import Problem, check_problem
+from jaxprune.plan.ranked_anew import Score, ranked_anew
 from jaxprune.plan.recovering import Recover, Recovering
 
 Preference = Callable[[float, float], float]
@@ -21,6 +22,20 @@ Preference = Callable[[float, float], float]
 class _Proposal(NamedTuple):
     choice: int
     point: Point
+
+
+class _Round(NamedTuple):
+    number: int
+    point: Point
+    limit: int
+    loss: float
+    variables: Any
+
+
+class _Evaluated(NamedTuple):
+    proposal: _Proposal
+    loss: float
+    variables: Callable[[], Any]
 
 
 def rise_per_cost(rise: float, saved: float) -> float:
@@ -52,6 +67,7 @@ def netadapt(
     decay: float = 0.96,
     rounds: int = 100,
     prefer: Preference = rise_per_cost,
+    rescore: Score | None = None,
     journal: str | PathLike[str] | None = None,
 ) -> Allocation:
     """Returns the allocation where a network is narrowed one choice a round, measured every time.
@@ -65,8 +81,8 @@ def netadapt(
     serves the one that is furthest from being held, in shares of its dense cost.
 
     It knows the loss after a short training and what was cut before; it looks one round ahead. The
-    channels go in the order of the scores of the problem, which the paper ranks anew by their norms
-    every round.
+    channels go in the order of the scores of the problem, or with `rescore` in that of new scores
+    every round: the paper ranks the filters that are left by their norms.
 
     Args:
       problem: what `jp.plan.problem` returned; its ladders say which widths there are (the paper's
@@ -80,6 +96,8 @@ def netadapt(
       decay: of the reductions, from round to round.
       rounds: by which round each bound is met at the latest, if choices meet their targets.
       prefer: `jp.plan.rise_per_cost`, `jp.plan.rise_alone`, or a function of yours.
+      rescore: (graph, variables) -> {group: f32[n]}, such as the paper's `jp.scores.l2`, called
+        behind every round with the variables that went on: what is left leaves by these scores.
       journal: a file of losses. Killed and called again, it measures two of them again; it repeats
         the recovery of the one proposal that went on, of every round. The result is the same.
 
@@ -89,6 +107,7 @@ def netadapt(
     Raises:
       JaxpruneError: `problem` is not one, or a loss is not finite: the message names the widths.
       BudgetError: a number makes no sense, or no choice lowers a cost that is above its bound.
+      ScoreError: `rescore` without `recover`, or new scores that are NaN or lack a group.
       CheckpointError: the journal is of another problem, other bounds, options, weights or data.
 
     Costs: a recovery and an evaluation for every choice in every round.
@@ -114,42 +133,53 @@ def netadapt(
     first = check_share(first, "first", "first=0.025.", BudgetError)
     decay = check_share(decay, "decay", "decay=0.96.", BudgetError)
     rounds = check_count(rounds, "rounds", "rounds=100.", BudgetError)
+    check_callable(rescore, "rescore", "rescore=jp.scores.l2.", ScoreError, optional=True)
+    if rescore is not None and recover is None:
+        raise ScoreError("nothing changes the weights to rescore.\nFix: recover=, or no rescore=.")
     asked = {
         "limits": [[x.name, float(x.value), float(x.dense)] for x in problem.limits],
         "series": [first, decay, rounds, getattr(prefer, "__name__", "")],
         "recovers": recover is not None,
+        **({} if rescore is None else {"rescores": getattr(rescore, "__name__", "")}),
     }
     known = Journal(journal, {"of": "netadapt", "choices": digest(problem), **asked})
     losses = Recovering(problem, evaluate, recover, variables, known)
     point = Prices(problem).start([0] * len(problem.choices))
     reductions = first_reductions(problem, point, first, decay, rounds)
     served = [0] * len(problem.limits)
-    loss, number, trace = losses.dense(), 0, list[Decision]()
+    loss, trace = losses.dense(), list[Decision]()
     while not point.surely_holds():
         limit = _furthest(problem, point)
         least = problem.limits[limit].value
         reduction = reductions[limit] * decay ** served[limit]
         target = max(least, point.totals[limit] - reduction)
         proposals = _proposals(point, limit, target if served[limit] < rounds else least)
-        best: tuple[float, _Proposal, float, Any] | None = None
-        for proposal in proposals:
-            picks = proposal.point.picks
-            key = [number, proposal.choice, picks[proposal.choice]]
-            proposed, after = losses.loss(key, picks, variables)
-            saved = (point.totals[limit] - proposal.point.totals[limit]) / problem.limits[
-                limit
-            ].dense
-            rank = _ranked(prefer, proposed - loss, saved)
-            if best is None or rank < best[0]:
-                best = rank, proposal, proposed, after
-        assert best is not None
-        _, proposal, loss, after = best
-        variables = after()
-        trace.append(_told(problem, point, proposal, len(proposals), limit, loss))
-        point, number = proposal.point, number + 1
+        best = _best(losses, proposals, _Round(len(trace), point, limit, loss, variables), prefer)
+        loss, variables = best.loss, best.variables()
+        trace.append(_told(problem, point, best.proposal, len(proposals), limit, loss))
+        point = best.proposal.point
+        if rescore is not None:
+            losses.problem = ranked_anew(problem, point.picks, rescore(problem.graph, variables))
+            problem = losses.problem
         served[limit] += 1
     given = variables if recover is not None else None
     return allocation(problem, point.picks, value=-loss, trace=trace, variables=given)
+
+
+def _best(
+    losses: Recovering, proposals: list[_Proposal], now: _Round, prefer: Preference
+) -> _Evaluated:
+    """The proposal that `prefer` puts lowest, recovered and evaluated as all are."""
+    dense, best = losses.problem.limits[now.limit].dense, list[tuple[float, _Evaluated]]()
+    for proposal in proposals:
+        picks = proposal.point.picks
+        key = [now.number, proposal.choice, picks[proposal.choice]]
+        proposed, after = losses.loss(key, picks, now.variables)
+        saved = (now.point.totals[now.limit] - proposal.point.totals[now.limit]) / dense
+        rank = _ranked(prefer, proposed - now.loss, saved)
+        if not best or rank < best[0][0]:
+            best = [(rank, _Evaluated(proposal, proposed, after))]
+    return best[0][1]
 
 
 def first_reductions(

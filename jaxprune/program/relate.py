@@ -14,6 +14,7 @@ from jaxprune.program.reasons import Reason
 from jaxprune.program.rules import Rule
 from jaxprune.program.spaces import Atom, Space
 from jaxprune.program.static import Static
+from jaxprune.program.traits import Trait
 
 Axes = list[Space]
 Sources = frozenset[int] | None
@@ -90,6 +91,7 @@ class Tracer:
         self.repeats = 1
         self.contractions: list[Recorded] = []
         self.roles: list[tuple[Atom, str]] = []
+        self.beside: dict[Atom, list[Atom]] = {}
 
     def walk(
         self,
@@ -142,6 +144,7 @@ class Tracer:
     def apply(self, op: Op) -> list[Axes]:
         """Returns the axes of the results of `op`."""
         outs = self._unknown(op) if op.rule is None else op.rule.axes(op)
+        self._note_beside(op)
         pair = self.diagonals.compared.get(op.eqn.outvars[0]) if op.eqn.outvars else None
         if pair is not None:
             ax.unify(outs[0][pair[0]], outs[0][pair[1]], op)
@@ -206,7 +209,7 @@ class Tracer:
     ) -> None:
         """Notes a contraction of `op` and the roles of the variables that enter it."""
         if table is not None:
-            self.roles.extend((atom, "out") for space in table for atom in _owned(space))
+            self._note_role("out", table)
             return
         kernels: frozenset[int] = frozenset()
         for axes, source, gone in zip(op.ins, op.sources, contracted, strict=False):
@@ -215,8 +218,36 @@ class Tracer:
             kernels |= source
             for space in axes:
                 role = "in" if any(space is other for other in gone) else "out"
-                self.roles.extend((atom, role) for atom in _owned(space))
+                self._note_role(role, [space])
         self.contractions.append(Recorded(op, self.repeats, coefficient, spaces, out, kernels))
+
+    def _note_role(self, role: str, spaces: Sequence[Space]) -> None:
+        """Notes a role of the axes of variables in `spaces`, and of those beside them."""
+        left = [atom for space in reversed(spaces) for atom in reversed(_owned(space))]
+        met: set[Atom] = set()
+        while left:
+            atom = left.pop()
+            if atom not in met:
+                met.add(atom)
+                self.roles.append((atom, role))
+                left.extend(reversed(self.beside.get(atom, [])))
+
+    def _note_beside(self, op: Op) -> None:
+        """Notes which axes of whole variables `op` lays upon each other: it keeps those of one.
+
+        An array with axes that no variable has, such as a bias that is spread, only changes others.
+        """
+        if not op.traits & (Trait.ENTRYWISE | Trait.TOGETHER):
+            return
+        whole = [
+            [_owned(space) for space in axes]
+            for axes, source in zip(op.ins, op.sources, strict=True)
+            if source and _is_whole(op, axes)
+        ]
+        for other in whole[1:]:
+            for here, there in zip(whole[0], other, strict=False):  # numbers have no axes
+                for atom in here:
+                    self.beside.setdefault(atom, []).extend(there)
 
 
 def _given(program: Program, caller: Op | None) -> dict[Any, Any]:
@@ -251,6 +282,13 @@ def _union(sources: Sequence[Sources]) -> Sources:
             return None
         union |= source
     return union
+
+
+def _is_whole(op: Op, axes: Axes) -> bool:
+    """True if every axis of an operand was made for a variable, and none is repeated."""
+    shape = tuple(space.size for space in axes)
+    spread = Trait.ENTRYWISE in op.traits and shape != op.out_shapes[0]
+    return not spread and all(_owned(space) for space in axes if space.size > 1)
 
 
 def _owned(space: Space) -> list[Atom]:

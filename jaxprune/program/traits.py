@@ -40,6 +40,8 @@ class Trait(Flag):
     """A sum of products over axes in which two operands meet."""
     LOOKS_UP = auto()
     """Rows of a table, by their indices."""
+    WRITES = auto()
+    """The first operand, into which others are written or added by index."""
     STARTS = auto()
     """Its operands without values are where a slice starts, one for each axis of the first."""
     COUNTS = auto()

@@ -3,12 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
-from flax import nnx
-
 from jaxprune.arguments.bounds import Bound
-from jaxprune.arguments.checks import kind_of
 from jaxprune.arguments.functions import check_function, check_keywords
+from jaxprune.arguments.models import model_of
 from jaxprune.cutting.pruned import Pruned
 from jaxprune.cutting.transforms import sliced
 from jaxprune.errors import ResizeError, TraceError
@@ -75,12 +72,12 @@ def prune(
       >>> pruned.model(pruned.variables, np.ones((1, 2))).shape
       (1, 3)
     """
-    for kind, name in ((nn.Module, "linen"), (nnx.Module, "nnx")):
-        if isinstance(fn, kind):
-            raise TraceError(
-                f"prune takes a function of variables and inputs, got {kind_of(fn)}.\n"
-                f"Fix: jp.{name}.prune, which takes the module."
-            )
+    if (model := model_of(fn)) and model.package:
+        raise TraceError(
+            f"prune takes a function of variables and inputs, got {model.name}.\n"
+            f"Fix: jp.{model.package}.prune, which takes the model.",
+            page=model.page,
+        )
     constraints, traced = one_call.split(options)
     name = getattr(fn, "__name__", type(fn).__name__)
     check_function(fn)

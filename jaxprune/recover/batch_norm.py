@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.arguments.checks import check_arrays, check_batches, check_callable
+from jaxprune.arguments.checks import check_arrays, check_batches, check_callable, kind_of
 from jaxprune.arguments.fetching import fetch
+from jaxprune.arguments.models import model_of
 from jaxprune.arguments.paths import flatten
 from jaxprune.errors import JaxpruneError, TreeError
 from jaxprune.graph import ChannelGraph
@@ -54,6 +55,11 @@ def recalibrate(
     2019, "post-statistics of batch normalization". Deviation: their code averages unbiased batch
     variances and leaves out the variance between batches.
     """
+    if model_of(update):
+        raise JaxpruneError(
+            f"recalibrate: update must be a function, got {kind_of(update)}.\n{_FIX_UPDATE}",
+            page="howto/linen",
+        )
     check_callable(update, "recalibrate: update", _FIX_UPDATE.removeprefix("Fix: "))
     check_arrays(variables, "variables")
     leaves, _ = flatten(variables)

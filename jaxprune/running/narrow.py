@@ -6,6 +6,7 @@ that `narrow` equals the masked network; a resized module divides by the kept wi
 reason random numbers are drawn at full size, and the kept ones taken; a resized module draws fewer.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -149,9 +150,9 @@ class Evaluator:
 
     def at(self, steps: Steps, part: Part | None = None) -> "Evaluator":
         """The evaluator inside of a step, of which a part is evaluated."""
-        here = {**self.steps, **steps}
-        part = part or self.part
-        return Evaluator(self.graph, self.kept, here, self.constants, part, self.masked, self.sums)
+        inside = copy.copy(self)
+        inside.steps, inside.part = {**self.steps, **steps}, part or self.part
+        return inside
 
     @property
     def now(self) -> tuple[list[Any], dict[str, Any]]:
@@ -160,8 +161,9 @@ class Evaluator:
 
     def again(self, now: tuple[Sequence[Any], Mapping[str, Any]]) -> "Evaluator":
         """The evaluator at other layers of the same stacks, and under other masks."""
-        steps = dict(zip(self.steps, now[0], strict=True))
-        return Evaluator(self.graph, self.kept, steps, self.constants, self.part, now[1])
+        other = copy.copy(self)
+        other.steps, other.masked = dict(zip(self.steps, now[0], strict=True)), now[1]
+        return other
 
     def run(self, walk: Walk, args: Sequence[Any]) -> list[Any]:
         """Returns the results of a program for small `args`."""

@@ -17,7 +17,7 @@ A plan says what comes next, the progress how far it has come, and the training 
 A run that was killed begins with the last finished phase and its progress: `from_json`, `restored`.
 """
 
-from jaxprune.arguments.old_names import renamed as _renamed
+from jaxprune.arguments.absent_names import absent as _absent
 from jaxprune.schedule.asymptotic_ratio import asymptotic
 from jaxprune.schedule.phase import (
     Part,
@@ -81,7 +81,7 @@ __all__ = [
     "triangular",
 ]
 
-__getattr__ = _renamed(
+__getattr__ = _absent(
     "jaxprune.schedule",
     {
         "held": "jp.schedule.masked_updates(tx, graph)",

@@ -27,6 +27,7 @@ in one pass, or as gradients of your own step.
 | `taylor_squared`, `snip` | yes | yes | by gates | 2 to 3 | dL/dm of a batch |
 | `taylor_second_order`, `obd_gates` | yes | yes | by gates, twice | 6 a probe | in expectation |
 | `obd` | yes | yes | by weights, twice or per example | 6 a probe | the diagonal alone |
+| `expert_frequency`, `expert_gates`, `reap` | yes | | | 1, and 2 layers an expert | what it adds |
 | `jp.recover.obs`, `lasso`, which also change the readers | yes | | | 1 | their problem |
 | `jp.recover.dcp`, which trains them | yes | yes | of readers | 6 a kept channel | |
 """
@@ -36,6 +37,7 @@ from jaxprune.scores.bn import bn_scale
 from jaxprune.scores.branches import block_influence, removal_loss, taylor_branch
 from jaxprune.scores.clusters import kmeans
 from jaxprune.scores.energy import channel_energy
+from jaxprune.scores.experts import expert_frequency, expert_gates, reap
 from jaxprune.scores.first_order import (
     taylor,
     taylor_activation,
@@ -84,6 +86,8 @@ __all__ = [
     "composite",
     "entropy",
     "euclidean",
+    "expert_frequency",
+    "expert_gates",
     "filter_similarity",
     "first",
     "fisher",
@@ -107,6 +111,7 @@ __all__ = [
     "obs",
     "quotas",
     "random",
+    "reap",
     "redundancy",
     "removal_loss",
     "sentinel",

@@ -1,10 +1,11 @@
 """Scores come in; which channels stay, under floors, rounding and budgets, goes out."""
 
-from jaxprune.arguments.old_names import renamed as _renamed
+from jaxprune.arguments.absent_names import absent as _absent
 from jaxprune.groups.array_widths import ArrayWidth
 from jaxprune.groups.constraints import Constraints
 from jaxprune.groups.scored import Scores
 from jaxprune.select.alone import sensitivity
+from jaxprune.select.experts import experts
 from jaxprune.select.greedy_depth import depth
 from jaxprune.select.priced import cost_regularized
 from jaxprune.select.quota import members, of_remaining
@@ -20,6 +21,7 @@ __all__ = [
     "cost_regularized",
     "depth",
     "exact_count",
+    "experts",
     "global_ratio",
     "lua_author",
     "members",
@@ -30,7 +32,7 @@ __all__ = [
     "threshold",
 ]
 
-__getattr__ = _renamed(
+__getattr__ = _absent(
     "jaxprune.select",
     {
         "exact": "exact_count; lua_author is the rule of prune.lua",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from jaxprune.arguments.bounds import Bound
+from jaxprune.arguments.call_inputs import needed
 from jaxprune.arguments.checks import check_callable, kind_of
 from jaxprune.arguments.functions import TRACE_OPTIONS
 from jaxprune.errors import ScoreError
@@ -74,6 +75,12 @@ def choose(
         raise ScoreError(
             "scores must be a function (graph, variables) -> scores, or {group: f32[n]}, got "
             f"{kind_of(scores)}.\nFix: scores=jp.scores.l2."
+        )
+    if more := needed(scores)[2:] if callable(scores) else []:
+        name = getattr(scores, "__name__", "score")
+        raise ScoreError(
+            f"scores is called with a graph and variables, and {name} needs {more} too.\n"
+            f"Fix: scores=lambda graph, variables: jp.scores.{name}(graph, variables, ...)."
         )
     check_callable(normalize, "normalize", "normalize=jp.scores.mean.", ScoreError)
     found = scores(graph, variables) if callable(scores) else scores

@@ -18,6 +18,7 @@ import numpy as np
 from jaxprune.arguments import paths
 from jaxprune.arguments.bounds import Bound, typed_bounds, typed_costs
 from jaxprune.arguments.checks import check_callable, check_mapping, kind_of
+from jaxprune.arguments.functions import by_name
 from jaxprune.arguments.numbers import is_number, plain
 from jaxprune.errors import BudgetError
 from jaxprune.graph import ChannelGraph, check_graph
@@ -47,6 +48,7 @@ class _Bound(NamedTuple):
     dense: Any
 
 
+@by_name("jp.select.global_ratio(graph, scores, prune_ratio=0.5)")
 def global_ratio(
     graph: ChannelGraph,
     scores: Scores,
@@ -105,7 +107,7 @@ def global_ratio(
     if quota is None:
         wanted = share(ascending.size, prune_ratio)
     else:
-        cost.warn_uncounted(graph, [quota], stacklevel=2)
+        cost.warn_uncounted(graph, [quota], stacklevel=3)
         _check_symbols(graph, [quota])
         dense = quota(graph, widths_after(order, 0))
         label = f"prune_ratio={prune_ratio} of {getattr(quota, '__name__', 'the quota')}"
@@ -121,6 +123,7 @@ def global_ratio(
     return keep_of(order, widths_after(order, int(np.searchsorted(gone, wanted))))
 
 
+@by_name("jp.select.per_group(graph, scores, prune_ratio=0.5)")
 def per_group(
     graph: ChannelGraph,
     scores: Scores,
@@ -183,6 +186,7 @@ def _ratio(ratios: Mapping[str, float], name: str) -> float:
     return next((r for p, r in reversed([*ratios.items()]) if paths.matches(p, name)), 0.0)
 
 
+@by_name("jp.select.budget(graph, scores, keep_macs=0.5)")
 def budget(
     graph: ChannelGraph,
     scores: Scores,
@@ -247,7 +251,7 @@ def budget(
             "Fix: keep_macs=0.5 keeps half."
         )
     _check_symbols(graph, [price for price, _ in asked.values()])
-    cost.warn_uncounted(graph, [price for price, _ in asked.values()], stacklevel=2)
+    cost.warn_uncounted(graph, [price for price, _ in asked.values()], stacklevel=3)
     order = removal_order(graph, scores, constraints)
     limits = []
     for name, (price, bound) in asked.items():
@@ -259,6 +263,7 @@ def budget(
 _BOUNDS = "{cost: bound}"
 
 
+@by_name("jp.select.threshold(graph, scores, threshold=1e-3)")
 def threshold(
     graph: ChannelGraph,
     scores: Scores,

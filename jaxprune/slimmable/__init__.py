@@ -65,7 +65,7 @@ Networks and Improved Training Techniques", ICCV 2019; Yu and Huang, "AutoSlim: 
 Architecture Search for Channel Numbers", 2019.
 """
 
-from jaxprune.arguments.old_names import renamed as _renamed
+from jaxprune.arguments.absent_names import absent as _absent
 from jaxprune.slimmable.calibration import calibrate
 from jaxprune.slimmable.exploration import evolve, random_search
 from jaxprune.slimmable.search import (
@@ -141,7 +141,7 @@ __all__ = [
     "variables",
 ]
 
-__getattr__ = _renamed(
+__getattr__ = _absent(
     "jaxprune.slimmable",
     {
         "export": "jp.slimmable.extract",

@@ -14,6 +14,7 @@ A statistic of your own is a `Statistic`; `collector` gives the pure functions f
 
 from jaxprune.stats.collecting import Collector, collect, collector
 from jaxprune.stats.curvatures import By, Curvature, Problem, fisher, gauss_newton, hutchinson
+from jaxprune.stats.experts import ExpertUse, expert_use
 from jaxprune.stats.grams import Covariance, Gram, contributions, covariance, gram
 from jaxprune.stats.histograms import Histogram, histogram
 from jaxprune.stats.norms import (
@@ -49,6 +50,7 @@ __all__ = [
     "Collector",
     "Covariance",
     "Curvature",
+    "ExpertUse",
     "Gram",
     "Histogram",
     "Moments",
@@ -65,6 +67,7 @@ __all__ = [
     "count",
     "covariance",
     "euclidean",
+    "expert_use",
     "extremes",
     "fisher",
     "gauss_newton",

@@ -36,6 +36,7 @@ from jaxprune.program.relate import Recorded, Tracer, Walk, fix
 from jaxprune.program.rules import RULES, Rule, pointing
 from jaxprune.program.spaces import Atom, Space
 from jaxprune.tracing import exactness, naming, unread
+from jaxprune.tracing.failed_calls import explained
 from jaxprune.tracing.state_inputs import Inputs, variable_of
 
 
@@ -114,7 +115,7 @@ def trace(
     symbols = symbolic.names((inputs, keywords))
     inputs, keywords = symbolic.at_one((inputs, keywords))
     called = call_inputs.bound(fn, constants)
-    with linen_calls.noted(called) as (watched, calls):
+    with explained(variables, inputs, keywords), linen_calls.noted(called) as (watched, calls):
         program, output = jaxpr.trace(watched, variables, *inputs, **keywords)
     given = Inputs(program, len(leaves), inputs, keywords)
     if wanted:

@@ -23,6 +23,7 @@ from refused.values import (
     G,
     K,
     V,
+    W,
     X,
     bad,
     without,
@@ -46,6 +47,7 @@ GIVES = {
     "NaN": lambda *_: NAN,
     "a vector": lambda *_: np.ones(2),
 }
+NO_SCORES = {"nothing": lambda *_: None, "words": lambda *_: {"x": "high"}, "none": lambda *_: {}}
 NO_COSTS = {"nothing": lambda *_: None, "words": lambda *_: "dear"}
 E = Arg(price, CALLABLES | GIVES, "evaluate")
 JOURNAL = Arg(None, bad(3, 0.5, [], {}, True), "path")
@@ -73,6 +75,18 @@ ROWS = {
     ),
     "plan.replace_one": Row(jp.plan.replace_one, {"problem": P, "evaluate": E, "journal": JOURNAL}),
     "plan.sensitivity": Row(jp.plan.sensitivity, {"problem": P}),
+    "plan.plot": Row(
+        jp.plan.plot,
+        {
+            "allocation": Arg(
+                jp.plan.uniform(PROBLEM),
+                bad(None, 3, "plan", {}, []) | {"problem": PROBLEM},
+                "Allocation",
+            ),
+            "axes": Arg(None, bad(3, "x", [], {}, [1, 2], True), "axes"),
+        },
+    ),
+    "plan.uniform": Row(jp.plan.uniform, {"problem": P, "widths": W}),
     "plan.evolution": Row(
         partial(jp.plan.evolution, generations=1, offspring=2),
         {
@@ -109,6 +123,7 @@ ROWS = {
             "decay": Arg(0.96, without(RATIOS, "1.0"), "decay"),
             "rounds": Arg(100, COUNTS, "rounds"),
             "prefer": Arg(jp.plan.rise_alone, CALLABLES | GIVES, "prefer"),
+            "rescore": Arg(None, without(CALLABLES, "None") | bad(jp.scores.l2), "rescore"),
             "journal": JOURNAL,
         },
     ),
@@ -127,6 +142,24 @@ ROWS = {
             "noise_decay": Arg(0.95, without(RATIOS, "1.0"), "noise_decay"),
             "hidden": Arg(4, COUNTS, "hidden"),
             "seed": SEED,
+            "journal": JOURNAL,
+        },
+    ),
+    "plan.play_and_prune": Row(
+        partial(jp.plan.play_and_prune, rounds=1),
+        {
+            "problem": P,
+            "evaluate": Arg(lambda keep, _: price(keep), CALLABLES | GIVES, "evaluate"),
+            "train": Arg(lambda variables, *_: variables, CALLABLES, "train"),
+            "variables": Arg(VARIABLES, bad(None), "variables"),
+            "scores": Arg(jp.scores.l1, CALLABLES | NO_SCORES, "scores"),
+            "tolerance": Arg(0.01, POSITIVES, "tolerance"),
+            "share": Arg(0.05, without(RATIOS, "1.0"), "share"),
+            "strength": Arg(1e-4, without(POSITIVES, "0"), "strength"),
+            "threshold": Arg(None, without(POSITIVES, "0", "None"), "threshold"),
+            "gain": Arg(1.0, POSITIVES, "gain"),
+            "grow": Arg(1.0, POSITIVES | bad(0.5), "grow"),
+            "rounds": Arg(1, COUNTS, "rounds"),
             "journal": JOURNAL,
         },
     ),

@@ -267,6 +267,7 @@ RULES = described(
         "gather": Trait.LOOKS_UP,
         "gather dynamic_slice": Trait.HOMOGENEOUS,
         "dynamic_slice dynamic_update_slice": Trait.STARTS,
+        "dynamic_update_slice scatter scatter-add scatter-sub": Trait.WRITES,
     },
     {
         "gather dynamic_slice": {"values": slice(1)},

@@ -1,0 +1,90 @@
+"""The page of `benchmarks.planned_value`, made of its journals."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from experiments.runner import directory
+
+ASKED = ("score", "evaluations", "batches", "steps", "size", "rate")
+"""What all cells of a journal have in common."""
+
+HEAD = """# The value of plans at equal cost
+
+Every planner of `experiments/procedures/planning.py` cuts one dense network to the same share of
+its MACs, and no group below a tenth; one criterion ranks the channels of each group, so that plans
+differ only in how many each of them keeps. *Before*: the dense weights, masked. *After*: fine-tuned
+from them, the same steps on the same examples for all. Networks with BatchNorm have its statistics
+measured anew. All losses are of the test examples, which no planner sees; what planners measure is
+of validation examples.
+
+* *Loss* is cross-entropy in nats (per byte for text). Brackets are 95 % intervals of a bootstrap
+  over the test examples, the resamples the same for all. *To uniform* is the difference from the
+  plan that keeps the same share of every group, paired example by example.
+* *Losses*: how many the planner measured. *Forwards*: the CPU time of all of its planning in CPU
+  times of one such loss: short recoveries, least squares, agents and compilation are in it. It is
+  blank where a planner was interrupted.
+
+**What may be concluded**: how these plans order on this network and these examples, with so little
+search and so little training. **What may not**: the intervals do not speak of another trained
+network, another seed, or longer fine-tuning; the searches run far below the lengths of their
+papers, and none of the many comparisons is corrected for their number.
+"""
+COLUMNS = "| planner | MACs | before | to uniform | after | to uniform | losses | forwards |"
+
+
+def page(journals: Mapping[str, Any]) -> str:
+    """Returns the page, in Markdown.
+
+    Args:
+      journals: {network: what `benchmarks.planned_value` wrote}.
+    """
+    lines = [HEAD]
+    for name, journal in journals.items():
+        lines += _network(name, journal)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _network(name: str, journal: Mapping[str, Any]) -> Iterator[str]:
+    about, dense, cells = journal["about"], journal["dense"], journal["cells"]
+    asked = about["asked"]
+    yield f"## {name}"
+    yield ""
+    yield (
+        f"{about['config']['model']} with {about['parameters']:,} parameters on "
+        f"{about['dataset']}; dense: {_loss(dense['before'])} before and {_loss(dense['after'])} "
+        f"after the fine-tuning of {asked['steps']} steps of {asked['size']} examples (Adam, "
+        f"{asked['rate']:g}), on {about['test_examples']:,} test examples. Channels ranked by "
+        f"`{asked['score']}`; a loss is measured on {64 * asked['batches']} validation examples, "
+        f"and searches measure about {asked['evaluations']}. {directory.made(about)}"
+    )
+    for share in sorted({key.partition("/")[0] for key in cells}, key=float, reverse=True):
+        yield from ("", f"### {float(share):.0%} of the MACs", "", COLUMNS)
+        yield "|---|---|---|---|---|---|---|---|"
+        here = {
+            key.partition("/")[2]: cell
+            for key, cell in cells.items()
+            if key.partition("/")[0] == share
+        }
+        for planner, cell in sorted(here.items(), key=lambda item: item[1]["after"]["loss"][0]):
+            yield _row(planner, cell)
+    yield ""
+
+
+def _row(planner: str, cell: Mapping[str, Any]) -> str:
+    entries = [planner, f"{cell['macs']:.1%}"]
+    for when in ("before", "after"):
+        entries += [_loss(cell[when]), _between(cell[when].get("to_control"), sign="+")]
+    forwards = cell["forwards"]
+    entries += [f"{cell['measured']:,}", "" if forwards is None else f"{forwards:,.0f}"]
+    return f"| {' | '.join(entries)} |"
+
+
+def _loss(measured: Mapping[str, Any]) -> str:
+    return _between(measured["loss"])
+
+
+def _between(numbers: Any, sign: str = "") -> str:
+    if numbers is None:
+        return ""
+    mean, low, high = (f"{number:{sign}.4f}" for number in numbers)
+    return f"{mean} [{low}, {high}]"
