@@ -89,7 +89,10 @@ def amc(
 
     Source: He et al., "AMC: AutoML for Model Compression and Acceleration on Mobile Devices", ECCV
     2018, section 3, and its code. The replay has the shares that were taken, the code's those that
-    were answered; what the code's states say of convolutions, these say of any choice.
+    were answered; what the code's states say of convolutions, these say of any choice. The code
+    draws evenly for one episode more, begins with noise * noise_decay, and leaves the last layers
+    as PyTorch makes them; here they are within 0.003, as in DDPG, which is what its unused `init_w`
+    says.
 
     >>> import numpy as np, jaxprune as jp
     >>> v = {"first": np.ones((2, 4)), "second": np.ones((4, 4)), "third": np.ones((4, 3))}
