@@ -141,6 +141,9 @@ def test_damaged_files_are_refused(tmp_path, traced):
         jp.slice_stored(graph, opened, keep, tmp_path / "next")
     with pytest.raises(CheckpointError, match="is damaged"):
         _ = jp.restore(out).variables
+    alone = jp.open_variables(graph, out / "model.safetensors")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        jp.scores.l2(graph, alone)
     flip(out / "jaxprune-slice.json", 200)
     with pytest.raises(CheckpointError, match=r"jaxprune-slice\.json"):
         jp.restore(out)

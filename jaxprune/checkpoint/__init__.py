@@ -8,7 +8,8 @@ path/
 
 A directory without `jaxprune.json` is not a checkpoint, and what it does not name is never read.
 
-Variables in files of safetensors are opened and sliced into new ones without having them in memory:
+Variables in files, of this kind or of safetensors, are opened and sliced into new ones, of either,
+without having them in memory:
 
 ```
 path/

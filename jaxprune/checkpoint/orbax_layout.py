@@ -1,11 +1,12 @@
 """How a slice stands in a checkpoint like that of `jp.save`, whose arrays come a chunk at a time.
 
-Orbax takes whole arrays. So it saves a tree of single numbers, and tensorstore puts the arrays in
-their places: plain zarr3, a file for each chunk.
+Orbax takes whole arrays. So it saves a tree of single numbers, and tensorstore makes the arrays in
+their places: plain zarr3, where each chunk is a file of its bytes.
 """
 
 import hashlib
 import math
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,16 +75,13 @@ class OrbaxLayout:
         folder = self._folder(directory, name)
         if folder.exists():
             shutil.rmtree(folder)
-        store, digests = _created(folder, kept, chunk), {}
+        _create(folder, kept, chunk)
+        digests = {}
         for start, block in _blocks(parts, kept, chunk):
             for place, entries in _chunks(block, chunk, kept.outer, start):
-                where = tuple(
-                    slice(i * size, i * size + n)
-                    for i, size, n in zip(place, chunk, entries.shape, strict=True)
-                )
-                store[where].write(entries).result()
-                file = "/".join(["c", *map(str, place)])
-                digests[f"{_TREE}/{folder.name}/{file}"] = _digest(entries, chunk)
+                file = folder.joinpath("c", *map(str, place))
+                digests[f"{_TREE}/{folder.name}/{file.relative_to(folder)}"] = _put(file, entries)
+                del entries
             del block
         said = folder / "zarr.json"
         digests[f"{_TREE}/{folder.name}/{said.name}"] = manifest.digest(said)
@@ -125,19 +123,18 @@ class OrbaxLayout:
         return tuple(chunk)
 
 
-def _created(folder: Path, kept: Smaller, chunk: Sequence[int]) -> Any:
-    """Returns a new array whose chunks are files of the bytes as they are."""
+def _create(folder: Path, kept: Smaller, chunk: Sequence[int]) -> None:
+    """Makes a new array whose chunks are files of the bytes as they are, without any yet."""
     import tensorstore
 
     spec = {
         "driver": "zarr3",
         "kvstore": {"driver": "file", "path": f"{folder}/"},
         "metadata": {"chunk_key_encoding": {"name": "default"}, "codecs": [_PLAIN]},
-        "store_data_equal_to_fill_value": True,
         "create": True,
         "delete_existing": True,
     }
-    return tensorstore.open(
+    tensorstore.open(
         spec,
         dtype=tensorstore.dtype(kept.dtype),
         shape=kept.shape,
@@ -191,19 +188,29 @@ def _at(axis: int, start: int, stop: int) -> tuple[slice, ...]:
 def _chunks(
     block: np.ndarray, chunk: Sequence[int], along: int | None, start: int
 ) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
-    """Yields (place in the grid, entries) of the chunks of a block that starts there."""
+    """Yields (place in the grid, all entries) of the chunks of a block that starts there."""
     counts = [-(-size // step) for size, step in zip(block.shape, chunk, strict=True)]
     for local in np.ndindex(*counts):
         where = tuple(slice(i * n, (i + 1) * n) for i, n in zip(local, chunk, strict=True))
         before = (start // chunk[axis] if axis == along else 0 for axis in range(block.ndim))
         place = tuple(i + n for i, n in zip(local, before, strict=True))
-        yield place, block[where].copy()
+        entries = block[where]
+        if entries.shape != tuple(chunk):  # a chunk is as long at the edge
+            whole = np.zeros(chunk, entries.dtype)
+            whole[tuple(map(slice, entries.shape))] = entries
+            entries = whole
+        yield place, np.ascontiguousarray(entries).reshape(-1)
 
 
-def _digest(entries: np.ndarray, chunk: Sequence[int]) -> str:
-    """Returns the SHA-256 of the file of a chunk, which is as long at the edge."""
-    whole = entries
-    if entries.shape != tuple(chunk):
-        whole = np.zeros(chunk, entries.dtype)
-        whole[tuple(map(slice, entries.shape))] = entries
-    return hashlib.sha256(whole.reshape(-1).view(np.uint8).data).hexdigest()
+def _put(file: Path, entries: np.ndarray) -> str:
+    """Writes a chunk through to the disk; returns the SHA-256 of what went into it.
+
+    Not by tensorstore, whose threads keep several chunks of memory each.
+    """
+    data = entries.view(np.uint8).data
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "wb") as opened:
+        opened.write(data)
+        opened.flush()
+        os.fsync(opened.fileno())
+    return hashlib.sha256(data).hexdigest()

@@ -54,6 +54,7 @@ ROWS: dict[str, Row] = {
             "keep": K,
             "path": PATH,
             "metadata": Arg(None, bad(apply, {1, 2}, {3: 1}, NAN, [X]), "metadata"),
+            "format": Arg("orbax", bad(None, 3, True, "zarr", ["orbax"], b"orbax"), "format"),
             "shard_bytes": Arg(10**9, COUNTS, "shard_bytes"),
         },
     ),
