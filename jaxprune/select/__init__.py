@@ -5,8 +5,8 @@ from jaxprune.groups.array_widths import ArrayWidth
 from jaxprune.groups.constraints import Constraints
 from jaxprune.groups.scored import Scores
 from jaxprune.select.alone import sensitivity
-from jaxprune.select.experts import experts
 from jaxprune.select.greedy_depth import depth
+from jaxprune.select.nearest_experts import experts
 from jaxprune.select.priced import cost_regularized
 from jaxprune.select.quota import members, of_remaining
 from jaxprune.select.selectors import budget, global_ratio, per_group, threshold
