@@ -16,7 +16,7 @@ import jaxprune as jp
 from experiments.procedures import restarting
 from experiments.procedures.restarting import Retrain
 from experiments.report import results
-from experiments.runner import training
+from experiments.runner import processes, training
 from experiments.runner.config import Common
 from experiments.runner.fit import QUIET, Journal, Variables
 from experiments.runner.task import Network, Task, key
@@ -175,9 +175,10 @@ def advanced(
     if phase.prune:
         drawn = key(task.config, label(phase))
         scores = method.score.read(progress.graph, variables, tally, drawn, task)
-        progress = progress.prune(phase.prune, scores, phase.groups)
+        progress = progress.prune(phase.prune, processes.adopted(scores), phase.groups)
         if method.recover:
             kept = method.recover(progress.graph, variables, progress.keep, drawn, task)
+            kept = processes.adopted(kept)
             progress, variables = replace(progress, keep=kept[0]), kept[1]
         variables = jp.mask(progress.graph, variables, progress.keep)
     model = state.model
