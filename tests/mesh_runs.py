@@ -3,13 +3,18 @@
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import jax
+import numpy as np
 
 from experiments.methods import gate_decorator, network_slimming, slimmable
 from experiments.report import plots
 from experiments.runner import directory
 from experiments.runner.config import Common
+from experiments.runner.experiment import execute as execute
 from jaxprune.schedule import Part, Training, constant
 from slimmable_runs import S_NET
 
@@ -52,3 +57,16 @@ def found(name: str, root: str, **changes: Any) -> dict[str, Any]:
 def say(value: Any) -> None:
     """Prints a JSON value in a line of its own, for `processes.in_two_processes`."""
     print(json.dumps(value), flush=True, file=sys.stdout)
+
+
+def check(found: Any, expected: Any) -> None:
+    """Checks that two runs in float64 chose the same widths, with losses to 1e-9."""
+    assert found["widths"] == expected["widths"]
+    for one, other in zip(found["epochs"], expected["epochs"], strict=True):
+        jax.tree.map(partial(np.testing.assert_allclose, atol=1e-9, rtol=1e-9), *both(one, other))
+
+
+def both(*records: Any) -> list[Any]:
+    """The figures of two epochs, without the names of their phases, which are equal."""
+    assert len({record["phase"] for record in records}) == 1
+    return [{n: value for n, value in record.items() if n != "phase"} for record in records]

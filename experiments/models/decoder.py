@@ -29,7 +29,7 @@ def rotated(x: jax.Array) -> jax.Array:
     """
     half = x.shape[-1] // 2
     angle = jnp.arange(x.shape[1])[:, None] / 10_000 ** (jnp.arange(half) / half)[None]
-    cos, sin = jnp.cos(angle)[None, :, None], jnp.sin(angle)[None, :, None]
+    cos, sin = (f(angle)[None, :, None].astype(x.dtype) for f in (jnp.cos, jnp.sin))
     left, right = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
 

@@ -191,19 +191,22 @@ def train_epoch(
     *,
     batch_size: int,
     steps: int | None = None,
+    examples: int | None = None,
     on_step: OnStep = lambda: None,
 ) -> tuple[State, list[Metrics]]:
     """Returns the state after one epoch and the metrics of its steps; all of it on the device.
 
-    An epoch has as many steps as the images fill batches, or only `steps`.
+    An epoch has as many steps as the images fill batches, or only `steps`. Of the images the first
+    `examples` count, if others fill up what the devices divide.
 
     A loop over compiled steps and not a `lax.scan`: XLA for CPU runs convolutions inside a loop
     about eight times slower.
     """
     order_key, step_key = keys
     history = []
-    steps = train.size // batch_size if steps is None else steps
-    for part, order in _parts(train, order_key, state.step, batch_size, steps):
+    examples = train.size if examples is None else examples
+    steps = examples // batch_size if steps is None else steps
+    for part, order in _parts(train, order_key, state.step, batch_size, steps, examples):
         state, metrics = step(state, part, order, step_key)
         history.append(metrics)
         on_step()
@@ -211,12 +214,17 @@ def train_epoch(
 
 
 def _parts(
-    train: Split | Stream, key: jax.Array, step: jax.Array, batch_size: int, steps: int
+    train: Split | Stream,
+    key: jax.Array,
+    step: jax.Array,
+    batch_size: int,
+    steps: int,
+    examples: int,
 ) -> Iterator[tuple[Split, jax.Array | None]]:
     """Returns for each step of an epoch what it takes its batch from: all images, or that batch."""
     if isinstance(train, Split):
-        order = shuffled(key, step, train.size, steps)
-        if steps < train.size // batch_size:
+        order = shuffled(key, step, examples, steps)
+        if steps < examples // batch_size:
             order = order[: steps * batch_size]
         return repeat((train, order), steps)
     seed = int(jax.random.bits(jax.random.fold_in(key, step // steps)))
@@ -275,7 +283,14 @@ def fit(
 
     def epoch(state: State, number: int, on_step: OnStep) -> tuple[State, Figures]:
         state, history = train_epoch(
-            step, state, train, keys, batch_size=batch_size, steps=steps, on_step=on_step
+            step,
+            state,
+            train,
+            keys,
+            batch_size=batch_size,
+            steps=steps,
+            examples=dataset.train.size,
+            on_step=on_step,
         )
         history = np.array(jax.device_get(history))
         loss, accuracy = np.mean(history, axis=0).tolist()
