@@ -24,7 +24,7 @@ from experiments.methods.network_slimming.presets import PRESETS
 from experiments.procedures import steps
 from experiments.report import plots, results
 from experiments.runner import config as configuration
-from experiments.runner import directory, presets
+from experiments.runner import devices, directory, presets, processes
 from experiments.runner.command import one_line
 from experiments.runner.experiment import begun
 from experiments.runner.run import Run
@@ -52,11 +52,14 @@ class Search:
 def main(search: Search) -> Path:
     """Runs the search and returns its directory."""
     provenance, config = directory.provenance(), search.slimming
-    task, value = classification.task(config), configuration.to_json(config)
-    with begun(config, value | {"search": _options(search)}) as run:
-        summary = chosen(run, task, search) | provenance
-    directory.write_json(run / SEARCH, summary)
-    report(run, summary)
+    value = configuration.to_json(config) | {"search": _options(search)}
+    with devices.using(config):
+        task = processes.together(lambda: classification.task(config))
+        processes.check_alike(value, task.dataset)
+        with begun(config, value) as run:
+            summary = chosen(run, task, search) | provenance
+        processes.shared(lambda: directory.write_json(run / SEARCH, summary))
+        report(run, summary)
     return run
 
 

@@ -141,16 +141,13 @@ def test_worker_processes_change_nothing_and_it_goes_on_where_it_stopped(images)
         workers.close()
 
 
-def test_processes_share_an_epoch(images, monkeypatch):
-    parts = []
-    for index in range(2):
-        monkeypatch.setattr("jax.process_index", lambda index=index: index)
-        monkeypatch.setattr("jax.process_count", lambda: 2)
-        parts.append([labels(collected(images, train=train)) for train in (True, False)])
-    (train_one, one), (train_other, other) = parts
-    assert sorted(one + other) == list(range(COUNT))
-    assert len(train_one) == len(train_other) == 8
-    assert not set(train_one) & set(train_other)
+@pytest.mark.parametrize("train", [True, False])
+def test_processes_share_every_batch(images, train):
+    whole = collected(images, train=train, epochs=2)
+    for rows in (np.arange(2), np.array([2, 3]), np.array([1])):
+        part = collected(images, train=train, epochs=2, rows=rows)
+        expected = [[each[rows[rows < len(each)]] for each in batch] for batch in whole]
+        assert equal(part, [batch for batch in expected if len(batch[1])])
 
 
 @pytest.mark.parametrize("shape", [(100, 80), (10, 400), (400, 10), (1, 1)])

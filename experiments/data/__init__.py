@@ -30,11 +30,12 @@ class Stream:
       image_shape: height, width and channels of one image.
       batches: (batch size, seed) -> all images in batches. With a seed in a new order, augmented,
         full batches only; with None in the order of the files, as they are, the last maybe smaller.
+        A third argument, places in a batch, asks for the images at these alone.
     """
 
     size: int
     image_shape: tuple[int, int, int]
-    batches: Callable[[int, int | None], Iterator[Split]]
+    batches: Callable[..., Iterator[Split]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +200,9 @@ def _imagenet(data_dir: Path | None, limit: int | None, workers: int, mobile: bo
     def part(split: str) -> Stream:
         images = imagenet.source(split, data_dir=data_dir)
 
-        def batches(batch_size: int, seed: int | None) -> Iterator[Split]:
+        def batches(
+            batch_size: int, seed: int | None, rows: np.ndarray | None = None
+        ) -> Iterator[Split]:
             found = imagenet.batches(
                 images,
                 train=seed is not None,
@@ -208,6 +211,7 @@ def _imagenet(data_dir: Path | None, limit: int | None, workers: int, mobile: bo
                 worker_count=workers,
                 size=imagenet.SIZE,
                 area=0.25 if mobile else 0.08,
+                rows=rows,
             )
             with closing(iter(found)) as iterator:
                 yield from starmap(Split, iterator)

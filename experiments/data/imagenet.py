@@ -55,49 +55,71 @@ def batches(
     worker_count: int = 0,
     size: int = SIZE,
     area: float = 0.08,
+    rows: np.ndarray | None = None,
 ) -> grain.IterDataset:
     """Returns batches (images u8[batch_size, size, size, 3], labels i32[batch_size]), in RGB.
 
-    They depend on `seed` alone and not on `worker_count`. Each JAX process gets its own part of
-    every epoch. The iterator of the result goes on where another stopped with `get_state()` and
-    `set_state(state)`.
+    They depend on `seed` alone and not on `worker_count`. The iterator of the result goes on where
+    another stopped with `get_state()` and `set_state(state)`.
 
     Args:
       images: what `source` returns.
       train: in a new order every epoch, each image cropped and flipped at random, only full
         batches; otherwise in order, the center of each, the last batch as it is.
-      batch_size: images per batch of one process.
+      batch_size: images per batch.
       seed: of the order and of the crops.
       epochs: how often; without end if None.
       worker_count: processes that decode; none decodes in threads of this one.
       size: height and width of the crops; for evaluation the shorter side is 8 / 7 of it before.
       area: share of an image that a random crop has at least.
+      rows: places in a batch, rising, of which alone the images are read: the part of one process.
 
     Raises:
       ValueError: there are too few images for one full batch to train on.
     """
-    import jax  # here, so that the workers do without it
-
     if not flags.FLAGS.is_parsed():  # grain reads its flags when it starts workers
         flags.FLAGS.mark_as_parsed()
-    count, shards = len(images), jax.process_count()
-    if train and count // shards < batch_size:
+    count = len(images)
+    if train and count < batch_size:
         raise ValueError(
-            f"{count // shards} training images per process do not fill a batch of {batch_size}.\n"
+            f"{count} training images do not fill a batch of {batch_size}.\n"
             "Fix: a smaller batch_size."
         )
     dataset = grain.MapDataset.source(images).seed(seed)
     if train:
         dataset = dataset.shuffle().random_map(partial(_augmented, size=size, area=area))
-        count -= count % shards
+        count -= count % batch_size
     else:
         dataset = dataset.map(partial(_centered, size=size))
-    dataset = dataset[jax.process_index() : count : shards]
-    dataset = dataset.batch(batch_size, drop_remainder=train).repeat(epochs)
+    if rows is not None:
+        dataset = _Part(dataset, rows, batch_size, count)
+    part = batch_size if rows is None else len(rows)
+    dataset = dataset.batch(part, drop_remainder=train).repeat(epochs)
     # An element is a whole batch from here on: grain's default would hold 500 of them.
     threads = grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)
     workers = grain.multiprocessing.MultiprocessingOptions(num_workers=worker_count)
     return dataset.to_iter_dataset(threads).mp_prefetch(workers)
+
+
+class _Part(grain.MapDataset[Any]):
+    """Of every batch the examples at some places."""
+
+    def __init__(self, whole: grain.MapDataset[Any], rows: np.ndarray, size: int, count: int):
+        super().__init__(whole)
+        self._rows, self._size = rows, size
+        batches, rest = divmod(count, size)
+        self._count = batches * len(rows) + int(np.count_nonzero(rows < rest))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        epoch, index = divmod(index, len(self))
+        number, row = divmod(index, len(self._rows))
+        (whole,) = self.parents
+        return whole[epoch * len(whole) + number * self._size + int(self._rows[row])]
 
 
 def random_box(

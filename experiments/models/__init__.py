@@ -6,7 +6,9 @@ from functools import partial
 from types import MappingProxyType
 
 from flax import linen as nn
+from jax.sharding import PartitionSpec
 
+from experiments.models import decoder
 from experiments.models.bottleneck_resnet import BottleneckResNet as BottleneckResNet
 from experiments.models.convnet import ConvNet as ConvNet
 from experiments.models.decoder import Decoder as Decoder
@@ -63,6 +65,9 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
         ),
     }
 )
+
+DIVIDED: Mapping[str, Mapping[str, PartitionSpec]] = MappingProxyType({"decoder": decoder.DIVIDED})
+"""Name -> {end of the path of a variable, a pattern: how it is divided along the axis `model`}."""
 
 
 def build(name: str, **fields: object) -> nn.Module:

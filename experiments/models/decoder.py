@@ -1,8 +1,25 @@
 """A small decoder of bytes: pre-norm, grouped queries, rotary positions and a gated MLP."""
 
+from types import MappingProxyType
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import PartitionSpec as Spec
+
+DIVIDED = MappingProxyType(
+    {
+        "/embedding": Spec(None, "model"),
+        **{f"/{name}/kernel": Spec(None, "model", None) for name in ("query", "key", "value")},
+        "/out/kernel": Spec("model", None, None),
+        **{f"/{name}/kernel": Spec(None, "model") for name in ("gate", "up", "head")},
+        "/down/kernel": Spec("model", None),
+    }
+)
+"""By heads and by hidden units, so that a layer adds up twice over the devices.
+
+Source: Shoeybi et al., "Megatron-LM", 2019, section 3.
+"""
 
 
 def rotated(x: jax.Array) -> jax.Array:
@@ -12,7 +29,7 @@ def rotated(x: jax.Array) -> jax.Array:
     """
     half = x.shape[-1] // 2
     angle = jnp.arange(x.shape[1])[:, None] / 10_000 ** (jnp.arange(half) / half)[None]
-    cos, sin = jnp.cos(angle)[None, :, None], jnp.sin(angle)[None, :, None]
+    cos, sin = (f(angle)[None, :, None].astype(x.dtype) for f in (jnp.cos, jnp.sin))
     left, right = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
 

@@ -10,8 +10,11 @@ import jax
 import numpy as np
 import optax
 
+import jaxprune as jp
+from experiments.runner import devices, precision
 from experiments.runner import fit as loop
 from experiments.runner.fit import QUIET, Figures, Journal, OnStep, State, Variables
+from experiments.runner.training import Loss
 from jaxprune import slimmable
 from jaxprune.keep.check import Keep
 from jaxprune.slimmable import Split
@@ -43,6 +46,21 @@ class Joint(NamedTuple):
     measure: Callable[[Variables], Figures] = lambda _: {}
 
 
+def gradients(
+    network: slimmable.Network,
+    graph: jp.ChannelGraph,
+    loss: Loss,
+    *,
+    distill: slimmable.Distillation | None = None,
+) -> Callable[..., slimmable.Gradients]:
+    """Returns `slimmable.gradients` of a network that computes in the precision of the run."""
+
+    def lowered(keep: Keep) -> Callable[..., Any]:
+        return precision.lowered(network(keep))
+
+    return slimmable.gradients(lowered, graph, loss, distill=distill)
+
+
 def train(how: Joint, params: Split, rest: Split, journal: Journal = QUIET) -> Variables:
     """Returns {"params", "rest"} after the training, on the host.
 
@@ -54,21 +72,22 @@ def train(how: Joint, params: Split, rest: Split, journal: Journal = QUIET) -> V
     @jax.jit
     def moved(grads: Split, params: Split, opt_state: Any) -> Any:
         updates, opt_state = how.tx.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state
+        return devices.constrained((optax.apply_updates(params, updates), opt_state))
 
     def epoch(state: State, number: int, on_step: OnStep) -> tuple[State, Figures]:
         rng, losses = np.random.default_rng((*how.seed, number)), []
         params, rest = parts(state.variables)
         opt_state, step = state.opt_state, int(state.step)
         for places in rows(rng, how.examples, how.batch_size):
-            found = how.gradients(params, rest, how.draw(rng), *how.batch(places, step))
+            batch = devices.spread(how.batch(places, step))
+            found = how.gradients(params, rest, how.draw(rng), *batch)
             params, opt_state = moved(found.params, params, opt_state)
             rest, step = found.rest, step + 1
             losses.append(found.losses[0])
             on_step()
         after = State(whole(params, rest), opt_state, np.int32(step))
         loss = float(np.mean(jax.device_get(losses)))
-        return after, {"loss": loss, **how.measure(after.variables)}
+        return after, {"loss": loss, **how.measure(devices.gathered(after.variables))}
 
     start = jax.device_get(State(whole(params, rest), how.tx.init(params)))
     steps = max(1, how.examples // how.batch_size)

@@ -18,7 +18,7 @@ from experiments.procedures import restarting
 from experiments.procedures.restarting import Retrain
 from experiments.procedures.scoring import Given
 from experiments.report import results
-from experiments.runner import training
+from experiments.runner import processes, training
 from experiments.runner.config import Common
 from experiments.runner.fit import QUIET, Journal, Variables
 from experiments.runner.task import Network, Task, key
@@ -185,9 +185,12 @@ def advanced(
     if phase.prune:
         drawn = key(task.config, label(phase))
         scores = method.score.read(progress.graph, variables, tally, drawn, task)
-        progress = _pruned(task, method, progress, phase, scores, variables, drawn)
+        progress = _pruned(
+            task, method, progress, phase, processes.adopted(scores), variables, drawn
+        )
         if method.recover:
             kept = method.recover(progress.graph, variables, progress.keep, drawn, task)
+            kept = processes.adopted(kept)
             progress, variables = replace(progress, keep=kept[0]), kept[1]
         variables = jp.mask(progress.graph, variables, progress.keep)
     model = state.model
@@ -220,9 +223,10 @@ def _pruned(
     assert phase.prune is not None
     if method.allocate is None:
         return progress.prune(phase.prune, scores, phase.groups)
-    journal = method.journals and method.journals / f"{label(phase)}.jsonl"
+    alone = jax.process_count() == 1  # what another process would skip, all must compute
+    journal = method.journals / f"{label(phase)}.jsonl" if method.journals and alone else None
     given = Given(task, progress.graph, variables, drawn)
-    keep = method.allocate(progress, phase.prune, scores, given, journal)
+    keep = processes.adopted(method.allocate(progress, phase.prune, scores, given, journal))
     return replace(progress, keep={**progress.keep, **keep})
 
 

@@ -15,8 +15,9 @@ import optax
 import jaxprune as jp
 from experiments import data
 from experiments.data.augment import normalized
+from experiments.procedures import joint
 from experiments.procedures.joint import parts, whole
-from experiments.runner import training
+from experiments.runner import devices, training
 from experiments.runner.fit import QUIET, Journal, State, Variables
 from experiments.runner.task import Network, Task
 from experiments.runner.task import fresh as new
@@ -228,7 +229,7 @@ def _decays(graph: jp.ChannelGraph, params: Any) -> Any:
 
 
 def _gradients(task: Task, method: Method) -> Callable[..., slimmable.Gradients]:
-    return slimmable.gradients(at(task), task.graph, method.loss, distill=method.distill)
+    return joint.gradients(at(task), task.graph, method.loss, distill=method.distill)
 
 
 def _moved(
@@ -244,7 +245,7 @@ def _moved(
     variables = {"params": params, "rest": found.rest._asdict()}
     accuracy = jnp.mean(found.outputs.argmax(-1) == labels)
     state = state._replace(variables=variables, opt_state=opt_state, step=state.step + 1)
-    return state, Metrics(found.losses[0], accuracy)  # pyright: ignore[reportArgumentType]
+    return devices.constrained(state), Metrics(found.losses[0], accuracy)  # pyright: ignore[reportArgumentType]
 
 
 def _step(task: Task, method: Method, tx: optax.GradientTransformation) -> Step:
@@ -252,7 +253,7 @@ def _step(task: Task, method: Method, tx: optax.GradientTransformation) -> Step:
     gradients, size = _gradients(task, method), task.config.batch_size
 
     @partial(jax.jit, donate_argnums=0)
-    def step(state: State, part: Any, order: jax.Array, key: jax.Array) -> Any:
+    def step(state: State, part: Any, order: jax.Array | None, key: jax.Array) -> Any:
         batch_key, width_key = jax.random.split(key)
         batch = training.batch(task.dataset, part, order, state.step, batch_key, size)
         drawn = method.draw(jax.random.fold_in(width_key, state.step)) if method.draw else {}
@@ -270,7 +271,7 @@ def _sliced_step(task: Task, method: Method, tx: optax.GradientTransformation) -
     grid = method.grid or {}
     others = {name: keep for name, keep in grid.items() if name not in method.fixed}
 
-    def step(state: State, part: Any, order: jax.Array, key: jax.Array) -> Any:
+    def step(state: State, part: Any, order: jax.Array | None, key: jax.Array) -> Any:
         rng = np.random.default_rng((task.config.seed, int(state.step)))
         names = rng.permutation(list(others))[: method.number]
         widths = {**method.fixed, **{str(name): others[name] for name in names}}

@@ -10,6 +10,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure  # not pyplot: no window, no global state
 from matplotlib.ticker import MaxNLocator
 
+from experiments.runner import processes
+
 Point = tuple[float, float, float]
 """MACs, what is measured, and its standard error."""
 
@@ -52,7 +54,7 @@ def scale_histogram(
     )
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    _save(figure, path)
 
 
 def curve(
@@ -87,7 +89,7 @@ def curve(
         title="Pruned, nothing recalibrated or retrained",
     )
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
+    _save(figure, path)
 
 
 def rounds(path: Path, records: Sequence[Mapping[str, Any]], *, images: int | None) -> None:
@@ -121,7 +123,7 @@ def rounds(path: Path, records: Sequence[Mapping[str, Any]], *, images: int | No
     )
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    _save(figure, path)
 
 
 def widths(path: Path, *, before: Mapping[str, int], after: Mapping[str, int]) -> None:
@@ -138,7 +140,7 @@ def widths(path: Path, *, before: Mapping[str, int], after: Mapping[str, int]) -
     axes.invert_yaxis()
     axes.set(xlabel="channels", title="Width of every channel group")
     figure.legend(loc="outside lower right", ncols=2, frameon=False)
-    figure.savefig(path, dpi=150)
+    _save(figure, path)
 
 
 def spectrum(
@@ -164,7 +166,7 @@ def spectrum(
     axes.set(xlabel="MACs", ylabel=measure, xscale="log")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    _save(figure, path)
 
 
 def sensitivity(path: Path, swept: Mapping[str, Any]) -> None:
@@ -197,7 +199,12 @@ def sensitivity(path: Path, swept: Mapping[str, Any]) -> None:
         axes.set_ylim(0, 1.02)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
-    figure.savefig(path, dpi=150)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    if processes.first():
+        figure.savefig(path, dpi=150)
 
 
 def _whole_numbers(axis: Axis) -> None:

@@ -11,18 +11,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 import jaxprune as jp
-from experiments.runner import directory, progress
+from experiments.runner import devices, directory, processes, progress
 from experiments.runner.config import Common
 from experiments.runner.fit import Epoch, Journal, State
 from experiments.runner.task import Network, Task
 from jaxprune.keep.check import Keep
 
 RUNNING = "running"
-FREE = ("root", "name", "overwrite", "resume", "checkpoint_every", "data_dir", "workers")
+FREE = (
+    *("root", "name", "overwrite", "resume", "checkpoint_every", "data_dir", "workers"),
+    *("mesh", "distributed", "coordinator", "processes", "process", "heartbeat"),
+)
 """Fields of a configuration that may differ when a run goes on."""
 
 
@@ -34,21 +36,39 @@ def begin(config: Common, value: Mapping[str, Any]) -> Path:
       value: the whole configuration, a JSON value.
 
     Raises:
-      ValueError: the name is not free, or the run began with another configuration.
+      ValueError: the name is not free, the run began with another configuration, or a process
+        does not see its directory.
     """
-    if config.resume:
-        run = directory.resume(config.root, config.name, value, free=FREE)
-    else:
-        run = directory.create(config.root, config.name, overwrite=config.overwrite)
-    if not (run / directory.SUMMARY).exists():
-        directory.write_json(run / directory.CONFIG, value)
+
+    def made() -> Path:
+        if config.resume:
+            run = directory.resume(config.root, config.name, value, free=FREE)
+        else:
+            run = directory.create(config.root, config.name, overwrite=config.overwrite)
+        if not (run / directory.SUMMARY).exists():
+            directory.write_json(run / directory.CONFIG, value)
+        return run
+
+    def seen() -> None:
+        if not (run / directory.CONFIG).exists():
+            raise ValueError(
+                f"{run}, which process 0 made, is not there in another process.\n"
+                "Fix: a --root on a file system that all processes see."
+            )
+
+    run = processes.shared(made)
+    processes.together(seen)
     return run
 
 
 def finished(run: Path) -> list[str]:
     """Returns the names of the phases that are checkpoints."""
-    names = [entry.name for entry in sorted(path(run, "").glob("*")) if entry.name != RUNNING]
-    return [name for name in names if metadata(run, name)]
+
+    def there() -> list[str]:
+        names = [entry.name for entry in sorted(path(run, "").glob("*")) if entry.name != RUNNING]
+        return [name for name in names if metadata(run, name)]
+
+    return processes.shared(there)
 
 
 def rewind(run: Path, finished: Iterable[str]) -> None:
@@ -60,7 +80,8 @@ def rewind(run: Path, finished: Iterable[str]) -> None:
     """
     running = metadata(run, RUNNING)
     epochs = {running["phase"]: running["epoch"]} if running else {}
-    directory.drop_metrics(run, epochs | dict.fromkeys(finished, math.inf))
+    epochs |= dict.fromkeys(finished, math.inf)
+    processes.shared(lambda: directory.drop_metrics(run, epochs))
 
 
 def save(run: Path, task: Task, name: str, network: Network) -> None:
@@ -112,17 +133,18 @@ def journal(run: Path, task: Task, name: str, keep: Keep) -> Iterator[Journal]:
         opt_state, tally = saved.opt_state
         step = np.int32(running["step"])
         state = State(saved.variables, opt_state, step, state.keep, tally)
-        return jax.device_get(state)  # what is committed to a device compiles the step again
+        return devices.fetched(state)  # what is committed to a device compiles the step again
 
     clock = progress.Clock()
     with progress.shown(name) as shown:
 
         def on_epoch(epoch: Epoch, state: State) -> None:
             seconds = clock.seconds()
-            directory.append_metrics(run, progress.records(name, epoch, seconds))
+            record = progress.records(name, epoch, seconds)
+            processes.shared(lambda: directory.append_metrics(run, record))
             shown.on_epoch(epoch, seconds)
             if epoch.number % every == 0 and epoch.number < epoch.total:
-                state = jax.device_get(state)
+                state = devices.fetched(state)
                 jp.save(
                     path(run, RUNNING),
                     state.variables,
@@ -142,12 +164,16 @@ def path(run: Path, name: str) -> Path:
 
 def drop(run: Path, name: str) -> None:
     """Deletes a checkpoint, if there is one."""
-    shutil.rmtree(path(run, name), ignore_errors=True)
+    processes.shared(lambda: shutil.rmtree(path(run, name), ignore_errors=True))
 
 
 def metadata(run: Path, name: str) -> Any:
     """Returns the metadata of a checkpoint; None where none is complete."""
-    try:
-        return jp.restore(path(run, name)).metadata
-    except jp.errors.CheckpointError:
-        return None
+
+    def read() -> Any:
+        try:
+            return jp.restore(path(run, name)).metadata
+        except jp.errors.CheckpointError:
+            return None
+
+    return processes.shared(read)

@@ -1,10 +1,11 @@
 """What every run can be asked for."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from jaxprune.schedule import Part, Training
 
@@ -50,6 +51,24 @@ class Common:
     batch_size: int = 64
     """Images in a step."""
 
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    """What the steps of a training compute in. With bfloat16 weights, scores and statistics stay
+    float32; float64 is for all of it, to compare runs on different devices."""
+    mesh: str = ""
+    """Devices by axis: data=8 divides every batch over eight, data=2,model=4 the weights too. One
+    device by default. The numbers are those of one device, but for the order of sums."""
+    distributed: bool = False
+    """One of several processes, each of which is given the same command; JAX finds the others on
+    Cloud TPU, under Slurm, Open MPI and Kubernetes. Without a mesh all devices are along data."""
+    coordinator: str | None = None
+    """Host and port of process 0, where JAX does not know the cluster."""
+    processes: int | None = None
+    """How many there are, there."""
+    process: int | None = None
+    """The number of this one, from 0, there."""
+    heartbeat: int = 100
+    """Seconds without a sign of life after which a process is lost and all others end."""
+
     def scaled(self, epochs: float) -> int:
         """Returns the number of epochs at this scale."""
         return max(1, int(self.scale * epochs + 1e-6))
@@ -88,14 +107,41 @@ def check(config: Common, problems: Iterable[str], *, positive: Iterable[str] = 
     """
     low = [
         f"{name}={getattr(config, name)} must be above 0"
-        for name in (*positive, "batch_size", "checkpoint_every", "scale")
+        for name in (*positive, "batch_size", "checkpoint_every", "scale", "heartbeat")
         if not getattr(config, name) > 0
     ]
+    problems = [*problems, *_unmeshed(config)]
     both = ["overwrite replaces a run and resume goes on with it"]
     unread = _unread(config) if isinstance(config, Slim) else []
     failures = [*low, *problems, *unread, *(both if config.overwrite and config.resume else [])]
     if failures:
         raise ValueError("\n".join([*failures, "Fix: see --help for what goes together."]))
+
+
+def axes(mesh: str) -> tuple[int, int] | None:
+    """Returns the devices along data and model of `data=2,model=4`; None if it reads otherwise."""
+    found = re.fullmatch(r"data=([1-9]\d*)(?:,model=([1-9]\d*))?", mesh)
+    return found and (int(found[1]), int(found[2] or 1))
+
+
+def undivided(config: Common, count: int) -> Iterator[str]:
+    """Yields the sizes of batches that so many devices do not divide."""
+    for name in (field.name for field in fields(config) if field.name.endswith("batch_size")):
+        if (size := getattr(config, name)) and size % count:
+            yield f"{name}={size} is not a multiple of the {count} devices along data"
+
+
+def _unmeshed(config: Common) -> Iterator[str]:
+    if config.mesh:
+        if (sizes := axes(config.mesh)) is None:
+            yield f"mesh={config.mesh!r} is not of the form data=8 or data=2,model=4"
+        else:
+            yield from undivided(config, sizes[0])
+    places = (config.coordinator, config.processes, config.process)
+    if (given := sum(place is not None for place in places)) and not config.distributed:
+        yield "coordinator, processes and process are for --distributed"
+    elif given not in (0, len(places)):
+        yield "coordinator, processes and process go together"
 
 
 def _unread(config: Slim) -> Iterator[str]:

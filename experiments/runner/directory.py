@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.runner import processes
 from experiments.runner.provenance import made as made
 from experiments.runner.provenance import provenance as provenance
 
@@ -154,11 +155,15 @@ def summarized(run: Path, make: Callable[[], Mapping[str, Any]]) -> dict[str, An
 
     That of a finished run is read, and nothing is made.
     """
-    if not (run / SUMMARY).exists():
+    if not processes.shared((run / SUMMARY).exists):
         start, before = time.perf_counter(), provenance()
         summary = {**make(), **before}
-        seconds = sum(record["seconds"] for record in read_metrics(run))
-        summary["train_s"] = round(seconds, 1)  # also of the epochs before an interruption
-        summary["wall_time_s"] = round(time.perf_counter() - start, 1)
-        write_json(run / SUMMARY, summary)
-    return read_json(run / SUMMARY)
+
+        def write() -> None:
+            seconds = sum(record["seconds"] for record in read_metrics(run))
+            summary["train_s"] = round(seconds, 1)  # also of the epochs before an interruption
+            summary["wall_time_s"] = round(time.perf_counter() - start, 1)
+            write_json(run / SUMMARY, summary)
+
+        processes.shared(write)
+    return processes.shared(lambda: read_json(run / SUMMARY))

@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, NamedTuple
 
-from experiments.runner import checkpoints, directory
+import jax
+
+from experiments.runner import checkpoints, devices, directory, processes
 from experiments.runner import config as configuration
 from experiments.runner.config import C, Common
 from experiments.runner.presets import Presets
@@ -46,25 +48,30 @@ def execute(experiment: Experiment[C], config: C) -> Path:
     """
     value = configuration.to_json(config) | {"experiment": experiment.name}
     before = config.root / config.name
-    finished = config.resume and (before / directory.SUMMARY).exists()
-    task = None if finished else experiment.task(config)
-    with begun(config, value) as path:
-        summary = directory.summarized(
-            path, lambda: experiment.method(Run(path, task or experiment.task(config)))
-        )
-    experiment.report(path, summary)
+    with devices.using(config):
+        finished = config.resume and processes.shared((before / directory.SUMMARY).exists)
+        task = None if finished else processes.together(lambda: experiment.task(config))
+        processes.check_alike(value, task and task.dataset)
+        with begun(config, value) as path:
+            summary = directory.summarized(
+                path, lambda: experiment.method(Run(path, task or experiment.task(config)))
+            )
+        if processes.first():
+            experiment.report(path, summary)
     return path
 
 
 @contextmanager
 def begun(config: Common, value: Mapping[str, Any]) -> Iterator[Path]:
     """Yields the directory of a run; after an error it is gone if nothing was trained in it."""
-    old = config.resume and (config.root / config.name).exists()
+    old = config.resume and processes.shared((config.root / config.name).exists)
     path = checkpoints.begin(config, value)
     try:
         yield path
-    except Exception:
+    except Exception as error:
         trained = (path / directory.METRICS).exists() or (path / "checkpoints").exists()
-        if not old and not trained:
+        if not old and not trained and processes.first():
             shutil.rmtree(path, ignore_errors=True)
+        if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
+            error.add_note(f"If another process was lost: {path} goes on with --resume.")
         raise

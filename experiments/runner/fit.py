@@ -1,15 +1,14 @@
 """The loop of every training: epoch by epoch, heard by a journal that can make it go on."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 import jaxprune as jp
+from experiments.runner import devices, precision, processes
 
 Variables = Any  # {'params': ..., 'batch_stats': ...}
 
@@ -59,7 +58,7 @@ Its random numbers follow from its arguments alone.
 
 
 def fit(start: State, train: Train, *, epochs: int, steps: int, journal: Journal = QUIET) -> State:
-    """Returns the state after the epochs.
+    """Returns the state after the epochs; of a mesh it comes back to the host.
 
     Args:
       start: where to begin; its arrays stay valid.
@@ -71,8 +70,8 @@ def fit(start: State, train: Train, *, epochs: int, steps: int, journal: Journal
     Raises:
       DivergedError: a figure is not finite; of that epoch the journal does not hear.
     """
-    state = journal.restore(start)
-    state = jax.tree.map(partial(jnp.array, copy=True), state)  # steps may donate it
+    state = processes.adopted(journal.restore(precision.widened(start)))
+    state = devices.settled(state)  # copied: steps may donate it
     first = int(state.step) // steps
     for number in range(first + 1, epochs + 1):
         done = (number - 1) * steps
@@ -85,7 +84,7 @@ def fit(start: State, train: Train, *, epochs: int, steps: int, journal: Journal
         state, figures = train(state, number, on_step)
         _check(number, figures)
         journal.on_epoch(Epoch(number, epochs, figures), state)
-    return state
+    return state if devices.current().mesh is None else devices.fetched(state)
 
 
 def _check(number: int, figures: Figures) -> None:

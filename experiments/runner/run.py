@@ -5,7 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, NamedTuple
 
-from experiments.runner import checkpoints, directory
+import jax
+
+from experiments.runner import checkpoints, directory, processes
 from experiments.runner.config import C
 from experiments.runner.fit import DivergedError, Journal
 from experiments.runner.task import Network, Task
@@ -35,14 +37,17 @@ class Run(NamedTuple, Generic[C]):
         with self.journal(name, keep or {}) as journal:
             network = make(journal)
         checkpoints.save(self.path, self.task, name, network)
+        if jax.process_count() > 1:  # what process 0 chose is what all go on with
+            return checkpoints.load(self.path, self.task, name)
         return network
 
     def value(self, name: str, make: Callable[[], Any]) -> Any:
         """Returns the JSON value that `make` gives; a second time it is read, not made."""
         file = self.path / f"{name}.json"
-        if not file.exists():
-            directory.write_json(file, make())
-        return directory.read_json(file)
+        if not processes.shared(file.exists):
+            value = make()
+            processes.shared(lambda: directory.write_json(file, value))
+        return processes.shared(lambda: directory.read_json(file))
 
     @contextmanager
     def journal(self, name: str, keep: Keep, before: str | None = None) -> Iterator[Journal]:

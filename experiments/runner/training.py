@@ -17,6 +17,7 @@ from flax import linen as nn
 import jaxprune as jp
 from experiments.data import Dataset, Split, Stream
 from experiments.data.augment import augmented, normalized
+from experiments.runner import devices, precision
 from experiments.runner import fit as loop
 from experiments.runner.fit import QUIET, DivergedError, Figures, Journal, OnStep, State, Variables
 
@@ -39,7 +40,7 @@ class Metrics(NamedTuple):
     accuracy: float  # share of right answers, 0 to 1
 
 
-Step = Callable[[State, Split, jax.Array, jax.Array], tuple[State, Metrics]]
+Step = Callable[[State, Split, jax.Array | None, jax.Array], tuple[State, Metrics]]
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 """(logits, labels) -> scalar."""
@@ -118,15 +119,17 @@ def train_step(
     Which batch, and which random numbers, follow from `state.step`; the state is donated. With
     `gather` the scores of every batch are added to `state.tally`.
     """
-    tx = optax.with_extra_args_support(tx)
+    tx, apply = optax.with_extra_args_support(tx), precision.lowered(model.apply)
 
     @partial(jax.jit, donate_argnums=0)
-    def step(state: State, train: Split, order: jax.Array, key: jax.Array) -> tuple[State, Metrics]:
+    def step(
+        state: State, train: Split, order: jax.Array | None, key: jax.Array
+    ) -> tuple[State, Metrics]:
         params = state.variables["params"]
         images, labels = batch(dataset, train, order, state.step, key, batch_size)
 
         def loss_and_rest(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-            logits, mutated = model.apply(
+            logits, mutated = apply(
                 state.variables | {"params": params}, images, train=True, mutable=["batch_stats"]
             )
             return loss(logits, labels), (logits, mutated)
@@ -141,18 +144,37 @@ def train_step(
         variables = {"params": optax.apply_updates(params, updates), **mutated}
         accuracy = jnp.mean(logits.argmax(-1) == labels)
         state = State(variables, opt_state, state.step + 1, state.keep, tally)
-        return state, Metrics(value, accuracy)  # pyright: ignore[reportArgumentType]
+        return devices.constrained(state), Metrics(value, accuracy)  # pyright: ignore[reportArgumentType]
 
     return step
 
 
 def batch(
-    dataset: Dataset, train: Split, order: jax.Array, step: jax.Array, key: jax.Array, size: int
+    dataset: Dataset,
+    train: Split,
+    order: jax.Array | None,
+    step: jax.Array,
+    key: jax.Array,
+    size: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the images, augmented and normalized, and the labels of a step; for use in jit."""
-    rows = jax.lax.dynamic_slice_in_dim(order, step % (len(order) // size) * size, size)
-    images = augmented(dataset.augment, jax.random.fold_in(key, step), train.images[rows])
-    return normalized(dataset.mean, dataset.std, images), train.labels[rows]
+    """Returns the images, augmented and normalized, and the labels of a step; for use in jit.
+
+    Random numbers follow from the step and from the place in the batch, not from a device.
+
+    Args:
+      dataset: says how.
+      train: all images, or, without an order, those of the step.
+      order: in which all images are taken.
+      step: its number.
+      key: of all steps.
+      size: images in a step.
+    """
+    if order is not None:
+        rows = jax.lax.dynamic_slice_in_dim(order, step % (len(order) // size) * size, size)
+        train = Split(train.images[rows], train.labels[rows])  # pyright: ignore[reportArgumentType]
+    images, labels = devices.divided(tuple(train), devices.along_data())
+    images = augmented(dataset.augment, jax.random.fold_in(key, step), images)
+    return normalized(dataset.mean, dataset.std, images), labels
 
 
 @partial(jax.jit, static_argnums=(2, 3))
@@ -169,19 +191,22 @@ def train_epoch(
     *,
     batch_size: int,
     steps: int | None = None,
+    examples: int | None = None,
     on_step: OnStep = lambda: None,
 ) -> tuple[State, list[Metrics]]:
     """Returns the state after one epoch and the metrics of its steps; all of it on the device.
 
-    An epoch has as many steps as the images fill batches, or only `steps`.
+    An epoch has as many steps as the images fill batches, or only `steps`. Of the images the first
+    `examples` count, if others fill up what the devices divide.
 
     A loop over compiled steps and not a `lax.scan`: XLA for CPU runs convolutions inside a loop
     about eight times slower.
     """
     order_key, step_key = keys
     history = []
-    steps = train.size // batch_size if steps is None else steps
-    for part, order in _parts(train, order_key, state.step, batch_size, steps):
+    examples = train.size if examples is None else examples
+    steps = examples // batch_size if steps is None else steps
+    for part, order in _parts(train, order_key, state.step, batch_size, steps, examples):
         state, metrics = step(state, part, order, step_key)
         history.append(metrics)
         on_step()
@@ -189,17 +214,22 @@ def train_epoch(
 
 
 def _parts(
-    train: Split | Stream, key: jax.Array, step: jax.Array, batch_size: int, steps: int
-) -> Iterator[tuple[Split, jax.Array]]:
+    train: Split | Stream,
+    key: jax.Array,
+    step: jax.Array,
+    batch_size: int,
+    steps: int,
+    examples: int,
+) -> Iterator[tuple[Split, jax.Array | None]]:
     """Returns for each step of an epoch what it takes its batch from: all images, or that batch."""
     if isinstance(train, Split):
-        order = shuffled(key, step, train.size, steps)
-        if steps < train.size // batch_size:
+        order = shuffled(key, step, examples, steps)
+        if steps < examples // batch_size:
             order = order[: steps * batch_size]
         return repeat((train, order), steps)
-    seed, order = jax.random.bits(jax.random.fold_in(key, step // steps)), jnp.arange(batch_size)
-    batches = islice(train.batches(batch_size, int(seed)), steps)
-    return ((jax.device_put(batch), order) for batch in batches)
+    seed = int(jax.random.bits(jax.random.fold_in(key, step // steps)))
+    batches = islice(train.batches(batch_size, seed, *devices.rows(batch_size)), steps)
+    return ((devices.batch(each, batch_size), None) for each in batches)
 
 
 def fit(
@@ -248,12 +278,19 @@ def fit(
     steps = max(1, int(share * batches))
     step, train = step or train_step(model, tx, dataset, batch_size), dataset.train
     if isinstance(train, Split):
-        train = jax.device_put(train)
-    keys = tuple(jax.random.split(key))
+        train = devices.whole(train)
+    keys = devices.everywhere(tuple(jax.random.split(key)))
 
     def epoch(state: State, number: int, on_step: OnStep) -> tuple[State, Figures]:
         state, history = train_epoch(
-            step, state, train, keys, batch_size=batch_size, steps=steps, on_step=on_step
+            step,
+            state,
+            train,
+            keys,
+            batch_size=batch_size,
+            steps=steps,
+            examples=dataset.train.size,
+            on_step=on_step,
         )
         history = np.array(jax.device_get(history))
         loss, accuracy = np.mean(history, axis=0).tolist()
@@ -288,32 +325,40 @@ def evaluate(
     batch_size: int = 500,
 ) -> Metrics:
     """Returns loss and accuracy on a split of the data set, with running statistics."""
-    count = split.size
-    size, variables = min(batch_size, count), jax.device_put(variables)
-    score = partial(_score, model, dataset.mean, dataset.std, size)
+    count, along = split.size, devices.along_data()
+    size, variables = devices.multiple(min(batch_size, count)), devices.everywhere(variables)
+    score = partial(_score, model, dataset.mean, dataset.std, size, along, variables)
+    starts = range(0, count, size)
     if isinstance(split, Split):
-        split = jax.device_put(split)
-        parts = [score(variables, split, np.int32(start)) for start in range(0, count, size)]
+        split = devices.whole(split)
+        parts = [score(split, np.int32(start), np.int32(count)) for start in starts]
     else:
-        parts = [score(variables, batch, np.int32(0)) for batch in split.batches(size, None)]
+        batches = devices.padded(split.batches(size, None, *devices.rows(size)), split, size)
+        parts = [
+            score(each, np.int32(0), np.int32(min(size, count - start)))
+            for start, each in zip(starts, batches, strict=True)
+        ]
     loss, right = (sum(map(float, values)) for values in zip(*jax.device_get(parts), strict=True))
     return Metrics(loss / count, right / count)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _score(
     model: Model,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     size: int,
+    along: jax.NamedSharding | None,
     variables: Variables,
     split: Split,
     start: jax.Array,
+    count: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the sums over a batch: the loss, and the share that is right of each image."""
     rows = start + jnp.arange(size)
-    inside = rows < len(split.labels)
-    images, labels = jax.tree.map(lambda part: part.at[rows].get(mode="clip"), split)
+    inside = rows < count
+    taken = jax.tree.map(lambda part: part.at[rows].get(mode="clip"), split)
+    images, labels = devices.divided(tuple(taken), along)
     logits: Any = model.apply(variables, normalized(mean, std, images), train=False)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     right = logits.argmax(-1) == labels

@@ -215,7 +215,7 @@ def train(slim: Slim, name: str, grid: Mapping[str, Keep], journal: Journal = QU
     network = partial(_network, slim.task)
     how = Joint(
         tx=optax.adam(optax.cosine_decay_schedule(config.learning_rate, steps)),
-        gradients=slimmable.gradients(network, graph, slim.task.loss, distill=distill),
+        gradients=joint.gradients(network, graph, slim.task.loss, distill=distill),
         draw=partial(_drawn, grid, config.sandwich),
         batch=lambda rows, step: batch(jax.random.fold_in(drawn, step), images, rows),
         examples=examples,

@@ -45,7 +45,7 @@ def pretrain(
 
     size = len(images.images)
     tx = _optimizer(config, config.pretrain_learning_rate, number * (size // config.batch_size))
-    gradients = slimmable.gradients(network, graph, cross_entropy)
+    gradients = joint.gradients(network, graph, cross_entropy)
     how = _joint(config, name, grid, tx, gradients, batch, size, number)
     return Network(model, joint.train(how, *slimmable.split(graph, first, grid), journal), {})
 
@@ -80,7 +80,7 @@ def detect(
     size = len(train.images)
     sgd = _optimizer(config, config.learning_rate, number * (size // config.batch_size))
     tx = optax.chain(optax.clip_by_global_norm(config.clip), sgd)
-    gradients = slimmable.gradients(network, graph, task.loss)
+    gradients = joint.gradients(network, graph, task.loss)
     how = _joint(config, name, grid, tx, gradients, batch, size, number)
     split = adopted(task, key(config, name), grid, backbone)
     return Network(model, joint.train(how, *split, journal), {})
