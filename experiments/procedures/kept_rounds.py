@@ -90,15 +90,20 @@ def table(summary: Mapping[str, Any]) -> Table:
     return found
 
 
-def follow(run: Run[Any], method: Method) -> State:
+def follow(run: Run[Any], method: Method, start: State | None = None) -> State:
     """Returns the state after the last phase; a run that was interrupted goes on where it was.
+
+    Args:
+      run: where it is kept.
+      method: the procedure.
+      start: where it begins; before any training by default.
 
     Raises:
       DivergedError, ScoreError: a loss or a score is not finite; a note says in which phase, and
         where the network before it is.
     """
     path, task = run.path, run.task
-    state = load(path, task, rounds.initial(task, method))
+    state = load(path, task, start or rounds.initial(task, method))
     with run.going_on([record["phase"] for record in state.records]):
         for after in rounds.rounds(task, method, state, partial(_journal, run)):
             state = after

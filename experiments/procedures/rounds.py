@@ -309,6 +309,7 @@ def _record(task: Task, method: Method, state: State) -> Record:
         "phase": label(phase),
         "kind": phase.kind,
         "rounds": phase.rounds,
+        "epochs": phase.training.epochs * phase.training.data if phase.training else 0,
         "macs": state.progress.left(),
         "channels": int(kept) / sizes,
         "accuracy": results.accuracy(task, network(method, state), task.dataset.validation),
