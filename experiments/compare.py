@@ -8,8 +8,8 @@ Command:   python -m experiments compare
            python -m experiments compare --methods l1 fpgm netadapt --seeds 0
            python -m experiments compare --minutes 0  (writes the page anew from what is there)
 Device:    CPU, 2 cores
-Writes:    PRESET/METHOD/SHARE-SEED.json below `--out` after every cell; PRESET.md and PRESET.png
-           at the end
+Writes:    compare/PRESET/METHOD/SHARE-SEED.json below `--out` after every cell; compare_PRESET.md
+           and compare/PRESET.png at the end
 """
 
 import sys

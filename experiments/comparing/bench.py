@@ -14,14 +14,14 @@ import optax
 import jaxprune as jp
 from experiments.comparing.config import Config
 from experiments.data.augment import normalized
-from experiments.procedures import rounds, steps
+from experiments.procedures import distilling, rounds, steps
 from experiments.procedures.dense import sgd, trained
 from experiments.runner import config as configuration
 from experiments.runner import packed, training
 from experiments.runner.fit import QUIET, Journal, Variables
 from experiments.runner.run import Run
 from experiments.runner.task import Network, Task, initial, key
-from experiments.runner.training import Step, Taught
+from experiments.runner.training import Step
 from experiments.tasks import classification
 from jaxprune.keep.check import Keep
 from jaxprune.schedule import Training
@@ -111,13 +111,8 @@ class Bench:
         tx = sgd(how, how.learning_rate(self.steps(how)))
         if masked:
             tx = jp.schedule.masked_updates(tx, self.graph)
-        taught = None
-        if distill:
-            labels = self.task.loss if config.distill < 1 else None
-            loss = jp.recover.distillation(
-                temperature=config.temperature, mix=config.distill, loss=labels
-            )
-            taught = Taught(self.task.model, loss)
+        how_taught = distilling.asked(config.distill, config.temperature) if distill else None
+        taught = how_taught and how_taught.of(self.task.model, self.task.loss)
         step = training.train_step(
             model, tx, dataset, config.batch_size, loss=self.task.loss, taught=taught
         )

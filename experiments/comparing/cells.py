@@ -60,7 +60,7 @@ def hashed(value: Mapping[str, Any]) -> str:
 
 def folder(config: Config) -> Path:
     """Returns where the cells of a preset are."""
-    return config.out / config.preset
+    return config.out / "compare" / config.preset
 
 
 def file(config: Config, cell: Cell) -> Path:

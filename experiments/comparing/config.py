@@ -5,12 +5,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from experiments.procedures import distilling
 from experiments.runner import config as configuration
 from experiments.runner.config import Common
 from experiments.runner.presets import Presets
 from jaxprune.schedule import Training, stepped, triangular
 
-OUT = Path(__file__).parents[2] / "benchmarks" / "results" / "compare"
+OUT = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,16 +52,15 @@ class Config(Common):
     minutes: float = float("inf")
     """After so many no further cell is begun; 0 writes only the page."""
     out: Path = OUT
-    """Where the journals, a folder for each preset, and the pages are."""
+    """Where compare/PRESET/, a file for each cell, and the page compare_PRESET.md are."""
 
     def __post_init__(self) -> None:
         """Raises ValueError where values contradict each other."""
         problems = [f"budgets: {b} is not a share below 1" for b in self.budgets if not 0 < b < 1]
-        if not 0 <= self.distill <= 1:
-            problems.append(f"distill={self.distill} is not a share")
+        problems += distilling.unknown(self.distill, self.temperature)
         if self.overwrite or self.resume:
             problems.append("a comparison always goes on; to measure a cell again, remove its file")
-        configuration.check(self, problems, positive=("evaluations", "temperature"))
+        configuration.check(self, problems, positive=("evaluations",))
 
 
 FREE = (

@@ -25,19 +25,19 @@ def write(config: Config, bench: Bench, planned: Sequence[Cell], times: Times) -
     """Writes the table and the pictures, and returns the path of the table."""
     found, failed = _entries(config, bench, planned)
     dense = float(bench.evaluate(bench.dense())[1].mean())
-    file = config.out / f"{config.preset}.md"
+    file, picture = config.out / f"compare_{config.preset}.md", cells.folder(config)
     missing = cells.missing(config, bench.digest, planned)
     text = "\n".join(_lines(config, bench, found, dense, times, failed, missing)) + "\n"
-    file.parent.mkdir(parents=True, exist_ok=True)
+    picture.mkdir(parents=True, exist_ok=True)
     file.write_text(text, "utf-8")
     if found:
         macs = _points(found, lambda _, entry: entry["macs"])
         title = "share of the dense MACs"
-        plots.compared(file.with_suffix(".png"), macs, dense=dense, cost=title)
+        plots.compared(picture.with_suffix(".png"), macs, dense=dense, cost=title)
         if times:
             spent = _points(found, lambda cell, _: times.get(cell))
             title = "ms for 64 images"
-            target = file.with_name(f"{file.stem}-latency.png")
+            target = picture.with_name(f"{picture.name}-latency.png")
             plots.compared(target, spent, dense=dense, cost=title)
     return file
 

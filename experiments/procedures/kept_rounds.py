@@ -104,6 +104,8 @@ def follow(run: Run[Any], method: Method, start: State | None = None) -> State:
     """
     path, task = run.path, run.task
     state = load(path, task, start or rounds.initial(task, method))
+    if method.distill and state.done:
+        state = state._replace(teacher=checkpoints.load(path, task, "dense").variables)
     with run.going_on([record["phase"] for record in state.records]):
         for after in rounds.rounds(task, method, state, partial(_journal, run)):
             state = after
