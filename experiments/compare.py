@@ -15,6 +15,7 @@ Writes:    compare/PRESET/METHOD/SHARE-SEED.json below `--out` after every cell;
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -50,7 +51,7 @@ def main(config: Config) -> Path:
     return page.write(config, bench, planned, times)
 
 
-def made(bench: benches.Bench, cell: Cell) -> dict[str, object]:
+def made(bench: benches.Bench, cell: Cell) -> dict[str, Any]:
     """Returns the entry of a cell; of one that the network or the budget rules out, why."""
     facts = directory.provenance()
     known = {name: facts[name] for name in ("commit", "device", "cpu", "versions")}
@@ -61,7 +62,7 @@ def made(bench: benches.Bench, cell: Cell) -> dict[str, object]:
         return {"cell": cell._asdict(), "failed": str(error)[:400], "made": known}
 
 
-def told(entry: dict[str, object]) -> str:
+def told(entry: dict[str, Any]) -> str:
     """Returns the line of a cell.
 
     >>> told({"accuracy": 0.5, "macs": 0.25, "cpu_s": 1.5})

@@ -168,7 +168,7 @@ def cut(bench: benches.Bench) -> benches.Bench:
 
 
 def test_a_ramp_ends_at_the_budget() -> None:
-    plan, done, targets = trained._ramp(0.4, 3, ONCE, 3.0), None, []
+    plan, done, targets = trained.ramp(0.4, 3, ONCE, 3.0), None, []
     while phase := plan(done, 1.0):
         targets.append(phase.prune and phase.prune.keep_macs)
         done = phase
@@ -230,14 +230,16 @@ def test_the_recovery_learns_from_the_dense_network() -> None:
     """The loss of the first step is that of the formula, and no gradient comes to the teacher."""
     config = replace(SMALL, distill=0.75, temperature=2.0)
     bench = benches.Bench(BENCH.task._replace(config=config), BENCH.variables)
-    tx, step = bench._program(BENCH.task.model, ONCE, False, True)
+    tx, step = bench.program(BENCH.task.model, ONCE, False, True)
     start = jax.tree.map(lambda leaf: np.asarray(leaf) * 0.5, BENCH.variables)
     state = benches.training.State(
         start, tx.init(start["params"]), np.int32(0), teacher=BENCH.variables
     )
-    train, order = BENCH.task.dataset.train, np.arange(128)
+    train: Any = BENCH.task.dataset.train
+    order: Any = np.arange(128)
+    zero: Any = 0
     data = BENCH.task.dataset
-    images, labels = benches.training.batch(data, train, order, 0, jax.random.key(0), 32)
+    images, labels = benches.training.batch(data, train, order, zero, jax.random.key(0), 32)
     apply = BENCH.task.model.apply
     logits = apply(start, images, train=True, mutable=["batch_stats"])[0]
     told = apply(BENCH.variables, images, train=False)

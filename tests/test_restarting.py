@@ -88,7 +88,11 @@ def test_a_fine_tuning_learns_from_the_dense_network_and_goes_on_to_the_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kept_rounds, "draw", lambda *_: None)
-    few = {**SMALL, "finetune": (Training(epochs=2, rates=constant(0.05)),), "resume": True}
+    few: dict[str, Any] = {
+        **SMALL,
+        "finetune": (Training(epochs=2, rates=constant(0.05)),),
+        "resume": True,
+    }
     ends = {}
     for name, mix, at in (("plain", 0.0, None), ("whole", 0.5, None), ("broken", 0.5, 4)):
         config = agp.Config(**few, distill=mix, root=tmp_path / name)

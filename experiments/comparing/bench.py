@@ -87,7 +87,7 @@ class Bench:
         masks = None if network.sliced else self.whole(network.keep)
         masked = masks is not None
         place = ("step", None if masked else network.model, how, distill)
-        tx, step = self.once(place, lambda: self._program(network.model, how, masked, distill))
+        tx, step = self.once(place, lambda: self.program(network.model, how, masked, distill))
         found = training.fit(
             network.model,
             network.variables,
@@ -104,9 +104,10 @@ class Bench:
         )
         return network._replace(variables=jax.device_get(found.variables))
 
-    def _program(
+    def program(
         self, model: Any, how: Training, masked: bool, distill: bool
     ) -> tuple[optax.GradientTransformation, Step]:
+        """Returns the optimizer of a training and its compiled step, with masks or taught."""
         config, dataset = self.task.config, self.task.dataset
         tx = sgd(how, how.learning_rate(self.steps(how)))
         if masked:

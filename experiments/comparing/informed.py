@@ -124,6 +124,6 @@ def within(work: Work, scores: Mapping[str, Any], gone: Keep) -> Keep:
     out = {name: kept for name, kept in gone.items() if not np.all(kept)}
     while high - low > 1e-3:  # the share of the whole network at which the rest is in the budget
         middle = (low + high) / 2
-        keep = work._replace(share=middle).budget(scores) | out
+        keep = {**work._replace(share=middle).budget(scores), **out}
         low, high = (middle, high) if work.bench.left(keep) <= work.share else (low, middle)
-    return work._replace(share=low).budget(scores) | out
+    return {**work._replace(share=low).budget(scores), **out}

@@ -80,7 +80,7 @@ def in_rounds(
         return jp.scores.normalized(read(*args), by=by)
 
     method = Method(
-        plan=_ramp(share, how.epochs, replace(how, epochs=1), power),
+        plan=ramp(share, how.epochs, replace(how, epochs=1), power),
         dense=how,
         score=Score(scores),
         recover=recovering.after(recover),
@@ -158,7 +158,7 @@ def _beginning(work: Work) -> Callable[[jp.ChannelGraph], Any]:
     return begin
 
 
-def _ramp(share: float, count: int, training: Training, power: float) -> Plan:
+def ramp(share: float, count: int, training: Training, power: float) -> Plan:
     """Returns the plan of `count` rounds after which `share` of the MACs is left."""
 
     def plan(done: Phase | None, left: float) -> Phase | None:
