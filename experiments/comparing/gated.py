@@ -28,14 +28,16 @@ class Gating(NamedTuple):
       drawn: (trained, key) -> gates of a step.
       fixed: trained -> gates of evaluation.
       penalty: (trained, number of the step) -> what is added to the loss.
-      tx: the optimizer of all of it.
+      tx: {label: the optimizer of what has it}.
+      labels: of `init`, a tree or its front.
     """
 
     init: Any
     drawn: Callable[[Any, jax.Array], Mapping[str, Any]]
     fixed: Callable[[Any], Mapping[str, Any]]
     penalty: Callable[[Any, Any], Any]
-    tx: optax.GradientTransformation
+    tx: Mapping[str, Any]
+    labels: Any
 
 
 class Gated(NamedTuple):
@@ -102,8 +104,8 @@ def _learned(work: Work, gating: Gating) -> Variables:
     task = work.task
     model = Gated(task.model, work.graph, gating.fixed)
     apply = jp.gated(partial(task.model.apply, train=True, mutable=["batch_stats"]), work.graph)
-    labels = {"weights": "weights", "gates": "gates"}
-    tx = optax.partition({"weights": _weights(work), "gates": gating.tx}, labels)
+    labels = {"weights": "weights", "gates": gating.labels}
+    tx = optax.partition({"weights": _weights(work), **gating.tx}, labels)
 
     def forward(state: State, params: Any, images: Any, labels: Any, noise: Any) -> Any:
         own = state.variables | {"params": params["weights"]}
@@ -138,7 +140,6 @@ def lagrangian(work: Work, *, law: str, rate: float = 0.1) -> Pruned:
         work.graph, bounds={jp.cost.macs: work.share}, warmup=max(1, steps // 2)
     )
     ascent = optax.chain(optax.scale(-1.0), optax.adam(rate))
-    labels = {"gates": "down", "multipliers": "up"}
     weight = 1 / work.task.dataset.train.size if law == "gaussian" else 0.0
 
     def penalty(trained: Any, step: Any) -> Any:
@@ -151,7 +152,8 @@ def lagrangian(work: Work, *, law: str, rate: float = 0.1) -> Pruned:
         drawn=lambda trained, key: gates.sample(trained["gates"], key),
         fixed=lambda trained: gates.fixed(trained["gates"]),
         penalty=penalty,
-        tx=optax.partition({"down": optax.adam(rate), "up": ascent}, labels),
+        tx={"down": optax.adam(rate), "up": ascent},
+        labels={"gates": "down", "multipliers": "up"},
     )
     variables = _learned(work, gating)
     learned = variables["params"]["gates"]["gates"]
@@ -162,7 +164,14 @@ def structure_selection(work: Work, *, strength: float = 1e-2, rate: float = 1e-
     """SSS: scales behind every channel, by accelerated proximal gradient on their L1 norm."""
     tx = jp.sparsify.accelerated_l1_gates(strength, learning_rate=rate)
     init = {name: jnp.asarray(gate) for name, gate in jp.gates.unit(work.graph).items()}
-    gating = Gating(init, lambda gates, _: gates, lambda gates: gates, lambda *_: 0.0, tx)
+    gating = Gating(
+        init=init,
+        drawn=lambda gates, _: gates,
+        fixed=lambda gates: gates,
+        penalty=lambda *_: 0.0,
+        tx={"gates": tx},
+        labels="gates",
+    )
     variables = _learned(work, gating)
     gates = variables["params"]["gates"]
     return _cut(work, variables, gates, gates)

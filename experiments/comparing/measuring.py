@@ -49,7 +49,8 @@ def measured(bench: Bench, cell: Cell, root: Path) -> dict[str, Any]:
     network = _recovered(bench, run, pruned, how, taught=not facts["retrain"])
     _, before = bench.evaluate(pruned)
     losses, right = bench.evaluate(network)
-    widths = jp.widths(bench.graph, network.keep)
+    channels = {n: kept for n, kept in network.keep.items() if n in bench.graph.groups}
+    widths = jp.widths(bench.graph, channels)
     gone = [n for n, kept in network.keep.items() if n not in widths and not np.all(kept)]
     entry = {
         "cell": cell._asdict(),
