@@ -15,7 +15,6 @@ Writes:    benchmarks/results/criteria/NAME.json after every cell, benchmarks/re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,11 +25,9 @@ import tyro
 from benchmarks import criteria_page, dense
 from benchmarks.criterion_cells import OWN, RECOVERIES, Bench, Cell
 from experiments.procedures import scoring
+from experiments.report.bootstrap import interval
 from experiments.runner import directory
 from jaxprune.errors import JaxpruneError
-
-RESAMPLES = 2000
-"""Of the bootstrap."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,23 +135,6 @@ def measured(bench: Bench, cell: Cell, losses: "Losses", seeds: Sequence[int]) -
     if cell.recovery != "none" and plain is not None:
         found["to_none"] = interval(values - plain)
     return found | {"seconds": round(time.perf_counter() - start, 1)}
-
-
-def interval(values: np.ndarray) -> list[float]:
-    """Returns the mean, and the ends of its 95 % percentile bootstrap interval.
-
-    The resamples are the same for every call with as many values, so that differences are paired.
-    """
-    means = _resamples(len(values)) @ values.astype(np.float32)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return [float(values.mean()), float(low), float(high)]
-
-
-@cache
-def _resamples(n: int) -> np.ndarray:
-    """Returns f32[RESAMPLES, n]: how often each example is drawn, over n."""
-    counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-    return counts.astype(np.float32) / n
 
 
 class Losses:

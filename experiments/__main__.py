@@ -6,6 +6,7 @@ import sys
 from experiments.runner import registry
 
 TOOLS = {
+    "compare": "Prunes one dense network by every method, and writes the table.",
     "search": "Chooses lambda and the ratio of Network Slimming on validation images.",
     "evaluate": "Evaluates the pruned network of a run from its directory alone.",
     "spectrum": "Draws the networks of several runs with slimmable networks in one picture.",

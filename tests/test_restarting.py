@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,10 +13,13 @@ pytest.importorskip("sklearn", reason="needs the extra [experiments]")
 
 import jaxprune as jp
 from experiments.methods import agp
-from experiments.procedures import rounds
+from experiments.procedures import kept_rounds, rounds
+from experiments.runner import directory
+from experiments.runner.experiment import execute
 from experiments.runner.fit import QUIET, Journal
 from experiments.tasks import classification
 from jaxprune.schedule import Training, constant
+from same_runs import Interrupted, check_same, interrupt
 
 ONCE = Training(epochs=1, rates=constant(0.05))
 SMALL: dict[str, Any] = {
@@ -60,6 +64,65 @@ def test_a_cut_network_trains_anew() -> None:
         "scratch-e": 2,
         "scratch-b": round(2 / left),
     }
+
+
+def test_a_network_is_pruned_before_it_trains() -> None:
+    config = agp.Config(**SMALL, start="untrained", score="random")
+    task, method = classification.task(config), agp.method(config)
+    states = []
+    for state in rounds.rounds(task, method, rounds.initial(task, method)):
+        states.append(state)
+        if state.done and state.done.commit:
+            break
+    assert [rounds.label(state.done) for state in states] == ["dense", "ramp-1", "commit-1"]
+    first = rounds.untrained(task).variables
+    jax.tree.map(np.testing.assert_array_equal, states[0].variables, first)
+    cut, kept = states[-1], jp.slice(task.graph, first, states[-1].progress.total)
+    jax.tree.map(np.testing.assert_array_equal, cut.variables, kept)
+    after = method.plan(cut.done, cut.progress.left())
+    assert after is not None
+    assert after.training == config.dense
+
+
+def test_a_fine_tuning_learns_from_the_dense_network_and_goes_on_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_rounds, "draw", lambda *_: None)
+    few: dict[str, Any] = {
+        **SMALL,
+        "finetune": (Training(epochs=2, rates=constant(0.05)),),
+        "resume": True,
+    }
+    ends = {}
+    for name, mix, at in (("plain", 0.0, None), ("whole", 0.5, None), ("broken", 0.5, 4)):
+        config = agp.Config(**few, distill=mix, root=tmp_path / name)
+        if at:
+            with monkeypatch.context() as patch:  # in the middle of the fine-tuning
+                interrupt(patch, directory, "append_metrics", at, before=False)
+                with pytest.raises(Interrupted):
+                    execute(agp.EXPERIMENT, config)
+        ends[name] = execute(agp.EXPERIMENT, config)
+    check_same(ends["broken"], ends["whole"], ["rounds", "widths"])
+    trees = [
+        jp.restore(ends[name] / "checkpoints" / "finetune-1").variables
+        for name in ("plain", "whole")
+    ]
+    assert not all(jax.tree.leaves(jax.tree.map(np.array_equal, *trees)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"start": "later"}, "start='later' is not one of trained, untrained"),
+        ({"start": "untrained", "distill": 0.5}, "start=untrained has no dense network"),
+        ({"start": "untrained", "retrain": "rewind"}, "start=untrained has no dense network"),
+        ({"distill": 1.5}, "distill=1.5 is not a share"),
+        ({"distill": 0.5, "temperature": -1.0}, "temperature=-1.0 must be above 0"),
+    ],
+)
+def test_contradictions_are_errors(changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        agp.Config(**SMALL, **changes)
 
 
 def test_an_unknown_name_is_an_error() -> None:

@@ -7,17 +7,28 @@ Command:   python -m experiments agp
            python -m experiments agp --score fisher --recover lasso
            python -m experiments agp --rounds 1 --retrain scratch-b
            python -m experiments agp --rounds 1 --planner milp
+           python -m experiments agp --rounds 1 --start untrained --score snip
+           python -m experiments agp --distill 0.9
 Device:    CPU, 2 cores
 """
 
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
+from typing import Literal, get_args
 
 import jax
 
 import jaxprune as jp
-from experiments.procedures import kept_rounds, planning, recovering, restarting, rounds, scoring
+from experiments.procedures import (
+    distilling,
+    kept_rounds,
+    planning,
+    recovering,
+    restarting,
+    rounds,
+    scoring,
+)
 from experiments.procedures.restarting import Retrain
 from experiments.procedures.rounds import Method, Score
 from experiments.runner import config as configuration
@@ -26,6 +37,8 @@ from experiments.runner.experiment import Experiment
 from experiments.runner.presets import Presets
 from experiments.tasks import classification
 from jaxprune.schedule import Training, stepped, triangular
+
+Start = Literal["trained", "untrained"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +68,13 @@ class Config(Common):
     """Of each round, before its pruning."""
     finetune: tuple[Training, ...] = (Training(epochs=8, rates=triangular(1e-3, 2e-2)),)
     """After the last pruning; for new and initial weights the training `dense` in its place."""
+    start: Start = "trained"
+    """When the prunings come: after the training `dense`; or before any, as in SNIP (Lee et al.,
+    ICLR 2019), and what is left trains as `dense` says."""
+    distill: float = 0.0
+    """In the fine-tuning, the share of the loss that learns from the dense network's logits."""
+    temperature: float = 4.0
+    """Of these logits."""
     retrain: Retrain = "finetune"
     """After the cut go on; or train anew from the initial weights of the channels that stay, or
     from new weights, for as many epochs as the dense network or for as many MACs."""
@@ -64,6 +84,11 @@ class Config(Common):
         problems = scoring.unknown(self.score) + recovering.unknown(self.recover)
         problems += planning.unknown(self.planner)
         problems += restarting.unknown(self.retrain)
+        problems += distilling.unknown(self.distill, self.temperature)
+        if self.start not in get_args(Start):
+            problems.append(f"start={self.start!r} is not one of {', '.join(get_args(Start))}")
+        if self.start == "untrained" and (self.retrain != "finetune" or self.distill):
+            problems.append("start=untrained has no dense network to train anew or to learn from")
         configuration.check(self, problems, positive=("rounds", "final"))
 
 
@@ -73,22 +98,26 @@ PRESETS: Presets = MappingProxyType({"digits": {"widths": (16, 32, 64)}})
 
 def method(config: Config) -> Method:
     """Returns the procedure that the configuration asks for."""
-    after = config.finetune if config.retrain == "finetune" else (config.dense,)
+    untrained = config.start == "untrained"
+    anew = untrained or config.retrain != "finetune"
+    after = (config.dense,) if anew else config.finetune
     dense, train, *finetune = rounds.scaled(config, config.dense, config.train, *after)
+    plan = jp.schedule.agp(
+        prune_ratio=config.final,
+        rounds=config.rounds,
+        training=train,
+        of=_quota(config),
+        finetune=finetune,
+    )
     return Method(
-        plan=jp.schedule.agp(
-            prune_ratio=config.final,
-            rounds=config.rounds,
-            training=train,
-            of=_quota(config),
-            finetune=finetune,
-        ),
-        dense=dense,
+        plan=rounds.still(plan) if untrained else plan,
+        dense=None if untrained else dense,
         begin=partial(_begin, config),
         score=Score(scoring.reader(config.score)),
         allocate=planning.after(config.planner, config.min_keep_ratio),
         recover=recovering.after(config.recover),
         retrain=config.retrain,
+        distill=distilling.asked(config.distill, config.temperature),
     )
 
 

@@ -90,8 +90,13 @@ def table(summary: Mapping[str, Any]) -> Table:
     return found
 
 
-def follow(run: Run[Any], method: Method) -> State:
+def follow(run: Run[Any], method: Method, start: State | None = None) -> State:
     """Returns the state after the last phase; a run that was interrupted goes on where it was.
+
+    Args:
+      run: where it is kept.
+      method: the procedure.
+      start: where it begins; before any training by default.
 
     Raises:
       DivergedError, ScoreError: a loss or a score is not finite; a note says in which phase, and
@@ -99,7 +104,9 @@ def follow(run: Run[Any], method: Method) -> State:
     """
     path, task = run.path, run.task
     method = method._replace(journals=path / PLANS)
-    state = load(path, task, rounds.initial(task, method))
+    state = load(path, task, start or rounds.initial(task, method))
+    if method.distill and state.done:
+        state = state._replace(teacher=checkpoints.load(path, task, "dense").variables)
     with run.going_on([record["phase"] for record in state.records]):
         for after in rounds.rounds(task, method, state, partial(_journal, run)):
             state = after

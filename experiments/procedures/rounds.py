@@ -15,6 +15,7 @@ import optax
 
 import jaxprune as jp
 from experiments.procedures import restarting
+from experiments.procedures.distilling import Distill
 from experiments.procedures.restarting import Retrain
 from experiments.procedures.scoring import Given
 from experiments.report import results
@@ -59,7 +60,7 @@ class Method(NamedTuple):
 
     Attributes:
       plan: what comes next, of `jaxprune.schedule`.
-      dense: how the network trains before the plan begins.
+      dense: how the network trains before the plan begins; None where it does not.
       score: of the channels; the lowest go.
       allocate: says how much of every group stays, in place of the scores of all together.
       journals: where it keeps the losses that it measured, so that it goes on after a kill.
@@ -70,10 +71,11 @@ class Method(NamedTuple):
       decorated: whether gates stand for the BatchNorms, until the fine-tuning.
       finetune_batch_size: images in a step of the fine-tuning, if it differs.
       retrain: from which weights, and how long, the network trains once it is cut.
+      distill: what the fine-tuning learns from the dense network, if anything.
     """
 
     plan: Plan
-    dense: Training
+    dense: Training | None
     score: Score
     allocate: Allocate | None = None
     journals: Path | None = None
@@ -84,6 +86,7 @@ class Method(NamedTuple):
     decorated: bool = False
     finetune_batch_size: int | None = None
     retrain: Retrain = "finetune"
+    distill: Distill | None = None
 
 
 class Use(NamedTuple):
@@ -94,6 +97,7 @@ class Use(NamedTuple):
     gated: bool  # whether the variables are in the Gate Decorator's form
     batch_size: int
     groups: tuple[str, ...] | None  # whose readers train
+    distill: Distill | None
 
 
 Programs = Callable[[Use], tuple[Any, Step]]
@@ -107,6 +111,7 @@ class State(NamedTuple):
     progress: Progress
     records: tuple[Record, ...] = ()  # one for every finished phase
     done: Phase | None = None
+    teacher: Variables | None = None  # the dense ones, where a fine-tuning learns from them
 
 
 During = Callable[[State, Phase], AbstractContextManager[Journal]]
@@ -127,7 +132,7 @@ def scaled(config: Common, *trainings: Training) -> tuple[Training, ...]:
     return tuple(replace(each, epochs=config.scaled(each.epochs)) for each in trainings)
 
 
-def after_dense(dense: Training, plan: Plan) -> Plan:
+def after_dense(dense: Training | None, plan: Plan) -> Plan:
     """Returns the plan that trains the dense network before it follows `plan`."""
 
     def whole(done: Phase | None, left: float) -> Phase | None:
@@ -136,6 +141,16 @@ def after_dense(dense: Training, plan: Plan) -> Plan:
         return plan(None if done.kind == "dense" else done, left)
 
     return whole
+
+
+def still(plan: Plan) -> Plan:
+    """Returns the plan in which nothing trains before a pruning."""
+
+    def stilled(done: Phase | None, left: float) -> Phase | None:
+        phase = plan(done, left)
+        return replace(phase, training=None) if phase and phase.prune else phase
+
+    return stilled
 
 
 def label(phase: Phase) -> str:
@@ -201,7 +216,9 @@ def advanced(
         total = progress.total
         variables = restarting.restarted(method.retrain, task, model, variables, total, again)
         progress = progress.commit(training.channel_graph(model, task.dataset.image_shape))
-    state = State(model, jax.device_get(variables), progress, state.records, phase)
+    variables = jax.device_get(variables)
+    teacher = variables if method.distill and phase.kind == "dense" else state.teacher
+    state = State(model, variables, progress, state.records, phase, teacher)
     return state._replace(records=(*state.records, _record(task, method, state)))
 
 
@@ -249,6 +266,7 @@ def _trained(
         key=key(task.config, label(phase)),
         keep=state.progress.keep,
         tally=jp.schedule.tally(graph, list(scored(graph))) if use.gathers else None,
+        teacher=state.teacher if use.distill else None,
         share=use.training.data,
         step=step,
         journal=journal,
@@ -270,6 +288,7 @@ def _use(task: Task, method: Method, state: State, phase: Phase) -> Use:
         _opens(method, phase),
         finetune or config.batch_size,
         phase.groups if how.part == Part.READERS else None,
+        method.distill if phase.kind == "finetune" else None,
     )
 
 
@@ -300,6 +319,7 @@ def _programs(task: Task, method: Method, state: State) -> Programs:
             use.batch_size,
             loss=task.loss,
             gather=gather and gather(model, graph),
+            taught=use.distill and use.distill.of(task.model, task.loss),
         )
         return tx, step
 
@@ -341,6 +361,7 @@ def _record(task: Task, method: Method, state: State) -> Record:
         "phase": label(phase),
         "kind": phase.kind,
         "rounds": phase.rounds,
+        "epochs": phase.training.epochs * phase.training.data if phase.training else 0,
         "macs": state.progress.left(),
         "channels": int(kept) / sizes,
         "accuracy": results.accuracy(task, network(method, state), task.dataset.validation),

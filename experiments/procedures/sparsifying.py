@@ -5,11 +5,13 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import jax
 import optax
 
 import jaxprune as jp
 from experiments.procedures.growing import growing
 from experiments.procedures.rounds import Transform
+from jaxprune.arguments import paths
 from jaxprune.schedule import Training
 from jaxprune.sparsify import Masking
 
@@ -94,10 +96,10 @@ def _growl(given: Given) -> Transform:
     )
 
 
-def _admm(given: Given) -> Transform:
+def _compressed(projection: Callable[[float], Any], given: Given) -> Transform:
     return jp.sparsify.learning_compression(
         given.graph,
-        jp.sparsify.largest_in_each(1 - given.share),
+        projection(1 - given.share),
         strength=given.how.strength,
         period=given.steps,
     )
@@ -113,12 +115,50 @@ def _greg(given: Given, spread: float = 0.0) -> Transform:
     )
 
 
+def _scales(graph: jp.ChannelGraph, params: Any) -> Any:
+    """Returns True on the scale of every BatchNorm."""
+    scales = {norm.scale for norm in jp.batch_norms(graph).values()}
+    leaves, treedef = paths.flatten(params)
+    return jax.tree.unflatten(treedef, [f"params/{path}" in scales for path in leaves])
+
+
+def _slimming(given: Given) -> Transform:
+    return optax.masked(jp.sparsify.l1_gates(given.how.strength), partial(_scales, given.graph))
+
+
+def _sparse_kernels(given: Given) -> Transform:
+    """On single weights, a hundredth of the strength, and on the filters."""
+
+    def kernels(params: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+    single = optax.masked(jp.sparsify.l1_gates(given.how.strength / 100), kernels)
+    return optax.chain(single, jp.sparsify.group_lasso(given.graph, given.how.strength))
+
+
+def _ista(given: Given) -> Transform:
+    """Without momentum and weight decay for the scales; a channel costs its MACs."""
+
+    def others(params: Any) -> Any:
+        return jax.tree.map(lambda scale: not scale, _scales(given.graph, params))
+
+    scales = jp.sparsify.ista(
+        given.graph,
+        jp.cost.channel_cost(given.graph),
+        given.how.strength,
+        learning_rate=given.how.learning_rate(given.how.epochs * given.steps),
+    )
+    return optax.chain(optax.masked(given.sgd, others), scales)
+
+
 def _morphnet(given: Given) -> Transform:
     """With the strength of all MACs of the network."""
     return jp.sparsify.morphnet(given.graph, given.how.strength / jp.cost.macs(given.graph))
 
 
 _IN = partial(jp.scores.channel_energy, roles=("in",))
+
+_EACH, _ALL = jp.sparsify.largest_in_each, jp.sparsify.largest_of_all
 
 SPARSITIES: Mapping[str, Sparsity] = MappingProxyType(
     {
@@ -132,23 +172,30 @@ SPARSITIES: Mapping[str, Sparsity] = MappingProxyType(
             lambda given: jp.sparsify.oicsr(given.graph, given.how.strength),
             jp.scores.channel_energy,
         ),
-        "admm": _penalty(0.1, _admm, jp.scores.l2),
+        "admm": _penalty(0.1, partial(_compressed, _EACH), jp.scores.l2),
+        "lc": _penalty(0.1, partial(_compressed, _ALL), jp.scores.l2),
         "greg1": _penalty(2e-2, _greg, jp.scores.l1),
         "greg2": _penalty(2e-2, partial(_greg, spread=0.25), jp.scores.l1),
         "morphnet": _penalty(1.0, _morphnet, jp.sparsify.channel_sizes),
+        "slimming": _penalty(1e-2, _slimming, jp.scores.bn_scale),
+        "sparse_kernels": _penalty(2e-2, _sparse_kernels, jp.scores.channel_energy),
+        "ista": Sparsity(0.3, _ista, jp.scores.bn_scale),
     }
 )
 """Name -> the sparsity. The strength of `sfp`, `fpgm` and `asfp` is the share of the channels at
-zero, of `admm` the rho, of `greg1` and `greg2` what the decay grows by in five steps; else it is
-the coefficient of the penalty. `fpgm` holds what it zeroed, as its code does.
+zero, of `admm` and `lc` the rho, of `greg1` and `greg2` what the decay grows by in five steps; else
+it is the coefficient of the penalty. `fpgm` holds what it zeroed, as its code does.
 
 Sources: sfp: He et al., "Soft Filter Pruning", IJCAI 2018. fpgm: He et al., "Filter Pruning via
 Geometric Median", CVPR 2019. asfp: He et al., "Asymptotic Soft Filter Pruning", IEEE Transactions
 on Cybernetics 2020. ssl: Wen et al., "Learning Structured Sparsity", NeurIPS 2016. growl: Zhang et
 al., "Learning to Share", ICLR 2018. oicsr: Li et al., "OICSR", CVPR 2019. admm: Zhang et al., "A
-Systematic DNN Weight Pruning Framework using ADMM", ECCV 2018, there of single weights. greg1,
-greg2: Wang et al., "Neural Pruning via Growing Regularization", ICLR 2021. morphnet: Gordon et al.,
-"MorphNet", CVPR 2018, without the widening.
+Systematic DNN Weight Pruning Framework using ADMM", ECCV 2018, there of single weights. lc:
+Carreira-Perpinan and Idelbayev, "Learning-Compression Algorithms", CVPR 2018. greg1, greg2: Wang et
+al., "Neural Pruning via Growing Regularization", ICLR 2021. morphnet: Gordon et al., "MorphNet",
+CVPR 2018, without the widening. slimming: Liu et al., "Network Slimming", ICCV 2017.
+sparse_kernels: Liu et al., "Sparse Convolutional Neural Networks", CVPR 2015, without the change of
+basis. ista: Ye et al., "Rethinking the Smaller-Norm-Less-Informative Assumption", ICLR 2018.
 """
 
 

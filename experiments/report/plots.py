@@ -169,6 +169,37 @@ def spectrum(
     _save(figure, path)
 
 
+def compared(
+    path: Path,
+    panels: Mapping[str, Mapping[str, Sequence[Point]]],
+    *,
+    dense: float,
+    cost: str,
+) -> None:
+    """Writes accuracy against a cost, a panel for what methods need, a line for each method.
+
+    Args:
+      path: of the picture.
+      panels: {need: {method: (cost, accuracy, half of its interval) at every budget}}.
+      dense: accuracy of the network before any pruning.
+      cost: what is on the other axis.
+    """
+    figure = Figure(figsize=(4 * len(panels), 8), layout="constrained")
+    every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (need, methods) in zip(every, panels.items(), strict=True):
+        for number, (name, points) in enumerate(methods.items()):
+            costs, values, errors = zip(*sorted(points), strict=True)
+            turn, color = divmod(number, len(_COLORS) - 1)
+            line = {"linestyle": ("-", "--", ":", "-.")[turn % 4], "color": _COLORS[1 + color]}
+            axes.errorbar(costs, values, errors, label=name, **line, **_POINTS)
+        axes.axhline(dense, color=_BEFORE, linestyle="--", label="dense")
+        axes.set(xlabel=cost, title=f"needs {need}")
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize="x-small", ncols=2, loc="lower right")
+    every[0].set_ylabel("test accuracy")
+    figure.savefig(path, dpi=150)
+
+
 def sensitivity(path: Path, swept: Mapping[str, Any]) -> None:
     """Writes accuracy or loss against the share of the channels that one group lost, a line each.
 

@@ -132,7 +132,7 @@ def journal(run: Path, task: Task, name: str, keep: Keep) -> Iterator[Journal]:
         saved = jp.restore(path(run, RUNNING), like=state.variables, opt_state=like)
         opt_state, tally = saved.opt_state
         step = np.int32(running["step"])
-        state = State(saved.variables, opt_state, step, state.keep, tally)
+        state = State(saved.variables, opt_state, step, state.keep, tally, state.teacher)
         return devices.fetched(state)  # what is committed to a device compiles the step again
 
     clock = progress.Clock()

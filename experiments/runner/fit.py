@@ -28,6 +28,7 @@ class State(NamedTuple):
     step: Any = np.int32(0)  # i32[], steps so far
     keep: Mapping[str, Any] | None = None  # for an optimizer of `jaxprune.schedule.masked_updates`
     tally: jp.schedule.Tally | None = None  # of the scores that the step gathers
+    teacher: Variables | None = None  # of the network that teaches; they do not change
 
 
 class Epoch(NamedTuple):

@@ -40,6 +40,13 @@ class Metrics(NamedTuple):
     accuracy: float  # share of right answers, 0 to 1
 
 
+class Taught(NamedTuple):
+    """What stands for the loss of a network that learns from another, `State.teacher`."""
+
+    model: Model  # of the teacher
+    loss: Callable[[Any, Any, Any], jax.Array]  # (logits, the teacher's, labels) -> scalar
+
+
 Step = Callable[[State, Split, jax.Array | None, jax.Array], tuple[State, Metrics]]
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
@@ -112,12 +119,14 @@ def train_step(
     *,
     loss: Loss = cross_entropy,
     gather: Gather | None = None,
+    taught: Taught | None = None,
 ) -> Step:
     """Returns the compiled step `(state, train, order, key) -> (state, metrics)`.
 
     The step takes its batch from the training images on the device, augments and normalizes it.
     Which batch, and which random numbers, follow from `state.step`; the state is donated. With
-    `gather` the scores of every batch are added to `state.tally`.
+    `gather` the scores of every batch are added to `state.tally`; with `taught` its loss stands for
+    `loss`.
     """
     tx, apply = optax.with_extra_args_support(tx), precision.lowered(model.apply)
 
@@ -132,7 +141,10 @@ def train_step(
             logits, mutated = apply(
                 state.variables | {"params": params}, images, train=True, mutable=["batch_stats"]
             )
-            return loss(logits, labels), (logits, mutated)
+            if taught is None:
+                return loss(logits, labels), (logits, mutated)
+            told = taught.model.apply(state.teacher, images, train=False)
+            return taught.loss(logits, told, labels), (logits, mutated)
 
         gradient = jax.value_and_grad(loss_and_rest, has_aux=True)
         (value, (logits, mutated)), gradients = gradient(params)
@@ -143,7 +155,8 @@ def train_step(
             tally = tally.add(gather(state.variables, {"params": gradients}, images, labels))
         variables = {"params": optax.apply_updates(params, updates), **mutated}
         accuracy = jnp.mean(logits.argmax(-1) == labels)
-        state = State(variables, opt_state, state.step + 1, state.keep, tally)
+        state = state._replace(variables=variables, opt_state=opt_state, tally=tally)
+        state = state._replace(step=state.step + 1)
         return devices.constrained(state), Metrics(value, accuracy)  # pyright: ignore[reportArgumentType]
 
     return step
@@ -244,6 +257,7 @@ def fit(
     opt_state: optax.OptState | None = None,
     keep: Mapping[str, Any] | None = None,
     tally: jp.schedule.Tally | None = None,
+    teacher: Variables | None = None,
     share: float = 1.0,
     step: Step | None = None,
     journal: Journal = QUIET,
@@ -261,6 +275,7 @@ def fit(
       opt_state: that of `tx.init` by default.
       keep: the masks that the optimizer asks for, if it is `jp.schedule.masked_updates`.
       tally: where the step adds its scores, if it gathers some.
+      teacher: the variables of the network that teaches, if the step is `Taught`.
       share: of the batches, how many an epoch takes; another part in every epoch.
       step: that of an earlier training, which is not compiled again; `train_step` by default.
       journal: gives the state to begin with, and hears of every epoch.
@@ -300,7 +315,7 @@ def fit(
         return state, {"train": trained._asdict(), "validation": validation._asdict()}
 
     opt_state = tx.init(variables["params"]) if opt_state is None else opt_state
-    start = State(variables, opt_state, keep=keep, tally=tally)
+    start = State(variables, opt_state, keep=keep, tally=tally, teacher=teacher)
     return loop.fit(start, epoch, epochs=epochs, steps=steps, journal=journal)
 
 

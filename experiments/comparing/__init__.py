@@ -1,0 +1,1 @@
+"""All methods side by side: one dense network, budgets, a recovery, and a registry of methods."""

@@ -1,0 +1,169 @@
+"""Methods that choose the widths: planners of `jp.plan` on losses of training images."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxprune as jp
+from experiments.comparing.bench import Pruned, Work
+from experiments.comparing.informed import ranks
+from experiments.procedures import scoring
+from experiments.runner.fit import Variables
+from experiments.runner.task import Network
+from jaxprune.keep.check import Keep
+
+LADDER = 8
+"""Widths that a group may take."""
+
+
+def _problem(work: Work, **options: Any) -> jp.plan.Problem:
+    """Returns the problem of the budget; at a width the channels of largest norm stay."""
+    return jp.plan.problem(
+        work.graph,
+        jp.scores.normalized(jp.scores.l2(work.graph, work.variables), by=ranks),
+        bounds={jp.cost.macs: work.share},
+        ladder=LADDER,
+        min_keep_ratio=work.task.config.min_keep_ratio,
+        **options,
+    )
+
+
+def _evaluate(work: Work) -> jp.plan.Evaluator:
+    """Returns what gives the loss of labels."""
+
+    def made() -> jp.plan.Evaluator:
+        def loss(outputs: Any, batch: Any) -> Any:
+            return work.task.loss(outputs, batch[1])
+
+        batches = scoring.batches(work.task)
+        return jp.plan.evaluator(work.graph, work.variables, batches, loss)
+
+    return work.bench.once(("loss", work.task.config.seed), made)
+
+
+def _divergence(work: Work) -> jp.plan.Evaluator:
+    """Returns what gives the divergence from the dense network, without labels."""
+
+    def made() -> jp.plan.Evaluator:
+        images = [images for images, _ in scoring.batches(work.task)]
+        return jp.plan.divergence(work.graph, work.variables, images)
+
+    return work.bench.once(("divergence", work.task.config.seed), made)
+
+
+def _filled(work: Work, found: jp.plan.Allocation) -> Keep:
+    """Returns the widths of an allocation, and what of the budget they leave: channels by rank."""
+    scores = jp.scores.normalized(jp.scores.l2(work.graph, work.variables), by=ranks)
+    sunk = {name: rank + 1.0 * found.keep[name] for name, rank in scores.items()}
+    return work.budget(sunk)
+
+
+def integer_program(work: Work) -> Pruned:
+    """Puzzle: what every width costs alone, and the sum of such costs at its least."""
+    journal = work.run.path / "losses.jsonl"
+    curves = jp.plan.replace_one(_problem(work), _divergence(work), journal=journal)
+    return Pruned(_filled(work, jp.plan.milp(curves.problem)), work.variables)
+
+
+def equal_damage(work: Work) -> Pruned:
+    """The widths at which every group alone loses as much, from its sensitivity curve."""
+    journal = work.run.path / "losses.jsonl"
+    curves = jp.plan.replace_one(_problem(work), _evaluate(work), journal=journal)
+    return Pruned(_filled(work, jp.plan.sensitivity(curves.problem)), work.variables)
+
+
+def evolution(work: Work, *, offspring: int = 16) -> Pruned:
+    """EvoPress: widths that mutate in pairs, by the divergence from the dense network."""
+    found = jp.plan.evolution(
+        _problem(work),
+        _divergence(work),
+        generations=max(1, work.task.config.evaluations // offspring),
+        offspring=offspring,
+        seed=work.task.config.seed,
+        journal=work.run.path / "losses.jsonl",
+    )
+    return Pruned(_filled(work, found), work.variables)
+
+
+def amc(work: Work) -> Pruned:
+    """AMC: an actor and a critic choose the widths from the first group to the last."""
+    episodes = max(2, work.task.config.evaluations // 4)
+    found = jp.plan.amc(
+        _problem(work),
+        _evaluate(work),
+        episodes=episodes,
+        warmup=max(1, episodes // 4),
+        seed=work.task.config.seed,
+        journal=work.run.path / "losses.jsonl",
+    )
+    return Pruned(_filled(work, found), work.variables)
+
+
+def energy_aware(work: Work) -> Pruned:
+    """The groups in the order of their energy, each as far as the loss allows, then fitted.
+
+    An activation byte takes the energy of 50 multiply-accumulates. The paper fits behind every
+    step; here least squares follow once, behind the last.
+    """
+    energy = jp.cost.energy({jp.cost.macs: 1.0, jp.cost.activation_bytes: 50.0})
+    journal = work.run.path / "losses.jsonl"
+    found = jp.plan.energy_aware(_problem(work), energy, _evaluate(work), journal=journal)
+    keep = _filled(work, found)
+    images = [images for images, _ in scoring.batches(work.task)]
+    fitted = jp.recover.least_squares(work.graph, work.variables, keep, images)
+    return Pruned(keep, fitted.variables)
+
+
+def netadapt(work: Work, *, rounds: int = 8, share: float = 0.25) -> Pruned:
+    """NetAdapt: each round every group proposes a width and trains shortly; the best goes on.
+
+    share: of an epoch of training images, in the recovery of a proposal.
+    """
+    shortly = _shortly(work, share)
+    found = jp.plan.netadapt(
+        _problem(work),
+        _evaluate(work),
+        recover=shortly,
+        variables=work.variables,
+        rounds=rounds,
+        journal=work.run.path / "losses.jsonl",
+    )
+    trained = share * rounds * len(work.graph.groups)
+    return Pruned(_filled(work, found), found.variables, trained)
+
+
+def _shortly(work: Work, share: float) -> Callable[[Variables, Keep], Variables]:
+    how = replace(work.task.config.train, epochs=1, data=share)
+
+    def recover(variables: Variables, keep: Keep) -> Variables:
+        masked = jp.mask(work.graph, variables, keep)
+        network = Network(work.task.model, jax.device_get(masked), keep)
+        return work.bench.trained(work.task, network, how, "shortly").variables
+
+    return recover
+
+
+def arbitrary(work: Work) -> Pruned:
+    """Widths and channels by chance: the best of as many as a search may look at."""
+    found = jp.plan.random_search(
+        _problem(work),
+        _evaluate(work),
+        draws=work.task.config.evaluations,
+        seed=work.task.config.seed,
+        journal=work.run.path / "losses.jsonl",
+    )
+    return Pruned(_filled(work, found), work.variables)
+
+
+def blocks_and_widths(work: Work) -> Pruned:
+    """Puzzle with branches: the integer program may take whole branches out, beside channels."""
+    branches = dict.fromkeys(jp.branches(work.graph), 1.0)
+    journal = work.run.path / "losses.jsonl"
+    asked = _problem(work, branches=branches)
+    curves = jp.plan.replace_one(asked, _divergence(work), journal=journal)
+    found = jp.plan.milp(curves.problem)
+    keep = {n: k for n, k in found.keep.items() if n in work.graph.groups or not np.all(k)}
+    return Pruned(keep, work.variables)
