@@ -47,7 +47,10 @@ def test_every_variable_of_a_kernel_has_its_roles(name: str) -> None:
 
 def test_what_only_changes_a_kernel_is_a_vector() -> None:
     def fn(v: Any, x: Any) -> Any:
-        kernel = v["kernel"] / jnp.linalg.norm(v["kernel"], axis=0, keepdims=True) * v["scale"][None] + v["shift"][None]
+        kernel = (
+            v["kernel"] / jnp.linalg.norm(v["kernel"], axis=0, keepdims=True) * v["scale"][None]
+            + v["shift"][None]
+        )
         return jnp.tanh(x @ kernel) @ v["last"]
 
     v = {"kernel": np.ones((3, N)), "scale": np.ones(N), "shift": np.ones(N)}
