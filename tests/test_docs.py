@@ -100,14 +100,15 @@ def needs() -> dict[str, tuple[bool, bool]]:
 NEEDS = needs()
 AS = {"fluctuation": "wanda"}
 NUMBERS = np.arange(48.0).reshape(8, 6) % 7
-BY_WEIGHTS = ("taylor", "taylor_bn", "taylor_members")
+APART = {"nisp", "bn_scale"}
 
 
-@pytest.mark.parametrize("name", sorted(scoring.SCORES.keys() - {"nisp"}))
+@pytest.mark.parametrize("name", sorted(scoring.SCORES.keys() - APART))
 def test_the_table_of_criteria_says_what_each_looks_at(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`nisp` is left out: its data are those of the scores of the last layer, which it is given."""
+    """Left out: `nisp`, whose data are those of the scores that it is given, and `bn_scale`, for
+    which the network has no BatchNorm."""
 
     def asked(*_: Any, loss: Any = None, **__: Any) -> Any:
         raise _Asked(loss is not None)
@@ -115,14 +116,12 @@ def test_the_table_of_criteria_says_what_each_looks_at(
     def labelled(*_: Any) -> Any:
         raise _Asked(True)
 
-    v = {"a": NUMBERS[:6, :4], "b": NUMBERS[:4]}
-    graph = jp.trace(lambda v, x: x @ v["a"] @ v["b"], v, NUMBERS)
+    v = {"params": {"a": NUMBERS[:6, :4], "b": NUMBERS[:4]}}
+    graph = jp.trace(lambda v, x: x @ v["params"]["a"] @ v["params"]["b"], v, NUMBERS)
     monkeypatch.setattr(jp.stats, "collect", asked)
-    monkeypatch.setattr(jp.scores, "bn_scale", jp.scores.l1)  # the graph has no BatchNorm
     monkeypatch.setattr(scoring, "batches", lambda _: [(NUMBERS, NUMBERS)])
     task: Any = type("Task", (), {"loss": staticmethod(labelled)})
-    variables = {"params": v} if name in BY_WEIGHTS else v
-    given = scoring.Given(task, graph, variables, jax.random.key(0))
+    given = scoring.Given(task, graph, v, jax.random.key(0))
     try:
         scoring.scores(name, given)
         looked = (False, False)
