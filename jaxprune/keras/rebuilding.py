@@ -15,9 +15,9 @@ from typing import Any
 
 import jax
 
+import jaxprune.keras.without_branches as without_branches
 from jaxprune.arguments import integers
 from jaxprune.errors import ResizeError
-from jaxprune.keras import without_branches
 from jaxprune.keras.library import (
     children,
     graph_of,

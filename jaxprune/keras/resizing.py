@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jaxprune.keras.without_branches as without_branches
 from jaxprune.arguments import integers, paths
 from jaxprune.arguments.checks import check_overrides
 from jaxprune.cutting.transforms import check_tree, sliced
@@ -11,7 +12,6 @@ from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.inspecting import unread_variables
 from jaxprune.keep.check import Keep
 from jaxprune.keep.kept import Kept
-from jaxprune.keras import without_branches
 from jaxprune.keras.attributes import attributes
 from jaxprune.keras.library import (
     check_model,

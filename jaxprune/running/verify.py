@@ -112,8 +112,7 @@ def verify(
       largest relative difference of gradients 0.0e+00
     """
     parts = without_branches.split(graph, keep)
-    channels = check_keep(graph, parts.channels)
-    keep = {**channels, **parts.branches}
+    keep = {**check_keep(graph, parts.channels), **parts.branches}
     check_function(fn)
     if resized is not None:
         check_function(resized, "resized")
