@@ -122,12 +122,27 @@ def _lines(
     yield ""
     yield "## Missing"
     yield ""
-    yield (f"{len(missing)} cells: {', '.join(missing)}." if missing else "No cell.")
+    yield (
+        f"{len(missing)} cells: {', '.join(_joined(config, missing))}." if missing else "No cell."
+    )
     if failed:
         yield ""
         yield "Not for this network or budget:"
         yield ""
         yield from (f"* {name}: {why}" for name, why in failed.items())
+
+
+def _joined(config: Config, missing: Sequence[str]) -> Iterator[str]:
+    """Yields the names of cells; of a budget and a seed without any cell, that."""
+    methods = config.methods or tuple(METHODS)
+    left = set(missing)
+    for share in config.budgets:
+        for seed in config.seeds:
+            names = [Cell(method, share, seed).name for method in methods]
+            if len(names) > 5 and left.issuperset(names):
+                yield f"all of {share:.0%} with seed {seed}"
+                left.difference_update(names)
+    yield from (name for name in missing if name in left)
 
 
 def _table(
