@@ -1,12 +1,29 @@
 """The exceptions that jaxprune raises, every one a `ValueError`, and its warnings."""
 
-PAGES = "docs/{page}.md"
-"""Where the pages are that errors name, in the repository."""
+__all__ = [
+    "BudgetError",
+    "CheckpointError",
+    "GateError",
+    "JaxpruneError",
+    "KeepError",
+    "PatternError",
+    "ResizeError",
+    "ScoreError",
+    "SpecError",
+    "SpecWarning",
+    "TraceError",
+    "TreeError",
+    "UncountedWarning",
+    "UnreadWarning",
+]
+
+SITE = "https://jaxprune.github.io/jaxprune/stable"
+"""Where the pages are that errors name: `docs/` of the repository, built."""
 
 
 def see(page: str) -> str:
     """Returns the line that leads to a page of the docs, such as `howto/nnx`."""
-    return f"See {PAGES.format(page=page)}"
+    return f"See {SITE}/{page}.html"
 
 
 class JaxpruneError(ValueError):

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import tomllib
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -167,6 +168,11 @@ def test_every_page_that_the_code_names_is_there() -> None:
     assert {kind.page for kind in errors()} - {None} <= named
     written = {f"reference/{name}" for name in jp.__all__}  # by the build
     assert [name for name in named - written if not (ROOT / f"docs/{name}.md").exists()] == []
+
+
+def test_the_site_is_that_of_the_metadata() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert f"{project['urls']['Documentation']}/stable" == jp.errors.SITE
 
 
 def errors() -> list[type[jp.errors.JaxpruneError]]:
