@@ -20,6 +20,9 @@ from experiments.data.augment import augmented, normalized
 from experiments.runner import devices, precision
 from experiments.runner import fit as loop
 from experiments.runner.fit import QUIET, DivergedError, Figures, Journal, OnStep, State, Variables
+from experiments.runner.losses import Loss as Loss
+from experiments.runner.losses import cross_entropy as cross_entropy
+from experiments.runner.losses import smoothed as smoothed
 
 Gather = Callable[[Variables, Any, jax.Array, jax.Array], Mapping[str, jax.Array]]
 """(variables, gradients like them, images, labels) of a batch -> scores, {group: f32[n]}."""
@@ -48,28 +51,6 @@ class Taught(NamedTuple):
 
 
 Step = Callable[[State, Split, jax.Array | None, jax.Array], tuple[State, Metrics]]
-
-Loss = Callable[[jax.Array, jax.Array], jax.Array]
-"""(logits, labels) -> scalar."""
-
-
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Returns the mean over the examples, in nats."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-
-def smoothed(share: float) -> Loss:
-    """Returns the cross-entropy with labels that give a share to all other classes, evenly.
-
-    Source: Szegedy et al., CVPR 2016; over the other classes alone as in the code of AutoSlim.
-    """
-
-    def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
-        classes = logits.shape[-1]
-        soft = optax.smooth_labels(jax.nn.one_hot(labels, classes), share * classes / (classes - 1))
-        return optax.softmax_cross_entropy(logits, soft).mean()
-
-    return loss if share else cross_entropy
 
 
 def schedule(
