@@ -18,6 +18,8 @@ import jaxprune as jp
 pytest.importorskip("tyro", reason="needs the extra [experiments]")
 
 from experiments.__main__ import TOOLS
+from experiments.comparing import config as comparing
+from experiments.comparing import registry as comparison
 from experiments.procedures import recovering, scoring, sparsifying
 from experiments.runner import registry
 from experiments.runner.command import parsed
@@ -65,6 +67,10 @@ def test_every_function_is_there() -> None:
 def test_every_command_parses(command: str) -> None:
     """As far as its configuration, which checks what goes together; nothing is trained."""
     name, *arguments = shlex.split(command)
+    if name == "compare":
+        config = parsed(name, comparing.PRESETS, comparing.Config(), arguments)
+        assert comparison.unknown(config.methods) == []
+        return
     if name in TOOLS:
         assert (ROOT / f"experiments/{name}.py").exists()
         assert arguments == []

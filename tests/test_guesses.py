@@ -17,47 +17,53 @@ import jaxprune as jp
 from jaxprune.errors import see
 from refused.values import GRAPH, KEEP, MODEL, PARAMS, SCORES, TWIN, VARIABLES, A, X, apply, train
 
+LINEN: Any = MODEL
+NNX: Any = TWIN
+BUDGET: Any = jp.select.budget
+GLOBAL: Any = jp.select.global_ratio
+TAYLOR: Any = jp.scores.taylor
+HALF: Any = 0.5
 ROOT = Path(__file__).parents[1]
 STATISTICS = {"params": PARAMS}
 STATE = SimpleNamespace(params=PARAMS, step=0)  # as a TrainState
 GUESSES: dict[str, tuple[Callable[[], Any], str, str]] = {
-    "a module": (lambda: jp.trace(MODEL, VARIABLES, X), r"jp\.linen\.trace\(module", "howto/linen"),
-    "an NNX model": (lambda: jp.trace(TWIN, X), r"jp\.nnx\.trace\(model", "howto/nnx"),
-    "NNX as Linen": (lambda: jp.linen.trace(TWIN, X), r"jp\.nnx\.trace\(model", "howto/nnx"),
-    "Linen as NNX": (lambda: jp.nnx.trace(MODEL, X), r"jp\.linen\.trace\(module", "howto/linen"),
+    "a module": (lambda: jp.trace(LINEN, VARIABLES, X), r"jp\.linen\.trace\(module", "howto/linen"),
+    "an NNX model": (lambda: jp.trace(NNX, X), r"jp\.nnx\.trace\(model", "howto/nnx"),
+    "NNX as Linen": (lambda: jp.linen.trace(NNX, X), r"jp\.nnx\.trace\(model", "howto/nnx"),
+    "Linen as NNX": (lambda: jp.nnx.trace(LINEN, X), r"jp\.linen\.trace\(module", "howto/linen"),
     "NNX with its variables": (
-        lambda: jp.nnx.trace(TWIN, jp.nnx.variables(TWIN), X),
+        lambda: jp.nnx.trace(NNX, jp.nnx.variables(NNX), X),
         r"which the model holds[\s\S]*jp\.nnx\.trace\(model, \*inputs\)",
         "howto/nnx",
     ),
     "a module to prune": (
-        lambda: jp.prune(MODEL, VARIABLES, X, keep_macs=0.5),
+        lambda: jp.prune(LINEN, VARIABLES, X, keep_macs=0.5),
         r"jp\.linen\.prune",
         "howto/linen",
     ),
     "apply in place of the module": (
-        lambda: jp.linen.trace(MODEL.apply, VARIABLES, X),
+        lambda: jp.linen.trace(LINEN.apply, VARIABLES, X),
         "pass the model object",
         "howto/linen",
     ),
     "the params alone": (
-        lambda: jp.linen.trace(MODEL, PARAMS, X),
+        lambda: jp.linen.trace(LINEN, PARAMS, X),
         "not the params alone",
         "howto/linen",
     ),
     "no statistics": (
-        lambda: jp.linen.trace(MODEL, STATISTICS, X),
+        lambda: jp.linen.trace(LINEN, STATISTICS, X),
         r"collection \"batch_stats\"[\s\S]*Fix: all that module.init returned",
         "howto/linen",
     ),
-    "a TrainState": (lambda: jp.linen.trace(MODEL, STATE, X), "module.init", "howto/linen"),
+    "a TrainState": (lambda: jp.linen.trace(LINEN, STATE, X), "module.init", "howto/linen"),
     "the input in place of variables": (
-        lambda: jp.linen.trace(MODEL, X),
+        lambda: jp.linen.trace(LINEN, X),
         "module.init",
         "howto/linen",
     ),
     "statistics that may not change": (
-        lambda: jp.linen.trace(MODEL, VARIABLES, X, train=True),
+        lambda: jp.linen.trace(LINEN, VARIABLES, X, train=True),
         r"mutable=\['batch_stats'\]",
         "howto/linen",
     ),
@@ -73,24 +79,24 @@ GUESSES: dict[str, tuple[Callable[[], Any], str, str]] = {
     ),
     "a count": (lambda: jp.slice(GRAPH, VARIABLES, {A: 2}), "per_group", "howto/errors"),
     "indices": (lambda: jp.slice(GRAPH, VARIABLES, {A: [0, 2]}), r"np\.isin", "howto/errors"),
-    "a ratio for all": (lambda: jp.slice(GRAPH, VARIABLES, 0.5), "group: bool", "howto/errors"),
+    "a ratio for all": (lambda: jp.slice(GRAPH, VARIABLES, HALF), "group: bool", "howto/errors"),
     "a positional ratio": (
-        lambda: jp.select.global_ratio(GRAPH, SCORES, 0.5),  # pyright: ignore[reportCallIssue]
+        lambda: GLOBAL(GRAPH, SCORES, 0.5),
         r"global_ratio\(graph, scores, prune_ratio=0.5\)",
         "howto/budgets",
     ),
     "a positional budget": (
-        lambda: jp.select.budget(GRAPH, SCORES, 0.5),  # pyright: ignore[reportCallIssue]
+        lambda: BUDGET(GRAPH, SCORES, 0.5),
         r"budget\(graph, scores, keep_macs=0.5\)",
         "howto/budgets",
     ),
     "a positional ratio to prune": (
-        lambda: jp.linen.prune(MODEL, VARIABLES, X, 0.5),
+        lambda: jp.linen.prune(LINEN, VARIABLES, X, 0.5),
         "a ratio goes by its name",
         "howto/budgets",
     ),
     "a ratio by another name": (
-        lambda: jp.linen.prune(MODEL, VARIABLES, X, sparsity=0.5),
+        lambda: jp.linen.prune(LINEN, VARIABLES, X, sparsity=0.5),
         "no keyword 'sparsity'[\\s\\S]*keep_macs=0.5",
         "howto/budgets",
     ),
@@ -101,12 +107,12 @@ GUESSES: dict[str, tuple[Callable[[], Any], str, str]] = {
         "howto/errors",
     ),
     "a score with data": (
-        lambda: jp.prune(apply, VARIABLES, X, keep_macs=0.5, scores=jp.scores.taylor),
+        lambda: jp.prune(apply, VARIABLES, X, keep_macs=0.5, scores=TAYLOR),
         r"taylor needs \['gradients'\] too",
         "reference/scores",
     ),
     "a model to recalibrate": (
-        lambda: jp.recover.recalibrate(MODEL, VARIABLES, [X]),
+        lambda: jp.recover.recalibrate(LINEN, VARIABLES, [X]),
         "update must be a function",
         "howto/linen",
     ),

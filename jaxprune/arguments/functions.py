@@ -4,7 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 from jaxprune.arguments import call_inputs
 from jaxprune.arguments.checks import check_flag, is_array, kind_of
@@ -106,10 +106,10 @@ def _axes(rules: Mapping[Any, Any]) -> list[Any]:
     return [getattr(rule, "axes", rule) for rule in rules.values()]
 
 
-P, R = ParamSpec("P"), TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-def by_name(call: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def by_name(call: str) -> Callable[[F], F]:
     """Makes a function of a graph and scores that says what has a name, such as a ratio.
 
     A warning from the function must look one level further up.
@@ -118,9 +118,9 @@ def by_name(call: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
       call: how it is called.
     """
 
-    def named(fn: Callable[P, R]) -> Callable[P, R]:
+    def named(fn: F) -> F:
         @functools.wraps(fn)
-        def checked(*args: P.args, **keywords: P.kwargs) -> R:
+        def checked(*args: Any, **keywords: Any) -> Any:
             if len(args) > 2:
                 raise BudgetError(
                     f"{fn.__name__} takes a graph and scores, and everything else by its name; got "
@@ -128,6 +128,6 @@ def by_name(call: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 )
             return fn(*args, **keywords)
 
-        return checked
+        return cast(F, checked)
 
     return named
