@@ -303,7 +303,7 @@ def test_a_keep_of_branches_is_checked(name: str) -> None:
 def test_what_takes_no_branches_says_so() -> None:
     graph, keep = jp.trace(two, V, X), {"+c": False}
     with pytest.raises(jp.errors.KeepError, match=r"branch '\+c', and branches are not pruned"):
-        jp.recover.absorb(graph, V, keep, {})
+        jp.recover.absorb_constants(graph, V, keep)
 
 
 def test_a_comparison_counts_branches_and_the_groups_that_go_with_them() -> None:

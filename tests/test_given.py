@@ -328,8 +328,8 @@ WRONG: list[Any] = [Net, Net().apply, KEEP]
             lambda: jp.linen.trace(WRONG[0], VARIABLES, X),
             r"expected a flax.linen.Module, got the class",
         ),
-        (lambda: jp.linen.trace(WRONG[1], VARIABLES, X), "Module, got method"),
-        (lambda: jp.linen.resize(WRONG[2], GRAPHS["trace"], KEEP), "got dict"),
+        (lambda: jp.linen.trace(WRONG[1], VARIABLES, X), "Module, got a method"),
+        (lambda: jp.linen.resize(WRONG[2], GRAPHS["trace"], KEEP), "got a dict"),
     ],
 )
 def test_what_is_no_module_or_argument(call: Any, text: str):

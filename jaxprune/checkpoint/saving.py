@@ -204,18 +204,19 @@ def _is_mine(file: str) -> bool:
 _WRITER = re.compile(r"\bocdbt\.process_(\d+)/")
 
 
-def _chunks(_: object, array: Any) -> Any:
+def _chunks(key: Any, value: Any) -> Any:
     """Returns in what chunks Orbax stores an array: of a part of which no less than one is read.
 
     Orbax divides axes by their prime factors. Where one is large, chunks would be tiny.
     """
     from orbax.checkpoint import v1 as ocp
 
-    if array.nbytes <= stored_arrays.PIECE:
+    del key
+    if value.nbytes <= stored_arrays.PIECE:
         return None
     return ocp.options.ArrayOptions.Saving.StorageOptions(
-        shard_axes=(0,) if array.ndim > 2 else None,  # perhaps layers
-        chunk_byte_size=stored_arrays.CHUNK if max(map(_prime, array.shape)) < 256 else None,
+        shard_axes=(0,) if value.ndim > 2 else None,  # perhaps layers
+        chunk_byte_size=stored_arrays.CHUNK if max(map(_prime, value.shape)) < 256 else None,
     )
 
 
