@@ -13,7 +13,7 @@ Writes:    benchmarks/results/criteria/NAME.json after every cell, benchmarks/re
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +24,7 @@ import tyro
 
 from benchmarks import criteria_page, dense
 from benchmarks.criterion_cells import OWN, RECOVERIES, Bench, Cell
+from benchmarks.journals import Losses, journals, missing
 from experiments.procedures import scoring
 from experiments.report.bootstrap import interval
 from experiments.runner import directory
@@ -101,17 +102,13 @@ def run(config: Config) -> None:
         values, right = bench.evaluate(found.variables)
         losses.write("dense", values)
         journal["dense"] = {"loss": float(values.mean()), "accuracy": float(right.mean())}
-    end = time.monotonic() + 60 * config.minutes
-    for cell in planned:
-        if time.monotonic() > end:
-            break
-        if cell.name not in journal["cells"]:
-            journal["cells"][cell.name] = made = measured(bench, cell, losses, config.seeds)
-            directory.write_json(file, journal)
-            print(cell.name, made, flush=True)
+    for cell in missing(planned, journal["cells"], config.minutes):
+        journal["cells"][cell.name] = made = measured(bench, cell, losses, config.seeds)
+        directory.write_json(file, journal)
+        print(cell.name, made, flush=True)
 
 
-def measured(bench: Bench, cell: Cell, losses: "Losses", seeds: Sequence[int]) -> dict[str, Any]:
+def measured(bench: Bench, cell: Cell, losses: Losses, seeds: Sequence[int]) -> dict[str, Any]:
     """Returns the entry of a cell in the journal."""
     start = time.perf_counter()
     try:
@@ -137,37 +134,12 @@ def measured(bench: Bench, cell: Cell, losses: "Losses", seeds: Sequence[int]) -
     return found | {"seconds": round(time.perf_counter() - start, 1)}
 
 
-class Losses:
-    """The losses of all test examples, a file for each cell."""
-
-    def __init__(self, root: Path):
-        self.root = root
-        root.mkdir(parents=True, exist_ok=True)
-
-    def read(self, name: str) -> np.ndarray | None:
-        """Returns what was written under a name, None where nothing was."""
-        file = self._file(name)
-        return np.load(file) if file.exists() else None
-
-    def write(self, name: str, values: np.ndarray) -> None:
-        """Keeps the losses of a cell."""
-        np.save(self._file(name), values)
-
-    def _file(self, name: str) -> Path:
-        return self.root / f"{name.replace('/', '-')}.npy"
-
-
-def journals(out: Path) -> Mapping[str, Any]:
-    """Returns {network: its journal}."""
-    return {file.stem: directory.read_json(file) for file in sorted(out.glob("criteria/*.json"))}
-
-
 def main(config: Config) -> None:
     """Measures what is missing, and writes the page."""
     if config.network:
         jax.config.update("jax_compilation_cache_dir", str((config.root / "programs").absolute()))
         run(config)
-    page = criteria_page.page(journals(config.out))
+    page = criteria_page.page(journals(config.out / "criteria"))
     (config.out / "criteria.md").write_text(page, "utf-8")
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from benchmarks import pages
 from benchmarks.criterion_cells import OWN, RECOVERIES
 from experiments.runner import directory
 
@@ -42,10 +43,7 @@ def page(journals: Mapping[str, Any]) -> str:
     Args:
       journals: {network: what `benchmarks.criteria` wrote}.
     """
-    lines = [HEAD]
-    for name, journal in journals.items():
-        lines += _network(name, journal)
-    return "\n".join(lines).rstrip() + "\n"
+    return pages.page(HEAD, journals, _network)
 
 
 def _network(name: str, journal: Mapping[str, Any]) -> Iterator[str]:
@@ -53,9 +51,8 @@ def _network(name: str, journal: Mapping[str, Any]) -> Iterator[str]:
     yield f"## {name}"
     yield ""
     yield (
-        f"{about['config']['model']} with {about['parameters']:,} parameters on "
-        f"{about['dataset']}, {about['epochs']} epochs; dense: loss {dense['loss']:.4f}, accuracy "
-        f"{dense['accuracy']:.2%} on {about['test_examples']:,} test examples. "
+        f"{pages.network(about)}, {about['epochs']} epochs; dense: loss {dense['loss']:.4f}, "
+        f"accuracy {dense['accuracy']:.2%} on {about['test_examples']:,} test examples. "
         f"{directory.made(about)}"
     )
     yield ""
@@ -96,8 +93,9 @@ def _plain(here: Mapping[Any, Any]) -> Iterator[str]:
     yield "|---|---|---|---|"
     for (criterion, recovery), cell in sorted(rows.items(), key=lambda row: row[1]["loss"]):
         name = criterion if recovery == "none" else f"{criterion}, weights of `recover.{recovery}`"
-        cells = [_interval(cell["loss_interval"]), f"{cell['accuracy']:.2%}"]
-        yield f"| {name} | {' | '.join([*cells, _interval(cell.get('to_random'), sign='+')])} |"
+        cells = [pages.interval(cell["loss_interval"]), f"{cell['accuracy']:.2%}"]
+        cells.append(pages.interval(cell.get("to_random"), sign="+"))
+        yield f"| {name} | {' | '.join(cells)} |"
 
 
 def _recovered(here: Mapping[Any, Any]) -> Iterator[str]:
@@ -113,7 +111,7 @@ def _recovered(here: Mapping[Any, Any]) -> Iterator[str]:
         cells = [_point(plain[criterion])]
         for name in names:
             cell = here.get((criterion, name), {})
-            cells += [_point(cell), _interval(cell.get("to_none"), sign="+")]
+            cells += [_point(cell), pages.interval(cell.get("to_none"), sign="+")]
         yield f"| {criterion} | {' | '.join(cells)} |"
 
 
@@ -142,10 +140,3 @@ def _missing(journal: Mapping[str, Any]) -> Iterator[str]:
 
 def _point(cell: Mapping[str, Any]) -> str:
     return f"{cell['loss']:.4f}, {cell['accuracy']:.1%}" if "loss" in cell else ""
-
-
-def _interval(values: Sequence[float] | None, sign: str = "") -> str:
-    if values is None:
-        return ""
-    mean, low, high = values
-    return f"{mean:{sign}.4f} [{low:{sign}.4f}, {high:{sign}.4f}]"

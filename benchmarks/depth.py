@@ -28,8 +28,9 @@ import tyro
 
 import jaxprune as jp
 from benchmarks import dense, depth_page
-from benchmarks.criteria import Losses, interval
 from benchmarks.depth_cells import WAYS, Bench, Cell, Recovery
+from benchmarks.journals import Losses, journals, missing
+from experiments.report.bootstrap import interval
 from experiments.runner import directory
 
 STAGES = ("before", "after")
@@ -97,15 +98,11 @@ def run(config: Config) -> None:
         values, right = bench.evaluate(found.variables)
         losses.write("dense", values)
         journal["dense"] = {"loss": float(values.mean()), "accuracy": float(right.mean())}
-    end = time.monotonic() + 60 * config.minutes
-    for cell in planned:
-        if time.monotonic() > end:
-            break
-        if cell.name not in journal["cells"]:
-            journal["cells"][cell.name] = made = measured(bench, cell, losses)
-            print(cell.name, made, flush=True)
-            compare(journal, losses)
-            directory.write_json(file, journal)
+    for cell in missing(planned, journal["cells"], config.minutes):
+        journal["cells"][cell.name] = made = measured(bench, cell, losses)
+        print(cell.name, made, flush=True)
+        compare(journal, losses)
+        directory.write_json(file, journal)
 
 
 def measured(bench: Bench, cell: Cell, losses: Losses) -> dict[str, Any]:
@@ -167,16 +164,11 @@ def _mean(losses: Losses, names: Sequence[str], stage: str) -> np.ndarray | None
     return np.mean(np.stack([values for values in each if values is not None]), axis=0)
 
 
-def journals(out: Path) -> Mapping[str, Any]:
-    """Returns {network: its journal}."""
-    return {file.stem: directory.read_json(file) for file in sorted(out.glob("depth/*.json"))}
-
-
 def main(config: Config) -> None:
     """Measures what is missing, and writes the page."""
     if config.network:
         run(config)
-    (config.out / "depth.md").write_text(depth_page.page(journals(config.out)), "utf-8")
+    (config.out / "depth.md").write_text(depth_page.page(journals(config.out / "depth")), "utf-8")
 
 
 if __name__ == "__main__":

@@ -31,8 +31,6 @@ HALVINGS = 6
 """Of the range of MACs in which the same latency is looked for."""
 ROUNDS = 20
 """Of calls in turn that are timed."""
-Bound = float
-"""MACs, a count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,11 +112,14 @@ class Bench:
         if cell.way == "depth":
             return deep
         first = {} if cell.way == "width" else self.depth((1 + cell.share) / 2, cell.seed)
-        scored = self.scores(first, cell.seed)
+        small = jp.slice(self.graph, self.variables, first)
+        fn = jp.narrow(self.apply, self.graph, first)
+        graph = jp.trace(fn, small, image(self.task)) if first else self.graph
+        scored = self.scores(graph, small, cell.seed)
         most = jp.cost.macs(self.graph, deep)
         if cell.equal == "macs":
-            return self.widths(first, scored, most, cell.seed)
-        return self.as_fast(deep, lambda bound: self.widths(first, scored, bound, cell.seed))
+            return self.widths(first, graph, scored, most, cell.seed)
+        return self.as_fast(deep, lambda most: self.widths(first, graph, scored, most, cell.seed))
 
     def depth(self, share: float, seed: int) -> Keep:
         """Returns which branches stay, chosen greedily by the loss on training examples."""
@@ -139,26 +140,30 @@ class Bench:
         for part in data.examples(dataset.train, size=64, count=2, seed=seed):
             yield normalized(dataset.mean, dataset.std, jnp.asarray(part.images)), part.labels
 
-    def scores(self, deep: Keep, seed: int) -> Mapping[str, Any]:
-        """Returns scores of the channels, measured in the network without its branches."""
-        small = jp.slice(self.graph, self.variables, deep)
-        fn = jp.narrow(self.apply, self.graph, deep)
-        graph = jp.trace(fn, small, image(self.task)) if deep else self.graph
+    def scores(self, graph: jp.ChannelGraph, small: Variables, seed: int) -> Mapping[str, Any]:
+        """Returns scores of the channels, measured in the network without some branches."""
         task = self.task._replace(config=replace(self.task.config, seed=seed), graph=graph)
         given = scoring.Given(task, graph, small, key(task.config, "depth"))
         return jax.device_get(scoring.scores(self.criterion, given))
 
-    def widths(self, deep: Keep, scored: Mapping[str, Any], most: Bound, seed: int) -> Keep:
+    def widths(
+        self,
+        deep: Keep,
+        graph: jp.ChannelGraph,
+        scored: Mapping[str, Any],
+        most: float,
+        seed: int,
+    ) -> Keep:
         """Returns the branches that stay, and channels within a bound of MACs.
 
         They are chosen in two ways: the same share of every stream and of all hidden units, or by
         the scores ranked over the network, heads among them. The one of the smaller loss stays.
         """
-        found = [self.same_share(deep, scored, most), self.ranked(deep, scored, most)]
-        losses = [self.loss(keep, seed) for keep in found]
-        return found[int(np.argmin(losses))]
+        tried = [self.same_share(deep, scored, most), ranked(deep, graph, scored, most)]
+        losses = [self.loss(keep, seed) for keep in tried]
+        return tried[int(np.argmin(losses))]
 
-    def same_share(self, deep: Keep, scored: Mapping[str, Any], most: Bound) -> Keep:
+    def same_share(self, deep: Keep, scored: Mapping[str, Any], most: float) -> Keep:
         """Returns the same share of the channels of every group; heads, which are few, stay."""
         kinds = jp.kinds(self.graph)
         scored = {n: score for n, score in scored.items() if kinds[n] in EVEN}
@@ -169,22 +174,6 @@ class Bench:
                 return keep
         raise ValueError(f"no share of channels leaves {most:,} MACs.\nFix: a larger share.")
 
-    def ranked(self, deep: Keep, scored: Mapping[str, Any], most: Bound) -> Keep:
-        """Returns the channels of the highest scores, each over the mean of its group."""
-        small = jp.slice(self.graph, self.variables, deep)
-        fn = jp.narrow(self.apply, self.graph, deep)
-        graph = jp.trace(fn, small, image(self.task))
-        kinds = jp.kinds(graph)
-        scored = {n: score for n, score in scored.items() if kinds[n] in SCOPE}
-        channels = jp.select.budget(
-            graph,
-            jp.scores.normalized(scored),
-            keep_macs=jp.Absolute(most),
-            min_keep_ratio=0.1,
-            only=[*scored],
-        )
-        return {**deep, **channels}
-
     def loss(self, keep: Keep, seed: int) -> float:
         """Returns the loss of a masked network on the training examples of a seed."""
         whole = {name: np.ones(group.shape, bool) for name, group in self.graph.groups.items()}
@@ -193,7 +182,7 @@ class Bench:
         each = [self.masked(self.variables, every, *batch) for batch in self.batches(seed)]
         return float(np.mean(each))
 
-    def as_fast(self, deep: Keep, keep_of: Callable[[Bound], Keep]) -> Keep:
+    def as_fast(self, deep: Keep, keep_of: Callable[[float], Keep]) -> Keep:
         """Returns the largest network that takes no longer than one without branches."""
         goal = self.runs(deep)
         low, high, best = 0.2 * self.macs, float(self.macs), None
@@ -243,3 +232,24 @@ class Bench:
         if "batch_stats" not in variables:
             return {"params": state.variables["params"]}
         return state.variables
+
+
+def ranked(deep: Keep, graph: jp.ChannelGraph, scored: Mapping[str, Any], most: float) -> Keep:
+    """Returns the channels of the highest scores, each over the mean of its group, within MACs.
+
+    Args:
+      deep: the branches that stay.
+      graph: of the network without the others.
+      scored: {group: f32[n]} of that.
+      most: a count.
+    """
+    kinds = jp.kinds(graph)
+    scored = {n: score for n, score in scored.items() if kinds[n] in SCOPE}
+    channels = jp.select.budget(
+        graph,
+        jp.scores.normalized(scored),
+        keep_macs=jp.Absolute(most),
+        min_keep_ratio=0.1,
+        only=[*scored],
+    )
+    return {**deep, **channels}

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from benchmarks import pages
 from benchmarks.depth_cells import WAYS
 from experiments.runner import directory
 
@@ -31,10 +32,7 @@ def page(journals: Mapping[str, Any]) -> str:
     Args:
       journals: {network: what `benchmarks.depth` wrote}.
     """
-    lines = [HEAD]
-    for name, journal in journals.items():
-        lines += _network(name, journal)
-    return "\n".join(lines).rstrip() + "\n"
+    return pages.page(HEAD, journals, _network)
 
 
 def _network(name: str, journal: Mapping[str, Any]) -> Iterator[str]:
@@ -42,10 +40,9 @@ def _network(name: str, journal: Mapping[str, Any]) -> Iterator[str]:
     yield f"## {name}"
     yield ""
     yield (
-        f"{about['config']['model']} with {about['parameters']:,} parameters on "
-        f"{about['dataset']}, {about['epochs']} epochs; dense: loss {whole['loss']:.4f}, accuracy "
-        f"{whole['accuracy']:.2%} on {about['test_examples']:,} test examples. Channels by "
-        f"`{how['criterion']}`; {how['steps']} steps of Adam at {how['rate']:g} afterwards. "
+        f"{pages.network(about)}, {about['epochs']} epochs; dense: loss {whole['loss']:.4f}, "
+        f"accuracy {whole['accuracy']:.2%} on {about['test_examples']:,} test examples. Channels "
+        f"by `{how['criterion']}`; {how['steps']} steps of Adam at {how['rate']:g} afterwards. "
         f"{directory.made(about)}"
     )
     yield ""
@@ -80,7 +77,10 @@ def _table(place: str, rows: Mapping[str, Any], cells: Mapping[str, Any]) -> Ite
             text
             for entry in stages
             if entry
-            for text in (_interval(entry["loss"]), _interval(entry.get("to_width"), sign="+"))
+            for text in (
+                pages.interval(entry["loss"]),
+                pages.interval(entry.get("to_width"), sign="+"),
+            )
         ]
         shown = [
             way,
@@ -95,10 +95,3 @@ def _table(place: str, rows: Mapping[str, Any], cells: Mapping[str, Any]) -> Ite
 
 def _range(values: Sequence[float]) -> str:
     return " to ".join(dict.fromkeys(f"{value:.1%}" for value in (min(values), max(values))))
-
-
-def _interval(values: Sequence[float] | None, sign: str = "") -> str:
-    if values is None:
-        return ""
-    mean, low, high = values
-    return f"{mean:{sign}.4f} [{low:{sign}.4f}, {high:{sign}.4f}]"

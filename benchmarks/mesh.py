@@ -89,7 +89,7 @@ def main() -> None:
         f"{directory.made(facts)}\n\nThe time over that of one device without a mesh, the median "
         f"of {ROUNDS} rounds that take turns: {BATCH} digits in a step of a convolutional network "
         f"of {WIDTHS} channels. The devices are of one processor and share its cores: this is what "
-        "dividing costs, not a speed-up..\n\n"
+        "dividing costs, not a speed-up.\n\n"
     )
     OUT.write_text(text + "\n".join(rows) + "\n")
     print("\n".join(rows))

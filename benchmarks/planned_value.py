@@ -28,9 +28,10 @@ import tyro
 
 import jaxprune as jp
 from benchmarks import dense, planned_value_page
-from benchmarks.criteria import Losses, interval
-from benchmarks.criterion_cells import SCOPE, Bench
+from benchmarks.criterion_cells import SCOPE, Bench, recalibrated
+from benchmarks.journals import Losses, journals
 from experiments.procedures import planning, scoring
+from experiments.report.bootstrap import interval
 from experiments.runner import directory
 from experiments.runner.fit import Variables
 
@@ -139,7 +140,8 @@ class Cells:
         return entry
 
     def _ready(self, variables: Variables, keep: Mapping[str, Any]) -> Variables:
-        return self.bench.recalibrated(jp.mask(self.bench.graph, variables, keep))
+        masked = jp.mask(self.bench.graph, variables, keep)
+        return recalibrated(self.bench.task, self.bench.update, masked)
 
 
 def _seconds(call: Any, *, twice: bool = False) -> float:
@@ -182,8 +184,7 @@ def _ordered(planners: tuple[str, ...]) -> list[str]:
 
 def write_page(out: Path) -> None:
     """Writes the page of all journals."""
-    files = sorted((out / "planned_value").glob("*.json"))
-    page = planned_value_page.page({file.stem: directory.read_json(file) for file in files})
+    page = planned_value_page.page(journals(out / "planned_value"))
     (out / "planned_value.md").write_text(page, "utf-8")
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from benchmarks import pages
 from experiments.runner import directory
 
 ASKED = ("score", "evaluations", "batches", "steps", "size", "rate")
@@ -38,22 +39,19 @@ def page(journals: Mapping[str, Any]) -> str:
     Args:
       journals: {network: what `benchmarks.planned_value` wrote}.
     """
-    lines = [HEAD]
-    for name, journal in journals.items():
-        lines += _network(name, journal)
-    return "\n".join(lines).rstrip() + "\n"
+    return pages.page(HEAD, journals, _network)
 
 
 def _network(name: str, journal: Mapping[str, Any]) -> Iterator[str]:
     about, dense, cells = journal["about"], journal["dense"], journal["cells"]
     asked = about["asked"]
+    before, after = (pages.interval(dense[when]["loss"]) for when in ("before", "after"))
     yield f"## {name}"
     yield ""
     yield (
-        f"{about['config']['model']} with {about['parameters']:,} parameters on "
-        f"{about['dataset']}; dense: {_loss(dense['before'])} before and {_loss(dense['after'])} "
-        f"after the fine-tuning of {asked['steps']} steps of {asked['size']} examples (Adam, "
-        f"{asked['rate']:g}), on {about['test_examples']:,} test examples. Channels ranked by "
+        f"{pages.network(about)}; dense: {before} before and {after} after the fine-tuning of "
+        f"{asked['steps']} steps of {asked['size']} examples (Adam, {asked['rate']:g}), on "
+        f"{about['test_examples']:,} test examples. Channels ranked by "
         f"`{asked['score']}`; a loss is measured on {64 * asked['batches']} validation examples, "
         f"and searches measure about {asked['evaluations']}. {directory.made(about)}"
     )
@@ -73,18 +71,10 @@ def _network(name: str, journal: Mapping[str, Any]) -> Iterator[str]:
 def _row(planner: str, cell: Mapping[str, Any]) -> str:
     entries = [planner, f"{cell['macs']:.1%}"]
     for when in ("before", "after"):
-        entries += [_loss(cell[when]), _between(cell[when].get("to_control"), sign="+")]
+        entries += [
+            pages.interval(cell[when]["loss"]),
+            pages.interval(cell[when].get("to_control"), sign="+"),
+        ]
     forwards = cell["forwards"]
     entries += [f"{cell['measured']:,}", "" if forwards is None else f"{forwards:,.0f}"]
     return f"| {' | '.join(entries)} |"
-
-
-def _loss(measured: Mapping[str, Any]) -> str:
-    return _between(measured["loss"])
-
-
-def _between(numbers: Any, sign: str = "") -> str:
-    if numbers is None:
-        return ""
-    mean, low, high = (f"{number:{sign}.4f}" for number in numbers)
-    return f"{mean} [{low}, {high}]"

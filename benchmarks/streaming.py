@@ -147,7 +147,7 @@ def main(sizes: tuple[int, ...], source: str, out: str) -> None:
         runs = finished(started(sizes, f"{folder}/source", whole, out))
         count = kill_in_the_middle(started(sizes, f"{folder}/source", resumed, out), resumed)
         again = finished(started(sizes, f"{folder}/source", resumed, out))[1]
-        again["what"] += f", on from {count} of {5} tensors after SIGKILL"
+        again["what"] += f", on from {count} of 5 tensors after SIGKILL"
         for run in (*runs, again):
             print(f"| {run['what']} | {run['s']:.1f} | {run['MB']:.0f} | {run['MB'] / piece:.2f} |")
             assert run["MB"] <= 2 * piece, run
