@@ -28,6 +28,7 @@ import optax
 from flax import nnx
 
 import jaxprune as jp
+from benchmarks.random_weights import difference, drawn
 
 RESULTS = Path(__file__).parent / "results" / "depth_laws.json"
 STEPS = 5
@@ -53,21 +54,6 @@ class Case(NamedTuple):
     keep: Mapping[str, Any]
     resized: Callable[..., Any]
     output: Callable[[Any], Any] = lambda outputs: outputs
-
-
-def drawn(shapes: Any) -> Any:
-    """Returns random weights of the usual scale in the shapes of a tree."""
-    random = np.random.default_rng(1)
-
-    def draw(leaf: Any) -> Any:
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            return jnp.zeros(leaf.shape, leaf.dtype)
-        if len(leaf.shape) < 2:
-            return jnp.asarray(random.uniform(0.1, 0.9, leaf.shape), leaf.dtype)
-        fan = np.prod(leaf.shape[:-1])
-        return jnp.asarray(random.normal(size=leaf.shape) * fan**-0.5, leaf.dtype)
-
-    return jax.tree.map(draw, shapes)
 
 
 def some(graph: jp.ChannelGraph, words: str, share: float) -> dict[str, np.ndarray]:
@@ -221,12 +207,6 @@ NETWORKS: Mapping[str, Callable[[], Case]] = {
     ),
     "Gemma 2 of Tunix": lambda: tunix("gemma", "Gemma", num_embed=50),
 }
-
-
-def difference(a: Any, b: Any) -> float:
-    """Returns the largest difference relative to the largest entry."""
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    return float(np.max(np.abs(a - b)) / np.max(np.abs(a)))
 
 
 def measured(case: Case) -> dict[str, Any]:

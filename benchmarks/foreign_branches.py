@@ -6,9 +6,10 @@ where a list differs. Writes benchmarks/results/foreign_branches.json and .md. E
 is taken out, by a gate at its sum and by `jp.narrow`, on random weights: the outputs must agree.
 """
 
-from benchmarks import foreign_models  # sets what JAX reads when it is imported  # isort: skip
+from benchmarks import foreign_models  # noqa: F401  # sets what JAX reads  # isort: skip
 
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ import jax
 
 import jaxprune as jp
 from benchmarks.foreign.models import MODELS
+from benchmarks.random_weights import difference, drawn
 
 RESULTS = Path(__file__).parent / "results" / "foreign_branches.json"
 TEXT = """# Branches of models of other packages
@@ -44,7 +46,7 @@ def agreement(name: str) -> float | None:
     keep = dict.fromkeys([*known][::2], False)
     if not keep:
         return None
-    variables = foreign_models.drawn(model.variables)
+    variables = drawn(model.variables)
 
     def gated(v: Any, *inputs: Any) -> Any:
         return model.output(jp.gated(model.fn, graph)(v, keep, *inputs))
@@ -54,7 +56,7 @@ def agreement(name: str) -> float | None:
     small = jp.slice(graph, variables, keep)
     ours = jax.jit(lambda v, *xs: model.output(narrow(v, *xs)))(small, *model.inputs)
     cached = model.cache is not None
-    return foreign_models.difference(*((x[0] if cached else x) for x in (outputs, ours)))
+    return difference(*((x[0] if cached else x) for x in (outputs, ours)))
 
 
 def folded(names: Sequence[str]) -> list[str]:
@@ -70,9 +72,7 @@ def folded(names: Sequence[str]) -> list[str]:
         places = list(zip(*numbers, strict=True))
         words = iter([_range(sorted(set(place))) for place in places])
         text = "".join(next(words) if part == "#" else part for part in shape)
-        product = 1
-        for place in places:
-            product *= len(set(place))
+        product = math.prod(len(set(place)) for place in places)
         lines.append(text if product == len(numbers) else f"{text} ({len(numbers)})")
     return lines
 
