@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import jaxprune as jp
 from experiments import data
-from experiments.data.augment import normalized
 from experiments.procedures import recovering, scoring
+from experiments.report.each_example import each_example
 from experiments.runner import training
 from experiments.runner.fit import Variables
 from experiments.runner.task import Task, key
@@ -24,8 +23,6 @@ ALONE = {"stream": jp.Kind.STREAM, "heads": jp.Kind.HEADS, "hidden": jp.Kind.HID
 """Kinds that lose channels alone in a network with heads."""
 BATCH_NORM = {"size": 250, "count": 4, "seed": 2}
 """Training images that BatchNorm's statistics are measured on."""
-BATCH = 500
-"""Test images that are evaluated at once."""
 
 RECOVERIES = ("none", "least_squares", "scale", "bias", "at_once")
 """Names of `experiments.procedures.recovering` that fit what the criterion keeps."""
@@ -62,38 +59,6 @@ def image(task: Task[Any]) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, *task.dataset.image_shape), jnp.float32)
 
 
-def evaluation(
-    task: Task[Any], apply: Callable[..., Any]
-) -> Callable[[Variables], tuple[np.ndarray, np.ndarray]]:
-    """Returns a function of variables: loss and share of right answers of every test example.
-
-    Args:
-      task: what is learned.
-      apply: from variables and inputs to logits.
-    """
-    dataset = task.dataset
-
-    @jax.jit
-    def evaluated(variables: Variables, images: Any, labels: Any) -> tuple[Any, Any]:
-        logits: Any = apply(variables, normalized(dataset.mean, dataset.std, images))
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        right = (logits.argmax(-1) == labels).astype(jnp.float32)
-        return tuple(each.reshape(len(images), -1).mean(1) for each in (losses, right))
-
-    def evaluate(variables: Variables) -> tuple[np.ndarray, np.ndarray]:
-        test: Any = dataset.test
-        size = min(BATCH, test.size)
-        parts = []
-        for start in range(0, test.size, size):
-            rows = np.minimum(np.arange(start, start + size), test.size - 1)
-            found = jax.device_get(evaluated(variables, test.images[rows], test.labels[rows]))
-            parts.append([each[: test.size - start] for each in found])
-        losses, right = (np.concatenate(each) for each in zip(*parts, strict=True))
-        return losses, right
-
-    return evaluate
-
-
 def recalibrated(task: Task[Any], update: Callable[..., Any], variables: Variables) -> Variables:
     """Returns the variables with BatchNorm's statistics measured anew, if there are any."""
     if "batch_stats" not in variables:
@@ -117,7 +82,9 @@ class Bench:
         self.macs = jp.cost.macs(self.graph)
         self.alone = tuple(ALONE) if jp.Kind.HEADS in jp.kinds(self.graph).values() else ()
 
-        self.evaluate = evaluation(self.task, apply)
+    def evaluate(self, variables: Variables) -> tuple[np.ndarray, np.ndarray]:
+        """Returns loss and share of right answers of every test example."""
+        return each_example(self.task.model, variables, self.task.dataset)
 
     def measure(self, cell: Cell) -> Measured:
         """Returns what a cell gives.

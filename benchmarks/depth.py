@@ -95,7 +95,7 @@ def run(config: Config) -> None:
     planned = [*cells(config.equal, config.shares, config.seeds)]
     journal["planned"] = [*dict.fromkeys([*journal["planned"], *(each.name for each in planned)])]
     if "loss" not in journal["dense"]:
-        values, right = bench.evaluate(found.variables)
+        values, right = bench.evaluate(bench.dense())
         losses.write("dense", values)
         journal["dense"] = {"loss": float(values.mean()), "accuracy": float(right.mean())}
     for cell in missing(planned, journal["cells"], config.minutes):

@@ -12,10 +12,11 @@ import numpy as np
 import optax
 
 import jaxprune as jp
-from benchmarks.criterion_cells import SCOPE, evaluation, image, recalibrated
+from benchmarks.criterion_cells import SCOPE, image, recalibrated
 from experiments import data
 from experiments.data.augment import normalized
 from experiments.procedures import scoring
+from experiments.report.each_example import each_example
 from experiments.runner import training
 from experiments.runner.fit import State, Variables
 from experiments.runner.task import Network, Task, key
@@ -81,7 +82,6 @@ class Bench:
         self.task = task._replace(graph=self.graph)
         self.variables = jax.device_put(variables)
         self.macs = jp.cost.macs(self.graph)
-        self.evaluate = evaluation(self.task, self.apply)
         self.criterion = criterion
         self.recovery = recovery
         self.depths: dict[tuple[float, int], Keep] = {}
@@ -98,13 +98,20 @@ class Bench:
 
         self.losses, self.masked = losses, masked
 
+    def dense(self) -> Network:
+        """Returns the network as it was trained."""
+        return Network(self.task.model, self.variables, {})
+
     def measure(self, cell: Cell) -> Measured:
         """Returns what a cell gives."""
         keep = self.keep(cell)
         network = self.small(keep)
-        evaluate = evaluation(self.task, partial(network.model.apply, train=False))
-        before = evaluate(network.variables)
-        return Measured(keep, before, evaluate(self.trained(network, cell.seed)))
+        after = network._replace(variables=self.trained(network, cell.seed))
+        return Measured(keep, self.evaluate(network), self.evaluate(after))
+
+    def evaluate(self, network: Network) -> tuple[np.ndarray, np.ndarray]:
+        """Returns loss and share of right answers of every test example."""
+        return each_example(network.model, network.variables, self.task.dataset)
 
     def keep(self, cell: Cell) -> Keep:
         """Returns what stays: in width and in both as much as depth alone leaves."""

@@ -7,15 +7,14 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 import jaxprune as jp
 from experiments.comparing.config import Config
-from experiments.data.augment import normalized
 from experiments.procedures import distilling, rounds, steps
 from experiments.procedures.dense import sgd, trained
+from experiments.report.each_example import each_example
 from experiments.runner import config as configuration
 from experiments.runner import packed, training
 from experiments.runner.fit import QUIET, Journal, Variables
@@ -121,24 +120,7 @@ class Bench:
 
     def evaluate(self, network: Network) -> tuple[np.ndarray, np.ndarray]:
         """Returns loss and whether it is right, f32[n] each, of every test image."""
-        test, dataset = self.task.dataset.test, self.task.dataset
-        size = min(500, test.size)
-        variables, parts = jax.device_put(network.variables), []
-        for start in range(0, test.size, size):
-            rows = np.minimum(np.arange(start, start + size), test.size - 1)
-            images = test.images[rows], test.labels[rows]  # pyright: ignore[reportAttributeAccessIssue]
-            found = _evaluated(network.model, dataset.mean, dataset.std, variables, *images)
-            parts.append([each[: test.size - start] for each in jax.device_get(found)])
-        losses, right = (np.concatenate(each) for each in zip(*parts, strict=True))
-        return losses, right
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _evaluated(model: Any, mean: Any, std: Any, variables: Any, images: Any, labels: Any) -> Any:
-    logits: Any = model.apply(variables, normalized(mean, std, images), train=False)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    right = (logits.argmax(-1) == labels).astype(jnp.float32)
-    return tuple(each.reshape(len(images), -1).mean(1) for each in (losses, right))
+        return each_example(network.model, network.variables, self.task.dataset)
 
 
 class Work(NamedTuple):
