@@ -19,7 +19,7 @@ from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.groups.scored import shape_of_numbers
 from jaxprune.inspecting import without_branches
 from jaxprune.keep.check import Keep, check_keep
-from jaxprune.recover.measuring import call_of
+from jaxprune.stats.batch_calls import call_of
 
 Evaluate = Callable[..., Any]
 """From a keep to a finite number, lower is better; `jp.plan.evaluator` makes one."""

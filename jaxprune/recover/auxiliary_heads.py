@@ -11,9 +11,9 @@ from jaxprune.gates.evaluation import Marked, evaluate
 from jaxprune.gates.sites import UNTAPPED
 from jaxprune.graph import ChannelGraph
 from jaxprune.program.traits import Form
-from jaxprune.recover.measuring import Call
 from jaxprune.recover.readers import Reader, contractions
 from jaxprune.running import evaluator
+from jaxprune.stats.batch_calls import Calling
 from jaxprune.stats.passes import loss_value
 
 Array = Any
@@ -57,7 +57,7 @@ class Watch:
     """
 
     def __init__(
-        self, graph: ChannelGraph, points: Sequence[str], call: Call, fn: Callable[..., Any]
+        self, graph: ChannelGraph, points: Sequence[str], call: Calling, fn: Callable[..., Any]
     ):
         self.graph, self.call = graph, call
         self.retraced = evaluator.retracer(fn, graph)

@@ -15,8 +15,8 @@ from jaxprune.errors import JaxpruneError
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.recover.auxiliary_heads import WHERE, Head, Loss, Watch, train_heads
 from jaxprune.recover.leaves import checked_counts, concrete, replaced
-from jaxprune.recover.measuring import call_of
 from jaxprune.recover.readers import Reader, check_read, find_readers
+from jaxprune.stats.batch_calls import call_of
 from jaxprune.stats.passes import loss_value
 
 Array = Any

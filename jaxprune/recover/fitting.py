@@ -19,9 +19,10 @@ from jaxprune.keep.check import Keep, check_keep
 from jaxprune.recover.biases import added, takers
 from jaxprune.recover.fits import Block, Form, Moments, bias, error, fit, size
 from jaxprune.recover.leaves import concrete, replaced
-from jaxprune.recover.measuring import Draw, Measuring, call_of
+from jaxprune.recover.measuring import Draw, Measuring
 from jaxprune.recover.readers import Reader, find_readers
 from jaxprune.recover.shortcuts import find_sums
+from jaxprune.stats.batch_calls import call_of
 
 Array = np.ndarray
 

@@ -1,6 +1,6 @@
 """What readers read in one network and write in another, summed up over batches."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,12 +20,10 @@ from jaxprune.recover.readers import Reader, contractions
 from jaxprune.recover.shortcuts import Sum
 from jaxprune.running import evaluator
 from jaxprune.running.evaluator import Noted
-from jaxprune.stats.collecting import first_inputs
+from jaxprune.stats.batch_calls import Calling
 from jaxprune.stats.readings import Reading, read_matrix, sampled, written_matrix
 
 Array = Any
-Call = Callable[[Any], tuple[Sequence[Any], dict[str, Any]]]
-"""`(batch) -> (inputs, keywords)` of the call of the network."""
 _EXACT = jax.lax.Precision.HIGHEST
 
 
@@ -66,7 +64,7 @@ class Measuring:
         self,
         graph: ChannelGraph,
         readers: Sequence[Reader],
-        call: Call,
+        call: Calling,
         fn: Callable[..., Any],
         where: str,
         draw: Draw,
@@ -191,17 +189,6 @@ def _together(state: list[Sums], more: list[Sums], number: Any) -> list[Sums]:
         Sums(merged(a.moments, b.moments), jnp.where(a.bad > 0, a.bad, b.bad * number))
         for a, b in zip(state, more, strict=True)
     ]
-
-
-def call_of(graph: ChannelGraph, inputs: Callable[[Any], Any] | None) -> Call:
-    """Returns what takes the inputs and the keywords of a call from a batch."""
-    take = inputs or first_inputs(graph)
-
-    def call(batch: Any) -> tuple[Sequence[Any], dict[str, Any]]:
-        given = take(batch)
-        return ((), dict(given)) if isinstance(given, Mapping) else (given, {})
-
-    return call
 
 
 def moments(x: Array, y: Array) -> Moments:

@@ -13,9 +13,10 @@ from jaxprune.recover.brain_surgeon import Surgeon, remove_cheapest
 from jaxprune.recover.fits import Moments
 from jaxprune.recover.fitting import Fit, fit_of
 from jaxprune.recover.leaves import checked_counts, concrete, replaced
-from jaxprune.recover.measuring import Measuring, call_of, draw_of
+from jaxprune.recover.measuring import Measuring, draw_of
 from jaxprune.recover.normal_equations import damped
 from jaxprune.recover.readers import Reader, check_read, find_readers
+from jaxprune.stats.batch_calls import call_of
 
 Array = np.ndarray
 

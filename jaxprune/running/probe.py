@@ -54,8 +54,9 @@ class Probe:
         outputs = jax.eval_shape(fn, variables, *inputs, **keywords)
         self.shapes = [leaf.shape for leaf in jax.tree.leaves(outputs)]
         self.moves = True
+        weights, _ = self.weights(Part.of(graph, {}))
         try:
-            jax.eval_shape(self.of(fn), variables, self.weights({})[0], inputs, keywords)
+            jax.eval_shape(self.of(fn), variables, weights, inputs, keywords)
         except (TypeError, ValueError, NotImplementedError):  # such as a while loop
             self.moves = False
 
@@ -80,9 +81,9 @@ class Probe:
 
         return measured
 
-    def weights(self, keep: Keep) -> tuple[list[Any], list[Any]]:
+    def weights(self, part: Part) -> tuple[list[Any], list[Any]]:
         """Returns weights of the outputs, zero at pruned channels; and those of the others."""
-        (kept, gone), whole, few = Part.of(self.graph, keep), [], []
+        (kept, gone), whole, few = part, [], []
         for place, (shape, axes) in enumerate(zip(self.shapes, self.graph.walk.outs, strict=True)):
             weight = np.cos(np.arange(np.prod(shape, dtype=int))).reshape(shape).astype(np.float32)
             if gone is not None and place in gone.outputs:
@@ -95,25 +96,24 @@ class Probe:
             whole.append(weight)
         return whole, few
 
-    def inputs_at(self, keep: Keep) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def inputs_at(self, kept: Kept) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The inputs by position and by keyword, with state at the kept sizes, and new ids."""
-        channels = without_branches.split(self.graph, keep).channels
         return with_state(
             self.graph,
-            *reindexing.inputs_at(self.graph, channels, self.inputs, self.keywords),
-            lambda leaf, variable: _taken(leaf, variable.axes, Kept(channels)),
+            *reindexing.inputs_at(self.graph, kept.keep, self.inputs, self.keywords),
+            lambda leaf, variable: _taken(leaf, variable.axes, kept),
         )
 
-    def small(self, outputs: Any, keep: Keep) -> Any:
+    def small(self, outputs: Any, part: Part) -> Any:
         """Outputs at the kept sizes: updated statistics have pruned axes too."""
-        kept, gone = Part.of(self.graph, keep)
+        kept, gone = part
         pairs = enumerate(zip(jax.tree.leaves(outputs), self.graph.walk.outs, strict=True))
         lost = () if gone is None else gone.outputs
         return [_taken(leaf, axes, kept) for i, (leaf, axes) in pairs if i not in lost]
 
-    def cut(self, gradients: Mapping[str, Any], keep: Keep) -> dict[str, Any]:
+    def cut(self, gradients: Mapping[str, Any], part: Part) -> dict[str, Any]:
         """Gradients at the kept sizes."""
-        kept, gone = Part.of(self.graph, keep)
+        kept, gone = part
         axes = self.graph.variables
         small = {path: _taken(x, axes[path].axes, kept) for path, x in gradients.items()}
         return small if gone is None else transforms.without(small, gone) or {}

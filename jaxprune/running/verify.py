@@ -131,12 +131,13 @@ def verify(
         )
     )
 
-    def gap(part: Keep) -> _Gap:
+    def gap(some: Keep) -> _Gap:
         whole = {name: np.ones_like(kept) for name, kept in keep.items()}
+        part = Part.of(graph, some)
         weights, few = probe.weights(part)
-        outputs, gradients = full(variables, {**whole, **part}, weights, inputs, given)
-        cut = jax.jit(probe.of(narrow(fn, graph, part)))
-        slim = cut(sliced(graph, variables, part), few, *probe.inputs_at(part))
+        outputs, gradients = full(variables, {**whole, **some}, weights, inputs, given)
+        cut = jax.jit(probe.of(narrow(fn, graph, some)))
+        slim = cut(sliced(graph, variables, some), few, *probe.inputs_at(part.channels))
         small = probe.small(outputs, part), probe.cut(gradients, part)
         return _Gap(difference(small[0], slim[0]), difference(small[1], slim[1], together=True))
 
@@ -207,8 +208,8 @@ def _resized(
     probe: Probe, keep: Keep, resized: Apply, rtol: float
 ) -> tuple[str, same_program.Compared]:
     """Returns the verdict on a resized network, and what may differ in it."""
-    small = sliced(probe.graph, probe.variables, keep)
-    cut = _Narrow.of(probe.fn, probe.graph, keep, small, probe.inputs, probe.keywords)
+    small, part = sliced(probe.graph, probe.variables, keep), Part.of(probe.graph, keep)
+    cut = _Narrow.of(probe.fn, probe.graph, keep, part, small, probe.inputs, probe.keywords)
     compared, why = same_program.Compared([], ()), ""
     try:
         compared = cut.compared(keep, resized)
@@ -220,8 +221,8 @@ def _resized(
     def narrowed(v: Any, *xs: Any, **named: Any) -> Any:
         return cut.run(v, xs, named, _constants(compared))
 
-    _, few = probe.weights(keep)
-    given = probe.inputs_at(keep)
+    _, few = probe.weights(part)
+    given = probe.inputs_at(part.channels)
     ours, theirs = (jax.jit(probe.of(run))(small, few, *given) for run in (narrowed, resized))
     gap = _Gap(difference(ours[0], theirs[0]), difference(ours[1], theirs[1], together=True))
     if not gap.within(rtol):
@@ -238,10 +239,20 @@ class _Narrow(NamedTuple):
 
     @classmethod
     def of(
-        cls, fn: Apply, graph: ChannelGraph, keep: Keep, variables: Any, inputs: Any, keywords: Any
+        cls,
+        fn: Apply,
+        graph: ChannelGraph,
+        keep: Keep,
+        part: Part,
+        variables: Any,
+        inputs: Any,
+        keywords: Any,
     ) -> "_Narrow":
-        """Returns a function at the shapes of sliced variables and whole inputs."""
-        kept, gone = Part.of(graph, keep)
+        """Returns a function at the shapes of sliced variables and whole inputs.
+
+        `part` is what the keep keeps of the graph; the function may have been traced at others.
+        """
+        kept, gone = part
         lost = frozenset[str]() if gone is None else gone.variables
         whole = variables if gone is None else depth.with_all_rows(variables, gone)
         shapes = evaluator.full(graph, whole, kept.counts, lost)
@@ -279,11 +290,11 @@ def following(fn: Apply, graph: ChannelGraph, keep: Keep, resized: Apply) -> App
     Raises:
       ResizeError: when it is called, if `resized` is another network.
     """
-    counts = Part.of(graph, keep).channels.counts
+    part = Part.of(graph, keep)
 
     def run(variables: Any, *inputs: Any, **keywords: Any) -> Any:
-        full = evaluator.full_state(graph, inputs, keywords, counts)
-        cut = _Narrow.of(fn, graph, keep, variables, *full)
+        full = evaluator.full_state(graph, inputs, keywords, part.channels.counts)
+        cut = _Narrow.of(fn, graph, keep, part, variables, *full)
         return cut.run(variables, inputs, keywords, _constants(cut.compared(keep, resized)))
 
     return run

@@ -21,8 +21,8 @@ from jaxprune.program.jaxpr import Op
 from jaxprune.running import evaluator
 from jaxprune.running.evaluator import Noted
 from jaxprune.running.narrow import Evaluator
-from jaxprune.stats.collecting import first_inputs
-from jaxprune.stats.experts import Call, call_of, mixed_groups, traced_at
+from jaxprune.stats.batch_calls import Call, call_of
+from jaxprune.stats.experts import checked_calls, mixed_groups, traced_at
 
 Errors = Callable[[np.ndarray], np.ndarray]
 """`errors(bool[rows, n]) -> f64[*layers, rows]`, what the mixture changes by under each keep."""
@@ -91,14 +91,11 @@ def experts(
     _check_room(graph, names, keep_count)
     run = graph.fn if fn is None else fn
     check_function(run)
-    retraced, given = evaluator.retracer(run, graph), inputs or first_inputs(graph)
-    calls = [call_of(given(batch)) for batch in check_examples(batches, "select.experts")]
+    retraced = evaluator.retracer(run, graph)
+    given = map(call_of(graph, inputs), check_examples(batches, "select.experts"))
+    calls = [*checked_calls(graph, retraced, names, variables, given)]
     if not calls:
         raise JaxpruneError("select.experts: no batches.\nFix: pass at least one batch of data.")
-    for call in calls:
-        here = traced_at(graph, retraced, variables, call)
-        evaluator.check_groups(graph, here, names)
-        mixed_groups(here, names)
     chosen = {}
     for name in names:
         errors = _errors(graph, retraced, name, variables, calls)

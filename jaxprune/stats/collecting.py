@@ -17,6 +17,7 @@ from jaxprune.arguments.functions import check_function
 from jaxprune.errors import GateError, JaxpruneError
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.running import evaluator
+from jaxprune.stats.batch_calls import call_of
 from jaxprune.stats.curvatures import Curvature
 from jaxprune.stats.passes import Pass
 from jaxprune.stats.states import State, finished, merged
@@ -82,7 +83,7 @@ def collector(
         graph=graph,
         statistics=dict(given),
         loss=loss,
-        inputs=inputs or first_inputs(graph),
+        call=call_of(graph, inputs),
         groups=wanted,
         key=key,
         retraced=evaluator.retracer(run, graph),
@@ -199,23 +200,3 @@ def _check_statistics(given: Mapping[Any, Any], loss: Loss | None) -> None:
             "loss= is given, but no statistic is of gradients.\n"
             "Fix: leave it out, with the labels; or at=jp.stats.At.GATES."
         )
-
-
-def first_inputs(graph: ChannelGraph) -> Callable[[Any], Any]:
-    """Returns what takes the inputs of the traced call from the front of a batch."""
-    several, keywords = len(graph.inputs), list(graph.keywords)
-
-    def inputs(batch: Any) -> Any:
-        whole = several == 1 and jax.tree.structure(batch) == jax.tree.structure(graph.inputs[0])
-        if whole and not keywords:
-            return (batch,)
-        if isinstance(batch, tuple | list) and len(batch) >= several and not keywords:
-            return tuple(batch[:several])
-        raise JaxpruneError(
-            f"a batch must hold the {several} inputs of the call first"
-            + (f" and its keywords {keywords}" if keywords else "")
-            + f", got {jax.tree.structure(batch)}.\n"
-            "Fix: inputs=lambda batch: (batch['image'],), or a mapping of keywords."
-        )
-
-    return inputs

@@ -1,6 +1,6 @@
 """What data say of the experts behind a router: who is sent what, and what that adds."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from jaxprune.program import spaces as ax
 from jaxprune.program.jaxpr import Op
 from jaxprune.running import evaluator
 from jaxprune.running.evaluator import Noted
-from jaxprune.stats.collecting import first_inputs
+from jaxprune.stats.batch_calls import Call, call_of
 
 Array = Any
 _UNEVEN = 1e-2
@@ -91,14 +91,11 @@ def expert_use(
     names = mixed_groups(graph, wanted)
     run = graph.fn if fn is None else fn
     check_function(run)
-    retraced, given = evaluator.retracer(run, graph), inputs or first_inputs(graph)
+    retraced = evaluator.retracer(run, graph)
     update = jax.jit(partial(_measure, graph, retraced, tuple(names)))
     total: Any = None
-    for batch in check_examples(batches, "stats.expert_use"):
-        call = call_of(given(batch))
-        here = traced_at(graph, retraced, variables, call)
-        evaluator.check_groups(graph, here, names)
-        mixed_groups(here, names)
+    calls = map(call_of(graph, inputs), check_examples(batches, "stats.expert_use"))
+    for call in checked_calls(graph, retraced, names, variables, calls):
         sums = update(variables, call)
         total = sums if total is None else jax.tree.map(jnp.add, total, sums)
     if total is None:
@@ -125,13 +122,23 @@ def mixed_groups(graph: ChannelGraph, wanted: Sequence[str] | None) -> list[str]
     return names
 
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
-"""The inputs of a call by position and by keyword."""
+def checked_calls(
+    graph: ChannelGraph,
+    retraced: evaluator.Retraced,
+    names: Sequence[str],
+    variables: Any,
+    calls: Iterable[Call],
+) -> Iterator[Call]:
+    """Yields calls, each once its shapes are known to be those of the graph's groups and mixtures.
 
-
-def call_of(given: Any) -> Call:
-    """Returns the inputs that `inputs(batch)` gave: a tuple, or a mapping of keywords."""
-    return ((), dict(given)) if isinstance(given, Mapping) else (tuple(given), {})
+    Raises:
+      GateError, TreeError, ResizeError: as `expert_use`.
+    """
+    for call in calls:
+        here = traced_at(graph, retraced, variables, call)
+        evaluator.check_groups(graph, here, names)
+        mixed_groups(here, names)
+        yield call
 
 
 def traced_at(

@@ -13,6 +13,7 @@ from jaxprune.errors import JaxpruneError
 from jaxprune.gates.evaluation import Given
 from jaxprune.graph import ChannelGraph
 from jaxprune.running import evaluator
+from jaxprune.stats.batch_calls import Calling
 from jaxprune.stats.curvatures import By, Curvature, Problem
 from jaxprune.stats.readings import Reading
 from jaxprune.stats.states import State
@@ -30,7 +31,7 @@ class Pass:
     graph: ChannelGraph
     statistics: dict[str, Any]
     loss: Callable[[Any, Any], Any] | None
-    inputs: Callable[[Any], Any]
+    call: Calling
     groups: list[str] | None
     key: Array
     retraced: evaluator.Retraced
@@ -54,8 +55,7 @@ class Pass:
 
     def visit(self, variables: Any, batch: Any) -> Visit:
         """Returns the evaluation of the network on a batch."""
-        given = self.inputs(batch)
-        return Visit(self.graph, self.retraced, self.groups, variables, given)
+        return Visit(self.graph, self.retraced, self.groups, variables, self.call(batch))
 
     def empty(self, shapes: State) -> State:
         """Returns the state of no data, like those of `shapes`."""

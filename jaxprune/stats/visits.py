@@ -15,6 +15,7 @@ from jaxprune.graph import ChannelGraph
 from jaxprune.program.jaxpr import Op
 from jaxprune.running import evaluator
 from jaxprune.running.evaluator import Noted
+from jaxprune.stats.batch_calls import Call
 from jaxprune.stats.places import Place, places
 from jaxprune.stats.readings import Reading, by_channel
 from jaxprune.stats.statistic import At, Statistic
@@ -93,9 +94,9 @@ class Visit:
         retraced: evaluator.Retraced,
         groups: Sequence[str] | None,
         variables: Any,
-        given: Any,
+        call: Call,
     ):
-        inputs, keywords = ((), given) if isinstance(given, Mapping) else (given, {})
+        inputs, keywords = call
         keywords = {**keywords, **graph.constants}
         self.graph = graph
         self.groups = groups
