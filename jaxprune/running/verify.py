@@ -125,11 +125,7 @@ def verify(
     if resized is not None:
         resized = call_inputs.bound(resized, constants)
     probe = Probe(graph, fn, variables, inputs, given)
-    full = jax.jit(
-        lambda v, keep, weights, xs, named: probe.of(_masked(graph, fn, keep))(
-            v, weights, xs, named
-        )
-    )
+    full = jax.jit(lambda v, keep, *given: probe.of(_masked(graph, fn, keep))(v, *given))
 
     def gap(some: Keep) -> _Gap:
         whole = {name: np.ones_like(kept) for name, kept in keep.items()}
