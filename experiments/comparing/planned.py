@@ -1,7 +1,8 @@
 """Methods that choose the widths: planners of `jp.plan` on losses of training images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,11 +20,16 @@ LADDER = 8
 """Widths that a group may take."""
 
 
+def _ranked(work: Work) -> Mapping[str, Any]:
+    """Returns {group: the places of its channels by norm}."""
+    return jp.scores.normalized(jp.scores.l2(work.graph, work.variables), by=ranks)
+
+
 def _problem(work: Work, **options: Any) -> jp.plan.Problem:
     """Returns the problem of the budget; at a width the channels of largest norm stay."""
     return jp.plan.problem(
         work.graph,
-        jp.scores.normalized(jp.scores.l2(work.graph, work.variables), by=ranks),
+        _ranked(work),
         bounds={jp.cost.macs: work.share},
         ladder=LADDER,
         min_keep_ratio=work.task.config.min_keep_ratio,
@@ -54,25 +60,33 @@ def _divergence(work: Work) -> jp.plan.Evaluator:
     return work.bench.once(("divergence", work.task.config.seed), made)
 
 
+def _journal(work: Work) -> Path:
+    """Returns where the losses of a planner are, so that one that was killed goes on."""
+    return work.run.path / "losses.jsonl"
+
+
+def _replaced(work: Work, evaluate: jp.plan.Evaluator, **options: Any) -> jp.plan.Problem:
+    """Returns the problem whose values are what every width costs alone."""
+    problem = _problem(work, **options)
+    return jp.plan.replace_one(problem, evaluate, journal=_journal(work)).problem
+
+
 def _filled(work: Work, found: jp.plan.Allocation) -> Keep:
     """Returns the widths of an allocation, and what of the budget they leave: channels by rank."""
-    scores = jp.scores.normalized(jp.scores.l2(work.graph, work.variables), by=ranks)
-    sunk = {name: rank + 1.0 * found.keep[name] for name, rank in scores.items()}
+    sunk = {name: rank + 1.0 * found.keep[name] for name, rank in _ranked(work).items()}
     return work.budget(sunk)
 
 
 def integer_program(work: Work) -> Pruned:
     """Puzzle: what every width costs alone, and the sum of such costs at its least."""
-    journal = work.run.path / "losses.jsonl"
-    curves = jp.plan.replace_one(_problem(work), _divergence(work), journal=journal)
-    return Pruned(_filled(work, jp.plan.milp(curves.problem)), work.variables)
+    problem = _replaced(work, _divergence(work))
+    return Pruned(_filled(work, jp.plan.milp(problem)), work.variables)
 
 
 def equal_damage(work: Work) -> Pruned:
     """The widths at which every group alone loses as much, from its sensitivity curve."""
-    journal = work.run.path / "losses.jsonl"
-    curves = jp.plan.replace_one(_problem(work), _evaluate(work), journal=journal)
-    return Pruned(_filled(work, jp.plan.sensitivity(curves.problem)), work.variables)
+    problem = _replaced(work, _evaluate(work))
+    return Pruned(_filled(work, jp.plan.sensitivity(problem)), work.variables)
 
 
 def evolution(work: Work, *, offspring: int = 16) -> Pruned:
@@ -83,7 +97,7 @@ def evolution(work: Work, *, offspring: int = 16) -> Pruned:
         generations=max(1, work.task.config.evaluations // offspring),
         offspring=offspring,
         seed=work.task.config.seed,
-        journal=work.run.path / "losses.jsonl",
+        journal=_journal(work),
     )
     return Pruned(_filled(work, found), work.variables)
 
@@ -97,7 +111,7 @@ def amc(work: Work) -> Pruned:
         episodes=episodes,
         warmup=max(1, episodes // 4),
         seed=work.task.config.seed,
-        journal=work.run.path / "losses.jsonl",
+        journal=_journal(work),
     )
     return Pruned(_filled(work, found), work.variables)
 
@@ -109,8 +123,8 @@ def energy_aware(work: Work) -> Pruned:
     step; here least squares follow once, behind the last.
     """
     energy = jp.cost.energy({jp.cost.macs: 1.0, jp.cost.activation_bytes: 50.0})
-    journal = work.run.path / "losses.jsonl"
-    found = jp.plan.energy_aware(_problem(work), energy, _evaluate(work), journal=journal)
+    evaluate = _evaluate(work)
+    found = jp.plan.energy_aware(_problem(work), energy, evaluate, journal=_journal(work))
     keep = _filled(work, found)
     images = [images for images, _ in scoring.batches(work.task)]
     fitted = jp.recover.least_squares(work.graph, work.variables, keep, images)
@@ -129,7 +143,7 @@ def netadapt(work: Work, *, rounds: int = 8, share: float = 0.25) -> Pruned:
         recover=shortly,
         variables=work.variables,
         rounds=rounds,
-        journal=work.run.path / "losses.jsonl",
+        journal=_journal(work),
     )
     trained = share * rounds * len(work.graph.groups)
     return Pruned(_filled(work, found), found.variables, trained)
@@ -153,7 +167,7 @@ def arbitrary(work: Work) -> Pruned:
         _evaluate(work),
         draws=work.task.config.evaluations,
         seed=work.task.config.seed,
-        journal=work.run.path / "losses.jsonl",
+        journal=_journal(work),
     )
     return Pruned(_filled(work, found), work.variables)
 
@@ -161,9 +175,6 @@ def arbitrary(work: Work) -> Pruned:
 def blocks_and_widths(work: Work) -> Pruned:
     """Puzzle with branches: the integer program may take whole branches out, beside channels."""
     branches = dict.fromkeys(jp.branches(work.graph), 1.0)
-    journal = work.run.path / "losses.jsonl"
-    asked = _problem(work, branches=branches)
-    curves = jp.plan.replace_one(asked, _divergence(work), journal=journal)
-    found = jp.plan.milp(curves.problem)
+    found = jp.plan.milp(_replaced(work, _divergence(work), branches=branches))
     keep = {n: k for n, k in found.keep.items() if n in work.graph.groups or not np.all(k)}
     return Pruned(keep, work.variables)
