@@ -106,6 +106,24 @@ def test_a_cell_is_known_by_what_it_was_asked_for(tmp_path: Path) -> None:
     assert cells.missing(config, "net", [cell, *two]) == []
 
 
+def test_a_cell_does_not_depend_on_the_devices(tmp_path: Path) -> None:
+    here = replace(SMALL, out=tmp_path)
+    there = replace(here, mesh="data=2", heartbeat=5, workers=3)
+    assert cells.asked(there, "l1", "d") == cells.asked(here, "l1", "d")
+    assert cells.asked(replace(here, precision="bfloat16"), "l1", "d") != cells.asked(
+        here, "l1", "d"
+    )
+
+
+def test_the_committed_cells_answer_what_is_asked_today() -> None:
+    config = presets.config("digits", PRESETS, Config())
+    bench = benches.opened(config)
+    known = [*cells.folder(config).glob("*/*.json")]
+    planned = cells.planned(config)
+    answered = [c for c in planned if cells.read(bench.task.config, c, bench.digest) is not None]
+    assert len(answered) == len(known) > 0
+
+
 def test_intervals_are_those_of_a_loop() -> None:
     random = np.random.default_rng(3)
     right = (random.random((3, 40)) < 0.8).astype(np.float64)

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from experiments.procedures import distilling
+from experiments.runner import checkpoints
 from experiments.runner import config as configuration
 from experiments.runner.config import Common
 from experiments.runner.presets import Presets
@@ -64,9 +65,9 @@ class Config(Common):
 
 
 FREE = (
-    "preset name root overwrite resume checkpoint_every data_dir workers seed "
-    "budgets seeds methods latency minutes out"
-).split()
+    *checkpoints.FREE,
+    *("preset", "seed", "budgets", "seeds", "methods", "latency", "minutes", "out"),
+)
 """Fields that a cell does not depend on."""
 
 _CIFAR: dict[str, Any] = {"dataset": "cifar10", "widths": (), "batch_size": 128, "cut": True}
