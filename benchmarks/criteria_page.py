@@ -46,10 +46,8 @@ def page(journals: Mapping[str, Any]) -> str:
     return pages.page(HEAD, journals, _network)
 
 
-def _network(name: str, journal: Mapping[str, Any]) -> Iterator[str]:
+def _network(journal: Mapping[str, Any]) -> Iterator[str]:
     about, dense, cells = journal["about"], journal["dense"], journal["cells"]
-    yield f"## {name}"
-    yield ""
     yield (
         f"{pages.network(about)}, {about['epochs']} epochs; dense: loss {dense['loss']:.4f}, "
         f"accuracy {dense['accuracy']:.2%} on {about['test_examples']:,} test examples. "

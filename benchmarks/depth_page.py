@@ -35,10 +35,8 @@ def page(journals: Mapping[str, Any]) -> str:
     return pages.page(HEAD, journals, _network)
 
 
-def _network(name: str, journal: Mapping[str, Any]) -> Iterator[str]:
+def _network(journal: Mapping[str, Any]) -> Iterator[str]:
     about, how, whole = journal["about"], journal["how"], journal["dense"]
-    yield f"## {name}"
-    yield ""
     yield (
         f"{pages.network(about)}, {about['epochs']} epochs; dense: loss {whole['loss']:.4f}, "
         f"accuracy {whole['accuracy']:.2%} on {about['test_examples']:,} test examples. Channels "

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-Section = Callable[[str, Mapping[str, Any]], Iterable[str]]
-"""(network, its journal) -> lines."""
+Section = Callable[[Mapping[str, Any]], Iterable[str]]
+"""The journal of a network -> lines."""
 
 
 def page(head: str, journals: Mapping[str, Any], section: Section) -> str:
@@ -17,7 +17,7 @@ def page(head: str, journals: Mapping[str, Any], section: Section) -> str:
     """
     lines = [head]
     for name, journal in journals.items():
-        lines += section(name, journal)
+        lines += [f"## {name}", "", *section(journal)]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -42,12 +42,10 @@ def page(journals: Mapping[str, Any]) -> str:
     return pages.page(HEAD, journals, _network)
 
 
-def _network(name: str, journal: Mapping[str, Any]) -> Iterator[str]:
+def _network(journal: Mapping[str, Any]) -> Iterator[str]:
     about, dense, cells = journal["about"], journal["dense"], journal["cells"]
     asked = about["asked"]
     before, after = (pages.interval(dense[when]["loss"]) for when in ("before", "after"))
-    yield f"## {name}"
-    yield ""
     yield (
         f"{pages.network(about)}; dense: {before} before and {after} after the fine-tuning of "
         f"{asked['steps']} steps of {asked['size']} examples (Adam, {asked['rate']:g}), on "

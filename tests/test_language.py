@@ -17,6 +17,7 @@ from benchmarks import dense as packed
 from benchmarks.criterion_cells import Bench, Cell
 from experiments import models
 from experiments.data import text
+from experiments.data.augment import normalized
 from experiments.methods import dense
 from experiments.runner import directory, presets, training
 from experiments.runner.config import from_json, to_json
@@ -134,7 +135,8 @@ def test_a_cell_is_the_sliced_network(bench) -> None:
     }
     small = jp.slice(bench.graph, variables, keep)
     test = bench.task.dataset.test
-    logits = jp.narrow(bench.graph.fn, bench.graph, keep)(small, bench.inputs(test.images))
+    images = normalized(bench.task.dataset.mean, bench.task.dataset.std, test.images)
+    logits = jp.narrow(bench.graph.fn, bench.graph, keep)(small, images)
     logs = np.asarray(jax.nn.log_softmax(logits))
     expected = -np.take_along_axis(logs, test.labels[..., None], -1).mean((1, 2))
     found = bench.measure(Cell(0.5, "uniform", "l2", "none"))

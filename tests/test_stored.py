@@ -23,7 +23,6 @@ def traced():
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch):
     monkeypatch.setattr(stored_arrays, "PIECE", 80)
-    monkeypatch.setattr(stored_arrays, "CHUNK", 40)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,13 @@ import numpy as np
 
 PIECE = 2**23
 """Bytes that are read at once, or what is stored together where that is more."""
-CHUNK = PIECE // 2
-"""Bytes of the chunks in which arrays are written: they come on top of what is read at once."""
 
 Slices = tuple[slice, ...]
+
+
+def chunk_bytes() -> int:
+    """Returns how large chunks are written: they come on top of what is read at once."""
+    return PIECE // 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -110,10 +110,10 @@ class OrbaxLayout:
         return 0 not in self.kept[name].shape
 
     def _chunk(self, name: str) -> tuple[int, ...]:
-        """Returns the shape of a chunk of up to `CHUNK` bytes, such that parts are whole chunks."""
+        """Returns the shape of a chunk of up to `chunk_bytes`, such that parts are whole chunks."""
         kept = self.kept[name]
         order = sorted(range(len(kept.shape)), key=lambda axis: (axis != kept.outer, axis))
-        most = max(1, stored_arrays.CHUNK // kept.dtype.itemsize)
+        most = max(1, stored_arrays.chunk_bytes() // kept.dtype.itemsize)
         chunk = list(kept.shape)
         for axis in order:
             if math.prod(chunk) > most:

@@ -214,9 +214,10 @@ def _chunks(key: Any, value: Any) -> Any:
     del key
     if value.nbytes <= stored_arrays.PIECE:
         return None
+    divides = max(map(_prime, value.shape)) < 256
     return ocp.options.ArrayOptions.Saving.StorageOptions(
         shard_axes=(0,) if value.ndim > 2 else None,  # perhaps layers
-        chunk_byte_size=stored_arrays.CHUNK if max(map(_prime, value.shape)) < 256 else None,
+        chunk_byte_size=stored_arrays.chunk_bytes() if divides else None,
     )
 
 

@@ -58,7 +58,7 @@ def slice_stored(
       path: directory to create, with its parents.
       metadata: a JSON value that stands beside the spec, as in `jp.save`.
       format: "safetensors", with the names, axes and dtypes of the files that were opened; or
-        "orbax", the checkpoint that `jp.save` would write of the slice, in chunks of up to 8 MB
+        "orbax", the checkpoint that `jp.save` would write of the slice, in chunks of up to 4 MB
         without compression.
       shard_bytes: how many bytes of tensors a file of safetensors has at most; a larger tensor has
         its own.
