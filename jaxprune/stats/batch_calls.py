@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from jaxprune.arguments.checks import kind_of
 from jaxprune.errors import JaxpruneError
 from jaxprune.graph import ChannelGraph
 
@@ -26,7 +27,14 @@ def call_of(graph: ChannelGraph, inputs: Callable[[Any], Any] | None) -> Calling
 
     def call(batch: Any) -> Call:
         given = take(batch)
-        return ((), dict(given)) if isinstance(given, Mapping) else (given, {})
+        if isinstance(given, Mapping):
+            return (), dict(given)
+        if isinstance(given, tuple | list):
+            return given, {}
+        raise JaxpruneError(
+            f"inputs gave {kind_of(given)}, not a tuple of the inputs of the call.\n"
+            "Fix: inputs=lambda batch: (batch['image'],), or a mapping of keywords."
+        )
 
     return call
 
