@@ -129,6 +129,22 @@ def test_the_model_object_itself_is_small_and_writes_its_statistics():
     assert_close(jp.nnx.variables(model), before, 0)
 
 
+def test_numpy_arrays_are_read_and_not_written_into():
+    """A restored checkpoint holds them, and NNX writes statistics into them in place."""
+    model = networks.model_of(networks.Residual)
+    model.train()
+    graph, fn = jp.nnx.trace(model, IMAGES), jp.nnx.function(model)
+    variables = jp.nnx.variables(model)
+    copies = jax.tree.map(np.array, variables)
+    given = jax.tree.map(np.array, variables)
+    assert_close(fn(given, IMAGES), fn(variables, IMAGES))
+    jax.tree.map(np.testing.assert_array_equal, given, copies)
+    nnx.update(model, given)
+    small = jp.nnx.resize(model, graph, random_keep(graph, ["first/kernel"]))
+    small(IMAGES)
+    jax.tree.map(np.testing.assert_array_equal, given, copies)
+
+
 def test_resize_copies_no_array_that_stays_whole():
     model = networks.model_of(networks.Residual)
     graph = jp.nnx.trace(model, IMAGES)

@@ -15,8 +15,7 @@ from jaxprune.cutting import absent, entries
 from jaxprune.errors import KeepError, TreeError
 from jaxprune.graph import ChannelGraph, Slot, Variable, check_graph
 from jaxprune.inspecting import without_branches
-from jaxprune.inspecting.branches import branches
-from jaxprune.inspecting.last_weights import NoLastWeightsError, last_weights
+from jaxprune.inspecting.last_weights import last_weights
 from jaxprune.inspecting.without_branches import Without
 from jaxprune.keep.check import Keep, Widths, check_keep
 from jaxprune.keep.kept import Kept, touched
@@ -81,11 +80,12 @@ def _silenced(graph: ChannelGraph, stay: Mapping[str, Any]) -> dict[str, list[An
     for name, mask in stay.items():
         if not isinstance(mask, Tracer) and np.all(mask):
             continue
-        try:
-            for path in last_weights(graph, branches(graph)[name]):
-                found.setdefault(path, []).append(mask)
-        except NoLastWeightsError as why:
-            failures.append(f"branch {name!r}: {why}")
+        last = last_weights(graph)[name]
+        if isinstance(last, str):
+            failures.append(f"branch {name!r}: {last}")
+            continue
+        for path in last:
+            found.setdefault(path, []).append(mask)
     if failures:
         raise KeepError(
             "no zeros in the variables are the network without these branches:\n"

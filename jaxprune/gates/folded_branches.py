@@ -9,8 +9,7 @@ from jaxprune.arguments import dtypes
 from jaxprune.errors import GateError
 from jaxprune.graph import ChannelGraph
 from jaxprune.groups.channels import located
-from jaxprune.inspecting.branches import branches
-from jaxprune.inspecting.last_weights import NoLastWeightsError, last_weights
+from jaxprune.inspecting.last_weights import last_weights
 
 
 def folded(
@@ -21,13 +20,9 @@ def folded(
     Raises:
       GateError: the last weights of a branch do not stand for it alone, or are no factor of it.
     """
-    last, failures = {}, []
-    for name in gates:
-        branch = branches(graph)[name]
-        try:
-            last[name] = last_weights(graph, branch)
-        except NoLastWeightsError as why:
-            failures.append(f"branch {name!r}: {why}")
+    weights = {name: last_weights(graph)[name] for name in gates}
+    last = {name: some for name, some in weights.items() if not isinstance(some, str)}
+    failures = [f"branch {name!r}: {why}" for name, why in weights.items() if name not in last]
     if failures:
         fix = "Fix: leave them out; jp.gated goes on to apply the gates of these."
         raise GateError("\n".join(["these branches cannot have a folded gate:", *failures, fix]))

@@ -1,70 +1,90 @@
 """The last weights of a branch: multiplied by a number, they multiply what it adds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.graph import ChannelGraph
-from jaxprune.inspecting.branches import Branch, results
+from jaxprune.inspecting.branches import Branch, branches, results
+from jaxprune.inspecting.cached import once
 from jaxprune.program import jaxpr
 from jaxprune.program.flat_program import FlatProgram, Node
 from jaxprune.program.interpret import steps
 from jaxprune.program.jaxpr import Op
+from jaxprune.program.relate import Walk
 from jaxprune.program.traits import Trait
 
 _SAME = Trait.AS_IS | Trait.MOVES | Trait.BROADCASTS
 """What a factor of the operand passes through."""
 
 
-class NoLastWeightsError(Exception):
+class _NoneError(Exception):
     """Why a branch has no weights of this kind."""
 
 
-def last_weights(graph: ChannelGraph, branch: Branch) -> tuple[str, ...]:
-    """Returns the paths of the variables in which a branch is linear, all together.
+@once
+def last_weights(graph: ChannelGraph) -> Mapping[str, tuple[str, ...] | str]:
+    """Returns {branch: the variables in which it is linear, all together, or why it has none}.
 
     Nothing else reads them. Times zero they make what it adds zero; those of a branch in a scan
     have its steps along their first axis.
-
-    Raises:
-      NoLastWeightsError: it has none; says why.
     """
-    return tuple(dict.fromkeys(_Last(graph, branch).weights()))
+    levels: dict[Op | None, _Level] = {None: _Level(graph.walk, results(graph))}
+    weights: dict[str, tuple[str, ...] | str] = {}
+    for name, branch in branches(graph).items():
+        scan = next(iter(branch.op.scans), None) if branch.steps is not None else None
+        if scan is not None and scan not in levels:
+            walk = scan.inner[0]
+            levels[scan] = _Level(walk, [True] * len(walk.program.outvars))
+        try:
+            weights[name] = tuple(dict.fromkeys(_Last(graph, branch, scan, levels).weights()))
+        except _NoneError as why:
+            weights[name] = str(why)
+    return MappingProxyType(weights)
 
 
 def _is_zero(atom: Any) -> bool:
     return jaxpr.is_literal(atom) and not np.any(jaxpr.literal(atom))
 
 
+class _Level:
+    """A program without calls, and which operation makes a value of it."""
+
+    def __init__(self, walk: Walk, counts: Sequence[bool]):
+        self.flat = FlatProgram(walk, counts)
+        self.makers = {out: node for node in self.flat.nodes for out in node.outs}
+
+
 class _Last:
     """The weights in which a branch is linear, looked for from the sum backwards."""
 
-    def __init__(self, graph: ChannelGraph, branch: Branch):
-        self.graph, self.branch = graph, branch
-        scans = list(branch.op.scans) if branch.steps is not None else []
-        self.scan = scans[0] if scans else None
-        counts = results(graph)
-        if self.scan is not None:
-            counts = [True] * len(self.scan.inner[0].program.outvars)
-        walk = graph.walk if self.scan is None else self.scan.inner[0]
-        self.flat = FlatProgram(walk, counts)
-        self.makers = {out: node for node in self.flat.nodes for out in node.outs}
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        branch: Branch,
+        scan: Op | None,
+        levels: Mapping[Op | None, _Level],
+    ):
+        self.graph, self.branch, self.scan = graph, branch, scan
+        self.whole, here = levels[None].flat, levels[scan]
+        self.flat, self.makers = here.flat, here.makers
 
     def weights(self) -> Iterator[str]:
         """Yields the paths of the variables to multiply."""
         node = next((n for n in self.flat.nodes if n.op is self.branch.op), None)
         if node is None:
-            raise NoLastWeightsError("it stands inside of an operation that is not followed")
+            raise _NoneError("it stands inside of an operation that is not followed")
         yield from self.factor(node.ins[self.branch.side])
 
     def factor(self, value: int | None) -> list[str]:
         """Returns the variables that, multiplied by a number, multiply a value."""
         if value is None:
-            raise NoLastWeightsError("a number of the code is added to it")
+            raise _NoneError("a number of the code is added to it")
         if self.flat.single_use(value) is None:
-            raise NoLastWeightsError("what it is made of is read elsewhere too")
+            raise _NoneError("what it is made of is read elsewhere too")
         node = self.makers.get(value)
         return [self.variable(value)] if node is None else self.through(node)
 
@@ -75,14 +95,12 @@ class _Last:
         if self.scan is not None and place is not None:
             place = self.stacked(self.scan, place)
         if place is None or place >= len(names):
-            raise NoLastWeightsError("no variable of its own ends it")
+            raise _NoneError("no variable of its own ends it")
         variable = self.graph.variables[names[place]]
         if self.branch.shape and variable.shape[:1] != self.branch.shape:
-            raise NoLastWeightsError(f"the steps of {variable.path} are not along its first axis")
+            raise _NoneError(f"the steps of {variable.path} are not along its first axis")
         if not jnp.issubdtype(variable.dtype, jnp.inexact):
-            raise NoLastWeightsError(
-                f"{variable.path} is {variable.dtype}, which holds no fractions"
-            )
+            raise _NoneError(f"{variable.path} is {variable.dtype}, which holds no fractions")
         return variable.path
 
     def stacked(self, scan: Op, place: int) -> int | None:
@@ -91,9 +109,8 @@ class _Last:
             return None
         outer, known = scan.eqn.invars[place], self.graph.walk.program.invars
         at = next((i for i, var in enumerate(known) if var is outer), None)
-        whole = FlatProgram(self.graph.walk, results(self.graph))
-        if at is not None and whole.single_use(whole.ins[at]) is None:
-            raise NoLastWeightsError("what it is made of is read elsewhere too")
+        if at is not None and self.whole.single_use(self.whole.ins[at]) is None:
+            raise _NoneError("what it is made of is read elsewhere too")
         return at
 
     def through(self, node: Node) -> list[str]:
@@ -110,14 +127,14 @@ class _Last:
             return self.either(node)
         if Trait.DIVIDES in traits:
             return self.factor(node.ins[0])
-        raise NoLastWeightsError(f"{node.op.name} comes between it and its last weights")
+        raise _NoneError(f"{node.op.name} comes between it and its last weights")
 
     def either(self, node: Node) -> list[str]:
         """Returns the variables of one factor: of the one without activations if that is linear."""
-        why: list[NoLastWeightsError] = []
+        why: list[_NoneError] = []
         for side in sorted((0, 1), key=lambda side: node.op.sources[side] is None):
             try:
                 return self.factor(node.ins[side])
-            except NoLastWeightsError as error:
+            except _NoneError as error:
                 why.append(error)
         raise why[0]

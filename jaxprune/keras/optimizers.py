@@ -8,6 +8,7 @@ from jaxprune.arguments.checks import kind_of
 from jaxprune.cutting.transforms import sliced
 from jaxprune.errors import TraceError, TreeError
 from jaxprune.graph import ChannelGraph
+from jaxprune.inspecting.without_branches import Without
 from jaxprune.keep.check import Keep
 from jaxprune.keras.library import check_model, keras, unfiltered
 from jaxprune.keras.names import variables_of
@@ -32,7 +33,7 @@ def resize_optimizer(optimizer: Any, small: Any, graph: ChannelGraph, keep: Keep
       TreeError: the optimizer is not that of the graph's model, or its state has no value for each
         entry of a variable (Adafactor's factors).
     """
-    kept_of(graph, keep)
+    gone = kept_of(graph, keep).without
     check_model(small)
     if not isinstance(optimizer, keras().optimizers.Optimizer):
         raise TraceError(
@@ -44,7 +45,7 @@ def resize_optimizer(optimizer: Any, small: Any, graph: ChannelGraph, keep: Keep
     if not optimizer.built:
         return new
     owners = _built(new, small)
-    given = _left(optimizer, graph, keep)
+    given = optimizer.variables if gone is None else _left(optimizer, graph, gone)
     if len(new.variables) != len(given):
         raise TreeError(
             f"the optimizer has {len(given)} variables for what stays, one of the resized model "
@@ -55,15 +56,11 @@ def resize_optimizer(optimizer: Any, small: Any, graph: ChannelGraph, keep: Keep
     return new
 
 
-def _left(optimizer: Any, graph: ChannelGraph, keep: Keep) -> list[Any]:
+def _left(optimizer: Any, graph: ChannelGraph, gone: Without) -> list[Any]:
     """Returns the variables of an optimizer without those of variables that go with branches."""
-    gone = kept_of(graph, keep).without
-    if gone is None:
-        return optimizer.variables
-    model: Any = graph.fn
-    model = model.model
+    traced: Any = graph.fn
     fresh = type(optimizer).from_config(optimizer.get_config())
-    owners = _built(fresh, model)
+    owners = _built(fresh, traced.model)
     pairs = zip(optimizer.variables, fresh.variables, strict=True)
     return [old for old, twin in pairs if owners.get(id(twin)) not in gone.variables]
 

@@ -205,6 +205,8 @@ def set_attributes(model: nnx.Module, changes: Changes) -> None:
 def like(state: Any, variables: Any) -> Any:
     """Returns the variables in the structure of `state`.
 
+    NumPy arrays become those of JAX: into the former NNX would write where the caller holds them.
+
     Raises:
       TreeError: they are not those of `state`.
     """
@@ -219,7 +221,9 @@ def like(state: Any, variables: Any) -> Any:
             f"the variables are not those of the model; {differing[:8]} are in only one of them.\n"
             "Fix: pass jp.nnx.variables(model), whole."
         )
-    return jax.tree.unflatten(treedef, [leaves[names[i]] for i in range(len(names))])
+    ordered = (leaves[names[i]] for i in range(len(names)))
+    fixed = [jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in ordered]
+    return jax.tree.unflatten(treedef, fixed)
 
 
 def _written(before: Any, after: Any) -> Any:
