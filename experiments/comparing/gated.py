@@ -16,7 +16,7 @@ from experiments.procedures.dense import sgd
 from experiments.runner import training
 from experiments.runner.fit import State, Variables
 from experiments.runner.task import key
-from experiments.runner.training import Metrics
+from experiments.runner.training import Forward
 from jaxprune.gates.gate_laws import Law
 
 
@@ -59,29 +59,10 @@ class Gated(NamedTuple):
         return apply(own, self.fixed(params["gates"]), images)
 
 
-Forward = Callable[[State, Any, jax.Array, jax.Array, jax.Array], Any]
-"""(state, params, images, labels, key) -> loss with penalty, (loss, logits, what mutated)."""
-
-
 def _trained(work: Work, model: Any, start: Variables, tx: Any, forward: Forward) -> State:
     """Returns the state after the training of the methods that train before they cut."""
     task, how = work.task, work.task.config.train
     size = task.config.batch_size
-
-    @partial(jax.jit, donate_argnums=0)
-    def step(state: State, train: Any, order: Any, given: Any) -> tuple[State, Metrics]:
-        images, labels = training.batch(task.dataset, train, order, state.step, given, size)
-        noise = jax.random.fold_in(jax.random.fold_in(given, 1), state.step)
-        params = state.variables["params"]
-        loss = partial(forward, state)
-        slopes, (value, logits, mutated) = jax.grad(loss, has_aux=True)(
-            params, images, labels, noise
-        )
-        updates, opt_state = tx.update(slopes, state.opt_state, params)
-        variables = {**mutated, "params": optax.apply_updates(params, updates)}
-        state = state._replace(variables=variables, opt_state=opt_state, step=state.step + 1)
-        return state, Metrics(value, jnp.mean(logits.argmax(-1) == labels))  # pyright: ignore[reportArgumentType]
-
     return training.fit(
         model,
         start,
@@ -90,7 +71,7 @@ def _trained(work: Work, model: Any, start: Variables, tx: Any, forward: Forward
         epochs=how.epochs,
         batch_size=size,
         key=key(task.config, "gates"),
-        step=step,
+        step=training.step_of(forward, tx, task.dataset, size),
     )
 
 
