@@ -94,38 +94,25 @@ def _expand(asked: Asked) -> Allocation:
     return jp.plan.uniform(asked.problem, widths=half)
 
 
+def _drawn(asked: Asked, search: Callable[..., Allocation], **options: int) -> Allocation:
+    """What a search finds that draws by chance, from the seed of the run."""
+    seed = asked.given.task.config.seed
+    return search(asked.problem, asked.evaluate, seed=seed, journal=asked.journal, **options)
+
+
 def _evolution(asked: Asked) -> Allocation:
     generations = -(-asked.evaluations // OFFSPRING)
-    return jp.plan.evolution(
-        asked.problem,
-        asked.evaluate,
-        generations=generations,
-        offspring=OFFSPRING,
-        seed=asked.given.task.config.seed,
-        journal=asked.journal,
-    )
+    return _drawn(asked, jp.plan.evolution, generations=generations, offspring=OFFSPRING)
 
 
 def _random(asked: Asked) -> Allocation:
-    return jp.plan.random_search(
-        asked.problem,
-        asked.evaluate,
-        draws=asked.evaluations,
-        seed=asked.given.task.config.seed,
-        journal=asked.journal,
-    )
+    return _drawn(asked, jp.plan.random_search, draws=asked.evaluations)
 
 
 def _amc(asked: Asked) -> Allocation:
     """An eighth of the episodes without learning, as in the paper."""
-    return jp.plan.amc(
-        asked.problem,
-        asked.evaluate,
-        episodes=asked.evaluations,
-        warmup=-(-asked.evaluations // 8),
-        seed=asked.given.task.config.seed,
-        journal=asked.journal,
-    )
+    episodes = asked.evaluations
+    return _drawn(asked, jp.plan.amc, episodes=episodes, warmup=-(-episodes // 8))
 
 
 def _netadapt(asked: Asked) -> Allocation:
