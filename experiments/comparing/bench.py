@@ -141,10 +141,10 @@ class Work(NamedTuple):
         """Returns those of the dense network."""
         return self.bench.variables
 
-    def budget(self, scores: Any, graph: jp.ChannelGraph | None = None) -> Keep:
+    def budget(self, scores: Any) -> Keep:
         """Returns the keep of the channels of highest score within the budget, to one channel."""
         return jp.select.budget(
-            graph or self.graph,
+            self.graph,
             scores,
             keep_macs=self.share,
             min_keep_ratio=self.task.config.min_keep_ratio,
