@@ -11,7 +11,7 @@ import optax
 
 import jaxprune as jp
 from experiments.comparing.bench import Pruned, Work
-from experiments.comparing.informed import ranks
+from experiments.comparing.informed import comparable
 from experiments.procedures.dense import sgd
 from experiments.runner import training
 from experiments.runner.fit import State, Variables
@@ -175,6 +175,6 @@ def dynamic(work: Work, *, period: int = 4) -> Pruned:
     found = _trained(work, task.model, work.variables, tx, forward)
     keep = optax.tree.get(found.opt_state, "keep")
     soft = jp.sparsify.soft_mask(graph, found.variables, keep)
-    scores = jp.scores.normalized(jp.scores.l2(graph, soft), by=ranks)
+    scores = comparable(jp.scores.l2(graph, soft))
     open_ = {name: score + 1.0 * jnp.asarray(keep[name]) for name, score in scores.items()}
     return Pruned(work.budget(open_), jax.device_get(found.variables), task.config.train.epochs)

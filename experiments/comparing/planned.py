@@ -10,7 +10,7 @@ import numpy as np
 
 import jaxprune as jp
 from experiments.comparing.bench import Pruned, Work
-from experiments.comparing.informed import ranks
+from experiments.comparing.informed import comparable
 from experiments.procedures import scoring
 from experiments.runner.fit import Variables
 from experiments.runner.task import Network
@@ -22,7 +22,7 @@ LADDER = 8
 
 def _ranked(work: Work) -> Mapping[str, Any]:
     """Returns {group: the places of its channels by norm}."""
-    return jp.scores.normalized(jp.scores.l2(work.graph, work.variables), by=ranks)
+    return comparable(jp.scores.l2(work.graph, work.variables))
 
 
 def _problem(work: Work, **options: Any) -> jp.plan.Problem:
