@@ -41,6 +41,16 @@ class Bench:
         """Returns the dense network."""
         return Network(self.task.model, self.variables, {})
 
+    def masked(self, variables: Variables, keep: Keep) -> Network:
+        """Returns the whole network with its pruned channels at zero."""
+        masked = jp.mask(self.graph, variables, keep)
+        return Network(self.task.model, jax.device_get(masked), keep)
+
+    def cut(self, variables: Variables, keep: Keep) -> Network:
+        """Returns the small network."""
+        model = jp.linen.resize(self.task.model, self.graph, keep)
+        return Network(model, jax.device_get(jp.slice(self.graph, variables, keep)), keep)
+
     def left(self, keep: Keep) -> float:
         """Returns the share of the dense MACs that a keep leaves."""
         return jp.cost.macs(self.graph, keep) / self.macs
@@ -175,15 +185,12 @@ Prune = Callable[[Work], Pruned]
 def begun(bench: Bench, pruned: Pruned) -> Network:
     """Returns the pruned network before its recovery: by mask where that is the law, else cut."""
     keep = pruned.keep
+    if pruned.fresh is not None:
+        model = jp.linen.resize(bench.task.model, bench.graph, keep)
+        return Network(model, jax.device_get(pruned.fresh), keep)
     branches = any(name not in bench.graph.groups for name in keep)
-    if bench.by_mask and not branches and pruned.fresh is None:
-        masked = jp.mask(bench.graph, pruned.variables, keep)
-        return Network(bench.task.model, jax.device_get(masked), keep)
-    model = jp.linen.resize(bench.task.model, bench.graph, keep)
-    small = pruned.fresh
-    if small is None:
-        small = jp.slice(bench.graph, pruned.variables, keep)
-    return Network(model, jax.device_get(small), keep)
+    whole = bench.by_mask and not branches
+    return (bench.masked if whole else bench.cut)(pruned.variables, keep)
 
 
 def opened(config: Config) -> Bench:

@@ -134,7 +134,7 @@ def feedback(work: Work, *, tolerance: float = 0.01, share: float = 0.2) -> Prun
             left = work.share
         scores = comparable(jp.scores.l1(graph, network.variables))
         keep = work._replace(share=left).budget(scores) if left < 1 else {}
-        masked = Network(task.model, jp.mask(graph, network.variables, keep), keep)
+        masked = work.bench.masked(network.variables, keep)
         network = _trained(work, masked, replace(how, epochs=1), f"play-{number}")
     return Pruned(network.keep, network.variables, how.epochs)
 
