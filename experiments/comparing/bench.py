@@ -57,8 +57,8 @@ class Bench:
 
     def steps(self, how: Training) -> int:
         """Returns how many a training has."""
-        batches = self.task.dataset.train.size // self.task.config.batch_size
-        return how.epochs * max(1, int(how.data * batches))
+        size = self.task.config.batch_size
+        return how.epochs * training.epoch_steps(self.task.dataset, size, how.data)
 
     def once(self, name: Any, make: Callable[[], Any]) -> Any:
         """Returns what `make` gives, the same for every cell that asks by that name."""

@@ -207,6 +207,11 @@ def _parts(
     return ((devices.batch(each, batch_size), None) for each in batches)
 
 
+def epoch_steps(dataset: Dataset, batch_size: int, share: float = 1.0) -> int:
+    """Returns how many steps an epoch has that takes a share of the full batches; at least one."""
+    return max(1, int(share * (dataset.train.size // batch_size)))
+
+
 def fit(
     model: Model,
     variables: Variables,
@@ -246,13 +251,12 @@ def fit(
       ValueError: the training images do not fill one batch.
       DivergedError: a loss is not finite; of that epoch the journal does not hear.
     """
-    batches = dataset.train.size // batch_size
-    if batches == 0:
+    if dataset.train.size < batch_size:
         raise ValueError(
             f"{dataset.train.size} training images do not fill a batch of {batch_size}.\n"
             "Fix: a smaller batch_size."
         )
-    steps = max(1, int(share * batches))
+    steps = epoch_steps(dataset, batch_size, share)
     step, train = step or train_step(model, tx, dataset, batch_size), dataset.train
     if isinstance(train, Split):
         train = devices.whole(train)
