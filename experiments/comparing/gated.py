@@ -13,7 +13,7 @@ import jaxprune as jp
 from experiments.comparing.bench import Pruned, Work
 from experiments.comparing.informed import comparable
 from experiments.procedures.dense import sgd
-from experiments.runner import training
+from experiments.runner import precision, training
 from experiments.runner.fit import State, Variables
 from experiments.runner.task import key
 from experiments.runner.training import Forward
@@ -84,7 +84,8 @@ def _learned(work: Work, gating: Gating) -> Variables:
     """Returns the variables after the training of weights and gates."""
     task = work.task
     model = Gated(task.model, work.graph, gating.fixed)
-    apply = jp.gated(partial(task.model.apply, train=True, mutable=["batch_stats"]), work.graph)
+    run = precision.lowered(partial(task.model.apply, train=True, mutable=["batch_stats"]))
+    apply = jp.gated(run, work.graph)
     labels = {"weights": "weights", "gates": gating.labels}
     tx = optax.partition({"weights": _weights(work), **gating.tx}, labels)
 
@@ -161,13 +162,14 @@ def structure_selection(work: Work, *, strength: float = 1e-2, rate: float = 1e-
 def dynamic(work: Work, *, period: int = 4) -> Pruned:
     """GDP: filters closed and opened again by one order of saliency, while all train."""
     graph, task = work.graph, work.task
+    apply = precision.lowered(task.model.apply)
     saliency = jp.sparsify.gdp(graph, prune_ratio=1 - work.share**0.5, period=period)
 
     def forward(state: State, params: Any, images: Any, labels: Any, noise: Any) -> Any:
         del noise
         keep = optax.tree.get(state.opt_state, "keep")
         soft = jp.sparsify.soft_mask(graph, state.variables | {"params": params}, keep)
-        logits, mutated = task.model.apply(soft, images, train=True, mutable=["batch_stats"])
+        logits, mutated = apply(soft, images, train=True, mutable=["batch_stats"])
         value = task.loss(logits, labels)
         return value, (value, logits, mutated)
 
