@@ -16,7 +16,7 @@ import jax
 import jaxprune as jp
 from experiments import compare
 from experiments.comparing import bench as benches
-from experiments.comparing import cells, informed, page, registry, trained
+from experiments.comparing import cells, informed, measuring, page, registry, trained
 from experiments.comparing.cells import Cell
 from experiments.comparing.config import PRESETS, Config
 from experiments.report.bootstrap import RESAMPLES, interval
@@ -179,6 +179,16 @@ def test_scores_end_within_the_budget(name: str, tmp_path: Path) -> None:
     assert not masked.sliced
     outs = [BENCH.evaluate(network)[0] for network in (masked, small)]
     np.testing.assert_allclose(*outs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_method_that_ends_above_the_budget_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = registry.METHODS["l1"]._replace(prune=lambda work: benches.Pruned({}, work.variables))
+    monkeypatch.setattr(measuring, "METHODS", {"l1": whole})
+    text = "l1 leaves 1.0000 of the MACs, the budget is 0.5"
+    with pytest.raises(jp.errors.BudgetError, match=text):
+        measuring.measured(BENCH, Cell("l1", 0.5, 0), tmp_path)
 
 
 def cut(bench: benches.Bench) -> benches.Bench:
