@@ -23,7 +23,7 @@ from experiments.comparing import bench as benches
 from experiments.comparing import cells, measuring, page, registry, timing
 from experiments.comparing.cells import Cell
 from experiments.comparing.config import PRESETS, Config
-from experiments.runner import directory
+from experiments.runner import devices, directory
 from experiments.runner.command import one_line, parsed
 from experiments.runner.fit import DivergedError
 from jaxprune.errors import JaxpruneError
@@ -38,6 +38,11 @@ def main(config: Config) -> Path:
     if problems := registry.unknown(config.methods):
         raise ValueError("\n".join([*problems, "Fix: names of experiments/comparing/registry.py."]))
     jax.config.update("jax_compilation_cache_dir", str((config.root / "programs").absolute()))
+    with devices.using(config):
+        return _followed(config)
+
+
+def _followed(config: Config) -> Path:
     bench = benches.opened(config)
     config, planned = bench.task.config, list(cells.planned(config))
     end = time.monotonic() + 60 * config.minutes

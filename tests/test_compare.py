@@ -16,11 +16,11 @@ import jax
 import jaxprune as jp
 from experiments import compare
 from experiments.comparing import bench as benches
-from experiments.comparing import cells, informed, page, registry, trained
+from experiments.comparing import cells, informed, measuring, page, registry, trained
 from experiments.comparing.cells import Cell
 from experiments.comparing.config import PRESETS, Config
 from experiments.report.bootstrap import RESAMPLES, interval
-from experiments.runner import directory, presets
+from experiments.runner import devices, directory, presets
 from jaxprune.schedule import Training, constant
 from same_runs import Interrupted, interrupt
 
@@ -82,6 +82,7 @@ def test_contradictions_are_errors() -> None:
         ({"temperature": 0.0}, "temperature=0.0 must be above 0"),
         ({"evaluations": 0}, "evaluations=0 must be above 0"),
         ({"resume": True}, "a comparison always goes on"),
+        ({"distributed": True}, "cells of several machines merge by copying"),
     ):
         with pytest.raises(ValueError, match=text):
             replace(SMALL, **changes)
@@ -180,6 +181,16 @@ def test_scores_end_within_the_budget(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(*outs, rtol=1e-4, atol=1e-5)
 
 
+def test_a_method_that_ends_above_the_budget_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = registry.METHODS["l1"]._replace(prune=lambda work: benches.Pruned({}, work.variables))
+    monkeypatch.setattr(measuring, "METHODS", {"l1": whole})
+    text = "l1 leaves 1.0000 of the MACs, the budget is 0.5"
+    with pytest.raises(jp.errors.BudgetError, match=text):
+        measuring.measured(BENCH, Cell("l1", 0.5, 0), tmp_path)
+
+
 def cut(bench: benches.Bench) -> benches.Bench:
     task = bench.task._replace(config=replace(bench.task.config, cut=True))
     return benches.Bench(task, bench.variables)
@@ -222,6 +233,44 @@ def test_killed_anywhere_it_ends_alike(
     assert first == second
     assert first["macs"] <= 0.5
     assert first["epochs"] == {"before": 1, "after": 2}
+
+
+def test_cells_are_measured_as_the_devices_and_the_precision_ask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def made(*_: Any) -> dict[str, Any]:
+        seen.append(devices.current())
+        return {"failed": "not tried"}
+
+    def opened(config: Config) -> benches.Bench:
+        return benches.Bench(BENCH.task._replace(config=config), BENCH.variables)
+
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)  # no cache of programs
+    monkeypatch.setattr(compare, "made", made)
+    monkeypatch.setattr(benches, "opened", opened)
+    config = replace(SMALL, methods=("l1",), root=tmp_path, out=tmp_path)
+    compare.main(replace(config, mesh="data=2", precision="bfloat16"))
+    assert [(dict(each.mesh.shape), each.precision) for each in seen if each.mesh] == [
+        ({"data": 2, "model": 1}, "bfloat16")
+    ]
+    assert devices.current() == devices.Devices()
+
+
+def test_gates_train_on_a_mesh_as_on_one_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page.plots, "compared", lambda *_, **__: None)
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)  # no cache of programs
+    made = []
+    for mesh in ("", "data=2"):
+        path = tmp_path / f"on {mesh}"
+        config = replace(SMALL, methods=("sss",), root=path, out=path, mesh=mesh)
+        compare.main(replace(config, precision="float64"))
+        made.append(directory.read_json(cells.file(config, Cell("sss", 0.5, 0))))
+    assert made[0]["widths"] == made[1]["widths"]
+    np.testing.assert_allclose(made[0]["loss"], made[1]["loss"], rtol=1e-9)
 
 
 def test_the_page_compares_image_by_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

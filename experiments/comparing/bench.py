@@ -41,14 +41,24 @@ class Bench:
         """Returns the dense network."""
         return Network(self.task.model, self.variables, {})
 
+    def masked(self, variables: Variables, keep: Keep) -> Network:
+        """Returns the whole network with its pruned channels at zero."""
+        masked = jp.mask(self.graph, variables, keep)
+        return Network(self.task.model, jax.device_get(masked), keep)
+
+    def cut(self, variables: Variables, keep: Keep) -> Network:
+        """Returns the small network."""
+        model = jp.linen.resize(self.task.model, self.graph, keep)
+        return Network(model, jax.device_get(jp.slice(self.graph, variables, keep)), keep)
+
     def left(self, keep: Keep) -> float:
         """Returns the share of the dense MACs that a keep leaves."""
         return jp.cost.macs(self.graph, keep) / self.macs
 
     def steps(self, how: Training) -> int:
         """Returns how many a training has."""
-        batches = self.task.dataset.train.size // self.task.config.batch_size
-        return how.epochs * max(1, int(how.data * batches))
+        size = self.task.config.batch_size
+        return how.epochs * training.epoch_steps(self.task.dataset, size, how.data)
 
     def once(self, name: Any, make: Callable[[], Any]) -> Any:
         """Returns what `make` gives, the same for every cell that asks by that name."""
@@ -141,10 +151,10 @@ class Work(NamedTuple):
         """Returns those of the dense network."""
         return self.bench.variables
 
-    def budget(self, scores: Any, graph: jp.ChannelGraph | None = None) -> Keep:
+    def budget(self, scores: Any) -> Keep:
         """Returns the keep of the channels of highest score within the budget, to one channel."""
         return jp.select.budget(
-            graph or self.graph,
+            self.graph,
             scores,
             keep_macs=self.share,
             min_keep_ratio=self.task.config.min_keep_ratio,
@@ -175,15 +185,12 @@ Prune = Callable[[Work], Pruned]
 def begun(bench: Bench, pruned: Pruned) -> Network:
     """Returns the pruned network before its recovery: by mask where that is the law, else cut."""
     keep = pruned.keep
+    if pruned.fresh is not None:
+        model = jp.linen.resize(bench.task.model, bench.graph, keep)
+        return Network(model, jax.device_get(pruned.fresh), keep)
     branches = any(name not in bench.graph.groups for name in keep)
-    if bench.by_mask and not branches and pruned.fresh is None:
-        masked = jp.mask(bench.graph, pruned.variables, keep)
-        return Network(bench.task.model, jax.device_get(masked), keep)
-    model = jp.linen.resize(bench.task.model, bench.graph, keep)
-    small = pruned.fresh
-    if small is None:
-        small = jp.slice(bench.graph, pruned.variables, keep)
-    return Network(model, jax.device_get(small), keep)
+    whole = bench.by_mask and not branches
+    return (bench.masked if whole else bench.cut)(pruned.variables, keep)
 
 
 def opened(config: Config) -> Bench:

@@ -11,12 +11,12 @@ import optax
 
 import jaxprune as jp
 from experiments.comparing.bench import Pruned, Work
-from experiments.comparing.informed import ranks
+from experiments.comparing.informed import comparable
 from experiments.procedures.dense import sgd
-from experiments.runner import training
+from experiments.runner import precision, training
 from experiments.runner.fit import State, Variables
 from experiments.runner.task import key
-from experiments.runner.training import Metrics
+from experiments.runner.training import Forward
 from jaxprune.gates.gate_laws import Law
 
 
@@ -59,29 +59,10 @@ class Gated(NamedTuple):
         return apply(own, self.fixed(params["gates"]), images)
 
 
-Forward = Callable[[State, Any, jax.Array, jax.Array, jax.Array], Any]
-"""(state, params, images, labels, key) -> loss with penalty, (loss, logits, what mutated)."""
-
-
 def _trained(work: Work, model: Any, start: Variables, tx: Any, forward: Forward) -> State:
     """Returns the state after the training of the methods that train before they cut."""
     task, how = work.task, work.task.config.train
     size = task.config.batch_size
-
-    @partial(jax.jit, donate_argnums=0)
-    def step(state: State, train: Any, order: Any, given: Any) -> tuple[State, Metrics]:
-        images, labels = training.batch(task.dataset, train, order, state.step, given, size)
-        noise = jax.random.fold_in(jax.random.fold_in(given, 1), state.step)
-        params = state.variables["params"]
-        loss = partial(forward, state)
-        slopes, (value, logits, mutated) = jax.grad(loss, has_aux=True)(
-            params, images, labels, noise
-        )
-        updates, opt_state = tx.update(slopes, state.opt_state, params)
-        variables = {**mutated, "params": optax.apply_updates(params, updates)}
-        state = state._replace(variables=variables, opt_state=opt_state, step=state.step + 1)
-        return state, Metrics(value, jnp.mean(logits.argmax(-1) == labels))  # pyright: ignore[reportArgumentType]
-
     return training.fit(
         model,
         start,
@@ -90,7 +71,7 @@ def _trained(work: Work, model: Any, start: Variables, tx: Any, forward: Forward
         epochs=how.epochs,
         batch_size=size,
         key=key(task.config, "gates"),
-        step=step,
+        step=training.step_of(forward, tx, task.dataset, size),
     )
 
 
@@ -103,7 +84,8 @@ def _learned(work: Work, gating: Gating) -> Variables:
     """Returns the variables after the training of weights and gates."""
     task = work.task
     model = Gated(task.model, work.graph, gating.fixed)
-    apply = jp.gated(partial(task.model.apply, train=True, mutable=["batch_stats"]), work.graph)
+    run = precision.lowered(partial(task.model.apply, train=True, mutable=["batch_stats"]))
+    apply = jp.gated(run, work.graph)
     labels = {"weights": "weights", "gates": gating.labels}
     tx = optax.partition({"weights": _weights(work), **gating.tx}, labels)
 
@@ -180,13 +162,14 @@ def structure_selection(work: Work, *, strength: float = 1e-2, rate: float = 1e-
 def dynamic(work: Work, *, period: int = 4) -> Pruned:
     """GDP: filters closed and opened again by one order of saliency, while all train."""
     graph, task = work.graph, work.task
+    apply = precision.lowered(task.model.apply)
     saliency = jp.sparsify.gdp(graph, prune_ratio=1 - work.share**0.5, period=period)
 
     def forward(state: State, params: Any, images: Any, labels: Any, noise: Any) -> Any:
         del noise
         keep = optax.tree.get(state.opt_state, "keep")
         soft = jp.sparsify.soft_mask(graph, state.variables | {"params": params}, keep)
-        logits, mutated = task.model.apply(soft, images, train=True, mutable=["batch_stats"])
+        logits, mutated = apply(soft, images, train=True, mutable=["batch_stats"])
         value = task.loss(logits, labels)
         return value, (value, logits, mutated)
 
@@ -194,6 +177,6 @@ def dynamic(work: Work, *, period: int = 4) -> Pruned:
     found = _trained(work, task.model, work.variables, tx, forward)
     keep = optax.tree.get(found.opt_state, "keep")
     soft = jp.sparsify.soft_mask(graph, found.variables, keep)
-    scores = jp.scores.normalized(jp.scores.l2(graph, soft), by=ranks)
+    scores = comparable(jp.scores.l2(graph, soft))
     open_ = {name: score + 1.0 * jnp.asarray(keep[name]) for name, score in scores.items()}
     return Pruned(work.budget(open_), jax.device_get(found.variables), task.config.train.epochs)

@@ -25,8 +25,13 @@ def given(work: Work, variables: Variables | None = None) -> scoring.Given:
 
 def selected(work: Work, scores: Mapping[str, Any], scope: Scope) -> Keep:
     """Returns what scores keep within the budget."""
+    return work.budget(comparable(scores, scope))
+
+
+def comparable(scores: Mapping[str, Any], scope: Scope = "layer") -> dict[str, Any]:
+    """Returns scores in one order of all groups, as the scope asks."""
     by = ranks if scope == "layer" else jp.scores.euclidean
-    return work.budget(jp.scores.normalized(scores, by=by))
+    return jp.scores.normalized(scores, by=by)
 
 
 def ranks(scores: Any) -> Any:
@@ -114,7 +119,7 @@ def without_branches(work: Work) -> Pruned:
         if work.bench.left(keep) < work.share:
             break
         gone = keep
-    scores = jp.scores.normalized(jp.scores.l2(graph, work.variables), by=ranks)
+    scores = comparable(jp.scores.l2(graph, work.variables))
     return Pruned(within(work, scores, gone), work.variables)
 
 

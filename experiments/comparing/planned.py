@@ -5,15 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 import jaxprune as jp
 from experiments.comparing.bench import Pruned, Work
-from experiments.comparing.informed import ranks
+from experiments.comparing.informed import comparable
 from experiments.procedures import scoring
 from experiments.runner.fit import Variables
-from experiments.runner.task import Network
 from jaxprune.keep.check import Keep
 
 LADDER = 8
@@ -22,7 +20,7 @@ LADDER = 8
 
 def _ranked(work: Work) -> Mapping[str, Any]:
     """Returns {group: the places of its channels by norm}."""
-    return jp.scores.normalized(jp.scores.l2(work.graph, work.variables), by=ranks)
+    return comparable(jp.scores.l2(work.graph, work.variables))
 
 
 def _problem(work: Work, **options: Any) -> jp.plan.Problem:
@@ -153,8 +151,7 @@ def _shortly(work: Work, share: float) -> Callable[[Variables, Keep], Variables]
     how = replace(work.task.config.train, epochs=1, data=share)
 
     def recover(variables: Variables, keep: Keep) -> Variables:
-        masked = jp.mask(work.graph, variables, keep)
-        network = Network(work.task.model, jax.device_get(masked), keep)
+        network = work.bench.masked(variables, keep)
         return work.bench.trained(work.task, network, how, "shortly").variables
 
     return recover

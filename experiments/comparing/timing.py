@@ -3,10 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-import jaxprune as jp
 from experiments.comparing import cells
 from experiments.comparing.bench import Bench
 from experiments.comparing.cells import Cell
@@ -49,6 +47,4 @@ def _network(bench: Bench, entry: Mapping[str, Any]) -> Network:
     for name, width in entry["widths"].items():
         shape = bench.graph.groups[name].shape
         keep[name] = np.broadcast_to(np.arange(shape[-1]) < width, shape)
-    model = jp.linen.resize(bench.task.model, bench.graph, keep)
-    small = jp.slice(bench.graph, bench.variables, keep)
-    return Network(model, jax.device_get(small), keep)
+    return bench.cut(bench.variables, keep)

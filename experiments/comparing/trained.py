@@ -8,7 +8,7 @@ import numpy as np
 
 import jaxprune as jp
 from experiments.comparing.bench import Pruned, Work
-from experiments.comparing.informed import Scope, given, ranks, selected
+from experiments.comparing.informed import Scope, comparable, given, selected
 from experiments.methods import gate_decorator, sparse_training
 from experiments.procedures import kept_rounds, recovering, rounds, scoring
 from experiments.procedures.rounds import Method, Score, State
@@ -74,10 +74,9 @@ def in_rounds(
     """Trains an epoch, cuts a part, and so on: the MACs fall along a ramp, fast at first."""
     how, share = work.task.config.train, work.share
     read = scoring.reader(score)
-    by = ranks if scope == "layer" else jp.scores.euclidean
 
     def scores(*args: Any) -> Any:
-        return jp.scores.normalized(read(*args), by=by)
+        return comparable(read(*args), scope)
 
     method = Method(
         plan=ramp(share, how.epochs, replace(how, epochs=1), power),
@@ -133,9 +132,9 @@ def feedback(work: Work, *, tolerance: float = 0.01, share: float = 0.2) -> Prun
         left = max(work.share, left - gone)
         if number == how.epochs - 1:
             left = work.share
-        scores = jp.scores.normalized(jp.scores.l1(graph, network.variables), by=ranks)
+        scores = comparable(jp.scores.l1(graph, network.variables))
         keep = work._replace(share=left).budget(scores) if left < 1 else {}
-        masked = Network(task.model, jp.mask(graph, network.variables, keep), keep)
+        masked = work.bench.masked(network.variables, keep)
         network = _trained(work, masked, replace(how, epochs=1), f"play-{number}")
     return Pruned(network.keep, network.variables, how.epochs)
 

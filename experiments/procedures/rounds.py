@@ -299,7 +299,7 @@ def _programs(task: Task, method: Method, state: State) -> Programs:
     @cache
     def program(use: Use) -> tuple[Any, Step]:
         how = use.training
-        steps = max(1, int(how.data * (task.dataset.train.size // use.batch_size)))
+        steps = training.epoch_steps(task.dataset, use.batch_size, how.data)
         tx = training.sgd(
             how.learning_rate(how.epochs * steps),
             momentum=how.momentum,

@@ -11,7 +11,6 @@ import optax
 import jaxprune as jp
 from experiments.procedures.growing import growing
 from experiments.procedures.rounds import Transform
-from jaxprune.arguments import paths
 from jaxprune.schedule import Training
 from jaxprune.sparsify import Masking
 
@@ -116,10 +115,7 @@ def _greg(given: Given, spread: float = 0.0) -> Transform:
 
 
 def _scales(graph: jp.ChannelGraph, params: Any) -> Any:
-    """Returns True on the scale of every BatchNorm."""
-    scales = {norm.scale for norm in jp.batch_norms(graph).values()}
-    leaves, treedef = paths.flatten(params)
-    return jax.tree.unflatten(treedef, [f"params/{path}" in scales for path in leaves])
+    return jp.scale_mask({"params": params}, graph)
 
 
 def _slimming(given: Given) -> Transform:

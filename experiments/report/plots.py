@@ -197,7 +197,7 @@ def compared(
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize="x-small", ncols=2, loc="lower right")
     every[0].set_ylabel("test accuracy")
-    figure.savefig(path, dpi=150)
+    _save(figure, path)
 
 
 def sensitivity(path: Path, swept: Mapping[str, Any]) -> None:

@@ -128,12 +128,16 @@ def journal(run: Path, task: Task, name: str, keep: Keep) -> Iterator[Journal]:
         running = metadata(run, RUNNING)
         if not running or running["phase"] != name:
             return state
+        # The templates are of the host: Orbax reads arrays of devices in threads of its own, where
+        # there is no float64, and what is committed to a device compiles the step again.
+        state = devices.fetched(state)
         like = (state.opt_state, state.tally)
         saved = jp.restore(path(run, RUNNING), like=state.variables, opt_state=like)
         opt_state, tally = saved.opt_state
         step = np.int32(running["step"])
-        state = State(saved.variables, opt_state, step, state.keep, tally, state.teacher)
-        return devices.fetched(state)  # what is committed to a device compiles the step again
+        return state._replace(
+            variables=saved.variables, opt_state=opt_state, step=step, tally=tally
+        )
 
     clock = progress.Clock()
     with progress.shown(name) as shown:

@@ -85,7 +85,7 @@ def fit(start: State, train: Train, *, epochs: int, steps: int, journal: Journal
         state, figures = train(state, number, on_step)
         _check(number, figures)
         journal.on_epoch(Epoch(number, epochs, figures), state)
-    return state if devices.current().mesh is None else devices.fetched(state)
+    return devices.gathered(state)
 
 
 def _check(number: int, figures: Figures) -> None:

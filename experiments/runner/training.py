@@ -23,6 +23,8 @@ from experiments.runner.fit import QUIET, DivergedError, Figures, Journal, OnSte
 from experiments.runner.losses import Loss as Loss
 from experiments.runner.losses import cross_entropy as cross_entropy
 from experiments.runner.losses import smoothed as smoothed
+from experiments.runner.optimizers import schedule as schedule
+from experiments.runner.optimizers import sgd as sgd
 
 Gather = Callable[[Variables, Any, jax.Array, jax.Array], Mapping[str, jax.Array]]
 """(variables, gradients like them, images, labels) of a batch -> scores, {group: f32[n]}."""
@@ -52,44 +54,8 @@ class Taught(NamedTuple):
 
 Step = Callable[[State, Split, jax.Array | None, jax.Array], tuple[State, Metrics]]
 
-
-def schedule(
-    learning_rate: float, *, steps: int, milestones: Sequence[float] = (0.5, 0.75)
-) -> optax.Schedule:
-    """Returns the learning rate that falls to a tenth after each of these shares of `steps`."""
-    drops = {int(share * steps): 0.1 for share in milestones}
-    return optax.piecewise_constant_schedule(learning_rate, drops)
-
-
-def sgd(
-    learning_rate: float | optax.Schedule,
-    *,
-    momentum: float = 0.9,
-    weight_decay: float = 1e-4,
-    nesterov: bool = True,
-    decays: Callable[[Any], Any] | None = None,
-    before: optax.GradientTransformation | None = None,
-    after: optax.GradientTransformation | None = None,
-) -> optax.GradientTransformation:
-    """Returns SGD with momentum and weight decay.
-
-    Args:
-      learning_rate: a number, or a schedule from step to number.
-      momentum: how much of the last update each update has.
-      weight_decay: added to the gradient of every parameter, before the momentum.
-      nesterov: whether the momentum is that of Nesterov.
-      decays: params -> True where the weight decay acts; everywhere by default.
-      before: a transformation of the gradients, in front of everything else.
-      after: a transformation of the finished updates.
-
-    Source: Liu et al., Network Slimming, ICCV 2017, section 4.
-    """
-    return optax.chain(
-        before or optax.identity(),
-        optax.add_decayed_weights(weight_decay, mask=decays),
-        optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov),
-        after or optax.identity(),
-    )
+Forward = Callable[[State, Any, jax.Array, jax.Array, jax.Array], Any]
+"""(state, params, images, labels, key) -> what is minimized, (loss, logits, what mutated)."""
 
 
 def train_step(
@@ -109,7 +75,31 @@ def train_step(
     `gather` the scores of every batch are added to `state.tally`; with `taught` its loss stands for
     `loss`.
     """
-    tx, apply = optax.with_extra_args_support(tx), precision.lowered(model.apply)
+    apply = precision.lowered(model.apply)
+
+    def forward(state: State, params: Any, images: Any, labels: Any, _: jax.Array) -> Any:
+        variables = state.variables | {"params": params}
+        logits, mutated = apply(variables, images, train=True, mutable=["batch_stats"])
+        if taught is None:
+            value = loss(logits, labels)
+        else:
+            told = taught.model.apply(state.teacher, images, train=False)
+            value = taught.loss(logits, told, labels)
+        return value, (value, logits, mutated)
+
+    return step_of(forward, tx, dataset, batch_size, gather=gather)
+
+
+def step_of(
+    forward: Forward,
+    tx: optax.GradientTransformation,
+    dataset: Dataset,
+    batch_size: int,
+    *,
+    gather: Gather | None = None,
+) -> Step:
+    """Returns the compiled step of `train_step`, of whatever is minimized."""
+    tx = optax.with_extra_args_support(tx)
 
     @partial(jax.jit, donate_argnums=0)
     def step(
@@ -117,18 +107,9 @@ def train_step(
     ) -> tuple[State, Metrics]:
         params = state.variables["params"]
         images, labels = batch(dataset, train, order, state.step, key, batch_size)
-
-        def loss_and_rest(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-            logits, mutated = apply(
-                state.variables | {"params": params}, images, train=True, mutable=["batch_stats"]
-            )
-            if taught is None:
-                return loss(logits, labels), (logits, mutated)
-            told = taught.model.apply(state.teacher, images, train=False)
-            return taught.loss(logits, told, labels), (logits, mutated)
-
-        gradient = jax.value_and_grad(loss_and_rest, has_aux=True)
-        (value, (logits, mutated)), gradients = gradient(params)
+        drawn = jax.random.fold_in(jax.random.fold_in(key, 1), state.step)
+        gradient = jax.grad(partial(forward, state), has_aux=True)
+        gradients, (value, logits, mutated) = gradient(params, images, labels, drawn)
         held = {"keep": state.keep, "variables": state.variables}
         updates, opt_state = tx.update(gradients, state.opt_state, params, **held)
         tally = state.tally
@@ -226,6 +207,11 @@ def _parts(
     return ((devices.batch(each, batch_size), None) for each in batches)
 
 
+def epoch_steps(dataset: Dataset, batch_size: int, share: float = 1.0) -> int:
+    """Returns how many steps an epoch has that takes a share of the full batches; at least one."""
+    return max(1, int(share * (dataset.train.size // batch_size)))
+
+
 def fit(
     model: Model,
     variables: Variables,
@@ -265,13 +251,12 @@ def fit(
       ValueError: the training images do not fill one batch.
       DivergedError: a loss is not finite; of that epoch the journal does not hear.
     """
-    batches = dataset.train.size // batch_size
-    if batches == 0:
+    if dataset.train.size < batch_size:
         raise ValueError(
             f"{dataset.train.size} training images do not fill a batch of {batch_size}.\n"
             "Fix: a smaller batch_size."
         )
-    steps = max(1, int(share * batches))
+    steps = epoch_steps(dataset, batch_size, share)
     step, train = step or train_step(model, tx, dataset, batch_size), dataset.train
     if isinstance(train, Split):
         train = devices.whole(train)
