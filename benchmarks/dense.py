@@ -24,7 +24,7 @@ from experiments.runner.packed import ROOT
 from experiments.runner.packed import load as load
 from experiments.runner.packed import task as task
 
-HERE = ("root", "data_dir")
+HERE = ("root", "data_dir", "start")
 """Fields of a configuration that are of one machine."""
 
 
@@ -70,6 +70,7 @@ def pack(
         "accuracy": metrics.accuracy,
         "epochs": epochs[-1]["epoch"] if epochs else 0,
         "train_s": round(sum(each["seconds"] for each in epochs), 1),
+        "start": known.get("start"),
         **{field: known[field] for field in ("command", "commit", "device", "cpu", "versions")},
         "config": {n: v for n, v in configuration.to_json(config).items() if n not in HERE},
     }

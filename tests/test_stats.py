@@ -392,16 +392,3 @@ def test_groups_without_a_place() -> None:
         r"a while at .*, whose number of steps is not known\nFix: leave them out; without groups=",
     ):
         stats.collect(graph, v, [x], {"m": stats.mean()}, groups=["b"])
-
-
-def test_inputs_are_a_tuple_or_keywords() -> None:
-    def named(v: Any, *, x: Any) -> Any:
-        return network(v, x)
-
-    batch, mean = {"image": normal(2, 3)}, {"mean": stats.mean()}
-    graph = jp.trace(named, V, x=batch["image"])
-    found = stats.collect(graph, V, [batch], mean, inputs=lambda batch: {"x": batch["image"]})
-    expected = stats.collect(GRAPH, V, [batch], mean, inputs=lambda batch: (batch["image"],))
-    close(found["mean"], expected["mean"])
-    with pytest.raises(JaxpruneError, match=r"inputs gave .*, not a tuple of the inputs"):
-        stats.collect(GRAPH, V, [batch], mean, inputs=lambda batch: batch["image"])

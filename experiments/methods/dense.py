@@ -1,7 +1,9 @@
 """Dense: a network of images or of text is trained and not pruned; other work starts from it.
 
 Command:   python -m experiments dense
-           python -m experiments dense --preset resnet20-cifar10 --data-dir DIR
+           python -m experiments dense --preset resnet20-cifar10 --data-dir DIR --name first
+           python -m experiments dense --preset resnet20-cifar10-again --data-dir DIR --start
+           runs/first
            python -m experiments dense --preset text
            python -m experiments dense --preset text --data-dir FILE
 Device:    CPU, 2 cores
@@ -14,17 +16,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+import jax
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from experiments.procedures import dense, steps
+from experiments.runner import checkpoints, directory, training
 from experiments.runner import config as configuration
-from experiments.runner import training
 from experiments.runner.config import Common
 from experiments.runner.experiment import Experiment, Summary
 from experiments.runner.presets import Presets
 from experiments.runner.run import Run
-from experiments.runner.task import initial
+from experiments.runner.task import Network, Task, initial
 from experiments.tasks import classification
 from jaxprune.schedule import Training, stepped, triangular
 
@@ -41,6 +45,8 @@ class Config(Common):
     """SGD with momentum, or AdamW."""
     dense: Training = Training(epochs=15, rates=stepped(0.1))  # noqa: RUF009
     """How it trains."""
+    start: Path | None = None
+    """Directory of a finished run of this experiment, whose network trains on; none begins anew."""
 
     def __post_init__(self) -> None:
         """Raises ValueError where values contradict each other."""
@@ -48,16 +54,24 @@ class Config(Common):
 
 
 _WARMED = ((0.0, 0.02), (0.2, 0.2), (1.0, 0.001))
+_WARMED_AGAIN = ((0.0, 0.01), (0.1, 0.1), (1.0, 0.0005))
+_RESNET = {
+    "dataset": "cifar10",
+    "model": "resnet20",
+    "widths": (16, 32, 64),
+    "batch_size": 128,
+}
 
 PRESETS: Presets = MappingProxyType(
     {
         "digits": {"widths": (16, 32, 64)},
         "resnet20-cifar10": {
-            "dataset": "cifar10",
-            "model": "resnet20",
-            "widths": (16, 32, 64),
-            "batch_size": 128,
+            **_RESNET,
             "dense": Training(epochs=16, rates=_WARMED, weight_decay=5e-4),
+        },
+        "resnet20-cifar10-again": {
+            **_RESNET,
+            "dense": Training(epochs=8, rates=_WARMED_AGAIN, weight_decay=5e-4),
         },
         "text": {
             "dataset": "text",
@@ -77,10 +91,11 @@ def method(run: Run[Config]) -> Summary:
     task = run.task
     optimizer = OPTIMIZERS[task.config.optimizer]
     train = steps.Step("dense", partial(dense.trained, task, optimizer=optimizer))
-    network = steps.follow(run, [train], initial(task))["dense"]
+    network = steps.follow(run, [train], begun(task))["dense"]
     summary: dict[str, Any] = {
         "final": "dense",
         "seed": task.config.seed,
+        "start": _first(task.config.start),
         "accuracy": {},
         "loss": {},
     }
@@ -90,6 +105,37 @@ def method(run: Run[Config]) -> Summary:
         summary["loss"][split] = metrics.loss
         summary["accuracy"]["dense" if split == "test" else split] = metrics.accuracy
     return summary
+
+
+def begun(task: Task[Config]) -> Network:
+    """Returns the network before its training.
+
+    Raises:
+      ValueError: the run to start from is not finished, or its network is another.
+    """
+    anew, run = initial(task), task.config.start
+    if run is None:
+        return anew
+    if not (run / directory.SUMMARY).exists():
+        raise ValueError(
+            f"start={run} is not a finished run.\nFix: its directory, with {directory.SUMMARY}."
+        )
+    network = checkpoints.load(run, task, "dense")
+    got, expected = (jax.tree.map(np.shape, each.variables) for each in (network, anew))
+    if got != expected:
+        raise ValueError(
+            f"start={run} holds a network of other shapes than {task.config.model!r} of "
+            f"widths={task.config.widths}.\nFix: the model and the widths of that run."
+        )
+    return network
+
+
+def _first(run: Path | None) -> Mapping[str, Any] | None:
+    """Returns how the network was made that the training began with."""
+    if run is None:
+        return None
+    summary = directory.read_json(run / directory.SUMMARY)
+    return {name: summary.get(name) for name in ("command", "commit", "train_s", "start")}
 
 
 def report(run: Path, summary: Summary) -> None:
