@@ -17,6 +17,7 @@ import jaxprune
 EXTRAS = {
     "export": "jp.export: one file that runs without jaxprune",
     "safetensors": "jp.open_variables, jp.slice_stored: files larger than memory",
+    "optuna": "jp.plan.optuna_search: widths by its samplers",
     "cuda12": "JAX on GPUs of NVIDIA, with CUDA 12",
     "cuda13": "JAX on GPUs of NVIDIA, with CUDA 13",
     "tpu": "JAX on TPUs",

@@ -12,7 +12,7 @@ import jaxprune as jp
 import residual_networks
 from chains import chain
 from jaxprune.errors import BudgetError, JaxpruneError
-from jaxprune.plan import Problem, evolution, problem, random_search
+from jaxprune.plan import Problem, evolution, optuna_search, problem, random_search
 from jaxprune.plan.prices import Prices
 from test_measured_plans import Dying
 from test_plan import random_problem
@@ -20,6 +20,7 @@ from test_plan import random_problem
 SEARCHES: dict[str, Callable[..., Any]] = {
     "evolution": lambda *args, **options: evolution(*args, generations=12, offspring=16, **options),
     "random": lambda *args, **options: random_search(*args, draws=150, **options),
+    "optuna": lambda *args, **options: optuna_search(*args, trials=150, **options),
 }
 
 

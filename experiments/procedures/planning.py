@@ -109,6 +109,10 @@ def _random(asked: Asked) -> Allocation:
     return _searched(asked, jp.plan.random_search, draws=asked.evaluations)
 
 
+def _optuna(asked: Asked) -> Allocation:
+    return _searched(asked, jp.plan.optuna_search, trials=asked.evaluations)
+
+
 def _amc(asked: Asked) -> Allocation:
     """An eighth of the episodes without learning, as in the paper."""
     episodes = asked.evaluations
@@ -224,6 +228,7 @@ PLANNERS: Mapping[str, Planner] = MappingProxyType(
         "sensitivity": lambda asked: jp.plan.sensitivity(_measured(asked)),
         "evolution": _evolution,
         "random": _random,
+        "optuna": _optuna,
         "amc": _amc,
         "netadapt": _netadapt,
         "energy_aware": _energy_aware,

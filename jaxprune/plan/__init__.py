@@ -14,6 +14,7 @@ from jaxprune.plan.problems import Choice, Limit, Problem, problem
 from jaxprune.plan.proposals import netadapt, rise_alone, rise_per_cost
 from jaxprune.plan.reinforcement import amc
 from jaxprune.plan.replacements import Curves, replace_one
+from jaxprune.plan.samplers import optuna_search
 
 __all__ = [
     "Allocation",
@@ -32,6 +33,7 @@ __all__ = [
     "expand",
     "milp",
     "netadapt",
+    "optuna_search",
     "play_and_prune",
     "plot",
     "problem",

@@ -147,7 +147,7 @@ def random_search(
     best, least, trace = [], np.inf, list[Decision]()
     for number in range(1, draws + 1):
         point = prices.start([int(random.integers(size)) for size in sizes])
-        if not _mended(point, random):
+        if not mended(point, random):
             continue
         loss = losses.at(point.picks)
         if loss < least:
@@ -176,7 +176,7 @@ def _start(prices: Prices, random: np.random.Generator) -> Point:
     levels = max(sizes, default=0) or 1
     for level in range(levels + 1):
         point = prices.start([size * level // levels for size in sizes])
-        if point.holds() and _mended(point, random):
+        if point.holds() and mended(point, random):
             return point
     raise AssertionError("the smallest widths are within the limits")
 
@@ -193,10 +193,10 @@ def _mutant(parent: Point, swaps: int, random: np.random.Generator) -> Point | N
         if up:
             widened = int(random.choice(up))
             point.move(widened, point.picks[widened] - 1)
-    return point if _mended(point, random) else None
+    return point if mended(point, random) else None
 
 
-def _mended(point: Point, random: np.random.Generator) -> bool:
+def mended(point: Point, random: np.random.Generator) -> bool:
     """Narrows choices until the limits hold, and widens others; False if they do not after all."""
     while not point.holds():
         down = point.moves(1)

@@ -112,6 +112,17 @@ ROWS = {
             "journal": JOURNAL,
         },
     ),
+    "plan.optuna_search": Row(
+        partial(jp.plan.optuna_search, trials=2),
+        {
+            "problem": P,
+            "evaluate": E,
+            "trials": Arg(2, COUNTS, "trials"),
+            "sampler": Arg(None, bad(3, "tpe", [], {}, object()), "sampler"),
+            "seed": SEED,
+            "journal": JOURNAL,
+        },
+    ),
     "plan.netadapt": Row(
         jp.plan.netadapt,
         {
