@@ -39,6 +39,43 @@ def vgga(*stages: tuple[int, int]) -> tuple[int, int, int]:
     return weights + dense + 1000, norms + 2 * (4096 + 4096), macs + dense
 
 
+def flat(pixels: int, *widths: int) -> tuple[int, int, int]:
+    """Dense layers on a map of so many pixels, with BatchNorm after the hidden ones."""
+    weights = sum(a * b for a, b in pairwise((pixels * widths[0], *widths[1:])))
+    return weights + widths[-1], 2 * sum(widths[1:-1]), weights
+
+
+def summed(*parts: tuple[int, int, int]) -> tuple[int, int, int]:
+    weights, norms, macs = (sum(column) for column in zip(*parts, strict=True))
+    return weights, norms, macs
+
+
+def fives(before: int, *layers: tuple[int, int]) -> tuple[int, int, int]:
+    """5x5 convolutions, each (channels, height of the map)."""
+    weights, norms, macs = 0, 0, 0
+    for width, pixels in layers:
+        weights += 25 * before * width
+        macs += 25 * before * width * pixels**2
+        norms += 2 * width
+        before = width
+    return weights, norms, macs
+
+
+def preactsenet() -> tuple[int, int, int]:
+    """PreActSENet-18; the first BatchNorm of a block is of what it reads."""
+    before, weights, norms, macs = 64, 27 * 64, 2 * 64, 27 * 64 * 32**2
+    for width, pixels in ((64, 32), (128, 16), (256, 8), (512, 4)):
+        for block in range(2):
+            kernels = 9 * before * width + 9 * width**2
+            kernels += before * width if block == 0 and before != width else 0
+            squeeze = 2 * width * (width // 16)
+            weights += kernels + squeeze + width + width // 16
+            macs += kernels * pixels**2 + squeeze
+            norms += 2 * (before + width)
+            before = width
+    return weights + 512 * 10 + 10, norms, macs + 512 * 10
+
+
 def resnet(depth: int, *, projection: bool) -> tuple[int, int, int]:
     n = (depth - 2) // 6
     stem = 9 * 3 * 16
@@ -92,11 +129,14 @@ class Layer(NamedTuple):
     pixels: int  # height of the output
 
 
-def layered(layers: list[Layer], classes: int = 1000) -> tuple[int, int, int]:
+def convolved(layers: list[Layer]) -> tuple[int, int, int]:
     weights = [layer.size**2 * layer.reads * layer.width for layer in layers]
     macs = sum(n * layer.pixels**2 for n, layer in zip(weights, layers, strict=True))
-    dense = layers[-1].width * classes
-    return sum(weights) + dense + classes, 2 * sum(x.width for x in layers), macs + dense
+    return sum(weights), 2 * sum(x.width for x in layers), macs
+
+
+def layered(layers: list[Layer], classes: int = 1000) -> tuple[int, int, int]:
+    return summed(convolved(layers), flat(1, layers[-1].width, classes))
 
 
 def separable(stem: int, *blocks: tuple[int, int], classes: int = 1000) -> tuple[int, int, int]:
@@ -187,7 +227,17 @@ MNASNET = inverted(
     *((2, 6, 96, 3, 14), (4, 6, 192, 5, 7), (1, 6, 320, 3, 7)),
 )
 
+LENET_5 = summed(fives(1, (20, 24), (50, 8)), flat(16, 50, 500, 10))
+CIFARNET = summed(fives(3, (64, 32), (64, 16)), flat(64, 64, 384, 192, 10))
+_ALEXNET = [Layer(11, 3, 64, 55), Layer(5, 64, 192, 27), Layer(3, 192, 384, 13)]
+_ALEXNET += [Layer(3, 384, 256, 13), Layer(3, 256, 256, 13)]
+ALEXNET = summed(convolved(_ALEXNET), flat(36, 256, 4096, 4096, 1000))
+
 REFERENCES = {
+    "lenet5": (LENET_5, 431_650, 2_293_000),
+    "cifarnet": (CIFARNET, 1_757_130, 32_778_112),
+    "alexnet": (ALEXNET, 61_110_184, 714_188_480),
+    "preactsenet18": (preactsenet(), 11_260_354, 555_509_760),
     "mlp": (mlp(500, 300), 546_610, 545_000),
     "vgg11": (VGG_11, 9_228_362, 152_769_536),
     "vgga": (vgga(*A), 132_874_280, 7_609_090_048),

@@ -18,13 +18,17 @@ CIFAR = (1, 32, 32, 3)
 MNIST = (1, 28, 28, 1)
 IMAGENET = (1, 224, 224, 3)
 FOR_IMAGENET = {
-    *("vgga", "mobilenet_v1", "mobilenet_v2", "mnasnet"),
+    *("alexnet", "vgga", "mobilenet_v1", "mobilenet_v2", "mnasnet"),
     *("resnet50", "shufflenet", "shufflenet_aligned"),
 }
+
+ON_MNIST = {"lenet5", "mlp"}
 
 TINY = {
     "convnet": {"widths": (4, 6)},
     "mlp": {"widths": (6, 5)},
+    "lenet5": {"widths": (4, 5), "hidden": (6,)},
+    "preactsenet18": {"blocks": (1, 1), "widths": (16, 32)},
     "vgg11": {"widths": (4, 5, 6, 7, 8)},
     "vgga": {"layers": (1, 2), "widths": (3, 4), "hidden": (6, 5)},
     "resnet20": {"depth": 8, "widths": (4, 6, 8)},
@@ -64,7 +68,7 @@ def test_sizes_are_those_counted_by_hand(request, counted, params, macs):
     weights, norms, by_hand = counted
     large = name in FOR_IMAGENET
     model = models.build(name, classes=1000) if large else models.build(name)
-    graph = traced(model, MNIST if name == "mlp" else IMAGENET if large else CIFAR)
+    graph = traced(model, MNIST if name in ON_MNIST else IMAGENET if large else CIFAR)
     assert jp.cost.params(graph) == weights + norms == params
     assert jp.cost.macs(graph) == by_hand == macs
 
@@ -132,8 +136,11 @@ def drawn(variables):
     random = np.random.default_rng(0)
 
     def draw(leaf):
-        fan_in = np.prod(leaf.shape[:-1], initial=1)
-        return (random.uniform(0.5, 1.5, leaf.shape) / np.sqrt(fan_in)).astype(leaf.dtype)
+        if leaf.ndim == 1:
+            return random.uniform(0.5, 1.5, leaf.shape).astype(leaf.dtype)
+        return random.normal(size=leaf.shape).astype(leaf.dtype) / np.sqrt(
+            leaf.size / leaf.shape[-1]
+        )
 
     return jax.tree.map(draw, variables)
 
@@ -204,6 +211,24 @@ def test_a_norm_is_what_a_model_without_batch_norm_needs():
 
 
 @pytest.mark.parametrize(
+    ("name", "image", "params"),
+    [("lenet5", MNIST, 431_080), ("alexnet", IMAGENET, 61_100_840)],
+)
+def test_without_a_norm_the_sizes_are_the_published_ones(name, image, params):
+    variables = shapes(models.build(name, norm=None), image)
+    assert set(variables) == {"params"}
+    assert size(variables["params"]) == params
+
+
+@pytest.mark.parametrize(("name", "image"), [("lenet5", MNIST), ("cifarnet", CIFAR)])
+def test_every_layer_but_the_last_is_prunable(name, image):
+    groups = traced(models.build(name), image).groups
+    dense = {"lenet5": 1, "cifarnet": 2}[name]
+    expected = {f"Conv_{i}/kernel" for i in range(2)}
+    assert set(groups) == expected | {f"Mlp_0/Dense_{i}/kernel" for i in range(dense)}
+
+
+@pytest.mark.parametrize(
     ("name", "depths"),
     [
         ("resnet20", "21 is not 6 n + 2 for any n from 1.\nFix: a depth of 8, 14, 20"),
@@ -223,7 +248,7 @@ def test_vgg_needs_a_width_for_every_stage():
 
 
 def test_unknown_names_and_fields_are_errors():
-    with pytest.raises(ValueError, match=r"no model 'vgg'.\nFix: one of \['convnet', 'de"):
+    with pytest.raises(ValueError, match=r"no model 'vgg'.\nFix: one of \['alexnet', 'cif"):
         models.build("vgg")
     message = r"model 'mlp' has no field \['depth', 'parent'\].\nFix: one of \['classes', 'norm', "
     with pytest.raises(ValueError, match=message):

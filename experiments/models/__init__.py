@@ -9,10 +9,12 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from experiments.models import decoder
+from experiments.models.alexnet import AlexNet as AlexNet
 from experiments.models.bottleneck_resnet import BottleneckResNet as BottleneckResNet
 from experiments.models.convnet import ConvNet as ConvNet
 from experiments.models.decoder import Decoder as Decoder
 from experiments.models.densenet import DenseNet as DenseNet
+from experiments.models.lenet import LeNet as LeNet
 from experiments.models.mlp import Mlp as Mlp
 from experiments.models.mobilenet import MobileNet as MobileNet
 from experiments.models.mobilenet import mnasnet as mnasnet
@@ -21,6 +23,7 @@ from experiments.models.mobilenet import mobilenet_v1_cifar as mobilenet_v1_cifa
 from experiments.models.mobilenet import mobilenet_v2 as mobilenet_v2
 from experiments.models.mobilenet import mobilenet_v2_cifar as mobilenet_v2_cifar
 from experiments.models.mobilenet import widened as widened
+from experiments.models.preactsenet import PreActSENet as PreActSENet
 from experiments.models.preresnet import PreResNet as PreResNet
 from experiments.models.resnet import ResNet as ResNet
 from experiments.models.resnet import projection as projection
@@ -42,9 +45,13 @@ MOBILE = {
 
 MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
     {
+        "alexnet": AlexNet,
+        "cifarnet": partial(LeNet, widths=(64, 64), hidden=(384, 192), padding=2),
         "convnet": ConvNet,
         "decoder": Decoder,
+        "lenet5": LeNet,
         "mlp": Mlp,
+        "preactsenet18": PreActSENet,
         "vgg11": partial(Vgg, layers=(1, 1, 2, 2, 2)),
         "vgg16": partial(Vgg, layers=(2, 2, 3, 3, 3)),
         "vgg19": partial(Vgg, layers=(2, 2, 4, 4, 4)),

@@ -53,11 +53,7 @@ class BottleneckResNet(nn.Module):
         Raises:
           ValueError: `blocks` and `widths` are about different numbers of stages.
         """
-        if len(self.blocks) != len(self.widths):
-            raise ValueError(
-                f"blocks {self.blocks} has {len(self.blocks)} stages, widths {self.widths} has "
-                f"{len(self.widths)}.\nFix: one entry for each stage in both."
-            )
+        layers.check_stages(blocks=self.blocks, widths=self.widths)
         x = nn.relu(layers.normed(x, self.widths[0], 7, train=train, stride=2))
         x = layers.halved(x, nn.max_pool)
         for stage, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True)):

@@ -16,15 +16,23 @@ HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 """N(0, 2 / (height * width * features)), not truncated."""
 
 
-def conv(features: int, size: int, *, stride: int = 1, groups: int = 1) -> nn.Conv:
-    """Returns a square convolution without bias, padded by half its size on every side."""
+def conv(
+    features: int,
+    size: int,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    padding: int | None = None,
+    use_bias: bool = False,
+) -> nn.Conv:
+    """Returns a square convolution, by default padded by half its size on every side."""
     return nn.Conv(
         features,
         (size, size),
         strides=stride,
-        padding=size // 2,
+        padding=size // 2 if padding is None else padding,
         feature_group_count=groups,
-        use_bias=False,
+        use_bias=use_bias,
         kernel_init=HE_NORMAL,
     )
 
@@ -64,6 +72,16 @@ def dense(features: int, *, use_bias: bool = True) -> nn.Dense:
 def classify(x: jax.Array, classes: int) -> jax.Array:
     """Returns logits, f32[n, classes], of the mean over all positions of f32[n, h, w, channels]."""
     return dense(classes)(jnp.mean(x, axis=(1, 2)))
+
+
+def check_stages(**fields: tuple[int, ...]) -> None:
+    """Raises ValueError where two fields, an entry for each stage, are of different lengths."""
+    (name, given), (other, widths) = fields.items()
+    if len(given) != len(widths):
+        raise ValueError(
+            f"{name} {given} has {len(given)} stages, {other} {widths} has {len(widths)}.\n"
+            "Fix: one entry for each stage in both."
+        )
 
 
 def repeats(depth: int, *, each: int, rest: int) -> int:

@@ -39,11 +39,7 @@ class Vgg(nn.Module):
         Raises:
           ValueError: `layers` and `widths` are about different numbers of stages.
         """
-        if len(self.layers) != len(self.widths):
-            raise ValueError(
-                f"layers {self.layers} has {len(self.layers)} stages, widths {self.widths} has "
-                f"{len(self.widths)}.\nFix: one entry for each stage in both."
-            )
+        layers.check_stages(layers=self.layers, widths=self.widths)
         for stage, (count, width) in enumerate(zip(self.layers, self.widths, strict=True)):
             if stage > 0:
                 x = nn.max_pool(x, (2, 2), strides=(2, 2))
