@@ -68,7 +68,7 @@ def pack(
         "test_examples": work.dataset.test.size,
         "loss": metrics.loss,
         "accuracy": metrics.accuracy,
-        "epochs": epochs[-1]["epoch"] if epochs else 0,
+        "epochs": known.get("epochs", len(epochs)),
         "train_s": round(sum(each["seconds"] for each in epochs), 1),
         "start": known.get("start"),
         **{field: known[field] for field in ("command", "commit", "device", "cpu", "versions")},

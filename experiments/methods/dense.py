@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.procedures import dense, steps
+from experiments.procedures import dense, rounds, steps
 from experiments.runner import checkpoints, directory, training
 from experiments.runner import config as configuration
 from experiments.runner.config import Common
@@ -92,10 +92,12 @@ def method(run: Run[Config]) -> Summary:
     optimizer = OPTIMIZERS[task.config.optimizer]
     train = steps.Step("dense", partial(dense.trained, task, optimizer=optimizer))
     network = steps.follow(run, [train], begun(task))["dense"]
+    (how,), first = rounds.scaled(task.config, task.config.dense), _first(task.config.start)
     summary: dict[str, Any] = {
         "final": "dense",
         "seed": task.config.seed,
-        "start": _first(task.config.start),
+        "start": first,
+        "epochs": how.epochs + (first["epochs"] if first else 0),
         "accuracy": {},
         "loss": {},
     }
@@ -135,7 +137,7 @@ def _first(run: Path | None) -> Mapping[str, Any] | None:
     if run is None:
         return None
     summary = directory.read_json(run / directory.SUMMARY)
-    return {name: summary.get(name) for name in ("command", "commit", "train_s", "start")}
+    return {name: summary[name] for name in ("command", "commit", "epochs", "train_s", "start")}
 
 
 def report(run: Path, summary: Summary) -> None:
