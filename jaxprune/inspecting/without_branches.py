@@ -1,6 +1,6 @@
 """What goes with branches: operations, variables, and rows of stacked variables."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -13,14 +13,13 @@ from jaxprune.errors import KeepError
 from jaxprune.graph import ChannelGraph, Contraction, check_graph
 from jaxprune.inspecting.branches import Branch, branches, results
 from jaxprune.inspecting.cached import once
+from jaxprune.inspecting.stacked_rows import rows_left
 from jaxprune.keep.check import is_branch
 from jaxprune.program import jaxpr, outputs
-from jaxprune.program.flat_program import INLINED, FlatProgram
-from jaxprune.program.interpret import every_op, steps
+from jaxprune.program.flat_program import FlatProgram
+from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.liveness import Cuts, Live, tainted
-from jaxprune.program.relate import Walk
-from jaxprune.program.traits import Form, Trait
 
 Keep = Mapping[str, Any]
 
@@ -183,7 +182,7 @@ def _without(graph: ChannelGraph, cuts: Cuts) -> Without:
         live=live,
         idle=live.idle(walk),
         variables=gone_paths,
-        rows={p: rows for p, rows in _rows(graph, live).items() if p not in gone_paths},
+        rows={p: rows for p, rows in rows_left(graph, whole, live) if p not in gone_paths},
         outputs=frozenset(lost),
     )
 
@@ -215,46 +214,3 @@ def _always(cuts: Cuts) -> dict[Op, int]:
 def _ever(cuts: Cuts) -> dict[Op, int]:
     """The operands that are taken out in some step."""
     return {op: side for op, sides in cuts.items() for side in sides}
-
-
-def _rows(graph: ChannelGraph, live: Live) -> dict[str, np.ndarray]:
-    """{path: which of its rows stay}, of variables that nothing but one scan steps over."""
-    masks = {}
-    for path, (scan, operand) in stepped(graph).items():
-        runs = live.runs.get(scan, ())
-        rows = [np.full(run.stop - run.start, run.reads[operand]) for run in runs]
-        if rows and not (mask := np.concatenate(rows)).all():
-            masks[path] = mask
-    return masks
-
-
-@once
-def stepped(graph: ChannelGraph) -> Mapping[str, tuple[Op, int]]:
-    """Returns {path: scan, operand} of the variables that nothing but one scan steps over."""
-    program, paths = graph.walk.program, list(graph.variables)
-    places = {var: i for i, var in enumerate(program.invars[: len(paths)])}
-    uses: dict[int, list[tuple[Op | None, int]]] = {}
-    for place, op, operand in _uses(graph.walk, places):
-        uses.setdefault(place, []).append((op, operand))
-    return {
-        paths[place]: (op, operand)
-        for place, [(op, operand), *more] in uses.items()
-        if not more and op is not None and op.form is Form.SCAN and operand >= sum(steps(op))
-    }
-
-
-def _uses(walk: Walk, given: Mapping[Any, int]) -> Iterator[tuple[int, Op | None, int]]:
-    """Yields (variable, operation, operand) where variables are read as they are."""
-    here = dict(given)
-    for op in walk.ops:
-        ins = [None if jaxpr.is_literal(x) else here.get(x) for x in op.eqn.invars]
-        if op.form in INLINED:
-            inner = zip(op.inner[0].program.invars, ins, strict=True)
-            yield from _uses(op.inner[0], {var: i for var, i in inner if i is not None})
-        elif Trait.AS_IS in op.traits and ins[0] is not None:
-            here[op.eqn.outvars[0]] = ins[0]
-        else:
-            yield from ((i, op, operand) for operand, i in enumerate(ins) if i is not None)
-    for atom in walk.program.outvars:
-        if not jaxpr.is_literal(atom) and atom in here:
-            yield here[atom], None, 0

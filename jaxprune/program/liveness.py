@@ -115,8 +115,10 @@ class Live:
     ) -> tuple[Run, set[Op]]:
         cuts = dict(outside)
         for inner, sides in self._cuts.items():
+            if op not in inner.around:
+                continue
             gone = [side for side, which in sides.items() if _at(which, start)]
-            if op in inner.around and gone:
+            if gone:
                 cuts[inner] = gone[0]
         needed: set[Op] = set()
         reads = self._walk(op.inner[0], wanted, cuts, needed)
