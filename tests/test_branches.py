@@ -282,6 +282,7 @@ REFUSED = {
     "another name": ({"+z": False}, r"branch '\+z', which the graph does not have; near"),
     "a number": ({"+c": 0}, r"branch '\+c' is 0, not a bool"),
     "a vector": ({"+c": [True, False]}, r"branch '\+c' is bool\(2,\), not a bool"),
+    "a ragged list": ({"+c": [True, [False]]}, r"branch '\+c' is \[True, \[False\]\], not a bool"),
     "a channel too": ({"+c": False, "q": [True]}, "names? group 'q'"),
 }
 
@@ -298,6 +299,16 @@ def test_a_keep_of_branches_is_checked(name: str) -> None:
     ):
         with pytest.raises(jp.errors.KeepError, match=text):
             call()
+
+
+def test_a_traced_branch_decides_shapes() -> None:
+    graph = jp.trace(two, V, X)
+    for call in (
+        lambda keep: jp.slice(graph, V, {"+c": keep}),
+        lambda keep: jp.narrow(two, graph, {"+c": keep})(V, X),
+    ):
+        with pytest.raises(jp.errors.KeepError, match=r"'\+c' is traced, but it decides shapes"):
+            jax.jit(call)(np.array(False))
 
 
 def test_what_takes_no_branches_says_so() -> None:

@@ -13,7 +13,7 @@ from jaxprune.graph import ChannelGraph, Variable, check_graph
 from jaxprune.inspecting import branches_left, without_branches
 from jaxprune.inspecting.without_branches import Kept as Parts
 from jaxprune.inspecting.without_branches import Without
-from jaxprune.keep.check import Keep, check_keep, is_branch
+from jaxprune.keep.check import Keep, check_keep, host_masks, is_branch
 from jaxprune.keep.compose import by_names, joined
 from jaxprune.keep.kept import Kept
 from jaxprune.program import spaces as ax
@@ -80,12 +80,13 @@ def _parts(keep: Keep, what: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _stay(name: str, value: Any) -> tuple[str, np.ndarray]:
-    if isinstance(value, Tracer) or np.asarray(value).dtype != np.bool_ or np.ndim(value) > 1:
+    mask = None if isinstance(value, Tracer) else host_masks({name: value})[name]
+    if mask is None or mask.dtype != np.bool_ or mask.ndim > 1:
         raise KeepError(
             f"keep for branch {name!r} is {kind_of(value)}, not bool or bool[steps].\n"
             "Fix: False takes it out."
         )
-    return name, np.array(value, bool)
+    return name, np.array(mask)
 
 
 def _renamed(first: Keep) -> str | None:

@@ -74,27 +74,35 @@ def split(graph: ChannelGraph, keep: Keep, *, traced: bool = False) -> Kept:
                 "list the branches with jp.branches(graph)."
             )
             continue
-        mask = _mask(value, traced)
-        shapes = {(), known[name].shape}
-        if mask is None or mask.dtype != np.bool_ or mask.shape not in shapes:
-            wanted = "a bool" if not known[name].shape else f"a bool or bool[{known[name].steps}]"
-            what = kind_of(value) if mask is None or mask.dtype != np.bool_ else f"bool{mask.shape}"
-            failures.append(
-                f"keep for branch {name!r} is {what}, not {wanted}. Fix: {{{name!r}: False}} takes "
-                "it out."
-            )
+        if why := _problem(known[name], value, traced):
+            failures.append(f"keep for branch {name!r} is {why}")
             continue
-        spread = jnp.broadcast_to if isinstance(mask, Tracer) else np.broadcast_to
-        stay[name] = spread(mask, known[name].shape)
+        spread = jnp.broadcast_to if isinstance(value, Tracer) else np.broadcast_to
+        stay[name] = spread(value, known[name].shape)
     if failures:
         raise KeepError("\n".join(failures))
     return Kept(channels, stay)
 
 
-def _mask(value: Any, traced: bool) -> Any:
+def _problem(branch: Branch, value: Any, traced: bool) -> str | None:
+    """Says what is wrong with what a keep has for a branch."""
     if isinstance(value, Tracer):
-        return value if traced else None
-    return np.asarray(value)
+        dtype, shape = value.dtype, value.shape
+    else:
+        try:
+            dtype, shape = np.asarray(value).dtype, np.shape(value)
+        except ValueError:  # a ragged list
+            dtype = shape = None
+    if dtype != np.bool_ or shape not in {(), branch.shape}:
+        wanted = "a bool" if not branch.shape else f"a bool or bool[{branch.steps}]"
+        what = kind_of(value) if dtype != np.bool_ else f"bool{shape}"
+        return f"{what}, not {wanted}. Fix: {{{branch.name!r}: False}} takes it out."
+    if isinstance(value, Tracer) and not traced:
+        return (
+            "traced, but it decides shapes. Fix: slice outside of jax.jit, or jp.masked or "
+            "jp.gated, whose branches may be traced."
+        )
+    return None
 
 
 def gone_of(graph: ChannelGraph, kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
