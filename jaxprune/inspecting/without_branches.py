@@ -1,6 +1,6 @@
 """What goes with branches: operations, variables, and rows of stacked variables."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -13,10 +13,10 @@ from jaxprune.errors import KeepError
 from jaxprune.graph import ChannelGraph, Contraction, check_graph
 from jaxprune.inspecting.branches import Branch, branches, results
 from jaxprune.inspecting.cached import once
+from jaxprune.inspecting.faded_updates import faded, made_of
 from jaxprune.inspecting.stacked_rows import rows_left
 from jaxprune.keep.check import is_branch
 from jaxprune.program import jaxpr, outputs
-from jaxprune.program.flat_program import FlatProgram
 from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.liveness import Cuts, Live, tainted
@@ -163,13 +163,11 @@ def _without(graph: ChannelGraph, cuts: Cuts) -> Without:
     dead = tainted(walk, gone, always)
     some = tainted(walk, partly, ever)
     lost = {i for i, flag in enumerate(dead) if flag and not counts[i]}
-    torn = [i for i, flag in enumerate(some) if flag and not counts[i] and i not in lost]
-    if torn:
-        raise KeepError(
-            f"{len(torn)} outputs are updates of variables of which only some steps of a scan "
-            "would be left.\nFix: take the branch out of all steps, or trace the network in eval "
-            "mode, where it updates nothing."
-        )
+    ends = {i: item for i, item in faded(graph, counts, cuts).items() if i not in lost}
+    lost |= {i for i, item in ends.items() if item.steps.all()}
+    _check_whole(
+        i for i, flag in enumerate(some) if flag and not counts[i] and i not in {*lost, *ends}
+    )
     unchanged = [place is not None for place in passed]
     own = {i: n for i, n in _own_updates(graph).items() if i not in lost and not unchanged[i]}
     if own:  # counters of what went, which nothing else reads
@@ -178,7 +176,10 @@ def _without(graph: ChannelGraph, cuts: Cuts) -> Without:
         now = Live(walk, [flag and i not in lost for i, flag in enumerate(read)], cuts).reads
         lost |= {i for i, place in own.items() if then[place] and not now[place]}
     wanted = [not flag and i not in lost for i, flag in enumerate(unchanged)]
-    whole, live = Live(walk, [not flag for flag in unchanged], {}), Live(walk, wanted, cuts)
+    stops: dict[Op, dict[int, Any]] = {}
+    for item in ends.values():
+        stops.setdefault(item.scan, {})[item.result] = item.steps
+    whole, live = Live(walk, [not flag for flag in unchanged], {}), Live(walk, wanted, cuts, stops)
     unread = {i for i in places.values() if whole.reads[i] and not live.reads[i]}
     twins = outputs.twins(graph.output, graph.variables)
     written = {place for i in lost if (place := twins[i]) is not None}
@@ -186,25 +187,32 @@ def _without(graph: ChannelGraph, cuts: Cuts) -> Without:
     lost |= {i for i, place in enumerate(passed) if place in unread}
     paths = list(graph.variables)
     gone_paths = frozenset(paths[i] for i in unread)
+    rows = {p: rows for p, rows in rows_left(graph, whole, live) if p not in gone_paths}
+    left = {i: rows.get(paths[twins[i] or 0], np.True_) for i in ends.keys() - lost}
+    _check_whole(i for i, stay in left.items() if np.any(stay == ends[i].steps))
     return Without(
         live=live,
         idle=live.idle(walk),
         variables=gone_paths,
-        rows={p: rows for p, rows in rows_left(graph, whole, live) if p not in gone_paths},
+        rows=rows,
         outputs=frozenset(lost),
     )
+
+
+def _check_whole(torn: Iterable[int]) -> None:
+    """Raises KeepError if there are updates that a scan would give some rows of."""
+    if count := len(list(torn)):
+        raise KeepError(
+            f"{count} outputs are updates of variables of which only some steps of a scan would be "
+            "left.\nFix: take the branch out of all steps, or trace the network in eval mode, "
+            "where it updates nothing."
+        )
 
 
 @once
 def _own_updates(graph: ChannelGraph) -> Mapping[int, int]:
     """{output: variable} of updates that are made of nothing but the variable, such as counters."""
-    flat = FlatProgram(graph.walk, [True] * len(graph.walk.program.outvars))
-    made = {value: 1 << i for i, value in enumerate(flat.ins)}
-    for node in flat.nodes:
-        bits = 0
-        for value in node.ins:
-            bits |= 0 if value is None else made.get(value, 0)
-        made.update(dict.fromkeys(node.outs, bits))
+    flat, made = made_of(graph.walk)
     twins = outputs.twins(graph.output, graph.variables)
     ends = zip(flat.outs, twins, strict=True)
     return {
