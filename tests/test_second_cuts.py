@@ -51,7 +51,7 @@ def check(forms: tuple[str, ...], seed: int) -> None:
 @example(("pre", "parallel", "scanned"), 0)
 @example(("scanned", "shared"), 1)
 @example(("nested", "remat", "jitted"), 2)
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(Networks, st.integers(0, 2**16))
 def test_cuts_again_are_one_cut(forms: tuple[str, ...], seed: int) -> None:
     check(forms, seed)
