@@ -30,12 +30,12 @@ from jaxprune.inspecting import cost
 from jaxprune.inspecting.batch_norms import batch_norms, scale_mask
 from jaxprune.inspecting.branches import Branch, branches
 from jaxprune.inspecting.check_spec import check_spec
+from jaxprune.inspecting.compose import compose
 from jaxprune.inspecting.cost import latency
 from jaxprune.inspecting.draw import draw
 from jaxprune.inspecting.explain import explain
 from jaxprune.inspecting.spec import keep_from_spec, spec
 from jaxprune.keep.check import widths
-from jaxprune.keep.compose import compose
 from jaxprune.keep.reindexing import reindex, reindexed
 from jaxprune.program import spaces
 from jaxprune.program.rules import RULES, Rule

@@ -18,7 +18,7 @@ import jaxprune as jp
 import networks
 from jaxprune.arguments.paths import flatten
 from jaxprune.errors import KeepError
-from jaxprune.keep.compose import compose
+from jaxprune.inspecting.compose import compose
 from jaxprune.program import spaces as ax
 
 Keep = Mapping[str, np.ndarray]

@@ -43,7 +43,7 @@ def generated(fn: Any, variables: Any) -> list[np.ndarray]:
     found = []
     for token in TOKENS:
         y, updates = jax.jit(fn)(variables, token)
-        variables = {**variables, **updates}
+        variables = {**variables, **(updates or {})}
         found.append(np.asarray(y))
     return found
 
@@ -99,6 +99,65 @@ def test_a_decoder_without_a_layer_has_a_shorter_cache_and_decodes_the_same():
     np.testing.assert_allclose(
         generated(jp.narrow(graph.fn, graph, keep), small), by_hand, rtol=1e-5, atol=1e-6
     )
+
+
+class Layer(nn.Module):
+    """A layer of a stack, which counts its calls."""
+
+    @nn.compact
+    def __call__(self, x, _):
+        attention = nn.MultiHeadDotProductAttention(2, qkv_features=8, decode=True)
+        x += attention(x, x)
+        return x + nn.Dense(6, name="down")(nn.relu(nn.Dense(10, name="up")(x))), None
+
+
+class Stacked(nn.Module):
+    """Layers of a decoder that a scan steps over, with their caches."""
+
+    layers: int = 3
+
+    @nn.compact
+    def __call__(self, x):
+        stack = nn.scan(
+            Layer,
+            variable_axes={"params": 0, "cache": 0},
+            split_rngs={"params": True},
+            length=self.layers,
+        )
+        return nn.Dense(3)(stack(name="stack")(x, None)[0])
+
+
+KEPT = np.array([True, False, True])
+ATTENTION, DOWN = "+stack/MultiHeadDotProductAttention_0/out/kernel", "+stack/down/kernel"
+
+
+def test_a_scan_without_a_layer_has_a_shorter_cache_and_decodes_the_same():
+    module = Stacked()
+    graph, variables = traced(module)
+    keep = {ATTENTION: KEPT, DOWN: KEPT}
+    small = jp.slice(graph, variables, keep)
+    assert {len(leaf) for leaf in jax.tree.leaves(small["cache"])} == {2}
+    resized = jp.linen.resize(module, graph, keep, overrides={"": {"layers": 2}})
+    runs = [lambda v, x, m=m: m.apply(v, x, mutable=["cache"]) for m in (resized, Stacked(2))]
+    ours, by_hand = (generated(run, small) for run in runs)
+    np.testing.assert_allclose(ours, by_hand, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        generated(jp.narrow(graph.fn, graph, keep), small), by_hand, rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "keep", [{ATTENTION: KEPT}, {ATTENTION: ~KEPT, DOWN: KEPT}, {ATTENTION: False}, {DOWN: KEPT}]
+)
+def test_the_cache_of_a_scan_loses_the_rows_of_the_layers_without_attention(keep):
+    graph, variables = traced(Stacked())
+    small = jp.slice(graph, variables, keep)
+    rows = np.count_nonzero(np.broadcast_to(keep.get(ATTENTION, True), 3))
+    assert {len(leaf) for leaf in jax.tree.leaves(small.get("cache", {}))} == ({rows} - {0})
+    gated = jp.gated(graph.fn, graph)
+    ours = generated(jp.narrow(graph.fn, graph, keep), small)
+    whole = generated(lambda v, x: gated(v, keep, x), variables)
+    np.testing.assert_allclose(ours, whole, rtol=1e-5, atol=1e-6)
 
 
 def test_an_integer_that_is_no_start_does_not_follow():

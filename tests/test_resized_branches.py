@@ -1,6 +1,7 @@
 """Modules and functions of which branches go compute what narrow does, and a network by hand."""
 
 import json
+import re
 import subprocess
 import sys
 from functools import cache
@@ -220,6 +221,37 @@ def test_an_nnx_decoder_loses_a_layer_and_trains_on() -> None:
     assert (small(X) ** 2).mean() < loss
     assert len(model.layers) == 3
     assert model.layers[1].down.kernel.shape == (12, 8)
+
+
+class Shared(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        block = nn.Dense(6, name="block")
+        return nn.Dense(3, name="head")((x := x + nn.tanh(block(x))) + nn.tanh(block(x)))
+
+
+class NnxShared(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.block, self.head = nnx.Linear(6, 6, rngs=rngs), nnx.Linear(6, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head((x := x + jnp.tanh(self.block(x))) + jnp.tanh(self.block(x)))
+
+
+@pytest.mark.parametrize("linen", [True, False], ids=["linen", "nnx"])
+def test_one_call_of_a_shared_module_does_not_go_without_the_others(linen: bool) -> None:
+    model = Shared() if linen else NnxShared(nnx.Rngs(0))
+    graph = traced(model)[1] if linen else jp.nnx.trace(model, X)
+    before = None if linen else jax.tree.leaves(nnx.state(model))
+    for name, other in (("+block/kernel", "+block/kernel#2"), ("+block/kernel#2", "+block/kernel")):
+        text = f"share their weights: branch {name!r} goes and {other!r} stays. Take out both"
+        with pytest.raises(jp.errors.ResizeError, match=re.escape(text)):
+            (jp.linen if linen else jp.nnx).resize(model, graph, {name: False})
+    if before is not None:
+        assert all(a is b for a, b in zip(before, jax.tree.leaves(nnx.state(model)), strict=True))
+        assert jp.nnx.resize(model, graph, dict.fromkeys(jp.branches(graph), False))(X).shape == (
+            2, 3, 3
+        )  # fmt: skip
 
 
 def looped(v, x):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.core import FrozenDict
+from jax import lax
 
 from jaxprune.arguments import paths
 from jaxprune.errors import TreeError
@@ -112,4 +113,11 @@ def with_rows(leaf: Any, kept: np.ndarray) -> Any:
         wide = np.zeros(shape, leaf.dtype)
         wide[kept] = leaf
         return wide
-    return jnp.zeros(shape, leaf.dtype).at[np.flatnonzero(kept)].set(leaf)
+    pieces, taken = [], 0  # joined, not scattered, so that whoever traces this can follow the rows
+    for run in np.split(kept, np.flatnonzero(np.diff(kept)) + 1):
+        if run[0]:
+            pieces.append(lax.slice_in_dim(leaf, taken, taken + run.size))
+            taken += run.size
+        else:
+            pieces.append(jnp.zeros((run.size, *shape[1:]), leaf.dtype))
+    return jnp.concatenate(pieces)

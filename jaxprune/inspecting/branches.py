@@ -30,6 +30,7 @@ class Branch:
       within: the branch whose term it is, None where it is added to the stream itself.
       variables: paths of the variables that are there for it alone. What two branches share goes
         with the second of them, and is listed for neither.
+      kernels: paths of the variables of its last layers, which name it.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Branch:
     steps: int | None
     within: str | None
     variables: tuple[str, ...]
+    kernels: tuple[str, ...] = field(repr=False)
     op: Op = field(repr=False)
     side: int = field(repr=False)
     layers: tuple[Op, ...] = field(repr=False)
@@ -140,6 +142,7 @@ def _branch(
         steps=None if item.scan is None else item.scan.params["length"],
         within=None if item.within is None else names.get(item.within),
         variables=tuple(paths[i] for i in inputs if i < len(paths)),
+        kernels=tuple(paths[i] for i in item.kernels),
         op=item.op,
         side=item.side,
         layers=item.layers,

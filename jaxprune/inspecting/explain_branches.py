@@ -8,6 +8,11 @@ from jaxprune.inspecting import cost
 from jaxprune.inspecting.branches import Branch, branches, other_sums
 from jaxprune.keep.check import BRANCH
 
+_NONE = (
+    "there are no sums of two layers. Weights that a loop looks up by its counter make none: step "
+    "over the stack itself, jax.lax.scan(body, x, weights), or a Python loop over it"
+)
+
 
 def explained(graph: ChannelGraph, pattern: str) -> str:
     """Returns in words what goes with the branches that a pattern names.
@@ -21,7 +26,7 @@ def explained(graph: ChannelGraph, pattern: str) -> str:
     if pattern == BRANCH:
         lines = _others(graph)
         blocks = [*map(_block, [graph] * len(known), known.values()), *lines]
-        return "\n\n".join(blocks) or "there are no sums of two layers"
+        return "\n\n".join(blocks) or _NONE
     matched = paths.require([pattern], known, what="branch pattern")
     return "\n\n".join(_block(graph, known[name]) for name in known if name in matched)
 

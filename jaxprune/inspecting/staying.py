@@ -7,8 +7,9 @@ from typing import NamedTuple
 from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting.branches import Branch, branches
 from jaxprune.inspecting.cached import once
+from jaxprune.inspecting.stacked_rows import stepped
 from jaxprune.inspecting.terms import Dearest, Term
-from jaxprune.inspecting.without_branches import alone, stepped
+from jaxprune.inspecting.without_branches import alone
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.traits import Form
 

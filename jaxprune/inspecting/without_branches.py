@@ -1,6 +1,6 @@
 """What goes with branches: operations, variables, and rows of stacked variables."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -13,14 +13,13 @@ from jaxprune.errors import KeepError
 from jaxprune.graph import ChannelGraph, Contraction, check_graph
 from jaxprune.inspecting.branches import Branch, branches, results
 from jaxprune.inspecting.cached import once
+from jaxprune.inspecting.faded_updates import faded, made_of
+from jaxprune.inspecting.stacked_rows import rows_left
 from jaxprune.keep.check import is_branch
 from jaxprune.program import jaxpr, outputs
-from jaxprune.program.flat_program import INLINED, FlatProgram
-from jaxprune.program.interpret import every_op, steps
+from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.liveness import Cuts, Live, tainted
-from jaxprune.program.relate import Walk
-from jaxprune.program.traits import Form, Trait
 
 Keep = Mapping[str, Any]
 
@@ -75,27 +74,35 @@ def split(graph: ChannelGraph, keep: Keep, *, traced: bool = False) -> Kept:
                 "list the branches with jp.branches(graph)."
             )
             continue
-        mask = _mask(value, traced)
-        shapes = {(), known[name].shape}
-        if mask is None or mask.dtype != np.bool_ or mask.shape not in shapes:
-            wanted = "a bool" if not known[name].shape else f"a bool or bool[{known[name].steps}]"
-            what = kind_of(value) if mask is None or mask.dtype != np.bool_ else f"bool{mask.shape}"
-            failures.append(
-                f"keep for branch {name!r} is {what}, not {wanted}. Fix: {{{name!r}: False}} takes "
-                "it out."
-            )
+        if why := _problem(known[name], value, traced):
+            failures.append(f"keep for branch {name!r} is {why}")
             continue
-        spread = jnp.broadcast_to if isinstance(mask, Tracer) else np.broadcast_to
-        stay[name] = spread(mask, known[name].shape)
+        spread = jnp.broadcast_to if isinstance(value, Tracer) else np.broadcast_to
+        stay[name] = spread(value, known[name].shape)
     if failures:
         raise KeepError("\n".join(failures))
     return Kept(channels, stay)
 
 
-def _mask(value: Any, traced: bool) -> Any:
+def _problem(branch: Branch, value: Any, traced: bool) -> str | None:
+    """Says what is wrong with what a keep has for a branch."""
     if isinstance(value, Tracer):
-        return value if traced else None
-    return np.asarray(value)
+        dtype, shape = value.dtype, value.shape
+    else:
+        try:
+            dtype, shape = np.asarray(value).dtype, np.shape(value)
+        except ValueError:  # a ragged list
+            dtype = shape = None
+    if dtype != np.bool_ or shape not in {(), branch.shape}:
+        wanted = "a bool" if not branch.shape else f"a bool or bool[{branch.steps}]"
+        what = kind_of(value) if dtype != np.bool_ else f"bool{shape}"
+        return f"{what}, not {wanted}. Fix: {{{branch.name!r}: False}} takes it out."
+    if isinstance(value, Tracer) and not traced:
+        return (
+            "traced, but it decides shapes. Fix: slice outside of jax.jit, or jp.masked or "
+            "jp.gated, whose branches may be traced."
+        )
+    return None
 
 
 def gone_of(graph: ChannelGraph, kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -156,13 +163,11 @@ def _without(graph: ChannelGraph, cuts: Cuts) -> Without:
     dead = tainted(walk, gone, always)
     some = tainted(walk, partly, ever)
     lost = {i for i, flag in enumerate(dead) if flag and not counts[i]}
-    torn = [i for i, flag in enumerate(some) if flag and not counts[i] and i not in lost]
-    if torn:
-        raise KeepError(
-            f"{len(torn)} outputs are updates of variables of which only some steps of a scan "
-            "would be left.\nFix: take the branch out of all steps, or trace the network in eval "
-            "mode, where it updates nothing."
-        )
+    ends = {i: item for i, item in faded(graph, counts, cuts).items() if i not in lost}
+    lost |= {i for i, item in ends.items() if item.steps.all()}
+    _check_whole(
+        i for i, flag in enumerate(some) if flag and not counts[i] and i not in {*lost, *ends}
+    )
     unchanged = [place is not None for place in passed]
     own = {i: n for i, n in _own_updates(graph).items() if i not in lost and not unchanged[i]}
     if own:  # counters of what went, which nothing else reads
@@ -171,7 +176,10 @@ def _without(graph: ChannelGraph, cuts: Cuts) -> Without:
         now = Live(walk, [flag and i not in lost for i, flag in enumerate(read)], cuts).reads
         lost |= {i for i, place in own.items() if then[place] and not now[place]}
     wanted = [not flag and i not in lost for i, flag in enumerate(unchanged)]
-    whole, live = Live(walk, [not flag for flag in unchanged], {}), Live(walk, wanted, cuts)
+    stops: dict[Op, dict[int, Any]] = {}
+    for item in ends.values():
+        stops.setdefault(item.scan, {})[item.result] = item.steps
+    whole, live = Live(walk, [not flag for flag in unchanged], {}), Live(walk, wanted, cuts, stops)
     unread = {i for i in places.values() if whole.reads[i] and not live.reads[i]}
     twins = outputs.twins(graph.output, graph.variables)
     written = {place for i in lost if (place := twins[i]) is not None}
@@ -179,25 +187,32 @@ def _without(graph: ChannelGraph, cuts: Cuts) -> Without:
     lost |= {i for i, place in enumerate(passed) if place in unread}
     paths = list(graph.variables)
     gone_paths = frozenset(paths[i] for i in unread)
+    rows = {p: rows for p, rows in rows_left(graph, whole, live) if p not in gone_paths}
+    left = {i: rows.get(paths[twins[i] or 0], np.True_) for i in ends.keys() - lost}
+    _check_whole(i for i, stay in left.items() if np.any(stay == ends[i].steps))
     return Without(
         live=live,
         idle=live.idle(walk),
         variables=gone_paths,
-        rows={p: rows for p, rows in _rows(graph, live).items() if p not in gone_paths},
+        rows=rows,
         outputs=frozenset(lost),
     )
+
+
+def _check_whole(torn: Iterable[int]) -> None:
+    """Raises KeepError if there are updates that a scan would give some rows of."""
+    if count := len(list(torn)):
+        raise KeepError(
+            f"{count} outputs are updates of variables of which only some steps of a scan would be "
+            "left.\nFix: take the branch out of all steps, or trace the network in eval mode, "
+            "where it updates nothing."
+        )
 
 
 @once
 def _own_updates(graph: ChannelGraph) -> Mapping[int, int]:
     """{output: variable} of updates that are made of nothing but the variable, such as counters."""
-    flat = FlatProgram(graph.walk, [True] * len(graph.walk.program.outvars))
-    made = {value: 1 << i for i, value in enumerate(flat.ins)}
-    for node in flat.nodes:
-        bits = 0
-        for value in node.ins:
-            bits |= 0 if value is None else made.get(value, 0)
-        made.update(dict.fromkeys(node.outs, bits))
+    flat, made = made_of(graph.walk)
     twins = outputs.twins(graph.output, graph.variables)
     ends = zip(flat.outs, twins, strict=True)
     return {
@@ -215,46 +230,3 @@ def _always(cuts: Cuts) -> dict[Op, int]:
 def _ever(cuts: Cuts) -> dict[Op, int]:
     """The operands that are taken out in some step."""
     return {op: side for op, sides in cuts.items() for side in sides}
-
-
-def _rows(graph: ChannelGraph, live: Live) -> dict[str, np.ndarray]:
-    """{path: which of its rows stay}, of variables that nothing but one scan steps over."""
-    masks = {}
-    for path, (scan, operand) in stepped(graph).items():
-        runs = live.runs.get(scan, ())
-        rows = [np.full(run.stop - run.start, run.reads[operand]) for run in runs]
-        if rows and not (mask := np.concatenate(rows)).all():
-            masks[path] = mask
-    return masks
-
-
-@once
-def stepped(graph: ChannelGraph) -> Mapping[str, tuple[Op, int]]:
-    """Returns {path: scan, operand} of the variables that nothing but one scan steps over."""
-    program, paths = graph.walk.program, list(graph.variables)
-    places = {var: i for i, var in enumerate(program.invars[: len(paths)])}
-    uses: dict[int, list[tuple[Op | None, int]]] = {}
-    for place, op, operand in _uses(graph.walk, places):
-        uses.setdefault(place, []).append((op, operand))
-    return {
-        paths[place]: (op, operand)
-        for place, [(op, operand), *more] in uses.items()
-        if not more and op is not None and op.form is Form.SCAN and operand >= sum(steps(op))
-    }
-
-
-def _uses(walk: Walk, given: Mapping[Any, int]) -> Iterator[tuple[int, Op | None, int]]:
-    """Yields (variable, operation, operand) where variables are read as they are."""
-    here = dict(given)
-    for op in walk.ops:
-        ins = [None if jaxpr.is_literal(x) else here.get(x) for x in op.eqn.invars]
-        if op.form in INLINED:
-            inner = zip(op.inner[0].program.invars, ins, strict=True)
-            yield from _uses(op.inner[0], {var: i for var, i in inner if i is not None})
-        elif Trait.AS_IS in op.traits and ins[0] is not None:
-            here[op.eqn.outvars[0]] = ins[0]
-        else:
-            yield from ((i, op, operand) for operand, i in enumerate(ins) if i is not None)
-    for atom in walk.program.outvars:
-        if not jaxpr.is_literal(atom) and atom in here:
-            yield here[atom], None, 0

@@ -1,48 +1,19 @@
-"""One keep for a network that was pruned more than once."""
-
-from collections.abc import Mapping
+"""One keep of channels from two, told by the names of their groups."""
 
 import numpy as np
-from jax.core import Tracer
 
-from jaxprune.arguments.checks import kind_of
 from jaxprune.errors import KeepError
-from jaxprune.keep.check import Keep, check_masks, is_branch
+from jaxprune.keep.check import Keep, check_masks
 
 
-def compose(first: Keep, second: Keep) -> dict[str, np.ndarray]:
-    """Returns the keep, in the original's indices, of pruning by `first` and then by `second`.
-
-    Slicing by it equals slicing twice, so that a network pruned in many steps is
-    `resize(module, graph, keep)` of the original module. Fold it over more than two keeps.
-
-    A group keeps its name when the network is pruned, as long as two of its channels are left: an
-    axis of size 1 is not a group any more. Where one axis carries several groups (`[axis.factor]`),
-    the others are renamed with it.
-
-    Args:
-      first: {group: bool[n]} on the graph of the original.
-      second: {group: bool[m]} on the graph of the pruned network; m channels are kept by `first`.
-        A group that is absent from either is whole there, so one that only `second` names has
-        the original's size; only `graph` knows whether it exists, and says so where it is used.
-
-    Returns:
-      {group: bool[n]} of every group that either names; bool[layers, n] where one of the two has
-      a mask for each layer. Branches (`jp.branches`) that the first takes out stay out.
+def by_names(first: Keep, second: Keep) -> dict[str, np.ndarray]:
+    """Returns the keep of channels of pruning by `first` and then by `second`, whose names agree.
 
     Raises:
       KeepError: a mask is not a vector of bools, is empty, or is not as long as `first` keeps
         channels.
-
-    Example:
-      >>> first = {"Dense_0/kernel": np.array([True, False, True, True])}
-      >>> second = {"Dense_0/kernel": np.array([False, True, True])}
-      >>> compose(first, second)
-      {'Dense_0/kernel': array([False, False,  True,  True])}
     """
-    channels = [_of_channels(keep) for keep in (first, second)]
-    keep, again = check_masks({"first keep": channels[0], "second keep": channels[1]})
-    branches = _branches(first, second)
+    keep, again = check_masks({"first keep": first, "second keep": second})
     keep = {name: kept.copy() for name, kept in keep.items()}
     failures = [
         f"second keep for group {name!r} has shape {again[name].shape}, the first keeps "
@@ -54,48 +25,19 @@ def compose(first: Keep, second: Keep) -> dict[str, np.ndarray]:
     if failures:
         raise KeepError("\n".join(failures))
     for name, kept in again.items():
-        if name in keep:
-            lead = np.broadcast_shapes(keep[name].shape[:-1], kept.shape[:-1])
-            whole = np.broadcast_to(keep[name], (*lead, keep[name].shape[-1])).copy()
-            whole[whole] = np.broadcast_to(kept, (*lead, kept.shape[-1])).reshape(-1)
-            keep[name] = whole
-        else:
-            keep[name] = kept.copy()
-    return keep | branches
+        keep[name] = joined(keep[name], kept) if name in keep else kept.copy()
+    return keep
 
 
-def _of_channels(keep: Keep) -> Keep:
-    """A keep without its branches; what is not a mapping as it is."""
-    if not isinstance(keep, Mapping):
-        return keep
-    return {name: mask for name, mask in keep.items() if not is_branch(name)}
+def joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Returns what stays of what `first` keeps, by `second`; each for all layers, or one for each.
 
-
-def _branches(first: Keep, second: Keep) -> dict[str, np.ndarray]:
-    """Joins what two keeps say of branches.
-
-    Raises:
-      KeepError: the second names kernels of which the first took a branch out: they may have
-        another number now.
+    `second` has an entry for each that `first` keeps.
     """
-    before, after = ({n: v for n, v in keep.items() if is_branch(n)} for keep in (first, second))
-    values = {**before, **after}
-    failures = [
-        f"keep for branch {name!r} is {kind_of(value)}, not bool or bool[steps]. Fix: False takes "
-        "it out."
-        for name, value in values.items()
-        if isinstance(value, Tracer) or np.asarray(value).dtype != np.bool_ or np.ndim(value) > 1
-    ]
-    cut = {name.split("#")[0] for name, value in before.items() if not np.all(value)}
-    failures += [
-        f"second keep names branch {name!r}, of whose kernels the first keep took a branch out, so "
-        "that it is not known which one is meant. Fix: choose both on the graph of the original."
-        for name in after
-        if name.split("#")[0] in cut
-    ]
-    if failures:
-        raise KeepError("\n".join(failures))
-    return {name: np.array(value, bool) for name, value in values.items()}
+    lead = np.broadcast_shapes(first.shape[:-1], second.shape[:-1])
+    whole = np.broadcast_to(first, (*lead, first.shape[-1])).copy()
+    whole[whole] = np.broadcast_to(second, (*lead, second.shape[-1])).reshape(-1)
+    return whole
 
 
 def _follows(first: np.ndarray, second: np.ndarray) -> bool:

@@ -21,6 +21,8 @@ class Kept:
     """What goes with branches; see `jaxprune.running.kept_depth`."""
     cuts: Mapping[Any, int] = MappingProxyType({})
     """{sum: the operand that is taken out}."""
+    torn: str = ""
+    """What code can hardly keep apart, for the error of a program that is another one."""
 
     def __init__(self, keep: Keep):
         self.keep = {name: np.asarray(value) for name, value in keep.items()}

@@ -1,6 +1,7 @@
 """What of a program is needed for some of its outputs, where operands of sums are taken out."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,9 @@ from jaxprune.program.traits import Form
 
 Cuts = Mapping[Op, Mapping[int, Any]]
 """{sum: {operand: True where it is taken out, bool[steps] of a sum in the body of a scan}}."""
+
+Faded = Mapping[Op, Mapping[int, Any]]
+"""{scan: {result: bool[steps], in which steps it is not needed}}; of these something is cut."""
 
 
 class Run(NamedTuple):
@@ -42,7 +46,10 @@ class Live:
       cuts: {sum: the operand that is taken out}, outside of such scans.
     """
 
-    def __init__(self, walk: Walk, wanted: Sequence[bool], cuts: Cuts):
+    def __init__(
+        self, walk: Walk, wanted: Sequence[bool], cuts: Cuts, faded: Faded = MappingProxyType({})
+    ):
+        self._faded = faded
         self._cuts = {op: sides for op, sides in cuts.items() if sides}
         self._around = {around for op in self._cuts for around in op.around}
         self.ops: set[Op] = set()
@@ -115,10 +122,14 @@ class Live:
     ) -> tuple[Run, set[Op]]:
         cuts = dict(outside)
         for inner, sides in self._cuts.items():
+            if op not in inner.around:
+                continue
             gone = [side for side, which in sides.items() if _at(which, start)]
-            if op in inner.around and gone:
+            if gone:
                 cuts[inner] = gone[0]
         needed: set[Op] = set()
+        ends = self._faded.get(op, {})
+        wanted = [flag and not (i in ends and ends[i][start]) for i, flag in enumerate(wanted)]
         reads = self._walk(op.inner[0], wanted, cuts, needed)
         idle = frozenset(item for item in every_op(op.inner[0]) if item not in needed)
         return Run(start, stop, cuts, idle, tuple(reads)), needed

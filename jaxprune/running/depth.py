@@ -187,10 +187,11 @@ def _only_needed(
 
 
 def _joined(pieces: Sequence[Any]) -> Any:
-    """What the steps stack up, None where a part of them does not give it."""
-    if any(piece is None for piece in pieces):
+    """What the steps stack up that give it, None where none does."""
+    given = [piece for piece in pieces if piece is not None]
+    if not given:
         return None
-    return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces)
+    return given[0] if len(given) == 1 else jnp.concatenate(given)
 
 
 def does_nothing(run: Run, op: Op, needed: Sequence[bool]) -> bool:

@@ -10,6 +10,7 @@ from jaxprune.cutting.absent import without_leaves
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting import without_branches
+from jaxprune.inspecting.branches import branches
 from jaxprune.inspecting.without_branches import Without
 from jaxprune.keep.check import Keep, check_keep
 from jaxprune.keep.kept import Kept
@@ -98,7 +99,26 @@ def kept_of(graph: ChannelGraph, keep: Keep) -> Kept:
             f"layers go of a stack, and {torn[:5]}, which it steps over, is read elsewhere too, or "
             f"not along its first axis.\n{_NARROW}."
         )
+    kept.torn = _shared(graph, parts.branches, kept.without)
     return kept
+
+
+def _shared(graph: ChannelGraph, stay: Mapping[str, np.ndarray], without: Without) -> str:
+    """Says of which weights that are applied several times some applications go, if there are.
+
+    Branches that read rows of their own of one variable share nothing.
+    """
+    known, gone = branches(graph), without_branches.gone_of(graph, stay)
+    pairs = (
+        f"branch {name!r} goes and {other.name!r} stays"
+        for name in gone
+        for other in known.values()
+        if other.name not in gone
+        and other.kernels == known[name].kernels
+        and without.rows.keys().isdisjoint(other.kernels)
+    )
+    text = next(pairs, "")
+    return text and f"\nThey share their weights: {text}. Take out both, where code calls a module."
 
 
 def _whole_layers(

@@ -48,7 +48,7 @@ def check(
     except Exception as error:
         raise ResizeError(
             f"{name} does not run at the {widths(kept)} widths: {type(error).__name__}: {error}"
-            f"{raised_at.place(error)}\n{way_out}"
+            f"{raised_at.place(error)}{kept.torn}\n{way_out}"
         ) from error
     return compare(graph, kept, program, way_out, failure)
 
@@ -71,7 +71,7 @@ def compare(
     if outcome.difference is not None:
         op, text = outcome.difference
         where = f"{op!r} at {op.place}" if op else "the function"
-        raise ResizeError(f"{failure}: {where} {text}.\n{way_out}")
+        raise ResizeError(f"{failure}: {where} {text}.{kept.torn}\n{way_out}")
     return Compared(outcome.changed, tuple(outcome.draws))
 
 

@@ -13,8 +13,8 @@ from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.groups.constraints import Constraints
 from jaxprune.groups.scored import Scores, host_scores
 from jaxprune.inspecting import cost, spec
+from jaxprune.inspecting.compose import compose
 from jaxprune.keep.check import check_keep
-from jaxprune.keep.compose import compose
 from jaxprune.schedule.phase import Prune, Quota
 from jaxprune.select import quota
 from jaxprune.select import selectors as select
@@ -48,7 +48,7 @@ class Progress:
     @property
     def total(self) -> Keep:
         """{group: bool[n]} of the original's channels: what is left of them in all."""
-        return compose(self.committed, self.keep)
+        return compose(self.committed, self.keep, graphs=(self.original, self.graph))
 
     def left(self, cost: cost.Cost = cost.macs) -> float:
         """Returns the share of a cost of the original that is left."""

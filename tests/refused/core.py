@@ -130,6 +130,7 @@ ROWS: dict[str, Row] = {
         {
             "first": Arg(KEEP, without(UNNAMED, "{a: nested}"), "keep"),
             "second": Arg({A: np.ones(3, bool)}, UNNAMED, "keep"),
+            "graphs": Arg(None, bad(3, "graph", [], (GRAPH,), (GRAPH, GRAPH), (3, 4)), "graph"),
         },
     ),
     "latency": Row(

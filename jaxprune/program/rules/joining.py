@@ -1,8 +1,12 @@
 """Primitives that join arrays along an axis, cut one along it, or pad it."""
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
-from jaxprune.program import reasons
+import numpy as np
+
+from jaxprune.program import jaxpr, reasons
 from jaxprune.program import spaces as ax
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.rules.base import (
@@ -119,6 +123,24 @@ def stack_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
 def slice_(op: Op) -> list[Axes]:
     """A run of an axis is a piece of it; a stride picks one index of an inner factor."""
     return [[_sliced(op, axis) for axis in range(len(op.ins[0]))]]
+
+
+def rows_of(op: Op, rows: Sequence[range | np.ndarray]) -> list[range | np.ndarray] | None:
+    """Returns which rows every result has, of an operation that joins or cuts arrays by rows.
+
+    Rows are numbers; `rows` are those of the operands. None of what does anything else.
+    """
+    params, shape = op.params, jaxpr.shape(op.eqn.invars[0])
+    if op.name == "concatenate" and params["dimension"] == 0:
+        return [np.concatenate([np.asarray(item) for item in rows])]
+    if op.name == "split" and params["axis"] == 0:
+        ends = itertools.accumulate(map(int, params["sizes"]), initial=0)
+        return [rows[0][start:end] for start, end in itertools.pairwise(ends)]
+    if op.name == "unstack" and params["axis"] == 0:
+        return [rows[0][i : i + 1] for i in range(len(rows[0]))]
+    if op.name == "slice" and op.out_shapes[0][1:] == shape[1:]:
+        return [rows[0][slice(*_bounds(op, 0))]]
+    return None
 
 
 def _bounds(op: Op, axis: int) -> tuple[int, int, int]:
