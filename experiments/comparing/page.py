@@ -93,6 +93,7 @@ def _lines(
     yield f"# All methods side by side: {config.preset}"
     yield ""
     yield (
+        f"Written by `python -m experiments compare`, preset {config.preset}. "
         f"The dense network is {config.model} on {config.dataset}: {bench.macs:,} MACs, "
         f"{dense:.2%} of {task.dataset.test.size:,} test images. The recovery is the same for all: "
         f"{config.finetune.epochs} epochs; methods that train before they cut have "

@@ -93,6 +93,19 @@ def restore(path: str | os.PathLike[str], *, like: Any = None, opt_state: Any = 
     Raises:
       CheckpointError: there is no checkpoint at `path`; it is broken, foreign or newer than this
         library; or a template does not fit it.
+
+    Example:
+      >>> import numpy as np, jaxprune as jp
+      >>> fn = lambda v, x: x @ v["a"] @ v["b"]
+      >>> v = {"a": np.ones((2, 4)), "b": np.ones((4, 3))}
+      >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+      >>> keep = {"a": np.array([True, False, True, True])}
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as directory:
+      ...     jp.save(f"{directory}/pruned", jp.slice(graph, v, keep), jp.spec(graph, keep))
+      ...     restored = jp.restore(f"{directory}/pruned")
+      ...     restored.variables["a"].shape
+      (2, 3)
     """
     check_path(path, CheckpointError)
     directory = Path(path).absolute()

@@ -45,6 +45,15 @@ def mask(graph: ChannelGraph, variables: Any, keep: Keep, *, state: str | int | 
       KeepError: a mask does not fit, or no zeros in the variables of a branch are the network
         without it: its last weights are read elsewhere too, or what comes behind them is not
         linear. TreeError. Both before anything is changed.
+
+    Example:
+      >>> import numpy as np, jaxprune as jp
+      >>> fn = lambda v, x: x @ v["a"] @ v["b"]
+      >>> v = {"a": np.ones((2, 4)), "b": np.ones((4, 3))}
+      >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+      >>> keep = {"a": np.array([True, False, True, True])}
+      >>> jp.mask(graph, v, keep)["a"].tolist()
+      [[1.0, 0.0, 1.0, 1.0], [1.0, 0.0, 1.0, 1.0]]
     """
     parts = without_branches.split(graph, keep, traced=True)
     keep = check_keep(graph, parts.channels, traced=True)
@@ -247,6 +256,15 @@ def unslice(
 
     Raises:
       KeepError, TreeError: before anything is changed.
+
+    Example:
+      >>> import numpy as np, jaxprune as jp
+      >>> fn = lambda v, x: x @ v["a"] @ v["b"]
+      >>> v = {"a": np.ones((2, 4)), "b": np.ones((4, 3))}
+      >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+      >>> keep = {"a": np.array([True, False, True, True])}
+      >>> jp.unslice(graph, jp.slice(graph, v, keep), keep)["a"].tolist()
+      [[1.0, 0.0, 1.0, 1.0], [1.0, 0.0, 1.0, 1.0]]
     """
     parts = without_branches.split(graph, keep)
     kept, known = Kept(check_keep(graph, parts.channels)), arrays_of(graph, state)

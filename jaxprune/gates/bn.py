@@ -62,6 +62,16 @@ def decorate(
     Raises:
       GateError: `limit` is not positive and finite.
       TreeError: no BatchNorm of `variables` has a scale.
+
+    Example:
+      >>> import numpy as np, jaxprune as jp
+      >>> norm = {"scale": np.array([2.0, -1.0, 0.5]), "bias": np.zeros(3)}
+      >>> v = {"params": {"a": np.ones((2, 3)), "norm": norm, "b": np.ones((3, 1))}}
+      >>> v["batch_stats"] = {"norm": {"mean": np.zeros(3), "var": np.ones(3)}}
+      >>> decorated = jp.gates.decorate(v)
+      >>> melted = jp.gates.melt(decorated.variables)
+      >>> melted["params"]["norm"]["scale"].tolist()
+      [2.0, -1.0, 0.5]
     """
     limit = check_positive(limit, "limit", "limit=10.0.", GateError)
     check_arrays(variables, "variables")
@@ -94,6 +104,15 @@ def melt(variables: Any, *, graph: ChannelGraph | None = None) -> Any:
 
     Raises:
       TreeError: no BatchNorm of `variables` has a scale.
+
+    Example:
+      >>> import numpy as np, jaxprune as jp
+      >>> norm = {"scale": np.array([2.0, -1.0, 0.5]), "bias": np.zeros(3)}
+      >>> v = {"params": {"a": np.ones((2, 3)), "norm": norm, "b": np.ones((3, 1))}}
+      >>> v["batch_stats"] = {"norm": {"mean": np.zeros(3), "var": np.ones(3)}}
+      >>> gates = jp.gates.decorate(v).variables
+      >>> jp.gates.melt(gates)["params"]["norm"]["bias"].tolist()
+      [0.0, 0.0, 0.0]
     """
     check_arrays(variables, "variables")
     leaves, treedef = flatten(variables)

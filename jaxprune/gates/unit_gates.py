@@ -32,6 +32,13 @@ def unit(graph: ChannelGraph) -> dict[str, np.ndarray]:
     """Returns {group: f32[n] of ones} for every group that can carry a gate; see `refused`.
 
     They are f32[layers, n] where every layer of a stack has its own channels.
+
+    >>> import numpy as np, jaxprune as jp
+    >>> fn = lambda v, x: x @ v["a"] @ v["b"]
+    >>> v = {"a": np.ones((2, 4)), "b": np.ones((4, 3))}
+    >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+    >>> jp.gates.unit(graph)
+    {'a': array([1., 1., 1., 1.], dtype=float32)}
     """
     without = refused(graph)
     return {
@@ -42,7 +49,15 @@ def unit(graph: ChannelGraph) -> dict[str, np.ndarray]:
 
 
 def refused(graph: ChannelGraph) -> dict[str, str]:
-    """Returns {group: reason} for the groups that can carry no gate."""
+    """Returns {group: reason} for the groups that can carry no gate.
+
+    >>> import numpy as np, jaxprune as jp
+    >>> fn = lambda v, x: x @ v["a"] @ v["b"]
+    >>> v = {"a": np.ones((2, 4)), "b": np.ones((4, 3))}
+    >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+    >>> jp.gates.refused(graph)
+    {}
+    """
     check_graph(graph)
     return refusals(graph, list(find_sites(graph.walk)), CLOSED)
 
@@ -194,6 +209,15 @@ def tap(
       GateError: the graph has no such group.
       GateError, TreeError, ResizeError: when the result is called, if a group in `groups` cannot
         be tapped, or the variables or the groups of `fn` are not those of the graph.
+
+    Example:
+      >>> import numpy as np, jaxprune as jp
+      >>> fn = lambda v, x: x @ v["a"] @ v["b"]
+      >>> v = {"a": np.ones((2, 4)), "b": np.ones((4, 3))}
+      >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+      >>> outputs, read = jp.tap(fn, graph)(v, np.ones((5, 2)))
+      >>> outputs.shape, [activation.shape for activation in read["a"]]
+      ((5, 3), [(5, 4)])
     """
     retraced = evaluator.retracer(fn, graph)
     if groups is not None:

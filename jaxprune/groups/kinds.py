@@ -69,6 +69,14 @@ def of_kind(graph: ChannelGraph, *wanted: Kind) -> tuple[str, ...]:
 
     Raises:
       PatternError: there is no such group, or this is not a kind.
+
+    Example:
+      >>> import numpy as np, jaxprune as jp
+      >>> fn = lambda v, x: x @ v["a"] @ v["b"]
+      >>> v = {"a": np.ones((2, 4)), "b": np.ones((4, 3))}
+      >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+      >>> jp.of_kind(graph, jp.Kind.HIDDEN)
+      ('a',)
     """
     if not wanted or not all(isinstance(kind, Kind) for kind in wanted):
         raise PatternError(

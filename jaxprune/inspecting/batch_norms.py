@@ -120,6 +120,19 @@ def scale_mask(variables: Any, graph: ChannelGraph | None = None) -> Any:
 
     Raises:
       TreeError: no BatchNorm of `variables` has a scale.
+
+    Example:
+      >>> import jax, numpy as np, jaxprune as jp
+      >>> norm = {"scale": np.array([2.0, -1.0, 0.5]), "bias": np.zeros(3)}
+      >>> v = {"params": {"a": np.ones((2, 3)), "norm": norm, "b": np.ones((3, 1))}}
+      >>> v["batch_stats"] = {"norm": {"mean": np.zeros(3), "var": np.ones(3)}}
+      >>> def fn(v, x):
+      ...     p, past = v["params"], v["batch_stats"]["norm"]
+      ...     x = (x @ p["a"] - past["mean"]) * jax.lax.rsqrt(past["var"] + 1e-5)
+      ...     return (x * p["norm"]["scale"] + p["norm"]["bias"]) @ p["b"]
+      >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+      >>> jp.scale_mask(v)["norm"]
+      {'bias': False, 'scale': True}
     """
     check_pytree(variables, "variables", _WHOLE)
     linen = isinstance(variables, Mapping) and "params" in variables

@@ -91,11 +91,15 @@ def macs(graph: ChannelGraph, widths: Mapping[str, Any] | None = None) -> int:
       widths: {group: kept count}, or {group: bool[n]}; absent groups are whole. {branch: False}
         counts the network without a branch (`jp.branches`).
 
-    >>> from jaxprune import trace
+    >>> import numpy as np, jaxprune as jp
     >>> v = {"first": np.ones((2, 4)), "second": np.ones((4, 3))}
-    >>> graph = trace(lambda v, x: x @ v["first"] @ v["second"], v, np.ones((1, 2)))
-    >>> macs(graph), macs(graph, {"first": 1})
+    >>> graph = jp.trace(lambda v, x: x @ v["first"] @ v["second"], v, np.ones((1, 2)))
+    >>> jp.cost.macs(graph), jp.cost.macs(graph, {"first": 1})
     (20, 5)
+    >>> costs = [jp.cost.params, jp.cost.weights, jp.cost.activation_bytes, jp.cost.channel_cost]
+    >>> [cost(graph) for cost in costs], jp.cost.terms_of(jp.cost.macs) is None
+    ([20, 20, 28, {'first': 5}], False)
+    >>> jp.cost.warn_uncounted(graph, costs[:3], stacklevel=1)
     """
     at, gone = split_widths(graph, widths)
     return total(macs_terms(graph, gone), at)

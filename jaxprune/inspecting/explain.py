@@ -35,6 +35,17 @@ def explain(graph: ChannelGraph, path: str | None = None) -> str:
 
     Raises:
       PatternError: `path` matches no variable and no group.
+
+    Example:
+      >>> import numpy as np, jaxprune as jp
+      >>> fn = lambda v, x: x @ v["a"] @ v["b"]
+      >>> v = {"a": np.ones((2, 4)), "b": np.ones((4, 3))}
+      >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+      >>> for line in jp.explain(graph, "b").splitlines()[:3]:
+      ...     print(line)
+      variable b, shape (4, 3)
+        axis 0, size 4: goes with group a (in)
+        axis 1, size 3: cannot be pruned: it is an axis of the output
     """
     check_graph(graph)
     if path is None:

@@ -78,7 +78,15 @@ def _read_places(graph: ChannelGraph, made: Sequence[bool]) -> dict[str, int]:
 
 
 def each_contraction(terms: Iterable[Contraction | Branches]) -> Iterator[Contraction]:
-    """Yields the contractions of `graph.contractions`, those of every branch of a `cond` too."""
+    """Yields the contractions of `graph.contractions`, those of every branch of a `cond` too.
+
+    >>> import numpy as np, jaxprune as jp
+    >>> fn = lambda v, x: x @ v["a"] @ v["b"]
+    >>> v = {"a": np.ones((2, 4)), "b": np.ones((4, 3))}
+    >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+    >>> len(list(jp.cost.each_contraction(graph.contractions)))
+    2
+    """
     terms = tuple(terms) if isinstance(terms, Iterable) else (terms,)
     if not all(isinstance(term, Contraction | Branches) for term in terms):
         raise JaxpruneError(

@@ -24,6 +24,16 @@ def spec(graph: ChannelGraph, keep: Keep) -> Spec:
 
     Raises:
       KeepError: the keep does not fit the graph.
+
+    Example:
+      >>> import numpy as np, jaxprune as jp
+      >>> fn = lambda v, x: x @ v["a"] @ v["b"]
+      >>> v = {"a": np.ones((2, 4)), "b": np.ones((4, 3))}
+      >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+      >>> keep = {"a": np.array([True, False, True, True])}
+      >>> spec = jp.spec(graph, keep)
+      >>> jp.keep_from_spec(spec, graph)["a"].tolist()
+      [True, False, True, True]
     """
     return {**kept_to_json(graph, keep), "description": describe(graph)}
 
@@ -61,6 +71,16 @@ def keep_from_spec(spec: Spec, graph: ChannelGraph | None = None) -> dict[str, n
 
     Warns:
       SpecWarning: the call or the version is another one, and the program differs.
+
+    Example:
+      >>> import numpy as np, jaxprune as jp
+      >>> fn = lambda v, x: x @ v["a"] @ v["b"]
+      >>> v = {"a": np.ones((2, 4)), "b": np.ones((4, 3))}
+      >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+      >>> keep = {"a": np.array([True, False, True, True])}
+      >>> import json
+      >>> jp.keep_from_spec(json.loads(json.dumps(jp.spec(graph, keep))), graph)["a"].tolist()
+      [True, False, True, True]
     """
     if problems := spec_problems(spec):
         fix = "Fix: pass the value of jp.spec(graph, keep), or restored.spec of a checkpoint."

@@ -103,6 +103,15 @@ def widths(graph: ChannelGraph, keep: Keep | Widths | None = None) -> dict[str, 
 
     Raises:
       KeepError: a mask does not fit its group, or a count is none from 1 to its size.
+
+    Example:
+      >>> import numpy as np, jaxprune as jp
+      >>> fn = lambda v, x: x @ v["a"] @ v["b"]
+      >>> v = {"a": np.ones((2, 4)), "b": np.ones((4, 3))}
+      >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+      >>> keep = {"a": np.array([True, False, True, True])}
+      >>> jp.widths(graph, keep)
+      {'a': 3}
     """
     check_graph(graph)
     counts = {name: group.size for name, group in graph.groups.items()}

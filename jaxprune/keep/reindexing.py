@@ -80,6 +80,11 @@ def reindexed(table: Any, ids: Any, *, unknown: int | None = None) -> np.ndarray
 
     Raises:
       KeepError: an id is pruned, or is none, or ids are traced; or the table is not one.
+
+    Example:
+      >>> import numpy as np, jaxprune as jp
+      >>> jp.reindexed(np.array([0, -1, 1, 2]), [[3, 0]]).tolist()
+      [[2, 0]]
     """
     if isinstance(ids, Tracer):
         raise KeepError(

@@ -60,6 +60,17 @@ def resize(
       PatternError: an override matches no module.
       ResizeError: the module is not the one that was traced, or the resized module is another
         network; names the equation.
+
+    Example:
+      >>> import flax.linen as nn, jax, jax.numpy as jnp, numpy as np, jaxprune as jp
+      >>> model = nn.Sequential([nn.Dense(8), nn.relu, nn.Dense(2)])
+      >>> x = jnp.ones((1, 3))
+      >>> v = model.init(jax.random.key(0), x)
+      >>> graph = jp.linen.trace(model, v, x)
+      >>> keep = {"layers_0/kernel": np.arange(8) < 5}
+      >>> small_model = jp.linen.resize(model, graph, keep)
+      >>> small_model.apply(jp.slice(graph, v, keep), x).shape
+      (1, 2)
     """
     small = at_widths(module, graph, keep, overrides)
     unread_variables.warn(graph, keep, "jp.linen.resize")

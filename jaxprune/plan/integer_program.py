@@ -47,6 +47,16 @@ def milp(problem: Problem, *, gap: float = 0.005, seconds: float = 60.0) -> Allo
     costs are sums; combinations by their marginals, the local polytope of Wainwright and Jordan,
     "Graphical Models, Exponential Families, and Variational Inference", 2008, section 4.
     Solved by HiGHS (`scipy.optimize.milp`).
+
+    Example:
+      >>> import numpy as np, jaxprune as jp
+      >>> fn = lambda v, x: x @ v["a"] @ v["b"]
+      >>> v = {"a": np.ones((2, 4)), "b": np.ones((4, 3))}
+      >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+      >>> scores = {"a": np.array([3.0, 1.0, 2.0, 4.0])}
+      >>> best = jp.plan.milp(jp.plan.problem(graph, scores, bounds={jp.cost.macs: 0.5}))
+      >>> best.keep["a"].tolist()
+      [True, False, False, True]
     """
     check_problem(problem)
     gap, seconds = _number(gap, "gap"), _number(seconds, "seconds")

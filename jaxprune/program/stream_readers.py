@@ -33,6 +33,17 @@ def select_inputs(x: jax.Array, reader: str, *, axis: int = -1) -> jax.Array:
       x: the stream.
       reader: a name for the group, for example that of the layer that reads.
       axis: the channels.
+
+    Example:
+      >>> import numpy as np, jaxprune as jp
+      >>> v = {"stem": np.ones((2, 4)), "one": np.ones((4, 3)), "two": np.ones((4, 3))}
+      >>> def fn(v, x):
+      ...     x = x @ v["stem"]
+      ...     first, second = jp.select_inputs(x, "first"), jp.select_inputs(x, "second")
+      ...     return first @ v["one"] + second @ v["two"]
+      >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+      >>> {name: group.size for name, group in graph.groups.items()}
+      {'first': 4, 'stem': 4, 'second': 4}
     """
     if not hasattr(x, "ndim") or not hasattr(x, "dtype"):
         raise TraceError(f"select_inputs: x must be an array, got {kind_of(x)}.\nFix: the stream.")

@@ -23,6 +23,22 @@ def compare(graph: ChannelGraph, keep: Mapping[str, Any], *, resized: Any = None
 
     Raises:
       KeepError: `keep` does not fit the graph.
+
+    Example:
+      >>> import numpy as np, jaxprune as jp
+      >>> fn = lambda v, x: x @ v["a"] @ v["b"]
+      >>> v = {"a": np.ones((2, 4)), "b": np.ones((4, 3))}
+      >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+      >>> keep = {"a": np.array([True, False, True, True])}
+      >>> print(jp.compare(graph, keep))
+      group             before  after    kept
+      ---------------------------------------
+      a                      4      3  75.0 %
+      ---------------------------------------
+      channels               4      3  75.0 %
+      MACs                  20     15  75.0 %
+      parameters            20     15  75.0 %
+      activation bytes      28     24  85.7 %
     """
     return comparison(graph, keep, *_apart(graph, keep, resized))
 

@@ -57,6 +57,15 @@ def slice(
 
     Warns:
       UnreadWarning: the traced call does not read variables that might go with what is pruned.
+
+    Example:
+      >>> import numpy as np, jaxprune as jp
+      >>> fn = lambda v, x: x @ v["a"] @ v["b"]
+      >>> v = {"a": np.ones((2, 4)), "b": np.ones((4, 3))}
+      >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+      >>> keep = {"a": np.array([True, False, True, True])}
+      >>> {name: leaf.shape for name, leaf in jp.slice(graph, v, keep).items()}
+      {'a': (2, 3), 'b': (3, 3)}
     """
     resized = None if isinstance(rescale, bool) else rescale
     if not (resized is None or callable(resized)) or rescale is None:

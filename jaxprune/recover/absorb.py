@@ -56,6 +56,21 @@ def absorb_constants(graph: ChannelGraph, variables: Any, keep: Keep) -> Absorbe
     Source: Ye et al., "Rethinking the Smaller-Norm-Less-Informative Assumption in Channel Pruning
     of Convolution Layers", ICLR 2018. Deviation: under zero padding the mean over the places, not
     the value away from the borders.
+
+    Example:
+      >>> import jax, numpy as np, jaxprune as jp
+      >>> norm = {"scale": np.array([2.0, -1.0, 0.5]), "bias": np.ones(3)}
+      >>> v = {"params": {"a": np.ones((2, 3)), "norm": norm, "b": np.ones((3, 1))}}
+      >>> v["params"]["add"] = np.zeros(1)
+      >>> v["batch_stats"] = {"norm": {"mean": np.zeros(3), "var": np.ones(3)}}
+      >>> def fn(v, x):
+      ...     p, past = v["params"], v["batch_stats"]["norm"]
+      ...     x = (x @ p["a"] - past["mean"]) * jax.lax.rsqrt(past["var"] + 1e-5)
+      ...     return (x * p["norm"]["scale"] + p["norm"]["bias"]) @ p["b"] + p["add"]
+      >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+      >>> absorbed = jp.recover.absorb_constants(graph, v, {"a": np.array([True, True, False])})
+      >>> absorbed.variables["params"]["add"].tolist()
+      [1.0]
     """
     check_keep(graph, keep)
     leaves = concrete(graph, variables)

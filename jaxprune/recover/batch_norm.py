@@ -54,6 +54,17 @@ def recalibrate(
     Source: Yu and Huang, "Universally Slimmable Networks and Improved Training Techniques", ICCV
     2019, "post-statistics of batch normalization". Deviation: their code averages unbiased batch
     variances and leaves out the variance between batches.
+
+    Example:
+      >>> import flax.linen as nn, jax, jax.numpy as jnp, jaxprune as jp
+      >>> model = nn.BatchNorm(use_running_average=False)
+      >>> batches = [jnp.full((4, 2), 1.0), jnp.full((4, 2), 3.0)]
+      >>> v = model.init(jax.random.key(0), batches[0])
+      >>> def update(v, x):
+      ...     return model.apply(v, x, mutable=["batch_stats"])[1]["batch_stats"]
+      >>> new = jp.recover.recalibrate(update, v, batches)["batch_stats"]
+      >>> print(new["mean"], new["var"].round(3))
+      [2. 2.] [1. 1.]
     """
     if model_of(update):
         raise JaxpruneError(

@@ -61,6 +61,22 @@ def export(
       JaxpruneError: `fn` cannot be exported at these shapes or for these platforms, or flatbuffers
         is not installed.
       OSError: the file cannot be written.
+
+    Example:
+      >>> import numpy as np, jaxprune as jp
+      >>> fn = lambda v, x: x @ v["a"] @ v["b"]
+      >>> v = {"a": np.ones((2, 4)), "b": np.ones((4, 3))}
+      >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+      >>> keep = {"a": np.array([True, False, True, True])}
+      >>> import tempfile, jax
+      >>> from pathlib import Path
+      >>> with tempfile.TemporaryDirectory() as directory:
+      ...     file = Path(directory, "net.stablehlo")
+      ...     run = jp.narrow(fn, graph, keep)
+      ...     jp.export(file, run, jp.slice(graph, v, keep), np.ones((1, 2), np.float32))
+      ...     network = jax.export.deserialize(bytearray(file.read_bytes()))
+      >>> network.call(np.ones((5, 2), np.float32)).shape
+      (5, 3)
     """
     check_path(path, JaxpruneError)
     check_function(fn)

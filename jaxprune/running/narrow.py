@@ -64,6 +64,15 @@ def narrow(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Callable[
     Raises:
       KeepError: now. TreeError, ResizeError: when the result is called, if the variables are not
         those that `slice` gives, or `fn` ties pruned channels that the graph does not.
+
+    Example:
+      >>> import numpy as np, jaxprune as jp
+      >>> fn = lambda v, x: x @ v["a"] @ v["b"]
+      >>> v = {"a": np.ones((2, 4)), "b": np.ones((4, 3))}
+      >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+      >>> keep = {"a": np.array([True, False, True, True])}
+      >>> jp.narrow(fn, graph, keep)(jp.slice(graph, v, keep), np.ones((1, 2))).tolist()
+      [[6.0, 6.0, 6.0]]
     """
     parts = without_branches.split(graph, keep)
     channels = check_keep(graph, parts.channels)

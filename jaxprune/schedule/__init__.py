@@ -15,6 +15,31 @@ A plan says what comes next, the progress how far it has come, and the training 
           progress = progress.commit(jp.trace(model.apply, variables, x))
 
 A run that was killed begins with the last finished phase and its progress: `from_json`, `restored`.
+
+Plans, phases and rates are values:
+
+>>> import numpy as np, jaxprune as jp
+>>> from jaxprune import schedule
+>>> training = schedule.Training(epochs=2, rates=schedule.stepped(0.1))
+>>> plan = schedule.iterative(keep_macs=0.5, prune_ratio=0.25, training=training)
+>>> v = {"a": np.ones((2, 8)), "b": np.ones((8, 3))}
+>>> graph = jp.trace(lambda v, x: x @ v["a"] @ v["b"], v, np.ones((1, 2)))
+>>> progress = schedule.begin(graph, keep_macs=0.5)
+>>> for phase in schedule.phases(plan, lambda: progress.left()):
+...     if phase.prune:
+...         progress = progress.prune(phase.prune, {"a": np.arange(8.0)}, phase.groups)
+...         print(phase.name, jp.widths(graph, progress.keep), progress.left())
+train-1 {'a': 5} 0.625
+train-2 {'a': 4} 0.5
+>>> schedule.from_json(schedule.to_json(phase)) == phase
+True
+>>> schedule.trainable(graph, v, schedule.Part.ALL)
+{'a': True, 'b': True}
+>>> schedule.constant(0.1), schedule.triangular(0.0, 0.1)
+(((0.0, 0.1),), ((0.0, 0.0), (0.5, 0.1), (1.0, 0.0)))
+>>> plans = [schedule.one_shot(keep_macs=0.5), schedule.tick_only(keep_macs=0.5)]
+>>> [plan(None, 1.0).name for plan in plans]
+['score-1', 'tick-1']
 """
 
 from jaxprune.arguments.absent_names import absent as _absent

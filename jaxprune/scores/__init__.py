@@ -30,6 +30,73 @@ in one pass, or as gradients of your own step.
 | `expert_frequency`, `expert_gates`, `reap` | yes | | | 1, and 2 layers an expert | what it adds |
 | `jp.recover.obs`, `lasso`, which also change the readers | yes | | | 1 | their problem |
 | `jp.recover.dcp`, which trains them | yes | yes | of readers | 6 a kept channel | |
+
+All of them on one small network, but those of BatchNorm, which have examples of their own. Of
+weights:
+
+>>> import jax, jax.numpy as jnp, jaxprune as jp
+>>> from jaxprune import scores, stats
+>>> keys = jax.random.split(jax.random.key(0), 4)
+>>> v = {"a": jax.random.normal(keys[0], (5, 4)), "b": jax.random.normal(keys[1], (4, 3))}
+>>> x, y = jax.random.normal(keys[2], (32, 5)), jax.random.normal(keys[3], (32, 3))
+>>> fn = lambda v, x: jax.nn.relu(x @ v["a"]) @ v["b"]
+>>> graph = jp.trace(fn, v, x)
+>>> found = [scores.l1(graph, v, reduce=scores.first), scores.l2(graph, v, reduce=scores.last)]
+>>> found += [scores.channel_energy(graph, v), scores.fpgm(graph, v)]
+>>> found += [scores.redundancy(graph, scores.filter_similarity(graph, v))]
+>>> found += [scores.random(graph, keys[0]), scores.nisp(graph, v, {"a": jnp.ones(4)})]
+
+Of activations, and of gradients by gates, in one pass over the data:
+
+>>> loss = lambda outputs, batch: ((outputs - batch[1]) ** 2).mean()
+>>> gates, examples = stats.At.GATES, stats.At.EXAMPLES
+>>> wanted = {"zeros": stats.zero_share(), "mean": stats.mean(), "norm": stats.activation_norm()}
+>>> wanted |= {"bins": stats.histogram(bins=8, range=(0.0, 4.0)), "by_w": stats.weighted_norm()}
+>>> wanted |= {"z": stats.contributions(), "costs": stats.removal_costs()}
+>>> wanted |= {"slope": stats.mean(at=gates), "square": stats.mean_square(at=gates)}
+>>> wanted |= {"sum": stats.sum(at=gates), "each": stats.mean_square(at=examples)}
+>>> wanted |= {"h": stats.hutchinson(), "h_w": stats.fisher(by=stats.By.WEIGHTS)}
+>>> data = stats.collect(graph, v, [(x, y)], wanted, loss=loss)
+>>> found += [scores.apoz(graph, data["zeros"]), scores.mean_activation(graph, data["mean"])]
+>>> found += [scores.activation_norm(graph, data["norm"]), scores.wanda(graph, data["by_w"])]
+>>> found += [scores.entropy(graph, data["bins"]), scores.obs(graph, data["costs"])]
+>>> found += [scores.thinet(graph, data["z"]), scores.lasso(graph, data["z"])]
+>>> found += [scores.taylor_squared(graph, data["square"]), scores.fisher(graph, data["each"])]
+>>> found += [scores.taylor_second_order(graph, data["slope"], data["h"])]
+>>> found += [scores.obd(graph, v, data["h_w"]), scores.obd_gates(graph, data["h"])]
+>>> found += [scores.snip(graph, data["sum"])]
+
+Of gradients of your own:
+
+>>> gradients = jax.grad(lambda v: loss(fn(v, x), (x, y)))(v)
+>>> found += [scores.taylor(graph, v, gradients), scores.taylor_members(graph, v, gradients)]
+>>> run = jp.gated(fn, graph)
+>>> one = lambda g, x, y: loss(run(v, g, x[None]), (x, y[None]))
+>>> slopes = jax.vmap(jax.grad(one), (None, 0, 0))(jp.gates.unit(graph), x, y)
+>>> found += [scores.taylor_activation(graph, slopes)]
+>>> len(found), {score["a"].shape for score in found}
+(24, {(4,)})
+
+Normalizers, for one order over all groups:
+
+>>> ways = [scores.euclidean, scores.max, scores.mean, scores.min_max, scores.none, scores.sum]
+>>> {scores.normalized(found[0], by=way)["a"].shape for way in ways}
+{(4,)}
+
+And experts behind a router, by the tokens that reach them:
+
+>>> v = {"router": jnp.eye(2), "up": jnp.ones((2, 2, 3)), "down": jnp.ones((2, 3, 1))}
+>>> def mixture(v, x):
+...     weight, chosen = jax.lax.top_k(jax.nn.softmax(x @ v["router"]), 1)
+...     hidden = jnp.einsum("td,tdh->th", x, v["up"][chosen[:, 0]])
+...     return weight * jnp.einsum("th,thd->td", hidden, v["down"][chosen[:, 0]])
+>>> tokens = jnp.array([[1.0, 0.0], [3.0, 0.0]])
+>>> graph = jp.trace(mixture, v, tokens)
+>>> use = stats.expert_use(graph, v, [tokens])
+>>> found = [scores.expert_frequency(graph, use), scores.expert_gates(graph, use)]
+>>> found += [scores.reap(graph, use)]
+>>> [[round(float(x), 2) for x in score["router"]] for score in found]
+[[1.0, 0.0], [1.0, 0.0], [5.38, 0.0]]
 """
 
 from jaxprune.scores.activations import activation_norm, apoz, entropy, mean_activation, wanda

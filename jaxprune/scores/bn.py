@@ -31,6 +31,19 @@ def bn_scale(graph: ChannelGraph, variables: Any, *, reduce: Reduce = total) -> 
     Source: Liu et al., "Learning Efficient Convolutional Networks through Network Slimming",
     ICCV 2017, section 3. The paper scores each BatchNorm by itself; the sum over coupled ones is
     that of You et al., "Gate Decorator", NeurIPS 2019, section 3.3.
+
+    Example:
+      >>> import jax, numpy as np, jaxprune as jp
+      >>> norm = {"scale": np.array([2.0, -1.0, 0.5]), "bias": np.zeros(3)}
+      >>> v = {"params": {"a": np.ones((2, 3)), "norm": norm, "b": np.ones((3, 1))}}
+      >>> v["batch_stats"] = {"norm": {"mean": np.zeros(3), "var": np.ones(3)}}
+      >>> def fn(v, x):
+      ...     p, past = v["params"], v["batch_stats"]["norm"]
+      ...     x = (x @ p["a"] - past["mean"]) * jax.lax.rsqrt(past["var"] + 1e-5)
+      ...     return (x * p["norm"]["scale"] + p["norm"]["bias"]) @ p["b"]
+      >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+      >>> jp.scores.bn_scale(graph, v)["a"].tolist()
+      [2.0, 1.0, 0.5]
     """
     check_graph(graph)
     scales = {norm.scale for norm in batch_norms(graph).values()}

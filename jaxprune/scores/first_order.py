@@ -72,6 +72,21 @@ def taylor_gate(
       TreeError: `variables` or `gradients` do not mirror the graph.
 
     Source: You et al., "Gate Decorator", NeurIPS 2019.
+
+    Example:
+      >>> import jax, numpy as np, jaxprune as jp
+      >>> norm = {"scale": np.array([2.0, -1.0, 0.5]), "bias": np.zeros(3)}
+      >>> v = {"params": {"a": np.ones((2, 3)), "norm": norm, "b": np.ones((3, 1))}}
+      >>> v["batch_stats"] = {"norm": {"mean": np.zeros(3), "var": np.ones(3)}}
+      >>> def fn(v, x):
+      ...     p, past = v["params"], v["batch_stats"]["norm"]
+      ...     x = (x @ p["a"] - past["mean"]) * jax.lax.rsqrt(past["var"] + 1e-5)
+      ...     return (x * p["norm"]["scale"] + p["norm"]["bias"]) @ p["b"]
+      >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+      >>> decorated = jp.gates.decorate(v).variables
+      >>> loss = lambda v: fn(jp.gates.melt(v), np.array([[1.0, 2.0]])).sum()
+      >>> jp.scores.taylor_gate(graph, decorated, jax.grad(loss)(decorated))["a"].round(2).tolist()
+      [6.0, 3.0, 1.5]
     """
     scales = _scales(graph)
     products = _products(graph, variables, gradients, scales)
@@ -86,6 +101,19 @@ def taylor_bn(
     This is what `taylor_gate` gives for the decorated variables, from the plain ones: phi scales
     gamma and beta together. Arguments, result and errors are those of `taylor_gate`, with the
     variables of the network itself.
+
+    >>> import jax, numpy as np, jaxprune as jp
+    >>> norm = {"scale": np.array([2.0, -1.0, 0.5]), "bias": np.zeros(3)}
+    >>> v = {"params": {"a": np.ones((2, 3)), "norm": norm, "b": np.ones((3, 1))}}
+    >>> v["batch_stats"] = {"norm": {"mean": np.zeros(3), "var": np.ones(3)}}
+    >>> def fn(v, x):
+    ...     p, past = v["params"], v["batch_stats"]["norm"]
+    ...     x = (x @ p["a"] - past["mean"]) * jax.lax.rsqrt(past["var"] + 1e-5)
+    ...     return (x * p["norm"]["scale"] + p["norm"]["bias"]) @ p["b"]
+    >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+    >>> gradients = jax.grad(lambda v: fn(v, np.array([[1.0, 2.0]])).sum())(v)
+    >>> jp.scores.taylor_bn(graph, v, gradients)["a"].round(2).tolist()
+    [6.0, 3.0, 1.5]
     """
     scales = _scales(graph)
     biases = [bias for bias in scales.values() if bias is not None]

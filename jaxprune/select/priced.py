@@ -52,6 +52,15 @@ def cost_regularized(
 
     Source: You et al., "Gate Decorator", NeurIPS 2019, `GatedBatchNorm2d.get_score` and
     `IterRecoverFramework.prune` of its code, whose `flops_eta` is `strength`. Its demos have 0.
+
+    Example:
+      >>> import numpy as np, jaxprune as jp
+      >>> fn = lambda v, x: x @ v["a"] @ v["b"]
+      >>> v = {"a": np.ones((2, 4)), "b": np.ones((4, 3))}
+      >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+      >>> scores = {"a": np.array([3.0, 1.0, 2.0, 4.0])}
+      >>> jp.select.cost_regularized(graph, scores, strength=0.5, cost=jp.cost.macs)["a"].tolist()
+      [2.5, 0.5, 1.5, 3.5]
     """
     strength = plain(strength)
     if not (is_number(strength) and math.isfinite(strength) and strength >= 0):

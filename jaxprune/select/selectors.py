@@ -151,6 +151,15 @@ def per_group(
         group could lose nothing; every such group is named.
       ScoreError: NaN, a wrong length, an unknown group.
       PatternError: a pattern matches nothing.
+
+    Example:
+      >>> import numpy as np, jaxprune as jp
+      >>> fn = lambda v, x: x @ v["a"] @ v["b"]
+      >>> v = {"a": np.ones((2, 4)), "b": np.ones((4, 3))}
+      >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+      >>> scores = {"a": np.array([3.0, 1.0, 2.0, 4.0])}
+      >>> jp.select.per_group(graph, scores, prune_ratio=0.25)["a"].tolist()
+      [True, False, True, True]
     """
     given = prune_ratio if isinstance(prune_ratio, Mapping) else {"*": prune_ratio}
     ratios = {pattern: plain(ratio) for pattern, ratio in given.items()}
@@ -228,6 +237,15 @@ def budget(
 
     Warns:
       UncountedWarning: a bound is of a cost that leaves out operations (`jp.cost.uncounted`).
+
+    Example:
+      >>> import numpy as np, jaxprune as jp
+      >>> fn = lambda v, x: x @ v["a"] @ v["b"]
+      >>> v = {"a": np.ones((2, 4)), "b": np.ones((4, 3))}
+      >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+      >>> scores = {"a": np.array([3.0, 1.0, 2.0, 4.0])}
+      >>> jp.select.budget(graph, scores, keep_macs=0.5)["a"].tolist()
+      [True, False, False, True]
     """
     asked = {
         "keep_macs": (cost.macs, keep_macs),
@@ -289,6 +307,15 @@ def threshold(
       BudgetError: the threshold is not a number, or a constraint makes no sense.
       ScoreError: NaN, a wrong length, an unknown group.
       PatternError: a pattern matches nothing.
+
+    Example:
+      >>> import numpy as np, jaxprune as jp
+      >>> fn = lambda v, x: x @ v["a"] @ v["b"]
+      >>> v = {"a": np.ones((2, 4)), "b": np.ones((4, 3))}
+      >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+      >>> scores = {"a": np.array([3.0, 1.0, 2.0, 4.0])}
+      >>> jp.select.threshold(graph, scores, threshold=1.5)["a"].tolist()
+      [True, False, True, True]
     """
     threshold = plain(threshold)
     if not is_number(threshold) or math.isnan(threshold):

@@ -60,6 +60,51 @@ statistics of every width after training (`calibrate`). With drawn keeps as argu
 step, one program serves them all, if their groups are exact. AutoSlim trains that at `nonuniform`
 widths of a wider network, and looks where it can be narrow: `evaluator`, `space`, `greedy`.
 
+Widths, statistics, and the network of one width alone:
+
+>>> import numpy as np
+>>> rng = np.random.default_rng(0)
+>>> drawn = {"a": slimmable.uniform(graph, rng, 0.25, 1.0, divisor=4)}
+>>> drawn["b"] = slimmable.nonuniform(graph, rng, 0.25, 1.0, divisor=4)
+>>> sorted(slimmable.sandwich(widths | drawn, rng, n=2), reverse=True)
+[1.0, 0.25]
+>>> slimmable.outside_trained_range(graph, widths[0.25], [widths[1.0], widths[0.5]])
+['Conv_0/kernel']
+>>> [path.split("/")[-1] for path in slimmable.statistics(variables)]
+['mean', 'var']
+>>> len(slimmable.switchable(variables))
+4
+>>> rest = slimmable.calibrate(network, graph, params, rest, widths, [x])
+>>> served = lambda keep: jp.linen.resize(model, graph, keep).apply
+>>> run, small = slimmable.extract(served, graph, params, rest, 0.5, widths[0.5])
+>>> shown = slimmable.variables(graph, params, rest, 0.5, widths[0.5])
+>>> run(small, x).shape, shown["params"]["Conv_0"]["kernel"].shape
+((32, 4), (3, 3, 2, 8))
+>>> taught = slimmable.gradients(network, graph, loss, distill=slimmable.distillation())
+>>> taught(params, rest, widths, x, labels).losses.shape
+(3,)
+
+AutoSlim's search, and its controls:
+
+>>> space = slimmable.space(graph, parts=4, divisor=4)
+>>> space
+{'Conv_0/kernel': (16, 12, 8, 4)}
+>>> error = lambda logits, labels: (logits.argmax(-1) != labels).mean()
+>>> evaluate = slimmable.evaluator(network, graph, variables, x, labels, error)
+>>> target = 0.5 * jp.cost.macs(graph)
+>>> slimmable.check_targets(graph, space, [target], jp.cost.macs)
+>>> slimmable.greedy(evaluate, graph, space, [target])[0].widths
+{'Conv_0/kernel': 8}
+>>> slimmable.random_search(evaluate, graph, space, target, rng, samples=2).widths
+{'Conv_0/kernel': 8}
+>>> slimmable.evolve(evaluate, graph, space, target, rng, population=2, generations=1).widths
+{'Conv_0/kernel': 8}
+>>> len(list(slimmable.greedy_path(evaluate, space)))
+4
+>>> seconds = slimmable.measured(served, graph, variables, x, repeats=2)
+>>> seconds(graph, {"Conv_0/kernel": 8}) > 0
+True
+
 Sources: Yu et al., "Slimmable Neural Networks", ICLR 2019; Yu and Huang, "Universally Slimmable
 Networks and Improved Training Techniques", ICCV 2019; Yu and Huang, "AutoSlim: Towards One-Shot
 Architecture Search for Channel Numbers", 2019.

@@ -159,6 +159,15 @@ def compressed(params: optax.Params, state: CompressionState) -> optax.Params:
     Raises:
       JaxpruneError: `state` is another one.
       TreeError: the parameters are not those that it was made for.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxprune as jp
+      >>> params = {"a": jnp.array([[3.0, 1.0]]), "b": jnp.ones((2, 1))}
+      >>> graph = jp.trace(lambda p, x: x @ p["a"] @ p["b"], params, jnp.ones((1, 1)))
+      >>> half = jp.sparsify.largest_in_each(0.5)
+      >>> tx = jp.sparsify.learning_compression(graph, half, strength=0.5, period=10)
+      >>> jp.sparsify.compressed(params, tx.init(params))["a"].tolist()
+      [[3.0, 0.0]]
     """
     if not isinstance(state, CompressionState):
         raise JaxpruneError(

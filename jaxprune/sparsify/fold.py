@@ -48,6 +48,23 @@ def fold_batch_norm(graph: ChannelGraph, *, epsilon: float = 1e-5) -> View:
       TreeError: no BatchNorm scales the filters of one kernel alone; (from the view) the
         `variables` have no running variances.
       JaxpruneError: `epsilon` is negative or not finite; (from the view) no `variables`.
+
+    Example:
+      >>> import jax, optax, numpy as np, jaxprune as jp
+      >>> norm = {"scale": jax.numpy.array([2.0, -1.0, 0.5]), "bias": jax.numpy.zeros(3)}
+      >>> v = {"params": {"a": jax.numpy.ones((2, 3)), "norm": norm, "b": jax.numpy.ones((3, 1))}}
+      >>> v["batch_stats"] = {"norm": {"mean": np.zeros(3), "var": np.ones(3)}}
+      >>> def fn(v, x):
+      ...     p, past = v["params"], v["batch_stats"]["norm"]
+      ...     x = (x @ p["a"] - past["mean"]) * jax.lax.rsqrt(past["var"] + 1e-5)
+      ...     return (x * p["norm"]["scale"] + p["norm"]["bias"]) @ p["b"]
+      >>> graph = jp.trace(fn, v, np.ones((1, 2)))
+      >>> tx = jp.sparsify.group_lasso(graph, 0.1, view=jp.sparsify.fold_batch_norm(graph))
+      >>> params = v["params"]
+      >>> none = jax.tree.map(jax.numpy.zeros_like, params)
+      >>> updates, _ = tx.update(none, tx.init(params), params, variables=v)
+      >>> print(updates["norm"]["scale"].round(2))
+      [ 0.14 -0.14  0.14]
     """
     check_graph(graph)
     epsilon = check_finite(epsilon, "fold_batch_norm: epsilon", "epsilon=1e-5.")

@@ -83,6 +83,16 @@ def group_lasso(
     that a residual stream adds up) form one. Its four penalties are those with
     `roles=("out",)` (filters), `roles=("in",)` (channels), `over=shapes(graph)` and
     `over=depth(graph)`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxprune as jp
+      >>> params = {"a": jnp.array([[3.0, 1.0], [4.0, 0.0]]), "b": jnp.ones((2, 1))}
+      >>> graph = jp.trace(lambda p, x: x @ p["a"] @ p["b"], params, jnp.ones((1, 2)))
+      >>> tx = jp.sparsify.group_lasso(graph, 0.5)
+      >>> none = jax.tree.map(jnp.zeros_like, params)
+      >>> print(tx.update(none, tx.init(params), params)[0]["a"].round(1))
+      [[0.3 0.5]
+       [0.4 0. ]]
     """
     sets = channels("group_lasso", graph, roles, options, over, usual=("out",))
     return lifted("group_lasso", graph, jnp.sum, strength, sets, options)

@@ -119,6 +119,37 @@ class Rule(NamedTuple):
     summed: `(op) -> (operand, its axes that end in a sum or a maximum)`.
     points: `(op) -> [what each result points into]`; None, or a result that is None, freezes what
       the operands point into.
+
+    What `axes` is built from is `jp.spaces`: here an axis of 6 + 4 of which the first part is two
+    rows of three, and a half of the second is frozen.
+
+    >>> import numpy as np
+    >>> from jaxprune import spaces
+    >>> first, second = spaces.fresh(6), spaces.fresh(4)
+    >>> axis = spaces.concat([first, second])
+    >>> rows, columns = spaces.factor(first, 3)
+    >>> spaces.unify(first, spaces.product([spaces.fresh(2), columns]))
+    >>> left, right = spaces.split(second, 2)
+    >>> spaces.freeze(right, "a reason")
+    >>> [(a.size, a.reason) for a in spaces.atoms(spaces.resolve(axis))]
+    [(2, None), (3, None), (2, None), (2, 'a reason')]
+    >>> spaces.frozen(2, "a reason").reason
+    'a reason'
+
+    At a keep of the columns, which are then a group:
+
+    >>> columns = spaces.find(columns)
+    >>> columns.name = "columns"
+    >>> spaces.positions(axis, columns).tolist()
+    [[0, 3], [1, 4], [2, 5]]
+    >>> spaces.count(axis, {"columns": 2})
+    8
+    >>> keep = np.array([True, False, True])
+    >>> spaces.select(axis, {"columns": keep}).astype(int).tolist()
+    [1, 0, 1, 1, 0, 1, 1, 1, 1, 1]
+    >>> both = spaces.outer([np.ones(2, bool), keep], np.ones(1, bool))
+    >>> spaces.side_by_side([both, np.ones(4, bool)], np.ones(0, bool)).astype(int).tolist()
+    [1, 0, 1, 1, 0, 1, 1, 1, 1, 1]
     """
 
     axes: Callable[[Op], list[Axes]]
