@@ -70,12 +70,12 @@ def test_a_cost_with_branches_is_that_of_its_keep(make: Any) -> None:
     )
     tables = [cost_tables(found, limit.cost) for limit in found.limits]
     prices, random = Prices(found), np.random.default_rng(0)
-    shared = 2 * 4 * 2  # of `both`, which goes with the branches of two scans
+    row = 4 * 2  # of `both`, which goes with the step of two scans, and is counted as staying
     every = list(itertools.product(*(range(len(choice.widths)) for choice in found.choices)))
     for i in random.permutation(len(every))[:80]:
         keep = found.keep(every[i])
-        off = [n for n in known if not np.any(keep[n])]
-        both = shared if {"+first", "+second"} <= {*off} else 0
+        steps = [~keep[n] for n in ("+first", "+second") if n in known]
+        both = row * np.count_nonzero(steps[0] & steps[1]) if steps else 0
         more = [0, both, 0, both, 3 * 8 * both]
         true = [x.cost(graph, keep) + rest for x, rest in zip(found.limits, more, strict=True)]
         assert [price(table, every[i]) for table in tables] == pytest.approx(true)
