@@ -1,6 +1,7 @@
 """Several processes save one checkpoint, or all of them say why not."""
 
 import json
+from pathlib import Path
 
 from checkpoints import data
 from processes import in_two_processes
@@ -36,7 +37,7 @@ print(*sorted(read), flush=True)
 """
 
 
-def test_two_processes_save_one_checkpoint(tmp_path) -> None:
+def test_two_processes_save_one_checkpoint(tmp_path: Path) -> None:
     """The first process claims, commits and cleans; the other hears what came of it."""
     found = in_two_processes(ARRAY + SAVED, str(tmp_path / "pruned"))
     first, second = (lines[-3:-1] for lines in found)
@@ -76,7 +77,7 @@ os._exit(0)  # an end would wait for threads of Orbax, which still wait for one 
 """
 
 
-def test_a_disk_that_is_full_on_one_process_is_an_error_of_both(tmp_path) -> None:
+def test_a_disk_that_is_full_on_one_process_is_an_error_of_both(tmp_path: Path) -> None:
     """A limit of the length of files is a disk that takes no more of this process alone."""
     ends = in_two_processes(ARRAY + FULL, str(tmp_path / "pruned"))
     both = [[json.loads(line) for line in lines[-5:]] for lines in ends]
