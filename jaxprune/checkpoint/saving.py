@@ -165,14 +165,14 @@ def _write(begun: Claim, arrays: Mapping[str, Any]) -> None:
     ended: Future[None] = Future()
 
     def start() -> bytes:
-        response = _told(begun, lambda: _started(begun, arrays))
+        response = _explained(begun, lambda: _started(begun, arrays))
         threading.Thread(target=lambda: _end(ended, response), daemon=True).start()
         return b""
 
     def is_written() -> bytes:
         if not wait([ended], _PATIENCE).done:
             return b"\0"
-        _told(begun, ended.result)
+        _explained(begun, ended.result)
         return b"\1"
 
     agreement.everywhere(start)
@@ -197,7 +197,7 @@ def _end(ended: Future[None], response: Any) -> None:
         ended.set_exception(error)
 
 
-def _told(begun: Claim, call: Callable[[], T]) -> T:
+def _explained(begun: Claim, call: Callable[[], T]) -> T:
     """Returns what a call of Orbax gives; an error of it says what could not be written."""
     try:
         return call()

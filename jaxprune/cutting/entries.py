@@ -136,6 +136,8 @@ def _on_host(leaf: np.ndarray, cut: Cut) -> np.ndarray:
         _put(leaf, cut, result)
         return result
     size = max(1, _AT_ONCE * len(leaf) // leaf.nbytes)
+    if first is not None:
+        leaf = np.ascontiguousarray(leaf)  # else NumPy makes the whole so for every block
 
     def write(start: int, stop: int) -> None:
         chosen = np.empty((0 if first is None else size, *leaf.shape[1:]), leaf.dtype)
