@@ -46,6 +46,15 @@ class Cut(NamedTuple):
         others = (None,) * (rank - 1)
         return cls((np.flatnonzero(kept), *others), (None,) * rank, (None,) * rank)
 
+    def transposed(self, order: Sequence[int]) -> "Cut":
+        """Returns the cut of the array with its axes in that order."""
+        layers = [self.layers[axis] for axis in order]
+        return Cut(
+            tuple(self.indices[axis] for axis in order),
+            tuple(None if layer is None else order.index(layer) for layer in layers),
+            tuple(self.kept[axis] for axis in order),
+        )
+
     def parts(self) -> Iterator[tuple[int, np.ndarray, int | None]]:
         """Yields (axis, positions, layer axis) where something is taken."""
         for axis, (index, layer) in enumerate(zip(self.indices, self.layers, strict=True)):
@@ -128,6 +137,9 @@ def _on_host(leaf: np.ndarray, cut: Cut) -> np.ndarray:
     """
     if not any(cut.parts()):
         return leaf
+    order = sorted(range(leaf.ndim), key=lambda axis: -leaf.strides[axis])
+    if not leaf.flags.c_contiguous and leaf.transpose(order).flags.c_contiguous:
+        return _on_host(leaf.transpose(order), cut.transposed(order)).transpose(np.argsort(order))
     result = np.empty(_shape(leaf, cut), leaf.dtype)
     first, *others = cut.indices
     count = len(leaf) if first is None else first.shape[-1]
