@@ -17,7 +17,6 @@ from checkpoints import PARAMS, SPEC, assert_identical, data
 from faults import DELETES, Killed, die, elsewhere, is_read, watched
 from jaxprune.checkpoint import restore, save
 from jaxprune.errors import CheckpointError
-from processes import in_two_processes
 
 OLD, NEW, OTHER = ({"w": np.full(3, value), "n": np.ones((2, 2))} for value in (1.0, 2.0, 3.0))
 
@@ -304,44 +303,3 @@ def test_what_is_not_superseded_for_good_is_never_deleted(tmp_path):
     assert begun.is_dir()
     assert json.loads((tmp_path / "jaxprune.json").read_text())["content"]["data"] != begun.name
     assert_no_obstacle(tmp_path)
-
-
-PROCESS = """
-import numpy as np
-import jaxprune as jp
-import jaxprune.checkpoint.manifest as manifest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-sharding = NamedSharding(Mesh(np.array(jax.devices()), "d"), P("d"))
-path, whole = given[0], np.arange(8, dtype=np.float32)
-w = jax.make_array_from_callback((8,), sharding, lambda index: whole[index])
-variables, spec = {"w": w, "n": np.ones(2)}, {"format": 1, "groups": {}, "versions": {}}
-digest, read = manifest.digest, set()
-def writer(file):
-    return (file.parent.parent if file.parent.name == "d" else file.parent).name
-for step in range(2):
-    jp.save(path, variables, spec, metadata=step, overwrite=True)
-    manifest.digest = lambda file: read.add(writer(file)) or digest(file)
-manifest.digest = digest
-try:
-    jp.save(path, variables, spec)
-except jp.errors.CheckpointError as error:
-    print(str(error).splitlines()[0])
-restored = jp.restore(path, like=variables)
-parts = [shard.data.tolist() for shard in restored.variables["w"].addressable_shards]
-print(restored.metadata, sum(parts, []), flush=True)
-print(*sorted(read), flush=True)
-"""
-
-
-def test_two_processes_save_one_checkpoint(tmp_path):
-    """The first process claims, commits and cleans; the other hears what came of it."""
-    found = in_two_processes(PROCESS, str(tmp_path / "pruned"))
-    first, second = (lines[-3:-1] for lines in found)
-    assert "there is a checkpoint" in first[0]
-    assert first[1] == "1 [0.0, 1.0, 2.0, 3.0]"
-    assert second == ["the first process cannot save.", "1 [4.0, 5.0, 6.0, 7.0]"]
-    read = [lines[-1].split() for lines in found]
-    assert read[1] == ["ocdbt.process_1"]  # who wrote a file computes its SHA-256
-    assert "ocdbt.process_0" in read[0]
-    assert "ocdbt.process_1" not in read[0]
-    assert data(tmp_path / "pruned").is_dir()

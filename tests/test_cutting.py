@@ -113,6 +113,20 @@ def test_a_few_cuts(seed: int, size: int, monkeypatch: pytest.MonkeyPatch) -> No
     check(seed)
 
 
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("size", [64, 2**25], ids=["in blocks", "at once"])
+def test_arrays_whose_axes_lie_in_another_order(
+    seed: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entries, "_AT_ONCE", size)
+    rng = np.random.default_rng(seed)
+    turned = rng.normal(size=(5, 8, 6)).astype(np.float32).transpose(rng.permutation(3))
+    for x in (turned, turned[:, ::-1]):
+        cut = random_cut(rng, list(x.shape))
+        found = entries.take({"": x}, {"": cut})[""]
+        assert found.tobytes() == by_hand(x, cut, None).tobytes()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(100, 180))
 def test_many_cuts(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:

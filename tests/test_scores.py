@@ -99,6 +99,34 @@ def test_roles_add_up():
     close(everything, {name: out[name] + inside[name] + vector[name] for name in (A, B)})
 
 
+@pytest.mark.parametrize(
+    "score",
+    [
+        lambda graph, v: scores.l1(graph, v, roles=("out", "in", "vector")),
+        lambda graph, v: scores.l2(graph, v, roles=("out", "in", "vector")),
+        scores.bn_scale,
+        scores.channel_energy,
+    ],
+    ids=["l1", "l2", "bn_scale", "channel_energy"],
+)
+def test_scores_of_parts_of_the_variables_add_up(score: Any, residual: Any) -> None:
+    """Each leaf stands in one part; zeros that take no memory stand for the others."""
+    channels, variables = residual
+    leaves, treedef = jax.tree.flatten(variables)
+
+    def scored(part: int) -> Any:
+        zeros = [np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) for leaf in leaves]
+        own = [
+            leaf if number % 3 == part else zero
+            for number, (leaf, zero) in enumerate(zip(leaves, zeros, strict=True))
+        ]
+        return score(channels, jax.tree.unflatten(treedef, own))
+
+    parts = [scored(part) for part in range(3)]
+    whole = score(channels, variables)
+    close({name: sum(part[name] for part in parts) for name in whole}, whole)
+
+
 def test_jit_gives_what_the_host_gives(residual):
     channels, variables = residual
 

@@ -4,14 +4,15 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
+import jaxprune.checkpoint.agreement as agreement
 import jaxprune.checkpoint.directory as directory
 import jaxprune.checkpoint.manifest as manifest
 import jaxprune.checkpoint.trees as trees
@@ -23,8 +24,8 @@ from jaxprune.errors import CheckpointError
 from jaxprune.keep.format import Spec, spec_problems
 
 T = TypeVar("T")
-_TOLD = 4096
-"""Bytes that a process tells the others of its checks: whether it fails, a digest, and why."""
+_PATIENCE = 1.0
+"""Seconds after which processes that write ask each other whether one has failed."""
 
 
 def save(
@@ -57,7 +58,7 @@ def save(
       CheckpointError: `path` is taken, an argument cannot be stored, another save to `path` has
         finished meanwhile, or Orbax cannot write. Of several processes: they save different
         things, or one holds an array that is on its devices alone.
-      OSError: the file system refuses a write.
+      OSError: the file system refuses a write; of several processes a CheckpointError on all.
 
     >>> import tempfile
     >>> import numpy as np
@@ -71,58 +72,40 @@ def save(
     """
     stored = {"variables": variables} | ({} if opt_state is None else {"opt_state": opt_state})
 
-    def checked() -> dict[str, Any]:
+    def checked() -> bytes:
         check_flag(overwrite, "overwrite")
         _check(path, stored, spec, metadata)
-        return {name: trees.describe(tree) for name, tree in stored.items()}
+        described.update((name, trees.describe(tree)) for name, tree in stored.items())
+        said = [os.path.abspath(path), overwrite, spec, described]
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).digest()
 
-    described = _agreed(
-        checked, lambda described: [os.path.abspath(path), overwrite, spec, described]
-    )
+    described: dict[str, Any] = {}
+    _check_same(agreement.everywhere(checked))
     content: dict[str, object] = {"spec": spec, "metadata": metadata, "trees": described}
     arrays = {name: leaves for name, tree in stored.items() if (leaves := trees.arrays(tree))}
     begun = _claim(Path(path).absolute(), overwrite)
     try:
-        _on_all(lambda: _write(begun, arrays))
+        _write(begun, arrays)
         content["files"] = _digests(begun)
-        _on_first(lambda: directory.commit(begun, content, overwrite=overwrite))
+        _commit(begun, content, overwrite)
     except BaseException as error:
-        if jax.process_index() == 0:
-            too_late = isinstance(error, Exception) and directory.is_overtaken(begun)
-            directory.abandon(begun)
-            if too_late:
+        try:
+            if isinstance(error, Exception) and _is_overtaken(begun):
                 raise directory.overtaken(begun) from error
+        finally:
+            if jax.process_index() == 0:
+                directory.abandon(begun)
         raise
 
 
-def _agreed(check: Callable[[], T], said: Callable[[T], object]) -> T:
-    """Returns what `check` gives, if it gives something on every process and they say the same.
-
-    Raises:
-      CheckpointError: that of the first process that has one, on all of them.
-    """
-    if jax.process_count() == 1:
-        return check()
-    value, failure, text = None, None, b""
-    told = np.zeros(_TOLD, np.uint8)
-    try:
-        value = check()
-        digest = hashlib.sha256(json.dumps(said(value), sort_keys=True).encode()).digest()
-    except Exception as error:
-        failure, digest = error, bytes(32)
-        text = str(error).encode()[: _TOLD - 33] or b"?"
-    told[: 33 + len(text)] = np.frombuffer(bytes([failure is not None]) + digest + text, np.uint8)
-    everywhere = np.asarray(multihost_utils.process_allgather(told), np.uint8)
-    if (bad := np.flatnonzero(everywhere[:, 0])).size:
-        shown = everywhere[bad[0], 33:].tobytes().rstrip(b"\0").decode(errors="replace")
-        raise CheckpointError(f"process {bad[0]}: {shown}") from failure
-    if (others := np.flatnonzero((everywhere[:, 1:33] != everywhere[0, 1:33]).any(axis=1))).size:
+def _check_same(digests: Sequence[bytes]) -> None:
+    """Raises unless the digests of the calls of all processes are equal."""
+    others = [process for process, digest in enumerate(digests) if digest != digests[0]]
+    if others:
         raise CheckpointError(
             f"process {others[0]} saves another path, spec or tree than process 0.\n"
             "Fix: make the same call on every process; only the parts of arrays may differ."
         )
-    assert value is not None
-    return value
 
 
 def _check(
@@ -154,22 +137,70 @@ def _claim(path: Path, overwrite: bool) -> Claim:
 
     def claim() -> bytes:
         begun.append(directory.claim(path, overwrite=overwrite))
-        return bytes.fromhex(begun[0].token)
+        return begun[0].token.encode()
 
-    token = _on_first(claim).hex()
+    token = agreement.on_first(claim).decode()
     return begun[0] if begun else Claim(path, token)
 
 
+def _commit(begun: Claim, content: dict[str, object], overwrite: bool) -> None:
+    def commit() -> bytes:
+        directory.commit(begun, content, overwrite=overwrite)
+        return b""
+
+    agreement.on_first(commit)
+
+
+def _is_overtaken(begun: Claim) -> bool:
+    return agreement.on_first(lambda: bytes([directory.is_overtaken(begun)])) == b"\1"
+
+
 def _write(begun: Claim, arrays: Mapping[str, Any]) -> None:
+    """Lets Orbax write; where it cannot on one process, raises soon on all of them.
+
+    Orbax lets a process wait for one that has failed. So each asks the others now and then.
+    """
     if not arrays:
         return
+    ended: Future[None] = Future()
+
+    def start() -> bytes:
+        response = _explained(begun, lambda: _started(begun, arrays))
+        threading.Thread(target=lambda: _end(ended, response), daemon=True).start()
+        return b""
+
+    def is_written() -> bytes:
+        if not wait([ended], _PATIENCE).done:
+            return b"\0"
+        _explained(begun, ended.result)
+        return b"\1"
+
+    agreement.everywhere(start)
+    while set(agreement.everywhere(is_written)) != {b"\1"}:
+        pass
+
+
+def _started(begun: Claim, arrays: Mapping[str, Any]) -> Any:
     from orbax.checkpoint import v1 as ocp  # when used: importing it is slow
 
     context = ocp.Context()
     context.array.saving.scoped_storage_options_creator = _chunks
+    with context:
+        return ocp.save_checkpointables_async(str(begun.data), dict(arrays))
+
+
+def _end(ended: Future[None], response: Any) -> None:
+    """Waits for Orbax; hands over what comes of it."""
     try:
-        with context:
-            ocp.save_checkpointables(str(begun.data), dict(arrays))
+        ended.set_result(response.result())
+    except BaseException as error:
+        ended.set_exception(error)
+
+
+def _explained(begun: Claim, call: Callable[[], T]) -> T:
+    """Returns what a call of Orbax gives; an error of it says what could not be written."""
+    try:
+        return call()
     except OSError:
         raise
     except Exception as error:
@@ -181,18 +212,8 @@ def _write(begun: Claim, arrays: Mapping[str, Any]) -> None:
 
 def _digests(begun: Claim) -> dict[str, str]:
     """Returns {file: SHA-256} of the data; each process reads what it wrote, and tells the rest."""
-    found: dict[str, str] = {}
-    _on_all(lambda: found.update(manifest.digests(begun.data, _is_mine)))
-    if jax.process_count() == 1:
-        return found
-    text = np.frombuffer(json.dumps(found).encode(), np.uint8)
-    lengths = np.ravel(multihost_utils.process_allgather(np.int32(text.size)))
-    told = np.zeros(lengths.max(), np.uint8)
-    told[: text.size] = text
-    everywhere = np.asarray(multihost_utils.process_allgather(told), np.uint8)
-    for row, length in zip(everywhere, lengths, strict=True):
-        found |= json.loads(row[:length].tobytes())
-    return dict(sorted(found.items()))
+    told = agreement.everywhere(lambda: json.dumps(manifest.digests(begun.data, _is_mine)).encode())
+    return dict(sorted((file, sha) for text in told for file, sha in json.loads(text).items()))
 
 
 def _is_mine(file: str) -> bool:
@@ -230,34 +251,3 @@ def _prime(n: int) -> int:
         else:
             n //= factor
     return n
-
-
-def _on_all(action: Callable[[], None]) -> None:
-    """Runs `action`; raises on every process if it raises on one."""
-    failure = None
-    try:
-        action()
-    except Exception as error:
-        failure = error
-    done = multihost_utils.process_allgather(np.uint8(failure is None))
-    if failure is not None:
-        raise failure
-    if not np.all(done):
-        raise CheckpointError("another process cannot save.\nFix: see the error that it raised.")
-
-
-def _on_first(action: Callable[[], bytes | None]) -> bytes:
-    """Runs `action` on the first process; returns its 8 bytes, or raises, on every process."""
-    told, failure = np.zeros(9, np.uint8), None
-    if jax.process_index() == 0:
-        try:
-            token = action() or bytes(8)
-            told = np.frombuffer(b"\1" + token, np.uint8)
-        except Exception as error:
-            failure = error
-    told = np.asarray(multihost_utils.broadcast_one_to_all(told), np.uint8)
-    if failure is not None:
-        raise failure
-    if not told[0]:
-        raise CheckpointError("the first process cannot save.\nFix: see the error that it raised.")
-    return told[1:].tobytes()

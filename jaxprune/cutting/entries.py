@@ -1,5 +1,6 @@
 """Chosen entries of arrays of every kind, each cut where it lives."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -44,6 +45,15 @@ class Cut(NamedTuple):
         """Returns the cut of an array of that rank to the rows that are kept."""
         others = (None,) * (rank - 1)
         return cls((np.flatnonzero(kept), *others), (None,) * rank, (None,) * rank)
+
+    def transposed(self, order: Sequence[int]) -> "Cut":
+        """Returns the cut of the array with its axes in that order."""
+        layers = [self.layers[axis] for axis in order]
+        return Cut(
+            tuple(self.indices[axis] for axis in order),
+            tuple(None if layer is None else order.index(layer) for layer in layers),
+            tuple(self.kept[axis] for axis in order),
+        )
 
     def parts(self) -> Iterator[tuple[int, np.ndarray, int | None]]:
         """Yields (axis, positions, layer axis) where something is taken."""
@@ -121,42 +131,64 @@ def _shape(leaf: Any, cut: Cut) -> tuple[int, ...]:
 
 
 def _on_host(leaf: np.ndarray, cut: Cut) -> np.ndarray:
-    """Cuts rows of the first axis at a time, such that they stay in the cache between two cuts."""
+    """Cuts rows of the first axis at a time, such that they stay in the cache between two cuts.
+
+    Each thread has one run of blocks and one buffer: a task a block costs more than the cut.
+    """
     if not any(cut.parts()):
         return leaf
+    order = sorted(range(leaf.ndim), key=lambda axis: -leaf.strides[axis])
+    if not leaf.flags.c_contiguous and leaf.transpose(order).flags.c_contiguous:
+        return _on_host(leaf.transpose(order), cut.transposed(order)).transpose(np.argsort(order))
+    result = np.empty(_shape(leaf, cut), leaf.dtype)
     first, *others = cut.indices
-    rows = len(leaf) if first is None else first.shape[-1]
+    count = len(leaf) if first is None else first.shape[-1]
     once = all(index is None for index in others) or (first is not None and first.ndim == 2)
     if leaf.nbytes <= _AT_ONCE or once:
-        return _taken(leaf, cut)
+        _put(leaf, cut, result)
+        return result
     size = max(1, _AT_ONCE * len(leaf) // leaf.nbytes)
-    result = np.empty(_shape(leaf, cut), leaf.dtype)
+    if first is not None:
+        leaf = np.ascontiguousarray(leaf)  # else NumPy makes the whole so for every block
 
-    def write(start: int) -> None:
-        end = min(start + size, rows)
-        part = leaf[start:end] if first is None else np.take(leaf, first[start:end], axis=0)
-        rest = [
-            i[start:end] if layer == 0 and i is not None and i.ndim == 2 else i
-            for i, layer in zip(others, cut.layers[1:], strict=True)
-        ]
-        result[start:end] = _taken(part, cut._replace(indices=(None, *rest)))
+    def write(start: int, stop: int) -> None:
+        chosen = np.empty((0 if first is None else size, *leaf.shape[1:]), leaf.dtype)
+        for low in range(start, stop, size):
+            rows = slice(low, min(low + size, stop))
+            part = leaf[rows]
+            if first is not None:
+                part = chosen[: rows.stop - low]
+                np.take(leaf, first[rows], axis=0, out=part, mode="clip")
+            rest = [
+                i[rows] if layer == 0 and i is not None and i.ndim == 2 else i
+                for i, layer in zip(others, cut.layers[1:], strict=True)
+            ]
+            _put(part, cut._replace(indices=(None, *rest)), result[rows])
 
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(write, range(0, rows, size)))
+    threads = max(1, min(os.cpu_count() or 1, -(-count // size)))
+    edges = np.linspace(0, count, threads + 1, dtype=int).tolist()
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(write, edges, edges[1:]))
     return result
 
 
-def _taken(leaf: np.ndarray, cut: Cut) -> np.ndarray:
-    for axis, index, layer in cut.parts():
+def _put(leaf: np.ndarray, cut: Cut, result: np.ndarray) -> None:
+    """Writes the chosen entries of an array.
+
+    Positions are within it. To refuse others NumPy would copy once more, and "clip" does not.
+    """
+    parts = [*cut.parts()]
+    for number, (axis, index, layer) in enumerate(parts, 1):
+        shape = (*leaf.shape[:axis], index.shape[-1], *leaf.shape[axis + 1 :])
+        out = result if number == len(parts) else np.empty(shape, leaf.dtype)
         if layer is None:
-            leaf = np.take(leaf, index, axis=axis)
+            np.take(leaf, index, axis=axis, out=out, mode="clip")
         else:
             along = axis - (layer < axis)
-            layers = zip(np.moveaxis(leaf, layer, 0), index, strict=True)
-            leaf = np.stack(
-                [np.take(part, chosen, axis=along) for part, chosen in layers], axis=layer
-            )
-    return leaf
+            layers = (np.moveaxis(leaf, layer, 0), index, np.moveaxis(out, layer, 0))
+            for part, chosen, place in zip(*layers, strict=True):
+                np.take(part, chosen, axis=along, out=place, mode="clip")
+        leaf = out
 
 
 def entries(leaf: Any, cut: Cut) -> Any:

@@ -21,6 +21,10 @@ def l1(
 ) -> dict[str, Array]:
     """Returns {group: f32[n]}: the sum of |w| over the weights of each channel.
 
+    Where the members of a group are summed, as they are by default, the scores of parts of a tree
+    add up to its own: each array in one of the parts, and zeros without memory in its place in the
+    others, `np.broadcast_to(np.float32(0), shape)`.
+
     Args:
       graph: what `jaxprune.trace` returned.
       variables: the variables that it was traced from.
