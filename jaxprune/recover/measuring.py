@@ -1,6 +1,7 @@
 """What readers read in one network and write in another, summed up over batches."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from jaxprune.graph import ChannelGraph
 from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Op
 from jaxprune.recover.fits import Moments
+from jaxprune.recover.layers import At
 from jaxprune.recover.readers import Reader, contractions
 from jaxprune.recover.shortcuts import Sum
 from jaxprune.running import evaluator
@@ -25,6 +27,7 @@ from jaxprune.stats.readings import Reading, read_matrix, sampled, written_matri
 
 Array = Any
 _EXACT = jax.lax.Precision.HIGHEST
+_READ, _WRITTEN, _SUM = "read", "written", "sum"
 
 
 class Draw(NamedTuple):
@@ -128,12 +131,15 @@ class Measuring:
             )
         every = list(every_op(here.walk))
         sums = {} if dense is None else self.sums
-        marks = [(ops[r.number][0], ("reader", i)) for i, r in enumerate(self.readers)]
-        marks += [(every[item.number], ("sum", i)) for i, item in sums.items()]
+        read = {reader.number: ops[reader.number] for reader in self.readers}
+        marks = [(op, (_READ, n, sites[0].operand)) for n, (op, sites) in read.items()]
+        marks += [(op, (_WRITTEN, n, 0)) for n, (op, _) in read.items()]
+        marks += [(every[n], (_SUM, n, 0)) for n in {item.number for item in sums.values()}]
         marked = Marked(marks)
 
         def leave(op: Op, operands: list[Any], results: list[Any]) -> Noted:
-            return {mark: (operands, results) for mark in marked.at(op)}
+            found = {mark: operands if mark[0] == _READ else results for mark in marked.at(op)}
+            return {mark[:2]: arrays[mark[2]] for mark, arrays in found.items()}
 
         def noted(variables: Any) -> Noted:
             args = evaluator.operands(variables, inputs, keywords)
@@ -156,25 +162,22 @@ class Measuring:
         ]
 
     def _sums(self, ops: Any, i: int, seen: Noted, targets: Noted, examples: int, key: Any) -> Sums:
-        op, sites = ops[self.readers[i].number]
+        reader = self.readers[i]
+        op, sites = ops[reader.number]
+        at = Reading(channels=None, group=reader.groups[0], site=sites[0], op=op)
 
-        def reading(noted: Noted, what: str) -> Reading:
-            operands, results = noted[what, i]
-            return Reading(
-                channels=None,
-                group=self.readers[i].groups[0],
-                site=sites[0],
-                op=op,
-                operands=operands,
-                results=results,
-            )
+        def written(noted: Noted, what: str, number: int, layer: At) -> Array:
+            return written_matrix(replace(at, results=(_at(noted[what, number], layer),)))
 
-        x = read_matrix(reading(seen, "reader"))
-        y = written_matrix(reading(targets, "reader"))
-        if ("sum", i) in targets:
-            ours = written_matrix(reading(seen, "reader"))
-            lost = written_matrix(reading(targets, "sum")) - written_matrix(reading(seen, "sum"))
-            factor = self.sums[i].factor[:, None]
+        operands = [_at(seen[_READ, reader.number], reader.at)] * 2  # no kernel is looked at
+        x = read_matrix(replace(at, operands=operands))
+        y = written(targets, _WRITTEN, reader.number, reader.at)
+        if i in self.sums and targets is not seen:
+            met = self.sums[i]
+            ours = written(seen, _WRITTEN, reader.number, reader.at)
+            lost = written(targets, _SUM, met.number, met.at)
+            lost = lost - written(seen, _SUM, met.number, met.at)
+            factor = met.factor[:, None]
             y = jnp.where(factor == 0, y, ours + lost / np.where(factor == 0, 1, factor))
         if self.draw.positions is not None:
             count = self.draw.positions * examples
@@ -182,6 +185,10 @@ class Measuring:
             y = jnp.take(y, drawn, axis=-2)
         broken = jnp.any(~jnp.isfinite(x)) | jnp.any(~jnp.isfinite(y))
         return Sums(moments(x, y), broken.astype(jnp.int32))
+
+
+def _at(array: Array, layer: At) -> Array:
+    return array[layer] if layer else array
 
 
 def _together(state: list[Sums], more: list[Sums], number: Any) -> list[Sums]:

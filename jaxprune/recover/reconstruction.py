@@ -68,8 +68,10 @@ def least_squares(
     Returns:
       The variables, of which kernels of readers (at kept inputs), biases and running means differ,
       and a fit for every reader: `print(*recovered.fits, sep=chr(10))`. Readers that share one
-      kernel are fitted together. A reader whose kernel is computed from variables, is read
-      elsewhere too, or stands inside of a scan, stays as it is, and its fit says why.
+      kernel are fitted together. In a scan over stacked layers each layer has readers of its own,
+      as if the layers stood one after the other; what they read of a batch is held for all layers.
+      A reader whose kernel is computed from variables, is read elsewhere too, or stands inside of
+      another loop or a branch, stays as it is, and its fit says why.
 
     Raises:
       KeepError, TreeError: before anything is computed.
