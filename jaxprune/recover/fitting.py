@@ -17,7 +17,7 @@ from jaxprune.errors import JaxpruneError
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep.check import Keep, check_keep
 from jaxprune.recover.biases import added, takers
-from jaxprune.recover.fits import Block, Form, Moments, bias, error, fit, size
+from jaxprune.recover.fits import Block, Form, Moments, bias, error, fit
 from jaxprune.recover.leaves import concrete, replaced
 from jaxprune.recover.measuring import Draw, Measuring
 from jaxprune.recover.readers import Reader, find_readers, kernels
@@ -97,7 +97,8 @@ class Fitting:
         self.readers = [replace(r, biased=not no) for r, no in zip(readers, why, strict=True)]
         call = call_of(graph, inputs)
         run = graph.fn if fn is None else fn
-        self.measuring = Measuring(graph, self.readers, call, run, "recover.least_squares", draw)
+        where = "recover.least_squares"
+        self.measuring = Measuring(graph, self.readers, call, run, where, draw, form)
         self.fits: dict[int, Fit] = {}
 
     def recovered(self) -> Recovered:
@@ -137,6 +138,8 @@ class Fitting:
         readers = [self.readers[i] for i in numbers]
         leaf = np.asarray(fetch(self.leaves[readers[0].path]))
         blocks = [reader.blocks(leaf) for reader in readers]
+        if self.form is Form.BIAS:
+            blocks = [[block.outputs for block in each] for each in blocks]
         new, methods = [], []
         constants = [np.zeros(reader.written.shape) for reader in readers]
         for b in range(len(blocks[0])):
@@ -148,7 +151,8 @@ class Fitting:
             methods += [method] if method not in methods else []
             for constant, shift in zip(constants, shifts, strict=True):
                 constant[b] = shift
-        self.leaves[readers[0].path] = readers[0].with_kernel(leaf, new)
+        if self.form is not Form.BIAS:
+            self.leaves[readers[0].path] = readers[0].with_kernel(leaf, new)
         for n, i in enumerate(numbers):
             words = ", ".join([*methods, "bias" if readers[n].biased else "no bias"])
             self.fits[i] = fit_of(readers[n], moments[n], blocks[n], new, words, constants[n])
@@ -217,7 +221,7 @@ def fit_of(
         totals += (
             error(moment, start, zero, block.written),
             error(moment, kernel, shift, block.written),
-            size(moment, block.written),
+            moment.size[block.written].sum(),
         )
     before, after = (float(total / (totals[2] or 1.0)) for total in totals[:2])
     return Fit(reader.groups, reader.place, reader.path, before, after, method)

@@ -14,9 +14,10 @@ from jaxprune.arguments.numbers import check_count
 from jaxprune.errors import JaxpruneError, ResizeError
 from jaxprune.gates.evaluation import Marked, evaluate
 from jaxprune.graph import ChannelGraph
+from jaxprune.program import jaxpr
 from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Op
-from jaxprune.recover.fits import Moments
+from jaxprune.recover.fits import Form, Moments
 from jaxprune.recover.layers import At
 from jaxprune.recover.readers import Reader, contractions
 from jaxprune.recover.shortcuts import Sum
@@ -27,7 +28,7 @@ from jaxprune.stats.readings import Reading, read_matrix, sampled, written_matri
 
 Array = Any
 _EXACT = jax.lax.Precision.HIGHEST
-_READ, _WRITTEN, _SUM = "read", "written", "sum"
+_READ, _KERNEL, _WRITTEN, _SUM = "read", "kernel", "written", "sum"
 
 
 class Draw(NamedTuple):
@@ -60,6 +61,7 @@ class Sums(NamedTuple):
 class Measuring:
     """One compiled pass over a batch, for every reader alone or all together.
 
+    Where biases alone are fitted, no products of inputs are summed up.
     With `dense` variables, inputs are those of the network of now and targets of the dense one.
     """
 
@@ -71,12 +73,14 @@ class Measuring:
         fn: Callable[..., Any],
         where: str,
         draw: Draw,
+        form: Form = Form.KERNEL,
     ):
         self.graph = graph
         self.draw = draw
         self.readers = readers
         self.call = call
         self.where = where
+        self.form = form
         self.sums: dict[int, Sum] = {}  # of readers that make up for the error of a shortcut
         self.rounding = 0.0  # the epsilon of the type of the sums
         self.retraced = evaluator.retracer(fn, graph)
@@ -133,13 +137,15 @@ class Measuring:
         sums = {} if dense is None else self.sums
         read = {reader.number: ops[reader.number] for reader in self.readers}
         marks = [(op, (_READ, n, sites[0].operand)) for n, (op, sites) in read.items()]
+        if self.form is Form.BIAS:
+            marks += [(op, (_KERNEL, n, 1 - sites[0].operand)) for n, (op, sites) in read.items()]
         marks += [(op, (_WRITTEN, n, 0)) for n, (op, _) in read.items()]
         marks += [(every[n], (_SUM, n, 0)) for n in {item.number for item in sums.values()}]
         marked = Marked(marks)
 
         def leave(op: Op, operands: list[Any], results: list[Any]) -> Noted:
-            found = {mark: operands if mark[0] == _READ else results for mark in marked.at(op)}
-            return {mark[:2]: arrays[mark[2]] for mark, arrays in found.items()}
+            arrays = {_READ: operands, _KERNEL: operands}
+            return {mark[:2]: arrays.get(mark[0], results)[mark[2]] for mark in marked.at(op)}
 
         def noted(variables: Any) -> Noted:
             args = evaluator.operands(variables, inputs, keywords)
@@ -170,7 +176,12 @@ class Measuring:
             return written_matrix(replace(at, results=(_at(noted[what, number], layer),)))
 
         operands = [_at(seen[_READ, reader.number], reader.at)] * 2  # no kernel is looked at
-        x = read_matrix(replace(at, operands=operands))
+        if self.form is Form.BIAS:
+            operands[sites[0].operand] = jnp.where(reader.lost, 0, operands[sites[0].operand])
+            operands[1 - sites[0].operand] = _at(seen[_KERNEL, reader.number], reader.at)
+            x = written_matrix(replace(at, results=jaxpr.bind(op.eqn, operands, op.eqn.params)))
+        else:
+            x = read_matrix(replace(at, operands=operands))
         y = written(targets, _WRITTEN, reader.number, reader.at)
         if i in self.sums and targets is not seen:
             met = self.sums[i]
@@ -184,7 +195,8 @@ class Measuring:
             x, drawn = sampled(x, jax.random.fold_in(key, i), count)
             y = jnp.take(y, drawn, axis=-2)
         broken = jnp.any(~jnp.isfinite(x)) | jnp.any(~jnp.isfinite(y))
-        return Sums(moments(x, y), broken.astype(jnp.int32))
+        found = moments(x, y) if self.form is not Form.BIAS else remainders(x, y)
+        return Sums(found, broken.astype(jnp.int32))
 
 
 def _at(array: Array, layer: At) -> Array:
@@ -204,7 +216,13 @@ def moments(x: Array, y: Array) -> Moments:
     middle, goal = x.mean(-2), y.mean(-2)
     dx, dy = x - middle[..., None, :], y - goal[..., None, :]
     rows: Any = jnp.full(x.shape[0], x.shape[-2], dtype)
-    return Moments(rows, middle, goal, _times(dx, dx), _times(dx, dy), (dy * dy).sum(-2))
+    products = _times(dx, dx), _times(dx, dy), (dy * dy).sum(-2)
+    return Moments(rows, middle, goal, *products, (y * y).sum(-2))
+
+
+def remainders(z: Array, y: Array) -> Moments:
+    """Returns the moments, without inputs, of y - z of the rows f[blocks, rows, O]."""
+    return moments(z[..., :0], y - z)._replace(size=(y * y).sum(-2))
 
 
 def merged(a: Moments, b: Moments) -> Moments:
@@ -224,6 +242,7 @@ def merged(a: Moments, b: Moments) -> Moments:
         a.xx + b.xx + (dx * weight)[:, :, None] * dx[:, None, :],
         a.xy + b.xy + (dx * weight)[:, :, None] * dy[:, None, :],
         a.yy + b.yy + dy * dy * weight,
+        a.size + b.size,
     )
 
 

@@ -37,6 +37,7 @@ class Reader:
       sites: where it sums over groups.
       path: of the variable that is its kernel. index: int[blocks, K, O], which entries of it.
       kept: bool[blocks, K]; written: bool[blocks, O]: the inputs and outputs that stay.
+      lost: bool[...] that broadcasts to what it reads: what goes.
       channels: int[blocks, K]; inputs of one number are of one channel.
       biased: whether a bias, or a running mean, can take a constant that it lacks.
     """
@@ -52,6 +53,7 @@ class Reader:
     index: Array
     kept: Array
     written: Array
+    lost: Array
     channels: Array
     biased: bool = False
 
@@ -230,6 +232,7 @@ def _reader(
         index=np.asarray(in_blocks(reading, jnp.asarray(view.order))),
         kept=~in_columns(reading, lost),
         written=np.logical_not(np.asarray(np.any(outputs, axis=1))),
+        lost=lost,
         channels=_channels(reading, sites),
     )
 

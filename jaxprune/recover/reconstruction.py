@@ -51,7 +51,7 @@ def least_squares(
       batches: as for `jp.stats.collect`, each an array or a tree whose first items are the inputs.
         With IN_TURN a list, or what can be iterated again.
       form: `KERNEL` fits all weights; `SCALE` one factor of each channel and reader, and `BIAS`
-        nothing but b.
+        nothing but b, for which a few numbers of each output are summed up and no K x K.
       ridge: how strongly weights stay, relative to the mean square of the inputs; at least 0.
       order: `IN_TURN` fits one kernel after the other, in the order of the program, each on what
         the pruned and fitted network before it gives: one pass over the data for each. The last
