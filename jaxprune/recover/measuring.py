@@ -24,10 +24,10 @@ from jaxprune.recover.shortcuts import Sum
 from jaxprune.running import evaluator
 from jaxprune.running.evaluator import Noted
 from jaxprune.stats.batch_calls import Calling
+from jaxprune.stats.products import between, pairs
 from jaxprune.stats.readings import Reading, read_matrix, sampled, written_matrix
 
 Array = Any
-_EXACT = jax.lax.Precision.HIGHEST
 _READ, _KERNEL, _WRITTEN, _SUM = "read", "kernel", "written", "sum"
 
 
@@ -216,7 +216,7 @@ def moments(x: Array, y: Array) -> Moments:
     middle, goal = x.mean(-2), y.mean(-2)
     dx, dy = x - middle[..., None, :], y - goal[..., None, :]
     rows: Any = jnp.full(x.shape[0], x.shape[-2], dtype)
-    products = _times(dx, dx), _times(dx, dy), (dy * dy).sum(-2)
+    products = pairs(dx), between(dx, dy), (dy * dy).sum(-2)
     return Moments(rows, middle, goal, *products, (y * y).sum(-2))
 
 
@@ -244,7 +244,3 @@ def merged(a: Moments, b: Moments) -> Moments:
         a.yy + b.yy + dy * dy * weight,
         a.size + b.size,
     )
-
-
-def _times(x: Array, y: Array) -> Array:
-    return jnp.einsum("...si,...sj->...ij", x, y, precision=_EXACT)

@@ -1,0 +1,52 @@
+"""How many operations statistics take: the products of an array once, and of two halves once."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxprune as jp
+from jaxprune import stats
+from jaxprune.stats.products import between, pairs
+
+RANDOM = np.random.default_rng(0)
+
+
+def operations(run: Callable[..., Any], *args: Any) -> float:
+    found = jax.jit(run).lower(*args).compile().cost_analysis()
+    return (found[0] if isinstance(found, list) else found)["flops"]
+
+
+@pytest.mark.parametrize("kind", ["real", "complex"])
+def test_halves_give_the_matrix_of_all_pairs(kind: str) -> None:
+    x = RANDOM.normal(size=(2, 5, 1031))
+    x = (x + 1j * RANDOM.normal(size=x.shape)).astype("c8") if kind == "complex" else np.float32(x)
+    found = jax.jit(pairs)(x)
+    np.testing.assert_allclose(found, x.mT @ x.conj(), rtol=1e-4, atol=1e-4)
+    assert operations(pairs, x) < 0.76 * operations(lambda x: between(x, x), x)
+
+
+def test_what_several_kernels_read_is_multiplied_once() -> None:
+    """Queries, keys and values of one array, in layers of a scan."""
+    shapes = jax.ShapeDtypeStruct((4, 2, 32), jnp.float32), jax.ShapeDtypeStruct((4, 32, 2), "f4")
+
+    def extra(readers: int) -> float:
+        def fn(v: Any, x: Any) -> Any:
+            def layer(x: Any, w: Any) -> Any:
+                h = jax.nn.relu(x @ w["up"])
+                return x + sum(h @ w[f"down{i}"] for i in range(readers)), None
+
+            return jax.lax.scan(layer, x, v)[0]
+
+        v = {"up": shapes[0]} | {f"down{i}": shapes[1] for i in range(readers)}
+        x = jax.ShapeDtypeStruct((64, 2), jnp.float32)
+        tools = stats.collector(jp.trace(fn, v, x), {"": stats.covariance()}, groups=["up"])
+        return operations(tools.update, tools.init(v, x), v, x) - operations(fn, v, x)
+
+    once, thrice = extra(1), extra(3)
+    gram = 2 * 64 * 32 * 32
+    assert once > gram
+    assert thrice - once < gram / 2
