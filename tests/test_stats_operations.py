@@ -1,4 +1,4 @@
-"""How many operations statistics take: the products of an array once, and of two halves once."""
+"""What statistics take: operations of an array once, and nothing of its size on the host."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,16 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.core import Tracer
 
 import jaxprune as jp
 from jaxprune import stats
+from jaxprune.stats import At
 from jaxprune.stats.products import between, pairs
 
 RANDOM = np.random.default_rng(0)
 
 
 def operations(run: Callable[..., Any], *args: Any) -> float:
-    found = jax.jit(run).lower(*args).compile().cost_analysis()
+    found: Any = jax.jit(run).lower(*args).compile().cost_analysis()
     return (found[0] if isinstance(found, list) else found)["flops"]
 
 
@@ -54,3 +56,46 @@ def test_what_several_kernels_read_is_multiplied_once() -> None:
     gram = 2 * 64 * 32 * 32
     assert once > gram
     assert thrice - once < gram / 2
+
+
+def test_neither_activations_nor_weights_come_to_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read there is the state: of a group of n at most n x n numbers."""
+    n, v = 20, {"a": jnp.ones((400, 20)), "b": jnp.ones((20, 30)), "c": jnp.ones((30, 30))}
+    x, y = jnp.ones((512, 400)), jnp.ones((512, 30))
+
+    def fn(v: Any, x: Any) -> Any:
+        return jax.nn.relu(x @ v["a"]) @ v["b"] @ v["c"]
+
+    def loss(outputs: Any, batch: Any) -> Any:
+        return ((outputs - batch[1]) ** 2).mean()
+
+    graph = jp.trace(fn, v, x)
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    x, y = jax.device_put((x, y), jax.NamedSharding(mesh, jax.P("d")))
+    v = jax.device_put(v, jax.NamedSharding(mesh, jax.P()))
+    sizes: list[int] = []
+
+    def noted(read: Callable[..., Any]) -> Callable[..., Any]:
+        def reads(tree: Any, *args: Any, **keywords: Any) -> Any:
+            leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+            sizes.extend(leaf.size for leaf in leaves if not isinstance(leaf, Tracer))
+            return read(tree, *args, **keywords)
+
+        return reads
+
+    for place, name in ((np, "asarray"), (np, "array"), (jax, "device_get")):
+        monkeypatch.setattr(place, name, noted(getattr(place, name)))
+    wanted = {
+        "moments": stats.moments(),
+        "gram": stats.gram(),
+        "norm": stats.weighted_norm(),
+        "each": stats.mean_square(at=At.EXAMPLES),
+        "slope": stats.sum(at=At.GATES),
+    }
+    found = stats.collect(graph, v, [(x, y), (x, y)], wanted, loss=loss)
+    jp.scores.fisher(graph, found["each"])
+    jp.scores.taylor(graph, v, jax.grad(lambda v: loss(fn(v, x), (x, y)))(v))
+    jp.scores.l2(graph, v)
+    assert sizes
+    assert max(sizes) <= 30 * 30
+    assert n in sizes

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep.check import Keep
@@ -15,7 +15,7 @@ At = tuple[int, ...]
 """Which layer of each scan around an operation, outermost first; () outside of scans."""
 
 
-def at_layer(graph: ChannelGraph, keep: Keep, scan: Op, layer: int) -> dict[str, object]:
+def at_layer(graph: ChannelGraph, keep: Keep, scan: Op, layer: int) -> dict[str, Any]:
     """Returns the masks of one layer: of groups with bool[layers, n] along `scan` its bool[n]."""
     return {
         name: mask[layer] if mask.ndim == 2 and stack_of(graph, name) is scan else mask
@@ -23,7 +23,7 @@ def at_layer(graph: ChannelGraph, keep: Keep, scan: Op, layer: int) -> dict[str,
     }
 
 
-def stack_of(graph: ChannelGraph, group: str) -> object:
+def stack_of(graph: ChannelGraph, group: str) -> Any:
     """Returns what makes the layers of which each has its own channels of a group, None if none."""
     return graph.groups[group].slots[0].atom.layers
 
@@ -61,10 +61,10 @@ class Layered(Domain[T]):
     def scan(self, op: Op, ins: list[T], steps: Steps) -> Sequence[T]:
         """Returns the results of a scan."""
         first = steps.constants + steps.carry
-        if not any(self.is_variable(item) for item in ins[first:]):
+        length = op.params["length"]
+        if not length or not any(self.is_variable(item) for item in ins[first:]):
             return self.compute(op, ins)
         self.followed.add(id(op))
-        length = op.params["length"]
         fixed, carry = ins[: steps.constants], ins[steps.constants : first]
         given = list(zip(*(self.rows(item, length) for item in ins[first:]), strict=True))
         made: dict[int, list[T]] = {}

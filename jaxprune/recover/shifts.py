@@ -282,9 +282,8 @@ def _fold(origin: Origin, shift: Any, view: View, op: Op) -> _Fold:
     order = np.broadcast_to(view.order, shape).reshape(-1)
     values = np.broadcast_to(shift, shape).reshape(-1)
     values = values.astype(np.complex128 if np.iscomplexobj(values) else np.float64)
-    counts = np.bincount(order, minlength=size)
-    entries = counts > 0
-    counts = np.maximum(counts, 1)
+    uses = np.bincount(order, minlength=size)
+    counts = np.maximum(uses, 1)
     mean = np.bincount(order, values.real, minlength=size) / counts
     if np.iscomplexobj(values):
         mean = mean + 1j * np.bincount(order, values.imag, minlength=size) / counts
@@ -294,7 +293,7 @@ def _fold(origin: Origin, shift: Any, view: View, op: Op) -> _Fold:
         origin=origin,
         path=view.path,
         delta=(op.rule.weights[1] * mean).reshape(view.shape),
-        entries=entries.reshape(view.shape),
+        entries=(uses > 0).reshape(view.shape),
         unevenness=float(np.abs(values - mean[order]).max()),
         tolerance=max(1e-5, 4 * float(rounding)) * float(np.abs(values).max()),
     )
