@@ -14,7 +14,8 @@ EPS = float(np.finfo(np.float64).eps)
 def moments_of(x: np.ndarray, y: np.ndarray) -> Moments:
     dx, dy = x - x.mean(0), y - y.mean(0)
     rows: Any = float(len(x))
-    return Moments(rows, x.mean(0), y.mean(0), dx.T @ dx, dx.T @ dy, (dy * dy).sum(0))
+    products = dx.T @ dx, dx.T @ dy, (dy * dy).sum(0)
+    return Moments(rows, x.mean(0), y.mean(0), *products, (y * y).sum(0))
 
 
 def test_a_hundred_random_layers_are_never_worse_on_their_data() -> None:

@@ -84,7 +84,7 @@ def mark(walk: Walk) -> None:
         for atom in {atom for space in axes for atom in ax.atoms(space)}:
             if atom.name is not None:
                 before = companions.get(atom, known)
-                companions[atom] = {key: before[key] for key in before.keys() & known.keys()}
+                companions[atom] = {key: before[key] for key in before if key in known}
     for atom, stacks in companions.items():
         if stacks and atom not in shared:
             atom.layers = max(stacks, key=lambda key: stacks[key])

@@ -38,7 +38,8 @@ def absorb_constants(graph: ChannelGraph, variables: Any, keep: Keep) -> Absorbe
     one at the borders; its mean over the places, the least-squares fit, is absorbed then. It is
     impossible, and the constant dropped as by plain slicing, where the channels are not constant
     (no BatchNorm, or a shortcut without one), where a nonlinear function comes before any bias or
-    running mean, and where an operation is not followed (`scan`, `while`, `cond`, `gather`).
+    running mean, and where an operation is not followed (`while`, `cond`, `gather`, a `scan` over
+    anything but stacked layers).
 
     Args:
       graph: the channel graph, traced in evaluation mode; cheapest at batch 1. Outcomes hold for
@@ -75,9 +76,9 @@ def absorb_constants(graph: ChannelGraph, variables: Any, keep: Keep) -> Absorbe
     check_keep(graph, keep)
     leaves = concrete(graph, variables)
     pruned = {name: np.asarray(kept) for name, kept in keep.items() if not np.all(kept)}
-    run = Shifts(pruned)
+    run = Shifts(graph, pruned)
     with _beside_accelerators(leaves):
-        run.start(graph.walk, _silenced(graph, leaves, pruned))
+        run.start(_silenced(graph, leaves, pruned))
     for path, delta in run.finish().items():
         leaves[path] = plus(leaves[path], delta)
     tree = jax.tree.structure(variables).unflatten(leaves.values())

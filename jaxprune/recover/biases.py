@@ -9,6 +9,7 @@ from jaxprune.arguments.fetching import fetch
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep.check import Keep
 from jaxprune.program.jaxpr import Op
+from jaxprune.recover.layers import At
 from jaxprune.recover.leaves import plus
 from jaxprune.recover.partial import zero
 from jaxprune.recover.readers import Reader, contractions, on_result
@@ -18,18 +19,22 @@ Array = np.ndarray
 Leaves = Mapping[str, Any]
 
 
-class Births(Shifts):
-    """Shifts that are born where they are given: {operation: what its result is to exceed}."""
+Given = Mapping[tuple[int, At], tuple[str, Array]]
+"""{operation, by `id`, and layer: a name and what its result is to exceed}."""
 
-    def __init__(self, pruned: Keep, births: Mapping[int, tuple[str, Array]]):
-        super().__init__(pruned)
+
+class Births(Shifts):
+    """Shifts that are born where they are given."""
+
+    def __init__(self, graph: ChannelGraph, pruned: Keep, births: Given):
+        super().__init__(graph, pruned)
         self.births = births
 
     def born(self, op: Op, ins: Sequence[Any]) -> Iterator[tuple[Origin, list[Any]]]:
         """Yields the given shift of a result."""
         del ins
-        if id(op) in self.births:
-            name, values = self.births[id(op)]
+        if (id(op), self.at) in self.births:
+            name, values = self.births[id(op), self.at]
             shift = np.broadcast_to(values, op.out_shapes[0]).astype(op.eqn.outvars[0].aval.dtype)
             yield Origin(name, name, False), [zero(shift, pruned_entries(op.outs[0], self.pruned))]
 
@@ -46,7 +51,8 @@ def takers(graph: ChannelGraph, leaves: Leaves, keep: Keep, readers: Sequence[Re
     failures = {o.group: o.why or "" for o in run.outcomes if not o.exact}
     taken = {o.group for o in run.outcomes if o.into}
     absent = "nothing that is added or subtracted follows"
-    return [failures.get(str(r.number), "" if str(r.number) in taken else absent) for r in readers]
+    names = [str(i) for i in range(len(readers))]
+    return [failures.get(name, "" if name in taken else absent) for name in names]
 
 
 def added(
@@ -68,17 +74,17 @@ def _run(
     readers: Sequence[Reader],
     constants: Sequence[Array],
 ) -> Births:
-    run = Births(keep, births_of(graph, readers, constants))
-    run.start(graph.walk, {path: np.asarray(fetch(leaves[path])) for path in graph.variables})
+    run = Births(graph, keep, births_of(graph, readers, constants))
+    run.start({path: np.asarray(fetch(leaves[path])) for path in graph.variables})
     return run
 
 
 def births_of(
     graph: ChannelGraph, readers: Sequence[Reader], constants: Sequence[Array]
-) -> dict[int, tuple[str, Array]]:
-    """Returns {operation: name and shift of its result} for f64[blocks, O] of each reader."""
+) -> dict[tuple[int, At], tuple[str, Array]]:
+    """Returns the shifts of f64[blocks, O] of each reader, named by its place in `readers`."""
     ops = [op for op, _ in contractions(graph)]
     return {
-        id(ops[reader.number]): (str(reader.number), on_result(reader, values))
-        for reader, values in zip(readers, constants, strict=True)
+        (id(ops[reader.number]), reader.at): (str(i), on_result(reader, values))
+        for i, (reader, values) in enumerate(zip(readers, constants, strict=True))
     }

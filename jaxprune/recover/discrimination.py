@@ -15,7 +15,7 @@ from jaxprune.errors import JaxpruneError
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.recover.auxiliary_heads import WHERE, Head, Loss, Watch, train_heads
 from jaxprune.recover.leaves import checked_counts, concrete, replaced
-from jaxprune.recover.readers import Reader, check_read, find_readers
+from jaxprune.recover.readers import Reader, Refused, check_read, find_readers
 from jaxprune.stats.batch_calls import call_of
 from jaxprune.stats.passes import loss_value
 
@@ -121,7 +121,9 @@ def dcp(
         raise JaxpruneError(f"{WHERE}: no batches.\nFix: pass at least one batch of data.")
     counts = {name: count for name, count in counts.items() if count < graph.groups[name].size}
     everything = {name: np.ones(graph.groups[name].size, bool) for name in counts}
-    readers, refused = find_readers(graph, everything)
+    found, refused = find_readers(graph, everything)
+    readers = [reader for reader in found if not reader.at]
+    refused += [Refused(r.groups, r.place, "it is inside of a scan") for r in found if r.at]
     check_read(WHERE, graph, counts, readers, refused)
     named = check_names(points, "points", JaxpruneError)
     watch = Watch(graph, named, call_of(graph, inputs), graph.fn if fn is None else fn)

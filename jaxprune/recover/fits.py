@@ -22,7 +22,10 @@ class Moments(NamedTuple):
     """Of rows x f[K], what is read, and y f[O], what should be written; about their means.
 
     rows: f[], how many. x, y: f[K] and f[O], the means. xx, xy, yy: f[K, K], f[K, O] and f[O], the
-    sums of the products of the distances from them. All may have leading axes.
+    sums of the products of the distances from them. size: f[O], the sums of the squares of what
+    should be written. All may have leading axes.
+
+    Where biases alone are fitted there are no inputs, K = 0, and y is what kept inputs leave of it.
     """
 
     rows: Array
@@ -31,6 +34,7 @@ class Moments(NamedTuple):
     xx: Array
     xy: Array
     yy: Array
+    size: Array
 
 
 class Block(NamedTuple):
@@ -44,6 +48,11 @@ class Block(NamedTuple):
     kept: Array
     written: Array
     channels: Array
+
+    @property
+    def outputs(self) -> "Block":
+        """The block without inputs."""
+        return Block(self.kernel[:0], self.kept[:0], self.written, self.channels[:0])
 
 
 class Fitted(NamedTuple):
@@ -109,12 +118,6 @@ def error(moments: Moments, kernel: Array, bias: Array, written: Array) -> float
     about += (w * (moments.xx @ w)).sum()
     rest = moments.y[written] - moments.x @ w - bias[written]
     return float(max(about, 0) + moments.rows * (rest**2).sum())
-
-
-def size(moments: Moments, written: Array) -> float:
-    """Returns Σ |y|^2 over the rows and the outputs that stay."""
-    squares = moments.yy[written] + moments.rows * moments.y[written] ** 2
-    return float(squares.sum())
 
 
 def _products(moments: Moments, biased: bool) -> tuple[Array, Array]:

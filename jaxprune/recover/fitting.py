@@ -1,6 +1,6 @@
 """One call of `least_squares`: kernel by kernel, what is measured, fitted and put back."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from enum import Enum
 from typing import Any, NamedTuple
@@ -17,10 +17,10 @@ from jaxprune.errors import JaxpruneError
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep.check import Keep, check_keep
 from jaxprune.recover.biases import added, takers
-from jaxprune.recover.fits import Block, Form, Moments, bias, error, fit, size
+from jaxprune.recover.fits import Block, Form, Moments, bias, error, fit
 from jaxprune.recover.leaves import concrete, replaced
 from jaxprune.recover.measuring import Draw, Measuring
-from jaxprune.recover.readers import Reader, find_readers
+from jaxprune.recover.readers import Reader, find_readers, kernels
 from jaxprune.recover.shortcuts import find_sums
 from jaxprune.stats.batch_calls import call_of
 
@@ -37,7 +37,7 @@ class Order(Enum):
 class Fit(NamedTuple):
     """What became of one contraction that reads pruned groups.
 
-    groups: the pruned groups that it reads. reader: its module path, or file and line.
+    groups: the pruned groups that it reads. reader: its module path, or file and line, and layer.
     kernel: the path of its weights; None where it stays as it is, for the reason `why`.
     before, after: the squared error of its outputs over their squares, on the data: with the
       weights of the kept channels as they were, and as they are now.
@@ -97,7 +97,8 @@ class Fitting:
         self.readers = [replace(r, biased=not no) for r, no in zip(readers, why, strict=True)]
         call = call_of(graph, inputs)
         run = graph.fn if fn is None else fn
-        self.measuring = Measuring(graph, self.readers, call, run, "recover.least_squares", draw)
+        where = "recover.least_squares"
+        self.measuring = Measuring(graph, self.readers, call, run, where, draw, form)
         self.fits: dict[int, Fit] = {}
 
     def recovered(self) -> Recovered:
@@ -107,10 +108,10 @@ class Fitting:
             moments = self.measuring.collect(self.batches, self.variables, None, every)
             constants = [
                 made
-                for numbers in self._kernels()
+                for numbers in kernels(self.readers)
                 for made in self._fitted(numbers, [moments[i] for i in numbers])
             ]
-            order = [i for numbers in self._kernels() for i in numbers]
+            order = [i for numbers in kernels(self.readers) for i in numbers]
             self._add(order, constants)
         elif self.readers:
             self._in_turn()
@@ -119,45 +120,42 @@ class Fitting:
         return Recovered(self._tree(), tuple(fits))
 
     def _in_turn(self) -> None:
-        kernels = list(self._kernels())
+        turns = kernels(self.readers)
         self.measuring.sums = find_sums(self.graph, self.leaves, self.keep, self.readers)
-        if len(kernels) > 1 and iter(self.batches) is self.batches:
+        if len(turns) > 1 and iter(self.batches) is self.batches:
             raise JaxpruneError(
-                f"recover.least_squares: {len(kernels)} kernels are fitted in turn, each on all "
+                f"recover.least_squares: {len(turns)} kernels are fitted in turn, each on all "
                 "batches, but batches can be iterated once.\n"
                 "Fix: list(batches), or order=jp.recover.Order.AT_ONCE."
             )
-        for numbers in kernels:
+        for numbers in turns:
             now = mask(self.graph, self._tree(), self.keep)
             moments = self.measuring.collect(self.batches, now, self.variables, numbers)
             self._add(numbers, self._fitted(numbers, moments))
-
-    def _kernels(self) -> Iterator[list[int]]:
-        """The readers of each kernel."""
-        by_path: dict[str, list[int]] = {}
-        for i, reader in enumerate(self.readers):
-            by_path.setdefault(reader.path, []).append(i)
-        yield from by_path.values()
 
     def _fitted(self, numbers: Sequence[int], moments: Sequence[Moments]) -> list[Array]:
         """Fits one kernel, and returns what each of its readers should add to its outputs."""
         readers = [self.readers[i] for i in numbers]
         leaf = np.asarray(fetch(self.leaves[readers[0].path]))
-        dtype, leaf = leaf.dtype, leaf.astype(np.float64)
         blocks = [reader.blocks(leaf) for reader in readers]
-        kernels, methods = [], []
+        if self.form is Form.BIAS:
+            blocks = [[block.outputs for block in each] for each in blocks]
+        new, methods = [], []
         constants = [np.zeros(reader.written.shape) for reader in readers]
         for b in range(len(blocks[0])):
             data = [Moments(*(part[b] for part in moment)) for moment in moments]
-            kernel, method, shifts = self._block([each[b] for each in blocks], readers, data, dtype)
-            kernels.append(kernel)
+            kernel, method, shifts = self._block(
+                [each[b] for each in blocks], readers, data, leaf.dtype
+            )
+            new.append(kernel)
             methods += [method] if method not in methods else []
             for constant, shift in zip(constants, shifts, strict=True):
                 constant[b] = shift
-        self.leaves[readers[0].path] = readers[0].with_kernel(leaf, kernels).astype(dtype)
+        if self.form is not Form.BIAS:
+            self.leaves[readers[0].path] = readers[0].with_kernel(leaf, new)
         for n, i in enumerate(numbers):
             words = ", ".join([*methods, "bias" if readers[n].biased else "no bias"])
-            self.fits[i] = fit_of(readers[n], moments[n], blocks[n], kernels, words, constants[n])
+            self.fits[i] = fit_of(readers[n], moments[n], blocks[n], new, words, constants[n])
         return constants
 
     def _block(
@@ -223,7 +221,7 @@ def fit_of(
         totals += (
             error(moment, start, zero, block.written),
             error(moment, kernel, shift, block.written),
-            size(moment, block.written),
+            moment.size[block.written].sum(),
         )
     before, after = (float(total / (totals[2] or 1.0)) for total in totals[:2])
     return Fit(reader.groups, reader.place, reader.path, before, after, method)

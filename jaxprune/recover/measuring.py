@@ -1,6 +1,7 @@
 """What readers read in one network and write in another, summed up over batches."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -13,18 +14,21 @@ from jaxprune.arguments.numbers import check_count
 from jaxprune.errors import JaxpruneError, ResizeError
 from jaxprune.gates.evaluation import Marked, evaluate
 from jaxprune.graph import ChannelGraph
+from jaxprune.program import jaxpr
 from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Op
-from jaxprune.recover.fits import Moments
+from jaxprune.recover.fits import Form, Moments
+from jaxprune.recover.layers import At
 from jaxprune.recover.readers import Reader, contractions
 from jaxprune.recover.shortcuts import Sum
 from jaxprune.running import evaluator
 from jaxprune.running.evaluator import Noted
 from jaxprune.stats.batch_calls import Calling
+from jaxprune.stats.products import between, pairs
 from jaxprune.stats.readings import Reading, read_matrix, sampled, written_matrix
 
 Array = Any
-_EXACT = jax.lax.Precision.HIGHEST
+_READ, _KERNEL, _WRITTEN, _SUM = "read", "kernel", "written", "sum"
 
 
 class Draw(NamedTuple):
@@ -57,6 +61,7 @@ class Sums(NamedTuple):
 class Measuring:
     """One compiled pass over a batch, for every reader alone or all together.
 
+    Where biases alone are fitted, no products of inputs are summed up.
     With `dense` variables, inputs are those of the network of now and targets of the dense one.
     """
 
@@ -68,12 +73,14 @@ class Measuring:
         fn: Callable[..., Any],
         where: str,
         draw: Draw,
+        form: Form = Form.KERNEL,
     ):
         self.graph = graph
         self.draw = draw
         self.readers = readers
         self.call = call
         self.where = where
+        self.form = form
         self.sums: dict[int, Sum] = {}  # of readers that make up for the error of a shortcut
         self.rounding = 0.0  # the epsilon of the type of the sums
         self.retraced = evaluator.retracer(fn, graph)
@@ -128,12 +135,17 @@ class Measuring:
             )
         every = list(every_op(here.walk))
         sums = {} if dense is None else self.sums
-        marks = [(ops[r.number][0], ("reader", i)) for i, r in enumerate(self.readers)]
-        marks += [(every[item.number], ("sum", i)) for i, item in sums.items()]
+        read = {reader.number: ops[reader.number] for reader in self.readers}
+        marks = [(op, (_READ, n, sites[0].operand)) for n, (op, sites) in read.items()]
+        if self.form is Form.BIAS:
+            marks += [(op, (_KERNEL, n, 1 - sites[0].operand)) for n, (op, sites) in read.items()]
+        marks += [(op, (_WRITTEN, n, 0)) for n, (op, _) in read.items()]
+        marks += [(every[n], (_SUM, n, 0)) for n in {item.number for item in sums.values()}]
         marked = Marked(marks)
 
         def leave(op: Op, operands: list[Any], results: list[Any]) -> Noted:
-            return {mark: (operands, results) for mark in marked.at(op)}
+            arrays = {_READ: operands, _KERNEL: operands}
+            return {mark[:2]: arrays.get(mark[0], results)[mark[2]] for mark in marked.at(op)}
 
         def noted(variables: Any) -> Noted:
             args = evaluator.operands(variables, inputs, keywords)
@@ -156,32 +168,39 @@ class Measuring:
         ]
 
     def _sums(self, ops: Any, i: int, seen: Noted, targets: Noted, examples: int, key: Any) -> Sums:
-        op, sites = ops[self.readers[i].number]
+        reader = self.readers[i]
+        op, sites = ops[reader.number]
+        at = Reading(channels=None, group=reader.groups[0], site=sites[0], op=op)
 
-        def reading(noted: Noted, what: str) -> Reading:
-            operands, results = noted[what, i]
-            return Reading(
-                channels=None,
-                group=self.readers[i].groups[0],
-                site=sites[0],
-                op=op,
-                operands=operands,
-                results=results,
-            )
+        def written(noted: Noted, what: str, number: int, layer: At) -> Array:
+            return written_matrix(replace(at, results=(_at(noted[what, number], layer),)))
 
-        x = read_matrix(reading(seen, "reader"))
-        y = written_matrix(reading(targets, "reader"))
-        if ("sum", i) in targets:
-            ours = written_matrix(reading(seen, "reader"))
-            lost = written_matrix(reading(targets, "sum")) - written_matrix(reading(seen, "sum"))
-            factor = self.sums[i].factor[:, None]
+        operands = [_at(seen[_READ, reader.number], reader.at)] * 2  # no kernel is looked at
+        if self.form is Form.BIAS:
+            operands[sites[0].operand] = jnp.where(reader.lost, 0, operands[sites[0].operand])
+            operands[1 - sites[0].operand] = _at(seen[_KERNEL, reader.number], reader.at)
+            x = written_matrix(replace(at, results=jaxpr.bind(op.eqn, operands, op.eqn.params)))
+        else:
+            x = read_matrix(replace(at, operands=operands))
+        y = written(targets, _WRITTEN, reader.number, reader.at)
+        if i in self.sums and targets is not seen:
+            met = self.sums[i]
+            ours = written(seen, _WRITTEN, reader.number, reader.at)
+            lost = written(targets, _SUM, met.number, met.at)
+            lost = lost - written(seen, _SUM, met.number, met.at)
+            factor = met.factor[:, None]
             y = jnp.where(factor == 0, y, ours + lost / np.where(factor == 0, 1, factor))
         if self.draw.positions is not None:
             count = self.draw.positions * examples
             x, drawn = sampled(x, jax.random.fold_in(key, i), count)
             y = jnp.take(y, drawn, axis=-2)
         broken = jnp.any(~jnp.isfinite(x)) | jnp.any(~jnp.isfinite(y))
-        return Sums(moments(x, y), broken.astype(jnp.int32))
+        found = moments(x, y) if self.form is not Form.BIAS else remainders(x, y)
+        return Sums(found, broken.astype(jnp.int32))
+
+
+def _at(array: Array, layer: At) -> Array:
+    return array[layer] if layer else array
 
 
 def _together(state: list[Sums], more: list[Sums], number: Any) -> list[Sums]:
@@ -197,7 +216,13 @@ def moments(x: Array, y: Array) -> Moments:
     middle, goal = x.mean(-2), y.mean(-2)
     dx, dy = x - middle[..., None, :], y - goal[..., None, :]
     rows: Any = jnp.full(x.shape[0], x.shape[-2], dtype)
-    return Moments(rows, middle, goal, _times(dx, dx), _times(dx, dy), (dy * dy).sum(-2))
+    products = pairs(dx), between(dx, dy), (dy * dy).sum(-2)
+    return Moments(rows, middle, goal, *products, (y * y).sum(-2))
+
+
+def remainders(z: Array, y: Array) -> Moments:
+    """Returns the moments, without inputs, of y - z of the rows f[blocks, rows, O]."""
+    return moments(z[..., :0], y - z)._replace(size=(y * y).sum(-2))
 
 
 def merged(a: Moments, b: Moments) -> Moments:
@@ -217,8 +242,5 @@ def merged(a: Moments, b: Moments) -> Moments:
         a.xx + b.xx + (dx * weight)[:, :, None] * dx[:, None, :],
         a.xy + b.xy + (dx * weight)[:, :, None] * dy[:, None, :],
         a.yy + b.yy + dy * dy * weight,
+        a.size + b.size,
     )
-
-
-def _times(x: Array, y: Array) -> Array:
-    return jnp.einsum("...si,...sj->...ij", x, y, precision=_EXACT)

@@ -39,6 +39,19 @@ def unknown(var: Any) -> Partial:
     return Partial(values, np.ones(var.aval.shape, bool))
 
 
+def rows_of(item: Partial) -> list[Partial]:
+    """Returns the rows of an array."""
+    values = [None] * len(item.varies) if item.values is None else read(item.values)
+    return [Partial(value, varies) for value, varies in zip(values, item.varies, strict=True)]
+
+
+def stack(rows: Sequence[Partial]) -> Partial:
+    """Returns the array of these rows."""
+    keys = any(item.values is None for item in rows)
+    values = None if keys else np.stack([read(item.values) for item in rows])
+    return Partial(values, np.stack([item.varies for item in rows]))
+
+
 def only(item: Partial, where: np.ndarray) -> Partial:
     """Returns an array with zeros outside of `where`."""
     return Partial(zero(item.values, ~where), item.varies & where)

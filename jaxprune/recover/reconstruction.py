@@ -51,7 +51,7 @@ def least_squares(
       batches: as for `jp.stats.collect`, each an array or a tree whose first items are the inputs.
         With IN_TURN a list, or what can be iterated again.
       form: `KERNEL` fits all weights; `SCALE` one factor of each channel and reader, and `BIAS`
-        nothing but b.
+        nothing but b, for which a few numbers of each output are summed up and no K x K.
       ridge: how strongly weights stay, relative to the mean square of the inputs; at least 0.
       order: `IN_TURN` fits one kernel after the other, in the order of the program, each on what
         the pruned and fitted network before it gives: one pass over the data for each. The last
@@ -68,8 +68,10 @@ def least_squares(
     Returns:
       The variables, of which kernels of readers (at kept inputs), biases and running means differ,
       and a fit for every reader: `print(*recovered.fits, sep=chr(10))`. Readers that share one
-      kernel are fitted together. A reader whose kernel is computed from variables, is read
-      elsewhere too, or stands inside of a scan, stays as it is, and its fit says why.
+      kernel are fitted together. In a scan over stacked layers each layer has readers of its own,
+      as if the layers stood one after the other; what they read of a batch is held for all layers.
+      A reader whose kernel is computed from variables, is read elsewhere too, or stands inside of
+      another loop or a branch, stays as it is, and its fit says why.
 
     Raises:
       KeepError, TreeError: before anything is computed.

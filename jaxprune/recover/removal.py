@@ -15,7 +15,7 @@ from jaxprune.recover.fitting import Fit, fit_of
 from jaxprune.recover.leaves import checked_counts, concrete, replaced
 from jaxprune.recover.measuring import Measuring, draw_of
 from jaxprune.recover.normal_equations import damped
-from jaxprune.recover.readers import Reader, check_read, find_readers
+from jaxprune.recover.readers import Reader, check_read, find_readers, kernels
 from jaxprune.stats.batch_calls import call_of
 
 Array = np.ndarray
@@ -25,7 +25,8 @@ class Removal(NamedTuple):
     """Which channels stay, and the full variables to be sliced by that.
 
     keep: {group: bool[n]}. costs: {group: f64[n]}, what a channel cost when it went, or would cost
-    next. fits: what became of every reader.
+    next; both [layers, n] of groups whose layers have their own channels. fits: what became of
+    every reader.
     """
 
     keep: dict[str, Array]
@@ -94,45 +95,55 @@ def obs(
     damping = check_finite(damping, "damping", "damping=0.01.")
     leaves = concrete(graph, variables)
     counts = {name: count for name, count in counts.items() if count < graph.groups[name].size}
-    trial = {name: np.ones(graph.groups[name].size, bool) for name in counts}
+    trial = {name: np.ones(graph.groups[name].shape, bool) for name in counts}
     readers, refused = find_readers(graph, trial)
     check_read("recover.obs", graph, counts, readers, refused)
     run, draw = graph.fn if fn is None else fn, draw_of(positions, key)
     measuring = Measuring(graph, readers, call_of(graph, inputs), run, "recover.obs", draw)
     every = list(range(len(readers)))
     moments = measuring.collect(batches, variables, None, every) if readers else []
-    kernels = _kernels(readers, moments, leaves, damping, measuring.rounding)
+    solved = _solvers(readers, moments, leaves, damping, measuring.rounding)
     keep, costs = dict[str, Array](), dict[str, Array]()
     for name, count in counts.items():
-        parts = [
-            (surgeon, kernel.readers[0].owner(name)[b])
-            for kernel in kernels
-            if name in kernel.readers[0].groups
-            for b, surgeon in enumerate(kernel.surgeons)
+        group = graph.groups[name]
+        found = [
+            remove_cheapest(_surgeons(solved, name, layer), group.size, count)
+            for layer in range(group.layers or 1)
         ]
-        keep[name], costs[name] = remove_cheapest(parts, graph.groups[name].size, count)
-    new, fits = _solved(graph, leaves, keep, kernels)
+        kept, lost = zip(*found, strict=True)
+        keep[name], costs[name] = np.reshape(kept, group.shape), np.reshape(lost, group.shape)
+    new, fits = _solved(graph, leaves, keep, solved)
     fits += [Fit(r.groups, r.place, why=r.why) for r in refused]
     return Removal(keep, replaced(variables, new), costs, tuple(fits))
+
+
+def _surgeons(kernels: Sequence["_Kernel"], group: str, layer: int) -> list[tuple[Surgeon, Array]]:
+    """What reads a group in a layer, each with the channels of its inputs."""
+    return [
+        (surgeon, reader.owner(group)[b])
+        for (reader, *_), _, surgeons in kernels
+        if group in reader.groups and reader.rows.get(group, layer) == layer
+        for b, surgeon in enumerate(surgeons)
+    ]
 
 
 def _solved(
     graph: ChannelGraph, leaves: Any, keep: dict[str, Array], kernels: Sequence["_Kernel"]
 ) -> tuple[dict[str, Array], list[Fit]]:
     """The kernels without what went, and the fits of their readers."""
-    new, fits = {}, []
-    final = {reader.number: reader for reader in find_readers(graph, keep)[0]}
+    new, fits = dict[str, Array](), []
+    final = {(reader.number, reader.at): reader for reader in find_readers(graph, keep)[0]}
     for kernel in kernels:
         for surgeon in kernel.surgeons:
             surgeon.refresh()
-        readers = [final[reader.number] for reader in kernel.readers]
-        leaf = leaves[readers[0].path]
+        readers = [final[reader.number, reader.at] for reader in kernel.readers]
+        path = readers[0].path
         solved = [surgeon.kernel for surgeon in kernel.surgeons]
-        wide = np.asarray(fetch(leaf)).astype(np.float64)
-        new[readers[0].path] = readers[0].with_kernel(wide, solved).astype(leaf.dtype)
+        leaf = np.asarray(fetch(leaves[path]))
+        new[path] = readers[0].with_kernel(new.get(path, leaf), solved)
         words = ", ".join(dict.fromkeys([s.method for s in kernel.surgeons] + ["no bias"]))
         for reader, moment in zip(readers, kernel.moments, strict=True):
-            fits.append(fit_of(reader, moment, reader.blocks(wide), solved, words))
+            fits.append(fit_of(reader, moment, reader.blocks(leaf), solved, words))
     return new, fits
 
 
@@ -144,20 +155,19 @@ class _Kernel(NamedTuple):
     surgeons: list[Surgeon]
 
 
-def _kernels(
+def _solvers(
     readers: Sequence[Reader],
     moments: Sequence[Moments],
     leaves: Any,
     damping: float,
     rounding: float,
 ) -> list[_Kernel]:
-    kernels: dict[str, _Kernel] = {}
-    for reader, moment in zip(readers, moments, strict=True):
-        kernel = kernels.setdefault(reader.path, _Kernel([], [], []))
-        kernel.readers.append(reader)
-        kernel.moments.append(moment)
-    for kernel in kernels.values():
-        leaf = np.asarray(fetch(leaves[kernel.readers[0].path])).astype(np.float64)
+    found = [
+        _Kernel([readers[i] for i in same], [moments[i] for i in same], [])
+        for same in kernels(readers)
+    ]
+    for kernel in found:
+        leaf = np.asarray(fetch(leaves[kernel.readers[0].path]))
         for b, block in enumerate(kernel.readers[0].blocks(leaf)):
             rows = sum(moment.rows[b] for moment in kernel.moments)
             both = [
@@ -166,4 +176,4 @@ def _kernels(
             ]
             hessian = damped(np.sum(both, axis=0) / rows, damping)
             kernel.surgeons.append(Surgeon(hessian, block.kernel, block.written, rounding))
-    return list(kernels.values())
+    return found

@@ -16,16 +16,26 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprune.graph import ChannelGraph
 from jaxprune.keep.check import Keep
 from jaxprune.program import spaces as ax
 from jaxprune.program import stacked_layers
-from jaxprune.program.interpret import Domain
 from jaxprune.program.jaxpr import Op
-from jaxprune.program.relate import Walk
 from jaxprune.program.rules.contraction import padded
 from jaxprune.program.traits import Trait
-from jaxprune.recover.partial import Partial, evaluate, follows, known, only, unknown, zero
-from jaxprune.recover.views import View, moved, rearranges, whole
+from jaxprune.recover.layers import Layered, at_layer
+from jaxprune.recover.partial import (
+    Partial,
+    evaluate,
+    follows,
+    known,
+    only,
+    rows_of,
+    stack,
+    unknown,
+    zero,
+)
+from jaxprune.recover.views import Uses, View, count, moved, rearranges, whole
 
 
 class Outcome(NamedTuple):
@@ -91,28 +101,31 @@ class _Array(NamedTuple):
 
 
 class _Fold(NamedTuple):
-    """A shift that met a variable: what to add to the variable, and how uneven the shift is."""
+    """A shift that met a variable: what to add to which entries, and how uneven the shift is."""
 
     origin: Origin
     path: str
     delta: np.ndarray
+    entries: np.ndarray
     unevenness: float
     tolerance: float
 
 
-class Shifts(Domain[_Array]):
+class Shifts(Layered[_Array]):
     """One evaluation of a program, which collects folds and outcomes."""
 
-    def __init__(self, pruned: Keep):
+    def __init__(self, graph: ChannelGraph, pruned: Keep):
+        super().__init__()
+        self.graph = graph
         self.pruned = pruned
-        self.uses: dict[str, int] = {}
+        self.uses: Uses = {}
         self.dtypes: dict[str, Any] = {}
         self.folds: list[_Fold] = []
         self.outcomes: list[Outcome] = []
 
-    def start(self, walk: Walk, leaves: Mapping[str, Any]) -> None:
+    def start(self, leaves: Mapping[str, Any]) -> None:
         """Evaluates the whole program."""
-        arrays = []
+        arrays, walk = [], self.graph.walk
         self.dtypes = {path: leaf.dtype for path, leaf in leaves.items()}
         for path, leaf in leaves.items():
             arrays.append(_Array(known(leaf), view=whole(path, leaf.shape)))
@@ -130,18 +143,44 @@ class Shifts(Domain[_Array]):
         del var, axes
         return _Array(known(value))
 
-    def apply(self, op: Op, ins: list[_Array]) -> Sequence[_Array]:
-        """Returns the results of any operation; loops and branches are not followed."""
-        calls = op.form is not None and op.form.calls
-        return self.call(op, ins) if calls else self.compute(op, ins)
+    def is_variable(self, item: _Array) -> bool:
+        """True of a variable whose entries were only moved."""
+        return item.view is not None
+
+    def rows(self, item: _Array, length: int) -> list[_Array]:
+        """Returns what is known of each row."""
+        views = [None] * length if item.view is None else item.view.rows()
+        return [
+            _Array(part, {origin: shift[i] for origin, shift in item.shifts.items()}, views[i])
+            for i, part in enumerate(rows_of(item.part))
+        ]
+
+    def stacked(self, rows: Sequence[_Array]) -> _Array:
+        """Returns what is known of them together."""
+        count(self.uses, [item.view for item in rows])
+        none = [np.zeros(item.part.varies.shape, bool) for item in rows]
+        origins = dict.fromkeys(origin for item in rows for origin in item.shifts)
+        shifts = {
+            origin: np.stack(
+                [item.shifts.get(origin, z) for item, z in zip(rows, none, strict=True)]
+            )
+            for origin in origins
+        }
+        return _Array(stack([item.part for item in rows]), shifts)
+
+    def layer(self, op: Op, layer: int, ins: list[_Array]) -> list[_Array]:
+        """Returns the results of one step, of which other channels are pruned."""
+        whole, self.pruned = self.pruned, at_layer(self.graph, self.pruned, op, layer)
+        outs = super().layer(op, layer, ins)
+        self.pruned = whole
+        return outs
 
     def compute(self, op: Op, ins: list[_Array]) -> Sequence[_Array]:
         """Returns the results of one operation."""
         parts = evaluate(op, [item.part for item in ins])
         if rearranges(op) and ins[0].view is not None:
             return [_Array(parts[0], view=moved(op, ins[0].view))]
-        for view in (item.view for item in ins if item.view is not None):
-            self.uses[view.path] = self.uses.get(view.path, 0) + 1
+        count(self.uses, [item.view for item in ins])
         totals: list[dict[Origin, Any]] = [{} for _ in parts]
         for origin, shifts in (*self.born(op, ins), *self.carried(op, ins)):
             for total, shift, axes in zip(totals, shifts, op.outs, strict=True):
@@ -210,9 +249,9 @@ class Shifts(Domain[_Array]):
     def finish(self) -> dict[str, np.ndarray]:
         """Returns what to add to which variable, and notes the outcome of every fold."""
         deltas: dict[str, np.ndarray] = {}
-        for origin, path, delta, unevenness, tolerance in self.folds:
-            if self.uses[path] > 1:
-                self.drop([origin], f"{path} is used {self.uses[path]} times")
+        for origin, path, delta, entries, unevenness, tolerance in self.folds:
+            if (times := self.uses[path][entries].max()) > 1:
+                self.drop([origin], f"{path} is used {times} times")
                 continue
             deltas[path] = deltas.get(path, 0.0) + delta
             cause = f"zero padding at {origin.place}" if origin.padded else "the constant"
@@ -243,7 +282,8 @@ def _fold(origin: Origin, shift: Any, view: View, op: Op) -> _Fold:
     order = np.broadcast_to(view.order, shape).reshape(-1)
     values = np.broadcast_to(shift, shape).reshape(-1)
     values = values.astype(np.complex128 if np.iscomplexobj(values) else np.float64)
-    counts = np.maximum(np.bincount(order, minlength=size), 1)
+    uses = np.bincount(order, minlength=size)
+    counts = np.maximum(uses, 1)
     mean = np.bincount(order, values.real, minlength=size) / counts
     if np.iscomplexobj(values):
         mean = mean + 1j * np.bincount(order, values.imag, minlength=size) / counts
@@ -253,6 +293,7 @@ def _fold(origin: Origin, shift: Any, view: View, op: Op) -> _Fold:
         origin=origin,
         path=view.path,
         delta=(op.rule.weights[1] * mean).reshape(view.shape),
+        entries=(uses > 0).reshape(view.shape),
         unevenness=float(np.abs(values - mean[order]).max()),
         tolerance=max(1e-5, 4 * float(rounding)) * float(np.abs(values).max()),
     )

@@ -1,6 +1,6 @@
 """Sums in which what a reader writes meets a shortcut, whose error it can make up for."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,8 @@ from jaxprune.graph import ChannelGraph
 from jaxprune.keep.check import Keep
 from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Op
-from jaxprune.recover.biases import Births, Leaves, births_of
+from jaxprune.recover.biases import Births, Given, Leaves, births_of
+from jaxprune.recover.layers import At
 from jaxprune.recover.readers import Reader
 from jaxprune.recover.shifts import Origin, is_sum
 from jaxprune.stats.readings import written_matrix
@@ -22,19 +23,20 @@ Array = np.ndarray
 class Sum(NamedTuple):
     """A sum that a reader's outputs reach, times a factor f32[blocks, O], as they are otherwise.
 
-    number: which operation of the program it is.
+    number: which operation of the program it is; at: the layer in which it stands.
     """
 
     number: int
+    at: At
     factor: Array
 
 
 class _Met(Births):
     """What one more in the result of a reader adds to the first sum with another activation."""
 
-    def __init__(self, pruned: Keep, births: Mapping[int, tuple[str, Array]]):
-        super().__init__(pruned, births)
-        self.met: dict[str, list[tuple[Op, Array]]] = {}
+    def __init__(self, graph: ChannelGraph, pruned: Keep, births: Given):
+        super().__init__(graph, pruned, births)
+        self.met: dict[str, list[tuple[Op, At, Array]]] = {}
 
     def folded(self, op: Op, ins: Sequence[Any]) -> bool:
         """Passes biases by."""
@@ -51,7 +53,8 @@ class _Met(Births):
             for origin, shift in item.shifts.items():
                 if np.any(other.part.varies):
                     ours = shift * op.rule.weights[which]
-                    self.met.setdefault(origin.group, []).append((op, np.asarray(ours)))
+                    met = (op, self.at, np.asarray(ours))
+                    self.met.setdefault(origin.group, []).append(met)
                     rest = {o: s for o, s in left[which].shifts.items() if o != origin}
                     left[which] = left[which]._replace(shifts=rest)
         yield from super().carried(op, left)
@@ -65,19 +68,22 @@ def find_sums(
     Only factors of outputs may stand between, such as a BatchNorm.
     """
     ones = [np.ones(reader.written.shape) for reader in readers]
-    run = _Met(keep, births_of(graph, readers, ones))
-    run.start(graph.walk, {path: np.asarray(fetch(leaves[path])) for path in graph.variables})
+    run = _Met(graph, keep, births_of(graph, readers, ones))
+    run.start({path: np.asarray(fetch(leaves[path])) for path in graph.variables})
     numbers = {id(op): i for i, op in enumerate(every_op(graph.walk))}
-    places: dict[int, int] = {}
+    places: dict[tuple[int, At], int] = {}
     sums: dict[int, Sum] = {}
     for i, reader in enumerate(readers):
-        met = run.met.get(str(reader.number), [])
-        factor = _factor(reader, *met[0]) if len(met) == 1 else None
+        met = run.met.get(str(i), [])
+        if len(met) != 1:
+            continue
+        op, at, shift = met[0]
+        factor = _factor(reader, op, shift)
         if factor is not None:
-            number = numbers[id(met[0][0])]
-            sums.pop(places.get(number, -1), None)
-            places[number] = i
-            sums[i] = Sum(number, factor)
+            number = numbers[id(op)]
+            sums.pop(places.get((number, at), -1), None)
+            places[number, at] = i
+            sums[i] = Sum(number, at, factor)
     return sums
 
 

@@ -1,15 +1,15 @@
 """Which arrays of a program are a variable whose entries were only moved."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxprune.graph import ChannelGraph
 from jaxprune.program import jaxpr
-from jaxprune.program.interpret import Domain
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.traits import Trait
+from jaxprune.recover.layers import At, Layered
 
 
 class View(NamedTuple):
@@ -18,6 +18,10 @@ class View(NamedTuple):
     path: str
     shape: tuple[int, ...]
     order: np.ndarray
+
+    def rows(self) -> "list[View]":
+        """Returns the views of the rows of the array."""
+        return [self._replace(order=order) for order in self.order]
 
 
 def whole(path: str, shape: tuple[int, ...]) -> View:
@@ -39,24 +43,35 @@ def moved(op: Op, view: View) -> View:
     return view._replace(order=np.asarray(order))
 
 
-class Views(Domain[View | None]):
+Uses = dict[str, np.ndarray]
+"""{path: int[...], how many operations, or outputs, read each entry of a variable}."""
+
+
+def count(uses: Uses, read: Iterable[View | None]) -> None:
+    """Notes the entries that one operation reads, each once."""
+    by_path: dict[str, list[View]] = {}
+    for view in read:
+        if view is not None:
+            by_path.setdefault(view.path, []).append(view)
+    for path, same in by_path.items():
+        entries = uses.setdefault(path, np.zeros(same[0].shape, np.int32)).reshape(-1)
+        entries[np.concatenate([view.order.reshape(-1) for view in same])] += 1
+
+
+class Views(Layered[View | None]):
     """What the contractions of a program read as it is in the variables.
 
-    operands: {id(op): the view of every operand, None where it is none}. uses: {path: how many
-    operations, or outputs, read the variable}.
+    operands: {(id(op), layer): the view of every operand, None where it is none}, in the order in
+    which they are computed.
     """
 
     def __init__(self, graph: ChannelGraph):
-        self.operands: dict[int, list[View | None]] = {}
-        self.uses: dict[str, int] = {}
+        super().__init__()
+        self.operands: dict[tuple[int, At], list[View | None]] = {}
+        self.uses: Uses = {}
         arrays: list[View | None] = [whole(p, v.shape) for p, v in graph.variables.items()]
         arrays += [None] * (len(graph.walk.program.invars) - len(arrays))
-        self.count(self.run(graph.walk, arrays))
-
-    def count(self, ins: Sequence[View | None]) -> None:
-        """Notes who is read."""
-        for path in {view.path for view in ins if view is not None}:
-            self.uses[path] = self.uses.get(path, 0) + 1
+        count(self.uses, self.run(graph.walk, arrays))
 
     def literal(self, value: Any, atom: Any, op: Op | None) -> None:
         """A number is not a variable."""
@@ -64,16 +79,23 @@ class Views(Domain[View | None]):
     def constant(self, value: Any, var: Any, axes: Any) -> None:
         """A constant is none."""
 
-    def apply(self, op: Op, ins: list[View | None]) -> Sequence[View | None]:
-        """Returns the results of any operation; loops and branches are not followed."""
-        calls = op.form is not None and op.form.calls
-        return self.call(op, ins) if calls else self.compute(op, ins)
+    def is_variable(self, item: View | None) -> bool:
+        """True of a view."""
+        return item is not None
+
+    def rows(self, item: View | None, length: int) -> list[View | None]:
+        """Returns the views of the rows."""
+        return [None] * length if item is None else list(item.rows())
+
+    def stacked(self, rows: Sequence[View | None]) -> View | None:
+        """What is put together again is read."""
+        count(self.uses, rows)
 
     def compute(self, op: Op, ins: list[View | None]) -> Sequence[View | None]:
         """Returns the results of one operation."""
         if rearranges(op):
             return [None if ins[0] is None else moved(op, ins[0])]
-        self.count(ins)
+        count(self.uses, ins)
         if Trait.CONTRACTS in op.traits:
-            self.operands[id(op)] = ins
+            self.operands[id(op), self.at] = ins
         return [None] * len(op.eqn.outvars)

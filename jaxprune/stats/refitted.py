@@ -4,9 +4,9 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxprune.arguments.numbers import check_finite
+from jaxprune.stats.products import pairs
 from jaxprune.stats.readings import Reading, kernel_matrix, layers_of, owners, read_matrix
 from jaxprune.stats.statistic import Rows, State, Statistic, total_of
 
@@ -52,7 +52,7 @@ def removal_costs(*, damping: float = 0.01) -> Statistic:
     def measure(x: Array, fixed: tuple[Array, Array, Array]) -> State:
         kernel, owner, blank = fixed
         count = jnp.float32(x.shape[-2])
-        xx = jnp.einsum("...si,...sj->...ij", x, x.conj(), precision=lax.Precision.HIGHEST).real
+        xx = pairs(x).real
         return count, xx, kernel * count, owner * count, blank
 
     def finalize(state: State) -> Array:
