@@ -63,7 +63,7 @@ if what == "rename":  # inside a save: the new arrays are there, the old manifes
     nth_call(os, "replace", number, before=True)
 elif what == "arrays":  # inside a save, in the middle of the arrays
     from orbax.checkpoint import v1
-    nth_call(v1, "save_checkpointables", number, before=False)
+    nth_call(v1, "save_checkpointables_async", number, before=False)
 elif what == "metrics":  # between the line of an epoch and its checkpoint
     from experiments.runner import directory
     nth_call(directory, "append_metrics", number, before=False)
