@@ -88,7 +88,9 @@ GUARDS: Mapping[str, Sequence[str]] = {
     "running/resize": ("test_resize", "test_plain", "test_draws", "test_given"),
     "running/verify": ("test_verify",),
     "pruning/rescale": ("test_rescale",),
-    "keep/compose": ("test_compose", "jaxprune/keep/compose.py"),
+    "keep/compose": ("test_compose",),
+    "inspecting/compose": ("test_compose", "test_second_cuts", "jaxprune/inspecting/compose.py"),
+    "inspecting/branches_left": ("test_second_cuts",),
     "cutting/optimizer_state": ("test_opt_state", "jaxprune/cutting/optimizer_state.py"),
     "select/selectors": (
         "test_select",

@@ -1,5 +1,6 @@
 """Evolution and random search: always within the limits, as good as every combination, resumed."""
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -186,6 +187,12 @@ def test_a_search_that_was_killed_goes_on(name: str, tmp_path: Path) -> None:
         again = SEARCHES[name](found, loss.evaluate, journal=path)
         assert (again.widths, again.value, again.trace) == (whole.widths, whole.value, whole.trace)
         assert path.read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_optuna_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(JaxpruneError, match=r"not installed.\nFix: pip install 'jaxprune\[optuna"):
+        optuna_search(small(), lambda _: 0.0)
 
 
 def test_bad_losses_and_survivors_are_refused() -> None:

@@ -4,7 +4,7 @@ import jax
 from flax import linen as nn
 
 from experiments.models import layers
-from experiments.models.mlp import Mlp, Norm
+from experiments.models.mlp import Mlp
 
 POOLED = (0, 1, 4)
 """Convolutions that a pooling follows."""
@@ -29,7 +29,7 @@ class AlexNet(nn.Module):
     widths: tuple[int, int, int, int, int] = (64, 192, 384, 256, 256)
     hidden: tuple[int, ...] = (4096, 4096)
     classes: int = 1000
-    norm: Norm | None = layers.norm
+    norm: layers.Norm | None = layers.norm
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -40,9 +40,7 @@ class AlexNet(nn.Module):
                 x = layers.conv(width, 11, stride=4, padding=2, use_bias=bias)(x)
             else:
                 x = layers.conv(width, 5 if place == 1 else 3, use_bias=bias)(x)
-            if self.norm is not None:
-                x = self.norm(train)(x)
-            x = nn.relu(x)
+            x = layers.activated(x, self.norm, train=train)
             if place in POOLED:
                 x = nn.max_pool(x, (3, 3), strides=(2, 2))
         return Mlp(self.hidden, self.classes, self.norm)(x, train=train)

@@ -12,6 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+Norm = Callable[[bool], nn.Module]
+"""Whether the network trains -> a normalization layer."""
+
 HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 """N(0, 2 / (height * width * features)), not truncated."""
 
@@ -44,6 +47,11 @@ def norm(train: bool, *, scale: float = 0.5) -> nn.BatchNorm:
         momentum=0.9,
         scale_init=nn.initializers.constant(scale),
     )
+
+
+def activated(x: jax.Array, norm: Norm | None, *, train: bool) -> jax.Array:
+    """Returns ReLU of what a layer gives, which is normalized before if there is a norm."""
+    return nn.relu(x if norm is None else norm(train)(x))
 
 
 def normed(

@@ -4,7 +4,7 @@ import jax
 from flax import linen as nn
 
 from experiments.models import layers
-from experiments.models.mlp import Mlp, Norm
+from experiments.models.mlp import Mlp
 
 
 class LeNet(nn.Module):
@@ -29,14 +29,13 @@ class LeNet(nn.Module):
     hidden: tuple[int, ...] = (500,)
     classes: int = 10
     padding: int = 0
-    norm: Norm | None = layers.norm
+    norm: layers.Norm | None = layers.norm
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Returns logits, f32[batch, classes], of images f32[batch, height, width, channels]."""
         for width in self.widths:
             x = layers.conv(width, 5, padding=self.padding, use_bias=self.norm is None)(x)
-            if self.norm is not None:
-                x = self.norm(train)(x)
-            x = nn.max_pool(nn.relu(x), (2, 2), strides=(2, 2))
+            x = layers.activated(x, self.norm, train=train)
+            x = nn.max_pool(x, (2, 2), strides=(2, 2))
         return Mlp(self.hidden, self.classes, self.norm)(x, train=train)

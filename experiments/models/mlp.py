@@ -1,14 +1,9 @@
 """A network of Dense layers, 784-500-300-10 on MNIST."""
 
-from collections.abc import Callable
-
 import jax
 from flax import linen as nn
 
 from experiments.models import layers
-
-Norm = Callable[[bool], nn.Module]
-"""Whether the network trains -> a normalization layer."""
 
 
 class Mlp(nn.Module):
@@ -26,7 +21,7 @@ class Mlp(nn.Module):
 
     widths: tuple[int, ...] = (500, 300)
     classes: int = 10
-    norm: Norm | None = layers.norm
+    norm: layers.Norm | None = layers.norm
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -34,7 +29,5 @@ class Mlp(nn.Module):
         x = x.reshape(x.shape[0], -1)
         for width in self.widths:
             x = layers.dense(width, use_bias=self.norm is None)(x)
-            if self.norm is not None:
-                x = self.norm(train)(x)
-            x = nn.relu(x)
+            x = layers.activated(x, self.norm, train=train)
         return layers.dense(self.classes)(x)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxprune.arguments.extras import extra
 from jaxprune.arguments.stored_arrays import Slices, StoredArray
 from jaxprune.checkpoint.tensors import Found, source_of
 from jaxprune.errors import CheckpointError
@@ -30,13 +31,7 @@ def package() -> Any:
     Raises:
       CheckpointError: it is not installed.
     """
-    try:
-        import safetensors  # when used: it is an extra
-    except ImportError as error:
-        raise CheckpointError(
-            "safetensors is not installed.\nFix: pip install 'jaxprune[safetensors]'."
-        ) from error
-    return safetensors
+    return extra("safetensors", CheckpointError)
 
 
 class Entry(NamedTuple):

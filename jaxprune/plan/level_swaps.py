@@ -12,6 +12,7 @@ from jaxprune.errors import BudgetError
 from jaxprune.plan.allocation import Allocation, Decision, allocation
 from jaxprune.plan.evaluators import Evaluate
 from jaxprune.plan.journals import Losses
+from jaxprune.plan.least_loss import LeastLoss
 from jaxprune.plan.prices import Point, Prices
 from jaxprune.plan.problems import Problem, check_problem
 
@@ -144,18 +145,15 @@ def random_search(
     random = np.random.default_rng(check_count(seed, "seed", "seed=0.", BudgetError, least=0))
     losses, prices = Losses(problem, [evaluate], journal), Prices(problem)
     sizes = [len(choice.widths) for choice in problem.choices]
-    best, least, trace = [], np.inf, list[Decision]()
+    best = LeastLoss()
     for number in range(1, draws + 1):
         point = prices.start([int(random.integers(size)) for size in sizes])
         if not mended(point, random):
             continue
-        loss = losses.at(point.picks)
-        if loss < least:
-            best, least = point.picks, loss
-            trace.append(Decision(f"draw {number}", -loss))
-    if not trace:
+        best.offer(f"draw {number}", point.picks, losses.at(point.picks))
+    if not best.trace:
         raise BudgetError(f"none of {draws} draws is within the bounds.\nFix: a larger draws=.")
-    return allocation(problem, best, value=-least, trace=trace)
+    return best.allocation(problem)
 
 
 def _survivors(given: Any, stages: int) -> list[int]:

@@ -13,9 +13,10 @@ from jaxprune.groups.kinds import Kind, kinds
 from jaxprune.inspecting import cost
 from jaxprune.inspecting.branches import branches
 from jaxprune.plan.actor_critic import Agent, Batch, act, agent, noisy, trained
-from jaxprune.plan.allocation import Allocation, Decision, allocation
+from jaxprune.plan.allocation import Allocation
 from jaxprune.plan.evaluators import Evaluate
 from jaxprune.plan.journals import Losses
+from jaxprune.plan.least_loss import LeastLoss
 from jaxprune.plan.prices import Point, Prices
 from jaxprune.plan.problems import Problem, check_problem
 from jaxprune.plan.recovering import Recover, Recovering
@@ -119,21 +120,19 @@ def amc(
     now = agent(jax.random.key(seed), STATES, hidden)
     memory = _empty(REMEMBERED * len(problem.choices))
     size = len(problem.choices)
-    best, least, trace = [0] * size, np.inf, list[Decision]()
+    best = LeastLoss()
     for episode in range(episodes):
         deviation = noise * noise_decay ** max(0, episode - warmup)
         learned = None if episode < warmup else now
         seen, shares, picks = _episode(states, learned, max(deviation, 1e-9), random)
         loss = known.at(picks)
-        if loss < least:
-            best, least = picks, loss
-            trace.append(Decision(f"episode {episode + 1}", -loss))
+        best.offer(f"episode {episode + 1}", picks, loss)
         _remember(memory, episode, seen, shares, -loss)
         if episode >= warmup:
             filled = min(episode + 1, REMEMBERED) * size
             now = trained(now, memory, random.integers(filled, size=(size, BATCH)))
-    given = None if recover is None else _recovered(losses, best)
-    return allocation(problem, best, value=-least, trace=trace, variables=given)
+    given = None if recover is None else _recovered(losses, best.picks)
+    return best.allocation(problem, variables=given)
 
 
 class States:

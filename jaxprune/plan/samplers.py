@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from jaxprune.arguments.checks import kind_of
+from jaxprune.arguments.extras import extra
 from jaxprune.arguments.numbers import check_count
 from jaxprune.errors import BudgetError, JaxpruneError
-from jaxprune.plan.allocation import Allocation, Decision, allocation
+from jaxprune.plan.allocation import Allocation
 from jaxprune.plan.evaluators import Evaluate
 from jaxprune.plan.journals import Losses
+from jaxprune.plan.least_loss import LeastLoss
 from jaxprune.plan.level_swaps import mended
 from jaxprune.plan.prices import Prices
 from jaxprune.plan.problems import Problem, check_problem
@@ -65,7 +67,7 @@ def optuna_search(
     check_problem(problem)
     trials = check_count(trials, "trials", "trials=200.", BudgetError)
     seed = check_count(seed, "seed", "seed=0.", BudgetError, least=0)
-    library = _package()
+    library = extra("optuna")
     if not isinstance(sampler, library.samplers.BaseSampler | None):
         raise JaxpruneError(
             f"sampler must be one of optuna.samplers, got {kind_of(sampler)}.\n"
@@ -74,7 +76,7 @@ def optuna_search(
     losses, prices = Losses(problem, [evaluate], journal), Prices(problem)
     with _quiet(library):
         study = library.create_study(sampler=sampler or library.samplers.TPESampler(seed=seed))
-    best, least, trace = [], np.inf, list[Decision]()
+    best = LeastLoss()
     for number in range(1, trials + 1):
         trial = study.ask()
         suggested = [
@@ -86,24 +88,12 @@ def optuna_search(
             continue
         loss = losses.at(point.picks)
         study.tell(trial, loss)
-        if loss < least:
-            best, least = point.picks, loss
-            trace.append(Decision(f"trial {number}", -loss))
-    if not trace:
+        best.offer(f"trial {number}", point.picks, loss)
+    if not best.trace:
         raise BudgetError(
             f"none of {trials} suggestions is within the bounds.\nFix: a larger trials=."
         )
-    return allocation(problem, best, value=-least, trace=trace)
-
-
-def _package() -> Any:
-    try:
-        import optuna  # when used: it is an extra
-    except ImportError as error:
-        raise JaxpruneError(
-            "optuna is not installed.\nFix: pip install 'jaxprune[optuna]'."
-        ) from error
-    return optuna
+    return best.allocation(problem)
 
 
 @contextmanager
