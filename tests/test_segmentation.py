@@ -218,7 +218,7 @@ def test_the_parts_of_the_shapes(monkeypatch) -> None:
     assert len({image.tobytes() for part in parts for image in part.images}) == 18
     np.testing.assert_array_equal(limited.train.images, data.train.images[:6])
     assert (limited.mean, limited.std) == (data.mean, data.std)
-    with pytest.raises(ValueError, match=r"no data set 'voc'.\nFix: one of \['oxford_iiit_pet'"):
+    with pytest.raises(ValueError, match=r"no data set 'voc'.\nFix: one of \['camvid', '"):
         scenes.load("voc", size=16)
     with pytest.raises(ValueError, match=r"limit=0 leaves no training images.\nFix: "):
         scenes.load("shapes", size=16, limit=0)

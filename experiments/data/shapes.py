@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.data.objects import Objects
+
 CLASSES = ("ground", "disc", "triangle", "square")
 SIDES = (math.inf, 3, 4)
 """Of the forms: a disc, a triangle, a square."""
@@ -25,14 +27,6 @@ class Places(NamedTuple):
 
     rows: np.ndarray  # f32[1, size, 1], pixels
     columns: np.ndarray  # f32[1, 1, size]
-
-
-class Objects(NamedTuple):
-    """Images, and where which forms are in them."""
-
-    images: np.ndarray  # u8[n, size, size, 3]
-    boxes: np.ndarray  # f32[n, objects, 4]: top, left, bottom, right of the whole form, in pixels
-    classes: np.ndarray  # i32[n, objects], of CLASSES; 0 for a form of which most is covered
 
 
 def generate(
@@ -66,6 +60,8 @@ def generate(
 
 def objects(count: int, *, size: int, seed: int, each: int = OBJECTS) -> Objects:
     """Returns images as of `generate`, and the boxes of their forms, cut at the edges.
+
+    A box is that of the whole form; the class of one of which most is covered is 0.
 
     Here the color of a form hints at its class, so that a detector learns it in minutes.
 

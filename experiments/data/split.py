@@ -9,7 +9,7 @@ class Split(NamedTuple):
     """Images and labels of one part of a data set."""
 
     images: np.ndarray  # u8[n, height, width, channels], raw pixels
-    labels: np.ndarray  # i32[n], or those of all pixels, u8[n, height, width]
+    labels: np.ndarray  # i32[n], or those of all pixels, i8[n, height, width]; void below 0
 
     @property
     def size(self) -> int:

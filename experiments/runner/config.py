@@ -36,7 +36,8 @@ class Common:
     dataset: str = "digits"
     """Data set, a name in experiments/data."""
     data_dir: Path | None = None
-    """Where TensorFlow Datasets has prepared it; of the text, a file or a folder of *.txt."""
+    """Where TensorFlow Datasets has prepared it, or the folder of those that are read as they are
+    published; of the text, a file or a folder of *.txt."""
     workers: int = 0
     """Processes that decode ImageNet, best one for each core; none decodes in four threads."""
     limit: int | None = None

@@ -1,8 +1,9 @@
-"""Losses of labels, from logits to a scalar."""
+"""Losses of labels, from logits to a scalar. A label below 0 is void: it counts nowhere."""
 
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
@@ -10,8 +11,15 @@ Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Returns the mean over the examples, in nats."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    """Returns the mean over the labels that are not void, in nats; 0 if all are."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return mean_of_known(losses, labels)
+
+
+def mean_of_known(values: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns the mean of the values, like the labels, where these are not void."""
+    known = labels >= 0
+    return jnp.sum(values, where=known) / jnp.maximum(jnp.sum(known), 1)
 
 
 def smoothed(share: float) -> Loss:

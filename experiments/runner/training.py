@@ -22,6 +22,7 @@ from experiments.runner import fit as loop
 from experiments.runner.fit import QUIET, DivergedError, Figures, Journal, OnStep, State, Variables
 from experiments.runner.losses import Loss as Loss
 from experiments.runner.losses import cross_entropy as cross_entropy
+from experiments.runner.losses import mean_of_known
 from experiments.runner.losses import smoothed as smoothed
 from experiments.runner.optimizers import schedule as schedule
 from experiments.runner.optimizers import sgd as sgd
@@ -116,7 +117,7 @@ def step_of(
         if gather is not None and tally is not None:
             tally = tally.add(gather(state.variables, {"params": gradients}, images, labels))
         variables = {"params": optax.apply_updates(params, updates), **mutated}
-        accuracy = jnp.mean(logits.argmax(-1) == labels)
+        accuracy = mean_of_known(logits.argmax(-1) == labels, labels)
         state = state._replace(variables=variables, opt_state=opt_state, tally=tally)
         state = state._replace(step=state.step + 1)
         return devices.constrained(state), Metrics(value, accuracy)  # pyright: ignore[reportArgumentType]
@@ -305,7 +306,10 @@ def evaluate(
     *,
     batch_size: int = 500,
 ) -> Metrics:
-    """Returns loss and accuracy on a split of the data set, with running statistics."""
+    """Returns loss and accuracy on a split of the data set, with running statistics.
+
+    Both are means over all labels of the split that are not void.
+    """
     count, along = split.size, devices.along_data()
     size, variables = devices.multiple(min(batch_size, count)), devices.everywhere(variables)
     score = partial(_score, model, dataset.mean, dataset.std, size, along, variables)
@@ -319,8 +323,10 @@ def evaluate(
             score(each, np.int32(0), np.int32(min(size, count - start)))
             for start, each in zip(starts, batches, strict=True)
         ]
-    loss, right = (sum(map(float, values)) for values in zip(*jax.device_get(parts), strict=True))
-    return Metrics(loss / count, right / count)
+    loss, right, known = (
+        sum(map(float, values)) for values in zip(*jax.device_get(parts), strict=True)
+    )
+    return Metrics(loss / max(known, 1), right / max(known, 1))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
@@ -334,17 +340,23 @@ def _score(
     split: Split,
     start: jax.Array,
     count: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """Returns the sums over a batch: the loss, and the share that is right of each image."""
+) -> tuple[jax.Array, ...]:
+    """Returns the sums over the labels of a batch: their loss, how many are right, how many count.
+
+    Labels of each image are summed first: in float32 a sum of millions would stand still.
+    """
     rows = start + jnp.arange(size)
     inside = rows < count
     taken = jax.tree.map(lambda part: part.at[rows].get(mode="clip"), split)
     images, labels = devices.divided(tuple(taken), along)
     logits: Any = model.apply(variables, normalized(mean, std, images), train=False)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    right = logits.argmax(-1) == labels
-    loss, right = (jnp.mean(each.reshape(size, -1), axis=1) for each in (losses, right))
-    return jnp.sum(loss, where=inside), jnp.sum(right, where=inside)
+    right, known = logits.argmax(-1) == labels, (labels >= 0).reshape(size, -1)
+    sums = (
+        jnp.sum(each.reshape(size, -1), axis=1, where=known, dtype=losses.dtype)
+        for each in (losses, right, known)
+    )
+    return tuple(jnp.sum(each, where=inside) for each in sums)
 
 
 def channel_graph(

@@ -5,6 +5,8 @@ Paper:     Yu et al., "Slimmable Neural Networks", ICLR 2019, https://arxiv.org/
            2019, https://arxiv.org/abs/1904.01355
 Command:   python -m experiments.detection
            python -m experiments.detection --grid 1.0 0.5 --seed 1
+           python -m experiments.detection --preset raccoon --data-dir DIR
+           python -m experiments.detection --preset voc2012 --data-dir DIR
 Device:    CPU, 2 cores
 CPU time:  225 s, with compilation
 Expected:  average precision at an overlap of 0.5, the mean of three classes, on the test images,
@@ -41,11 +43,25 @@ from experiments.runner.run import Run
 from experiments.runner.task import Network
 from experiments.tasks.detection.config import NAME, Config
 from experiments.tasks.detection.measure import accuracy, precision
-from experiments.tasks.detection.parts import CLASSES, classifier, detector, task
+from experiments.tasks.detection.parts import classifier, detector, task
 from experiments.tasks.detection.training import detect, pretrain
 
-PRESETS: Presets = MappingProxyType({"shapes": {}})
-"""Name -> what differs from the defaults of `Config`."""
+_PHOTOGRAPHS = {"image_size": 128, "widths": (16, 32, 64, 96, 96), "neck": 64, "flip": True}
+_LARGE = {"image_size": 320, "widths": (32, 64, 128, 256, 256), "neck": 128, "flip": True}
+PRESETS: Presets = MappingProxyType(
+    {
+        "shapes": {},
+        "raccoon": _PHOTOGRAPHS
+        | {"dataset": "raccoon", "batch_size": 16, "pretrain_epochs": 20, "epochs": 60},
+        **{
+            name: _LARGE | {"dataset": name, "pretrain_epochs": 10, "epochs": 40}
+            for name in ("voc2011", "voc2012", "coco")
+        },
+    }
+)
+"""Name -> what differs from the defaults of `Config`. Those of photographs are not tuned."""
+COLUMNS = 5
+"""Classes whose average precision is printed, at most; `summary.json` has that of all."""
 
 
 def method(run: Run[Config]) -> Summary:
@@ -79,13 +95,15 @@ def method(run: Run[Config]) -> Summary:
     return summary
 
 
+def mean(precision: Mapping[str, float]) -> float:
+    """Returns the mean of the classes that are in the test images."""
+    return float(np.nanmean(list(precision.values())))
+
+
 def draw(run: Path, summary: Mapping[str, Any]) -> None:
     """Writes the figure of a finished run."""
     curves = {
-        label: [
-            (summary["macs"][name], float(np.mean(list(each.values()))), 0.0)
-            for name, each in summary[of].items()
-        ]
+        label: [(summary["macs"][name], mean(each), 0.0) for name, each in summary[of].items()]
         for label, of in (("slimmable backbone", "precision"), ("alone", "alone"))
     }
     plots.spectrum(run / "precision.png", curves, measure="mean AP on test images, IoU 0.5")
@@ -93,15 +111,17 @@ def draw(run: Path, summary: Mapping[str, Any]) -> None:
 
 def report(run: Path, summary: Mapping[str, Any]) -> None:
     """Prints what came out."""
-    table = Table("width", "MACs", "parameters", "AP", *CLASSES, "AP alone", title=str(run))
+    kinds = list(next(iter(summary["precision"].values())))
+    shown = kinds if len(kinds) <= COLUMNS else []
+    table = Table("width", "MACs", "parameters", "AP", *shown, "AP alone", title=str(run))
     for name, found in summary["precision"].items():
-        each, alone = list(found.values()), summary["alone"].get(name)
+        alone = summary["alone"].get(name)
         table.add_row(
             name,
             f"{summary['macs'][name]:,}",
             f"{summary['parameters'][name]:,}",
-            *(f"{100 * value:.1f}" for value in (np.mean(each), *each)),
-            "" if alone is None else f"{100 * np.mean(list(alone.values())):.1f}",
+            *(f"{100 * value:.1f}" for value in (mean(found), *(found[kind] for kind in shown))),
+            "" if alone is None else f"{100 * mean(alone):.1f}",
         )
     console = Console()
     console.print(table)

@@ -43,46 +43,70 @@ def suppressed(detections: Found, *, overlap: float = 0.5) -> Found:
 
 
 def average_precision(
-    detections: Sequence[Found], true: Sequence[np.ndarray], *, overlap: float = 0.5
+    detections: Sequence[Found],
+    true: Sequence[np.ndarray],
+    difficult: Sequence[np.ndarray] | None = None,
+    *,
+    overlap: float = 0.5,
 ) -> float:
     """Returns the average precision of one class; NaN if it is nowhere.
 
-    In order of their scores, over all images, a detection is right if the true box that it
-    overlaps most is overlapped by `overlap` at least and was not detected before. The result is the
-    area under the precision as a function of the recall, where precision at a recall is the best at
-    that recall or a higher one.
+    It is the area under the precision as a function of the recall, where precision at a recall is
+    the best at that recall or a higher one.
 
     Args:
       detections: of each image.
       true: the boxes of each image, f32[n, 4].
+      difficult: likewise, those that neither to find nor to miss counts.
       overlap: intersection over union, in (0, 1].
 
     Source: Everingham et al., "The Pascal Visual Object Classes Challenge: A Retrospective", IJCV
-    2015 (the area under the whole curve).
+    2015 (the area under the whole curve). COCO reads the same curve at 101 recalls, and gives a
+    detection whose best box was detected before the next best one.
     """
-    total = sum(map(len, true))
-    if not total:
+    if not sum(map(len, true)):
         return float("nan")
-    right = [_right(each, boxes, overlap) for each, boxes in zip(detections, true, strict=True)]
-    order = np.argsort(-np.concatenate([each.scores for each in detections]), kind="stable")
-    hits = np.cumsum(np.concatenate(right)[order])
+    recall, precision = curve(detections, true, difficult, overlap=overlap)
+    return float(np.sum(np.diff(recall, prepend=0) * precision))
+
+
+def curve(
+    detections: Sequence[Found],
+    true: Sequence[np.ndarray],
+    difficult: Sequence[np.ndarray] | None = None,
+    *,
+    overlap: float = 0.5,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns recall and precision, f64[n], after each detection that counts.
+
+    In order of their scores, over all images, a detection is right if the true box that it overlaps
+    most is overlapped by `overlap` at least and was not detected before; if that box is difficult,
+    it does not count. The arguments are those of `average_precision`.
+    """
+    hard = difficult or [np.zeros((0, 4))] * len(true)
+    judged = [_judged(*each, overlap) for each in zip(detections, true, hard, strict=True)]
+    scores = np.concatenate([each.scores for each in detections])
+    right, counts = map(np.concatenate, zip(*judged, strict=True))
+    hits = np.cumsum(right[counts][np.argsort(-scores[counts], kind="stable")])
     precision = hits / np.arange(1, len(hits) + 1)
-    best = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(np.sum(np.diff(hits, prepend=0) * best) / total)
+    return hits / sum(map(len, true)), np.maximum.accumulate(precision[::-1])[::-1]
 
 
-def _right(detections: Found, true: np.ndarray, overlap: float) -> np.ndarray:
-    """Returns which boxes are right, bool[n]."""
-    right = np.zeros(len(detections.scores), bool)
-    if not len(true):
-        return right
-    shared, taken = overlaps(detections.boxes, true), set()
+def _judged(
+    detections: Found, true: np.ndarray, difficult: np.ndarray, overlap: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which boxes are right, and which count, bool[n] both."""
+    right, counts = np.zeros(len(detections.scores), bool), np.ones(len(detections.scores), bool)
+    if not len(true) + len(difficult):
+        return right, counts
+    shared, taken = overlaps(detections.boxes, np.concatenate([true, difficult])), set()
     for place in np.argsort(-detections.scores, kind="stable"):
         nearest = int(shared[place].argmax())
-        if shared[place, nearest] >= overlap and nearest not in taken:
+        if shared[place, nearest] >= overlap:
+            counts[place] = nearest < len(true)
+            right[place] = counts[place] and nearest not in taken
             taken.add(nearest)
-            right[place] = True
-    return right
+    return right, counts
 
 
 def assigned(

@@ -1,7 +1,6 @@
 """What a run of detection can be asked for."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import tyro
@@ -20,14 +19,15 @@ class Config(Common):
     """Settings to start from, a name among the presets; every other flag overrides it."""
     name: str = NAME
     """Name of the run; a name that is taken gets a number."""
-    dataset: Literal["shapes"] = "shapes"
-    """Data set; it is made here."""
-    data_dir: tyro.conf.Suppress[Path | None] = None
+    dataset: str = "shapes"
+    """Data set: shapes, which is made here, or a name in experiments/data/boxed.py."""
     checkpoint_every: tyro.conf.Suppress[int] = 1
     workers: tyro.conf.Suppress[int] = 0
     mobile: tyro.conf.Suppress[bool] = False
     image_size: int = 64
-    """Height and width in pixels of the images; a multiple of 2 ** stages."""
+    """Height and width in pixels that images are made or scaled to; a multiple of 2 ** stages."""
+    flip: bool = False
+    """Mirror half of the images that the detector is trained on."""
     model: Literal["fcos"] = "fcos"
     """The model."""
     widths: tuple[int, ...] = (16, 32, 64, 64)

@@ -11,8 +11,11 @@ from experiments.runner.task import Network, Task
 from experiments.tasks.detection import boxes
 from experiments.tasks.detection.boxes import Found
 from experiments.tasks.detection.config import Config
-from experiments.tasks.detection.parts import CLASSES, classifier, detector, made, scaled
+from experiments.tasks.detection.parts import classes, classifier, detector, made, scaled
 from jaxprune import slimmable
+
+CHUNK = 500
+"""Images that a network is given at once, at most."""
 
 
 def accuracy(task: Task[Config], network: Network, name: str) -> float:
@@ -25,7 +28,7 @@ def accuracy(task: Task[Config], network: Network, name: str) -> float:
     small = slimmable.variables(graph, params, rest, name, widths[name])
     run = jax.jit(partial(jp.linen.resize(model, graph, widths[name]).apply, train=False))
     single = made(task).single
-    logits = run(small, scaled(single.images))
+    logits = np.concatenate([run(small, scaled(part)) for part in _chunks(single.images)])
     return float(np.mean(np.argmax(logits, -1) == single.classes[:, 0] - 1))
 
 
@@ -36,16 +39,24 @@ def precision(task: Task[Config], network: Network, name: str) -> dict[str, floa
     small = slimmable.variables(graph, params, rest, name, widths[name])
     run = jax.jit(jp.linen.resize(model, graph, widths[name]).apply)
     test = made(task).test
-    logits, places = map(np.asarray, run(small, scaled(test.images)))
+    each = zip(*(run(small, scaled(part)) for part in _chunks(test.images)), strict=True)
+    logits, places = map(np.concatenate, each)
     precisions = {}
-    for label, kind in enumerate(CLASSES):
+    for label, kind in enumerate(classes(task.config)):
         scores = logits[..., label].reshape(len(logits), -1)
         each = [
             detected(*pair) for pair in zip(places.reshape(len(places), -1, 4), scores, strict=True)
         ]
-        true = [b[c == label + 1] for b, c in zip(test.boxes, test.classes, strict=True)]
-        precisions[kind] = boxes.average_precision(each, true)
+        true, difficult = (
+            [b[c == number] for b, c in zip(test.boxes, test.classes, strict=True)]
+            for number in (label + 1, -label - 1)
+        )
+        precisions[kind] = boxes.average_precision(each, true, difficult)
     return precisions
+
+
+def _chunks(images: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(images, -(-len(images) // CHUNK))
 
 
 def detected(places: np.ndarray, logits: np.ndarray, *, most: int = 20) -> Found:

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 import jaxprune as jp
-from experiments.data import shapes
-from experiments.data.shapes import Objects
+from experiments.data import boxed, shapes
+from experiments.data.boxed import Parts as Images
 from experiments.models.detector import Classifier, Detector
 from experiments.runner.task import Task
 from experiments.tasks.detection import boxes
@@ -23,15 +23,6 @@ SINGLE = 32
 """Height and width of the images of one object that the backbone is trained on first."""
 PARTS = {"single": 2000, "train": 2000, "test": 400}
 """Generated images: of one object each, and those to detect in."""
-CLASSES = shapes.CLASSES[1:]
-
-
-class Images(NamedTuple):
-    """What is made for a run."""
-
-    single: Objects  # of one object each, that the backbone is trained on first
-    train: Objects
-    test: Objects
 
 
 class Part(NamedTuple):
@@ -43,32 +34,54 @@ class Part(NamedTuple):
 
 
 def task(config: Config) -> Task[Config]:
-    """Returns the images, the detector and its channel graph."""
-    images = Images(
-        *(
-            shapes.objects(count, size=size, seed=seed, each=each)
-            for seed, (count, size, each) in enumerate(
-                (
-                    (PARTS["single"], SINGLE, 1),
-                    (min(PARTS["train"], config.limit or PARTS["train"]), config.image_size, 2),
-                    (PARTS["test"], config.image_size, 2),
-                )
-            )
+    """Returns the images, the detector and its channel graph.
+
+    Raises:
+      ValueError: there is no such data set, or a file of it is missing or damaged.
+    """
+    size, limit = config.image_size, config.limit
+    if config.dataset == "shapes":
+        images = _shapes(size, limit)
+    else:
+        images = boxed.load(
+            config.dataset, size=size, single=SINGLE, data_dir=config.data_dir, limit=limit
         )
-    )
     model, graph, _ = detector(config)
     return Task(config, images, model, graph, boxes.loss)  # pyright: ignore[reportArgumentType]
 
 
+def _shapes(size: int, limit: int | None) -> Images:
+    each = (
+        (PARTS["single"], SINGLE, 1),
+        (min(PARTS["train"], limit or PARTS["train"]), size, 2),
+        (PARTS["test"], size, 2),
+    )
+    return Images(
+        *(
+            shapes.objects(count, size=size, seed=seed, each=forms)
+            for seed, (count, size, forms) in enumerate(each)
+        )
+    )
+
+
+def classes(config: Config) -> tuple[str, ...]:
+    """Returns the names of the objects to detect."""
+    drawn = config.dataset == "shapes"
+    return shapes.CLASSES[1:] if drawn else boxed.FOLDERS[config.dataset].classes
+
+
 def classifier(config: Config) -> Part:
-    """Returns the network that is trained first, whose backbone the detector takes over."""
-    model = Classifier(config.widths, len(CLASSES))
+    """Returns the network that is trained first, whose backbone the detector takes over.
+
+    Among the single objects of photographs, ground is one more class.
+    """
+    model = Classifier(config.widths, len(classes(config)) + (config.dataset != "shapes"))
     return _part(config, model, partial(model.apply, train=False), SINGLE)
 
 
 def detector(config: Config) -> Part:
     """Returns the detector; its neck and its head have one width."""
-    model = Detector(config.widths, config.neck, len(CLASSES))
+    model = Detector(config.widths, config.neck, len(classes(config)))
     return _part(config, model, model.apply, config.image_size, protect=WHOLE)
 
 

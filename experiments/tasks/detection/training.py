@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 import jaxprune as jp
+from experiments.data.objects import mirrored
 from experiments.models.detector import centers
 from experiments.procedures import joint
 from experiments.procedures.joint import Joint
@@ -73,9 +74,12 @@ def detect(
 
     assigned = jax.jit(partial(boxes.assigned, middle, stride=model.stride))
 
-    def batch(rows: np.ndarray, _: int) -> tuple[jax.Array, Any]:
-        images, *true = (part[rows] for part in train)
-        return scaled(images), assigned(*true)
+    def batch(rows: np.ndarray, step: int) -> tuple[jax.Array, Any]:
+        images, places, kinds = (part[rows] for part in train)
+        if config.flip:
+            flips = np.random.default_rng((config.seed, step)).random(len(rows)) < 0.5
+            images, places = mirrored(flips, images, places)
+        return scaled(images), assigned(places, kinds)
 
     size = len(train.images)
     sgd = _optimizer(config, config.learning_rate, number * (size // config.batch_size))

@@ -1,0 +1,139 @@
+"""Small data sets in the layouts in which their authors publish them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from experiments.data import voc
+
+PALETTE = [channel for i in range(256) for channel in (i, 255 - i, i // 2)]
+
+
+def picture(path: Path, shape: tuple[int, int], seed: int) -> np.ndarray:
+    """Writes a smooth image and returns its pixels as they were before any compression."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    corners = np.random.default_rng(seed).integers(0, 256, (2, 2, 3), np.uint8)
+    smooth = Image.fromarray(corners).resize(shape[::-1], Image.Resampling.BILINEAR)
+    smooth.save(path)
+    return np.asarray(smooth)
+
+
+def mask(path: Path, labels: np.ndarray, *, palette: bool = False) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(labels.astype(np.uint8))
+    if palette:
+        image = image.convert("P")
+        image.putpalette(PALETTE)
+        image.putdata(labels.ravel().tolist())
+    image.save(path)
+
+
+def numbers(shape: tuple[int, int], classes: int, void: int, seed: int) -> np.ndarray:
+    """Blocks of 4 x 4 pixels with one label each, a row of void ones at the top."""
+    height, width = shape
+    blocks = np.random.default_rng(seed).integers(0, classes, (height // 4, width // 4))
+    labels = blocks.repeat(4, 0).repeat(4, 1)
+    labels[:4] = void
+    return labels
+
+
+def camvid(path: Path, counts: dict[str, int], *, apart: bool = True) -> dict[str, list]:
+    """Writes parts of CamVid; returns the images and labels of each."""
+    made = {}
+    for part, count in counts.items():
+        folder = path / "camvid" / part
+        made[part] = []
+        for i in range(count):
+            name = f"{part}_{i:03}"
+            image = picture(folder / f"{name}.{'png' if apart else 'jpg'}", (32, 64), i)
+            labels = numbers((32, 64), 11, 11, i)
+            mask((folder.with_name(f"{part}annot") if apart else folder) / f"{name}.png", labels)
+            made[part].append((image, labels))
+    return made
+
+
+def voc_folder(path: Path, year: int) -> Path:
+    return path / "VOCdevkit" / f"VOC{year}"
+
+
+def listed(folder: Path, task: str, part: str, names: list[str]) -> None:
+    file = folder / "ImageSets" / task / f"{part}.txt"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(f"{name}\n" for name in names))
+
+
+def voc_masks(path: Path, counts: dict[str, int], year: int = 2012) -> dict[str, list]:
+    """Writes parts of VOC with label images that have a palette; returns images and labels."""
+    folder, made = voc_folder(path, year), {}
+    for place, (part, count) in enumerate(counts.items()):
+        names = [f"2007_{place}{i:05}" for i in range(count)]
+        listed(folder, "Segmentation", part, names)
+        made[part] = []
+        for i, name in enumerate(names):
+            image = picture(folder / "JPEGImages" / f"{name}.jpg", (32, 40), 100 * place + i)
+            labels = numbers((32, 40), len(voc.CLASSES) + 1, voc.VOID, 100 * place + i)
+            mask(folder / "SegmentationClass" / f"{name}.png", labels, palette=True)
+            made[part].append((image, labels))
+    return made
+
+
+def annotation(path: Path, objects: list[tuple[str, tuple[int, int, int, int], bool]]) -> None:
+    """Writes the XML of PASCAL VOC; boxes are xmin, ymin, xmax, ymax, from 1 to the last pixel."""
+    each = "".join(
+        f"<object><name>{name}</name><difficult>{int(difficult)}</difficult><bndbox>"
+        f"<xmin>{box[0]}</xmin><ymin>{box[1]}</ymin><xmax>{box[2]}</xmax><ymax>{box[3]}</ymax>"
+        "</bndbox><part><name>head</name></part></object>"
+        for name, box, difficult in objects
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"<annotation><filename>{path.stem}.jpg</filename>{each}</annotation>")
+
+
+def voc_boxes(path: Path, year: int = 2012) -> Path:
+    """Writes two images of a dog and a difficult cat, one for each part, and one of nothing."""
+    folder = voc_folder(path, year)
+    listed(folder, "Main", "train", ["2008_000001", "2008_000003"])
+    listed(folder, "Main", "val", ["2008_000002"])
+    for i in (1, 2, 3):
+        name = f"2008_00000{i}"
+        picture(folder / "JPEGImages" / f"{name}.jpg", (40, 80), i)
+        objects = [("dog", (1, 11, 20, 40), False), ("cat", (41, 1, 80, 20), True)]
+        annotation(folder / "Annotations" / f"{name}.xml", objects if i < 3 else [])
+    return folder
+
+
+def coco(path: Path) -> Path:
+    """Writes a person and a crowd of zebras, likewise."""
+    folder = path / "coco"
+    for part in ("train", "val"):
+        picture(folder / f"{part}2017" / "000000000009.jpg", (40, 80), 0)
+        both = {"image_id": 9, "area": 1.0, "segmentation": [[0, 0, 1, 1, 1, 0]]}
+        value = {
+            "images": [{"id": 9, "file_name": "000000000009.jpg", "height": 40, "width": 80}],
+            "annotations": [
+                {"id": 1, "category_id": 1, "bbox": [0, 10, 20, 30], "iscrowd": 0, **both},
+                {"id": 2, "category_id": 24, "bbox": [40, 0, 40, 20], "iscrowd": 1, **both},
+                {"id": 3, "category_id": 24, "bbox": [40, 0, 0, 20], "iscrowd": 0, **both},
+            ],
+            "categories": [{"id": 1, "name": "person"}, {"id": 24, "name": "zebra"}],
+        }
+        file = folder / "annotations" / f"instances_{part}2017.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(value))
+    return folder
+
+
+def raccoons(path: Path, count: int, *, xml: bool) -> None:
+    """Writes images with one raccoon each, its box in XML or in one file for all."""
+    folder, each = path / "raccoon", {}
+    for i in range(count):
+        name = f"raccoon-{i}"
+        picture(folder / ("images" if xml else "") / f"{name}.jpg", (40, 80), i)
+        each[name] = {"boxes": [[10 + i, 10, 40 + i, 30]], "labels": ["raccoon"]}
+        if xml:
+            box = (11 + i, 11, 40 + i, 30)
+            annotation(folder / "annotations" / f"{name}.xml", [("raccoon", box, False)])
+    if not xml:
+        (folder / "boxes.json").write_text(json.dumps(each))
