@@ -1,27 +1,31 @@
-"""Every planner at the same share of the MACs: the loss before and after the same fine-tuning.
+"""Every planner at the same share of a cost: the loss before and after the same fine-tuning.
 
 A dense network of `benchmarks.dense` loses channels, ranked by one criterion, until a share of its
-MACs is left; the planners say how many of which group. Each plan is measured by mask on the test
-examples, from the dense weights and after some steps of fine-tuning from them. Searches measure
-about as many losses as a table of replaced widths has. A cell that is measured is not measured
-again, and planning goes on from its journal.
+MACs is left, or of its latency by a table that is measured here; the planners say how many of which
+group. Each plan is measured by mask on the test examples, from the dense weights and after some
+steps of fine-tuning from them; one under latency also runs beside the dense network. Searches
+measure about as many losses as a table of replaced widths has. A cell that is measured is not
+measured again, and planning goes on from its journal.
 
 Command:   python -m benchmarks.planned_value text --data-dir FILE
            python -m benchmarks.planned_value resnet20-cifar10 --data-dir DIR
            python -m benchmarks.planned_value  (writes the page anew from what is there)
 Device:    CPU, 2 cores
-Writes:    benchmarks/results/planned_value/NAME.json after every cell and planned_value.md; the
-           losses of all test examples and the journals under `--root`
+Writes:    benchmarks/results/planned_value/NAME.json after every cell and planned_value.md, the
+           table of latencies in planned_value/latency/NAME.json; the losses of all test examples
+           and the journals under `--root`
 """
 
+import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
@@ -38,6 +42,8 @@ from experiments.runner.fit import Variables
 CONTROL = "uniform"
 """What the other planners are compared with."""
 DENSE = "dense"
+ROUNDS = 15
+"""In which a plan and the dense network are timed in turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +56,10 @@ class Config:
     """Where its data are."""
     shares: tuple[float, ...] = (0.5, 0.25)
     """Of the MACs that stay."""
+    times: tuple[float, ...] = (0.5,)
+    """Shares of the latency that stay."""
+    batch: int = 32
+    """Examples in a call whose latency is meant."""
     planners: tuple[str, ...] = tuple(planning.PLANNERS)
     """Names in experiments/procedures/planning.py."""
     score: str = "wanda"
@@ -68,6 +78,15 @@ class Config:
     """Where the losses of single examples, the journals of planners and programs are."""
     out: Path = Path(__file__).parent / "results"
     """Where the results go."""
+
+
+class Bound(NamedTuple):
+    """What a plan keeps within; its name begins those of its cells."""
+
+    name: str
+    cost: jp.cost.Cost
+    share: float
+    graph: jp.ChannelGraph
 
 
 class Cells:
@@ -91,12 +110,30 @@ class Cells:
             optimizer=optax.adam(config.rate),
         )
 
-    def asked(self, share: float, journal: Path | None = None) -> planning.Asked:
-        """Returns what the planners plan at a share of the MACs."""
+    def bounds(self) -> Iterator[Bound]:
+        """Yields what plans are made for; the first use of a latency measures the table."""
+        for share in self.config.shares:
+            yield Bound(f"{share}", jp.cost.macs, share, self.bench.graph)
+        if not self.config.times:
+            return
+        apply = partial(self.bench.task.model.apply, train=False)
+        x = jnp.zeros((self.config.batch, *self.bench.task.dataset.image_shape))
+        graph = jp.trace(apply, self.bench.variables, x)
+        file = self.config.out / "planned_value" / "latency" / f"{self.config.network}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        again = file.exists()
+        table = jp.cost.LatencyTable.load(file) if again else jp.cost.latency_table(graph)
+        table.save(file)
+        cost = jp.cost.tabled(table, other_device=True)
+        for share in self.config.times:
+            yield Bound(f"latency-{share}", cost, share, graph)
+
+    def asked(self, bound: Bound, journal: Path | None = None) -> planning.Asked:
+        """Returns what the planners plan within a bound."""
         return planning.asked(
-            self.given,
+            self.given._replace(graph=bound.graph),
             self.scores,
-            {jp.cost.macs: jp.Share(share)},
+            {bound.cost: jp.Share(bound.share)},
             journal=journal,
             evaluations=self.config.evaluations,
             batches=self.config.batches,
@@ -107,24 +144,36 @@ class Cells:
         """Returns the losses of the dense network, before and after the same fine-tuning."""
         return self._losses(DENSE, {}, None)
 
-    def measured(self, share: float, planner: str) -> dict[str, Any]:
+    def measured(self, bound: Bound, planner: str) -> dict[str, Any]:
         """Returns the entry of a cell in the journal."""
-        name = f"{share}/{planner}"
+        name = f"{bound.name}/{planner}"
         journal = self.root / f"{name.replace('/', '-')}.jsonl"
-        again, asked = journal.exists(), self.asked(share, journal)
+        again, asked = journal.exists(), self.asked(bound, journal)
         one = _seconds(partial(asked.evaluate, {}), twice=True)
         plans: list[Any] = []
         spent = _seconds(lambda: plans.append(planning.planned(planner, asked)))
         (plan,) = plans
-        control = None if planner == CONTROL else f"{share}/{CONTROL}"
+        control = None if planner == CONTROL else f"{bound.name}/{CONTROL}"
         lines = journal.read_text().splitlines()[1:] if journal.exists() else []
         return {
             "macs": jp.cost.macs(self.bench.graph, plan.keep) / self.bench.macs,
             "widths": {name: int(width) for name, width in plan.widths.items()},
             "measured": len(lines),
             "forwards": None if again else round(spent / one, 1),
+            **({} if bound.cost is jp.cost.macs else self._times(bound, plan.keep)),
             **self._losses(name, plan.keep, control),
         }
+
+    def _times(self, bound: Bound, keep: Mapping[str, Any]) -> dict[str, float]:
+        """The shares of the dense latency: by the table, and measured beside the dense network."""
+        graph, x = bound.graph, jnp.zeros((self.config.batch, *self.given.task.dataset.image_shape))
+        calls = []
+        for kept in ({}, keep):
+            fn = jax.jit(jp.narrow(graph.fn, graph, kept))
+            calls.append(partial(fn, jp.slice(graph, self.bench.variables, kept), x))
+        whole, pruned = jp.cost.interleaved(calls, repeats=ROUNDS)
+        said = bound.cost(graph, keep) / bound.cost(graph, None)
+        return {"predicted_time": round(said, 4), "time": round(pruned / whole, 4)}
 
     def _losses(self, name: str, keep: Mapping[str, Any], control: str | None) -> dict[str, Any]:
         """The test losses of a keep with the dense weights, and with them fine-tuned."""
@@ -166,12 +215,11 @@ def run(config: Config) -> None:
         raise ValueError(f"{file} is of another network.\nFix: remove it, and measure again.")
     command = f"python -m benchmarks.planned_value {config.network} --data-dir DIR"
     journal["about"] = {**cells.about, **directory.provenance(), "command": command, "asked": about}
-    wanted = [(share, name) for share in config.shares for name in _ordered(config.planners)]
     if DENSE not in journal or cells.losses.read(f"{DENSE}/after") is None:
         journal[DENSE] = cells.dense()
-    for share, planner in wanted:
-        if (name := f"{share}/{planner}") not in journal["cells"]:
-            journal["cells"][name] = cells.measured(share, planner)
+    for bound, planner in itertools.product(cells.bounds(), _ordered(config.planners)):
+        if (name := f"{bound.name}/{planner}") not in journal["cells"]:
+            journal["cells"][name] = cells.measured(bound, planner)
             directory.write_json(file, journal)
             print(name, journal["cells"][name], flush=True)
             write_page(config.out)
