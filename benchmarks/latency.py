@@ -38,10 +38,11 @@ def _linen(model: Any, batch: int, size: int) -> tuple[jp.ChannelGraph, Any, Any
 
 
 def resnet(batch: int) -> tuple[jp.ChannelGraph, Any, Any]:
-    """Returns a ResNet of bottlenecks on small images."""
+    """Returns a ResNet of three bottlenecks on small images."""
     from experiments.models.bottleneck_resnet import BottleneckResNet
 
-    return _linen(BottleneckResNet(blocks=(1, 1, 1, 1), classes=10), batch, 32)
+    model = BottleneckResNet(blocks=(1, 1, 1), widths=(64, 128, 256), classes=10)
+    return _linen(model, batch, 32)
 
 
 def mobilenet(batch: int) -> tuple[jp.ChannelGraph, Any, Any]:

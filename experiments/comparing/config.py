@@ -81,9 +81,10 @@ PRESETS: Presets = MappingProxyType(
         "cifar10-small": {
             "network": "resnet20-cifar10",
             "batch_size": 128,
-            "train": Training(epochs=3, rates=triangular(1e-3, 2e-2), weight_decay=5e-4),
-            "finetune": Training(epochs=3, rates=triangular(1e-3, 2e-2), weight_decay=5e-4),
-            "evaluations": 300,
+            "train": Training(epochs=1, rates=triangular(1e-3, 2e-2), weight_decay=5e-4),
+            "finetune": Training(epochs=1, rates=triangular(1e-3, 2e-2), weight_decay=5e-4),
+            "evaluations": 100,
+            "cut": True,
         },
         **{
             f"{model}-cifar10": _CIFAR
