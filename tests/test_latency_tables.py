@@ -193,3 +193,26 @@ def test_a_table_is_not_read_between_whole_widths() -> None:
     seconds = cost.tabled(cost.latency_table(graph, ladder=2, timer=Made()))
     with pytest.raises(BudgetError, match=r"at whole widths only(.|\n)*Fix: another closed form"):
         cost.expected(graph, seconds, {A: 2.5})
+
+
+def test_a_printed_table_marks_widths_that_save_no_time() -> None:
+    def tiles_of_four(call: Any) -> float:
+        return 1e-6 * (1 + (np.prod([-(-n // 4) for n in call.shapes[1]]) if call.name else 0))
+
+    graph = jp.trace(lambda v, x: x @ v["a"] @ v["b"], {"a": V["a"], "b": V["b"]}, X)
+    table = cost.latency_table(graph, ladder={"a": [4, 5, 7, 8]}, timer=Made(seconds=tiles_of_four))
+    assert str(table).splitlines()[1:] == [
+        " us     operation",
+        "-" * 47,
+        "4.0  *  dot_general float32[3, 5] float32[5, 6]",
+        "4.0  *  dot_general float32[3, 7] float32[7, 6]",
+        "4.0     dot_general float32[3, 8] float32[8, 6]",
+        "2.0  *  dot_general float32[3, 2] float32[2, 5]",
+        "2.0  *  dot_general float32[3, 2] float32[2, 7]",
+        "2.0     dot_general float32[3, 2] float32[2, 8]",
+        "2.0     dot_general float32[3, 4] float32[4, 6]",
+        "1.0     dot_general float32[3, 2] float32[2, 4]",
+        "-" * 47,
+        "* a wider one takes no longer: 4 of 8",
+    ]
+    assert str(table).startswith(f"{table.device}: 8 shapes, 1.0 us to call\n")

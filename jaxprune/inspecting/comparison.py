@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from jaxprune.graph import ChannelGraph, Group
 from jaxprune.inspecting import cost, without_branches
-from jaxprune.inspecting.tables import at_symbols, ruled, table, uncounted_lines
+from jaxprune.inspecting.aligned import ruled, table
+from jaxprune.inspecting.tables import at_symbols, uncounted_lines
 from jaxprune.inspecting.without_branches import Without
 from jaxprune.keep import check
 

@@ -10,7 +10,8 @@ from jaxprune.groups import dataflow
 from jaxprune.groups.dataflow import Node
 from jaxprune.groups.kinds import kinds
 from jaxprune.inspecting import explain_branches
-from jaxprune.inspecting.tables import channel_costs, headline, table
+from jaxprune.inspecting.aligned import table
+from jaxprune.inspecting.tables import channel_costs, headline
 from jaxprune.inspecting.why_frozen import Explained, explained
 from jaxprune.keep.check import BRANCH
 from jaxprune.program import spaces as ax

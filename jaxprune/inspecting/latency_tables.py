@@ -19,7 +19,7 @@ from jaxprune.arguments.checks import check_flag, check_mapping, kind_of
 from jaxprune.arguments.numbers import check_count, is_count, is_number, plain
 from jaxprune.errors import BudgetError
 from jaxprune.graph import Branches, ChannelGraph, Contraction
-from jaxprune.inspecting import without_branches
+from jaxprune.inspecting import slow_shapes, without_branches
 from jaxprune.inspecting.cached import once
 from jaxprune.inspecting.closed_forms import ClosedForm
 from jaxprune.inspecting.terms import Dearest, Lookup, Product, Term, Terms, Widths
@@ -41,12 +41,20 @@ class LatencyTable:
       ladder: what `jp.cost.latency_table` was asked for.
       overhead: seconds of a call that does nothing, which the network takes once.
       seconds: {operation, shapes and types: seconds beyond the overhead}.
+
+    `print` shows the slowest shapes, and marks widths that save no time, such as those that do not
+    fill the vectors or tiles of the device.
     """
 
     device: str
     ladder: Ladder
     overhead: float
     seconds: Mapping[str, float]
+
+    def __str__(self) -> str:
+        """One line per shape, the slowest first."""
+        head = f"{self.device}: {len(self.seconds)} shapes, {1e6 * self.overhead:,.1f} us to call"
+        return "\n".join([head, *slow_shapes.lines(self.seconds)])
 
     def save(self, path: str | Path) -> None:
         """Writes the table as JSON, as a whole or not at all.

@@ -1,11 +1,12 @@
 """Tables in plain text: what a graph holds, and what pruning changes."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from jaxprune.graph import ChannelGraph
 from jaxprune.groups.kinds import kinds
 from jaxprune.inspecting import cost, unread_variables
+from jaxprune.inspecting.aligned import ruled, table
 from jaxprune.inspecting.branches import branches
 
 
@@ -89,26 +90,3 @@ def uncounted_lines(items: Iterable[cost.Uncounted]) -> Iterator[str]:
         where = list(dict.fromkeys(every))
         more = f" and {len(where) - 3} more places" if len(where) > 3 else ""
         yield f"not counted: the MACs of {len(every):,} x {name}, at {', '.join(where[:3])}{more}"
-
-
-def table(rows: Sequence[Sequence[str]], *, numbers: Iterable[int] = ()) -> list[str]:
-    """Returns aligned lines; the columns in `numbers` are flush right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    numbers = set(numbers)
-    return [
-        "  ".join(
-            cell.rjust(width) if column in numbers else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
-def ruled(lines: Sequence[str], *, after: Iterable[int]) -> Iterator[str]:
-    """Yields lines, with a rule after those at the places `after`."""
-    rule = "-" * max(map(len, lines))
-    after = set(after)
-    for index, line in enumerate(lines):
-        yield line
-        if index in after:
-            yield rule

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprune.groups.constraints import few
-from jaxprune.inspecting.tables import ruled, table
+from jaxprune.inspecting.aligned import ruled, table
 from jaxprune.plan.problems import Problem
 
 

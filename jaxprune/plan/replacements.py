@@ -6,7 +6,7 @@ from os import PathLike
 
 import numpy as np
 
-from jaxprune.inspecting.tables import ruled, table
+from jaxprune.inspecting.aligned import ruled, table
 from jaxprune.plan.evaluators import Evaluate
 from jaxprune.plan.journals import Losses
 from jaxprune.plan.problems import Problem, check_problem
