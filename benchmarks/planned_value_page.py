@@ -27,6 +27,10 @@ sees; what planners measure is of validation examples.
 * *Time*: of the latency that the dense network has, by the table that the planner read and measured
   beside the dense network. The table holds contractions alone.
 
+NetAdapt has as many rounds as so many losses allow; a group that cannot make up a round's reduction
+alone proposes nothing, so that it measures few. What trains on the way (NetAdapt, Play and Prune,
+Energy-Aware) decides and is thrown away.
+
 **What may be concluded**: how these plans order on this network and these examples, with so little
 search and so little training. **What may not**: the intervals do not speak of another trained
 network, another seed, or longer fine-tuning; the searches run far below the lengths of their
