@@ -226,8 +226,8 @@ def report(run: Path, summary: Mapping[str, Any]) -> None:
             "" if alone is None else f"{alone:.2f}",
             *(f"{found['psnr'][name]:.2f}" for found in tests.values()),
         )
-    bicubic = [f"{found['bicubic']:.2f}" for found in tests.values()]
-    table.add_row("bicubic", "", "", f"{summary['bicubic']:.2f}", "", *bicubic)
+    last = [f"{found['bicubic']:.2f}" for found in tests.values()]
+    table.add_row("bicubic", "", "", f"{summary['bicubic']:.2f}", "", *last)
     console = Console()
     console.print(table)
     console.print(f"{summary['wall_time_s']:.0f} s")
