@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -137,3 +138,69 @@ def raccoons(path: Path, count: int, *, xml: bool) -> None:
             annotation(folder / "annotations" / f"{name}.xml", [("raccoon", box, False)])
     if not xml:
         (folder / "boxes.json").write_text(json.dumps(each))
+
+
+def birds(path: Path, counts: dict[str, int]) -> dict[str, dict[str, int]]:
+    """Writes CUB-200-2011, the number of an image its color; returns its classes by part."""
+    folder, rows, made = path / "CUB_200_2011", [], {}
+    for part, count in counts.items():
+        made[part] = {}
+        for i in range(count):
+            number, label = len(rows) + 1, (7 * len(rows)) % 200 + 1
+            name = f"{label:03}.Bird_{label}/Bird_{number:04}.jpg"
+            picture(folder / "images" / name, (30 + i, 40), number)
+            rows.append((number, name, label, int(part == "train")))
+            made[part][name] = label - 1
+    for name, column in (("images", 1), ("image_class_labels", 2), ("train_test_split", 3)):
+        text = "".join(f"{row[0]} {row[column]}\n" for row in rows)
+        (folder / f"{name}.txt").write_text(text)
+    return made
+
+
+def div2k(path: Path, counts: dict[str, int]) -> dict[str, list]:
+    """Writes parts of DIV2K, all of unlike sizes; returns halves and images of each."""
+    made = {}
+    for place, (part, count) in enumerate(counts.items()):
+        made[part] = []
+        for i in range(count):
+            name, shape = f"{place * 800 + i + 1:04}", (24 + 2 * i, 36 - 2 * i)
+            high = picture(path / f"DIV2K_{part}_HR" / f"{name}.png", shape, i)
+            low = path / f"DIV2K_{part}_LR_bicubic" / "X2" / f"{name}x2.png"
+            half = (shape[0] // 2, shape[1] // 2)
+            made[part].append((picture(low, half, 100 + i), high))
+    return made
+
+
+def pairs(path: Path, name: str, shapes: list[tuple[int, int]]) -> list:
+    """Writes a test set of super-resolution with halves of its own; returns both of each."""
+    folder, made = path / name / "image_SRF_2", []
+    for i, (height, width) in enumerate(shapes):
+        high = picture(folder / f"img_{i:03}_SRF_2_HR.png", (height, width), i)
+        low = picture(folder / f"img_{i:03}_SRF_2_LR.png", (height // 2, width // 2), 50 + i)
+        made.append((low, high))
+    return made
+
+
+def prepared(
+    path: Path, name: str, version: str, features: dict, rows: dict[str, list], config: str = ""
+) -> None:
+    """Writes a data set as TFDS prepares it, `rows` of each split; bytes need no TensorFlow."""
+    import tensorflow_datasets as tfds
+
+    made = tfds.core.Version(version)
+    members: dict[str, Any] = {
+        "VERSION": made,
+        "_info": lambda self: tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features)
+        ),
+        "_split_generators": lambda self, _: {
+            part: self._generate_examples(found) for part, found in rows.items()
+        },
+        "_generate_examples": lambda _, found: enumerate(found),
+    }
+    if config:
+        members["BUILDER_CONFIGS"] = [tfds.core.BuilderConfig(name=config, version=made)]
+    with tfds.core.registered.skip_registration():
+        builder = type(name, (tfds.core.GeneratorBasedBuilder,), members)
+    how = {"config": config} if config else {}
+    builder(data_dir=path, file_format="array_record", **how).download_and_prepare()

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.dense import pack
 from experiments.methods import dense
+from experiments.procedures import starting
 from experiments.runner import directory, packed
 from experiments.runner.experiment import execute
 from experiments.tasks import classification
@@ -32,7 +33,7 @@ def test_a_network_trains_on_and_is_packed(first: Path, tmp_path: Path) -> None:
     again = replace(
         SMALL, root=tmp_path, start=first, dense=Training(epochs=2, rates=constant(0.1))
     )
-    before = dense.begun(classification.task(again))
+    before = starting.network(classification.task(again), first)
     run = execute(dense.EXPERIMENT, again)
     one, two = (directory.read_json(each / directory.SUMMARY) for each in (first, run))
     assert (one["epochs"], two["epochs"]) == (1, 3)
@@ -52,6 +53,6 @@ def test_a_network_trains_on_and_is_packed(first: Path, tmp_path: Path) -> None:
 
 def test_only_a_finished_run_of_the_same_network_is_trained_on(first: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"start=.*nowhere is not a finished run.\nFix: its dir"):
-        dense.begun(classification.task(replace(SMALL, start=tmp_path / "nowhere")))
+        starting.network(classification.task(SMALL), tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"of other shapes than 'convnet' of widths=\(4,\)"):
-        dense.begun(classification.task(replace(SMALL, widths=(4,), start=first)))
+        starting.network(classification.task(replace(SMALL, widths=(4,))), first)

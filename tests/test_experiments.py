@@ -188,7 +188,7 @@ def test_a_directory_that_is_no_run_is_an_error(tmp_path):
 
 
 def test_unknown_names_are_errors():
-    with pytest.raises(ValueError, match=r"no data set 'mnits'.\nFix: one of \['cifar10'"):
+    with pytest.raises(ValueError, match=r"no data set 'mnits'.\nFix: one of \['caltech_birds2"):
         data.load("mnits")
     with pytest.raises(ValueError, match=r"no model 'vgg'.\nFix: one of \['alexnet'"):
         models.build("vgg")

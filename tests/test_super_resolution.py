@@ -117,7 +117,7 @@ def test_a_crop_of_the_halves_is_the_crop_of_the_pictures() -> None:
 def test_generated_pictures_are_always_the_same(monkeypatch) -> None:
     monkeypatch.setattr(pictures, "PARTS", {"train": 5, "validation": 2, "test": 3})
     one, again = (pictures.load("shapes", size=16, limit=limit) for limit in (None, 4))
-    assert [len(part.low) for part in one] == [5, 2, 3]
+    assert [len(part.low) for part in one[:3]] == [5, 2, 3]
     assert len(again.train.low) == 4
     np.testing.assert_array_equal(one.train.high[:4], again.train.high)
     np.testing.assert_array_equal(one.test.low, again.test.low)

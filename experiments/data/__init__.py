@@ -1,4 +1,4 @@
-"""Data sets of images or bytes: arrays in memory, or, for ImageNet, streams from disk.
+"""Data sets of images or bytes: arrays in memory, or, for photographs, streams from disk.
 
 To add one of TensorFlow Datasets (TFDS), enter it in `PREPARED`; to add any other, write a function
 like `_digits`. Nothing else knows data sets. Those of TFDS are prepared once, with a network:
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import islice, starmap
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -89,7 +89,7 @@ PREPARED: Mapping[str, Recipe] = MappingProxyType(
         "svhn_cropped": Recipe("train+extra", 6000, Augment()),
     }
 )
-NAMES = ("digits", "text", *PREPARED, "imagenet2012")
+NAMES = ("digits", "text", *PREPARED, "imagenet2012", "caltech_birds2011")
 
 
 def load(
@@ -105,10 +105,11 @@ def load(
     Args:
       name: one of `NAMES`.
       data_dir: where TFDS has prepared it; `TFDS_DATA_DIR` or `~/tensorflow_datasets` by default.
-        The digits need none; of "text" it is a file, or a folder of *.txt, if not the default text.
+        The digits need none; of "text" it is a file, or a folder of *.txt, if not the default text;
+        of the birds also where their folder lies as it is published.
       limit: at most that many training images, as many of each class as there are; a smaller limit
         takes a part of what a larger one takes. Mean and deviation stay those of all of them. Of
-        ImageNet the first ones, as TFDS has shuffled them: to know the classes is to read it all.
+        a stream the first ones, as they are shuffled: to know the classes is to read it all.
       workers: processes that decode the images of a stream; none decodes in threads of this one.
       mobile: of ImageNet, whether training images are as for mobile networks: crops of a quarter of
         the area at least, and other colors.
@@ -127,6 +128,8 @@ def load(
         raise ValueError(f"mobile is not for {name}, only for imagenet2012.\nFix: leave it out.")
     if name == "text":
         return _text(data_dir, limit)
+    if name == "caltech_birds2011":
+        return _birds(data_dir, limit, workers)
     dataset = _digits() if name == "digits" else _prepared(name, data_dir)
     if limit is not None and isinstance(dataset.train, Split):
         dataset = replace(dataset, train=_balanced(dataset.train, limit))
@@ -199,25 +202,7 @@ def _imagenet(data_dir: Path | None, limit: int | None, workers: int, mobile: bo
 
     def part(split: str) -> Stream:
         images = imagenet.source(split, data_dir=data_dir)
-
-        def batches(
-            batch_size: int, seed: int | None, rows: np.ndarray | None = None
-        ) -> Iterator[Split]:
-            found = imagenet.batches(
-                images,
-                train=seed is not None,
-                batch_size=batch_size,
-                seed=seed or 0,
-                worker_count=workers,
-                size=imagenet.SIZE,
-                area=0.25 if mobile else 0.08,
-                rows=rows,
-            )
-            with closing(iter(found)) as iterator:
-                yield from starmap(Split, iterator)
-
-        shape = (imagenet.SIZE, imagenet.SIZE, 3)
-        return Stream(size=len(images), image_shape=shape, batches=batches)
+        return _stream(images, workers, area=0.25 if mobile else 0.08)
 
     first = imagenet.HELD_OUT
     train = part(f"train[{first}:]")
@@ -233,6 +218,50 @@ def _imagenet(data_dir: Path | None, limit: int | None, workers: int, mobile: bo
         std=imagenet.STD,
         augment=MOBILE if mobile else Augment(),
     )
+
+
+def _birds(data_dir: Path | None, limit: int | None, workers: int) -> Dataset:
+    """Returns CUB-200-2011 from disk, as ImageNet is cropped, mirrored and normalized."""
+    from experiments.data import birds, imagenet
+
+    train, validation, test = (
+        _stream(birds.source(part, data_dir=data_dir, limit=most), workers)
+        for part, most in (("train", limit), ("validation", None), ("test", None))
+    )
+    return Dataset(
+        name="caltech_birds2011",
+        classes=birds.CLASSES,
+        train=train,
+        validation=validation,
+        test=test,
+        mean=imagenet.MEAN,
+        std=imagenet.STD,
+        augment=Augment(),
+    )
+
+
+def _stream(images: Any, workers: int, *, area: float = 0.08) -> Stream:
+    """Returns encoded images as a stream; see `imagenet.batches`."""
+    from experiments.data import imagenet
+
+    def batches(
+        batch_size: int, seed: int | None, rows: np.ndarray | None = None
+    ) -> Iterator[Split]:
+        found = imagenet.batches(
+            images,
+            train=seed is not None,
+            batch_size=batch_size,
+            seed=seed or 0,
+            worker_count=workers,
+            size=imagenet.SIZE,
+            area=area,
+            rows=rows,
+        )
+        with closing(iter(found)) as iterator:
+            yield from starmap(Split, iterator)
+
+    shape = (imagenet.SIZE, imagenet.SIZE, 3)
+    return Stream(size=len(images), image_shape=shape, batches=batches)
 
 
 def shuffled(split: Split, *sizes: int) -> list[Split]:

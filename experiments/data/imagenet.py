@@ -1,4 +1,4 @@
-"""ImageNet from disk: decoded, cropped and batched by grain in worker processes.
+"""ImageNet, or images like its, from disk: decoded, cropped and batched in worker processes.
 
 It is prepared once, from the archives that image-net.org gives to those who register; TFDS says
 where to put them:
@@ -9,7 +9,7 @@ What it yields is u8; normalize it with `augment.normalized(MEAN, STD, images)` 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ import cv2
 import grain
 import numpy as np
 from absl import flags
+from grain.sources import RandomAccessDataSource
+
+from experiments.data.files import damaged
 
 # Those of the training images in red, green and blue, as torchvision has them.
 MEAN = (123.675, 116.28, 103.53)
@@ -27,7 +30,7 @@ HELD_OUT = 50_000
 """Training images to make choices on: the first, as TFDS has shuffled them."""
 
 
-def source(split: str, *, data_dir: Path | None = None) -> Sequence[Any]:
+def source(split: str, *, data_dir: Path | None = None) -> RandomAccessDataSource[Any]:
     """Returns the images as JPEG bytes and their labels, at random access.
 
     Args:
@@ -46,7 +49,7 @@ def source(split: str, *, data_dir: Path | None = None) -> Sequence[Any]:
 
 
 def batches(
-    images: Sequence[Any],
+    images: RandomAccessDataSource[Any],
     *,
     train: bool,
     batch_size: int,
@@ -63,7 +66,7 @@ def batches(
     another stopped with `get_state()` and `set_state(state)`.
 
     Args:
-      images: what `source` returns.
+      images: what `source` returns, or such mappings: `image`, `label`, and maybe `path`.
       train: in a new order every epoch, each image cropped and flipped at random, only full
         batches; otherwise in order, the center of each, the last batch as it is.
       batch_size: images per batch.
@@ -149,7 +152,7 @@ def center_box(height: int, width: int, rows: int, columns: int) -> tuple[slice,
 def _augmented(
     example: Mapping[str, Any], rng: np.random.Generator, *, size: int, area: float
 ) -> tuple[np.ndarray, np.int32]:
-    image = _decoded(example["image"])
+    image = _decoded(example)
     image = _resized(image[random_box(*image.shape[:2], rng, area)], size, size)
     if rng.random() < 0.5:
         image = image[:, ::-1]
@@ -157,7 +160,7 @@ def _augmented(
 
 
 def _centered(example: Mapping[str, Any], *, size: int) -> tuple[np.ndarray, np.int32]:
-    image = _decoded(example["image"])
+    image = _decoded(example)
     height, width = image.shape[:2]
     scale = size * 8 / 7 / min(height, width)
     image = _resized(image, round(height * scale), round(width * scale))
@@ -165,14 +168,16 @@ def _centered(example: Mapping[str, Any], *, size: int) -> tuple[np.ndarray, np.
     return _rgb(image[center_box(height, width, size, size)]), np.int32(example["label"])
 
 
-def _decoded(data: bytes) -> np.ndarray:
+def _decoded(example: Mapping[str, Any]) -> np.ndarray:
     """Returns the image in OpenCV's blue, green, red; gray ones too. Turns none, as torchvision."""
     kind = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), kind)
+    data = example["image"]
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), kind) if data else None
     if image is None:
-        raise ValueError(
-            f"{len(data)} bytes are not an image.\nFix: remove the set and prepare it again."
-        )
+        what = f"{len(data)} bytes"
+        if path := example.get("path"):
+            raise damaged(path, "an image", f"OpenCV cannot decode its {what}")
+        raise ValueError(f"{what} are not an image.\nFix: remove the set and prepare it again.")
     return image
 
 

@@ -1,6 +1,9 @@
 """Pictures and their halves: what super-resolution learns from, and how it is measured."""
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -24,12 +27,20 @@ class Pictures(NamedTuple):
     high: np.ndarray  # u8[n, 2 height, 2 width, 3]
 
 
+class Photos(NamedTuple):
+    """Pictures of any size."""
+
+    low: tuple[np.ndarray, ...]  # u8[height, width, 3] each, the bicubic halves
+    high: tuple[np.ndarray, ...]  # u8[2 height, 2 width, 3] each
+
+
 class Dataset(NamedTuple):
     """Three disjoint parts; results are those of `test`."""
 
-    train: Pictures
-    validation: Pictures
-    test: Pictures
+    train: Pictures | Photos
+    validation: Pictures | Photos
+    test: Pictures | Photos
+    others: Mapping[str, Photos] = MappingProxyType({})  # what all is measured on too
 
 
 def load(
@@ -60,7 +71,8 @@ def load(
             f"the images of {name} are {height}x{width}x{colors}, expected color images of even "
             "height and width.\nFix: --dataset cifar10, or shapes of an even --image-size."
         )
-    return Dataset(*(Pictures(halved(part), part) for part in parts))
+    train, validation, test = (Pictures(halved(part), part) for part in parts)
+    return Dataset(train, validation, test)
 
 
 def _images(name: str, part: object) -> np.ndarray:
@@ -80,14 +92,15 @@ def doubled(images: np.ndarray) -> np.ndarray:
 
 
 def _resized(images: np.ndarray, factor: float, chunk: int = 1000) -> np.ndarray:
+    parts = (images[i : i + chunk] for i in range(0, len(images), chunk))
+    return np.concatenate([_resize(part, factor) for part in parts])
+
+
+@partial(jax.jit, static_argnames="factor")
+def _resize(images: jax.Array, factor: float) -> jax.Array:
     n, height, width, c = images.shape
-
-    @jax.jit
-    def resized(part: jax.Array) -> jax.Array:
-        shape = (len(part), int(factor * height), int(factor * width), c)
-        return quantized(jax.image.resize(part.astype(jnp.float32), shape, "bicubic"))
-
-    return np.concatenate([resized(images[i : i + chunk]) for i in range(0, n, chunk)])
+    shape = (n, int(factor * height), int(factor * width), c)
+    return quantized(jax.image.resize(images.astype(jnp.float32), shape, "bicubic"))
 
 
 def quantized(images: jax.Array) -> jax.Array:
@@ -135,6 +148,13 @@ def luma(images: np.ndarray) -> np.ndarray:
 
 def psnr(predicted: np.ndarray, true: np.ndarray, *, border: int = SCALE) -> np.ndarray:
     """Returns the peak signal-to-noise ratio of each picture, f64[n], in dB: that of Y.
+
+    It is 10 log10(255^2 / mean((Y' - Y)^2)) over the pixels inside of the border, Y' of the
+    prediction and Y of the picture, as `luma` has them, not rounded; infinite where they agree.
+
+    Source: Lim et al., "Enhanced Deep Residual Networks for Single Image Super-Resolution", CVPR
+    Workshops 2017, on Set5 and Set14. On DIV2K they measure all colors within a border of the
+    scale + 6 pixels; here Y is measured on all pictures.
 
     Args:
       predicted: u8[n, height, width, 3].

@@ -1,17 +1,13 @@
 """Data sets that TensorFlow Datasets (TFDS) has prepared, read without TensorFlow.
 
-Images are decoded once: the arrays are kept in `$XDG_CACHE_HOME/jaxprune` (`~/.cache/jaxprune` by
-default), under a name that changes with the prepared files. Delete them at will.
+Images are decoded once: see `experiments.data.cache`.
 """
 
-import hashlib
 import importlib.util
-import logging
-import os
 import shlex
 import sys
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +15,21 @@ import numpy as np
 import tyro
 from rich.progress import track
 
+from experiments.data import cache
+
 FORMAT = "array_record"
 
 Decode = Callable[[Any, str], tuple[np.ndarray, np.ndarray]]
 """(builder, split) -> images and labels of all examples."""
 
 
-def builder(name: str, data_dir: Path | None = None) -> Any:
+def builder(name: str, data_dir: Path | None = None, *, published: str = "") -> Any:
     """Returns the TFDS builder of a data set that is prepared for random access.
 
     Args:
       name: that of TFDS.
       data_dir: where it is prepared; `TFDS_DATA_DIR` or `~/tensorflow_datasets` by default.
+      published: the folder of the set as its authors publish it, if that is read too.
 
     Raises:
       ValueError: it is not prepared there, or not as `array_record`.
@@ -47,7 +46,8 @@ def builder(name: str, data_dir: Path | None = None) -> Any:
         what = f"prepared in {path} as {', '.join(formats)}; expected {FORMAT}"
     else:
         return source
-    raise ValueError(f"{name} is {what}.\n{_fix(name, source.data_dir_root, path)}")
+    other = f"; or lay {published} there, as it is published" if published else ""
+    raise ValueError(f"{name} is {what}.\n{_fix(name, source.data_dir_root, path)}{other}")
 
 
 def read(
@@ -64,18 +64,36 @@ def read(
     Raises:
       ValueError: a file of it is missing or damaged.
     """
-    try:
-        cache = _cache_path(builder, split, form)
-        arrays = _load(cache)
+    with reading(builder, split):
+        name = f"{builder.name}{form}-{split}-{cache.digest(identity(builder, split))}.npz"
+        arrays = _load(cache.folder() / name)
         if arrays is None:
-            arrays = (decode or _decode)(builder, split)
-            _save(cache, *arrays)
-    except (OSError, RuntimeError, LookupError, ValueError) as error:  # of TFDS and array_record
-        raise ValueError(
-            f"cannot read the split {split} of {builder.name} in {builder.data_path}: {error}.\n"
-            f"{_fix(builder.name, builder.data_dir_root, builder.data_path)}"
-        ) from error
+            images, labels = arrays = (decode or _decode)(builder, split)
+            cache.save(
+                cache.folder() / name, lambda file: np.savez(file, images=images, labels=labels)
+            )
     return arrays
+
+
+@contextmanager
+def reading(builder: Any, split: str) -> Iterator[None]:
+    """Raises ValueError, with the command that mends it, for a file that is missing or damaged."""
+    try:
+        yield
+    except (OSError, RuntimeError, LookupError, ValueError) as error:  # of TFDS and array_record
+        name, config = builder.name, builder.builder_config
+        name = f"{name}/{config.name}" if config else name
+        raise ValueError(
+            f"cannot read the split {split} of {name} in {builder.data_path}: {error}.\n"
+            f"{_fix(name, builder.data_dir_root, builder.data_path)}"
+        ) from error
+
+
+def identity(builder: Any, split: str) -> object:
+    """Returns what whole splits are made of; raises OSError where a prepared file is missing."""
+    files = [f for part in split.split("+") for f in builder.info.splits[part].filepaths]
+    stats = [(file.name, Path(file).stat()) for file in files]
+    return str(builder.version), [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
 def prepare(name: tyro.conf.Positional[str], /, data_dir: Path | None = None) -> None:
@@ -121,37 +139,13 @@ def _fix(name: str, root: Path, path: Path) -> str:
     return f"Fix: remove {path}, then {command}" if Path(path).exists() else f"Fix: {command}"
 
 
-def _cache_path(builder: Any, split: str, form: str) -> Path:
-    """Returns where the decoded split is kept; raises OSError where a prepared file is missing."""
-    files = [f for part in split.split("+") for f in builder.info.splits[part].filepaths]
-    stats = [(file.name, Path(file).stat()) for file in files]
-    identity = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-    digest = hashlib.sha256(repr((str(builder.version), identity)).encode()).hexdigest()[:16]
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "jaxprune" / f"{builder.name}{form}-{split}-{digest}.npz"
-
-
-def _load(cache: Path) -> tuple[np.ndarray, np.ndarray] | None:
+def _load(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
     """Returns the cached arrays, or none if there are none or the checksums of the file differ."""
     try:
-        with cache.open("rb") as file, np.load(file) as arrays:
+        with path.open("rb") as file, np.load(file) as arrays:
             return arrays["images"], arrays["labels"]
     except Exception:  # a damaged archive raises almost anything
         return None
-
-
-def _save(cache: Path, images: np.ndarray, labels: np.ndarray) -> None:
-    """Writes the arrays whole or not at all; where that is not possible, it says so and goes on."""
-    file = None
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cache.parent, delete=False) as file:
-            np.savez(file, images=images, labels=labels)
-        os.replace(file.name, cache)
-    except OSError as error:
-        logging.getLogger(__name__).warning("cannot keep the decoded images: %s", error)
-        if file is not None:
-            Path(file.name).unlink(missing_ok=True)
 
 
 def _decode(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,8 @@ Command:   python -m experiments dense
            python -m experiments dense --preset resnet20-cifar10 --data-dir DIR --name first
            python -m experiments dense --preset resnet20-cifar10-again --data-dir DIR --start
            runs/first
+           python -m experiments dense --preset resnet50-imagenet --data-dir DIR --name imagenet
+           python -m experiments dense --preset resnet50-birds --data-dir DIR --start runs/imagenet
            python -m experiments dense --preset text
            python -m experiments dense --preset text --data-dir FILE
 Device:    CPU, 2 cores
@@ -16,19 +18,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-import jax
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.procedures import dense, rounds, steps
-from experiments.runner import checkpoints, directory, training
+from experiments.procedures import dense, rounds, starting, steps
 from experiments.runner import config as configuration
+from experiments.runner import training
 from experiments.runner.config import Common
 from experiments.runner.experiment import Experiment, Summary
 from experiments.runner.presets import Presets
 from experiments.runner.run import Run
-from experiments.runner.task import Network, Task, initial
 from experiments.tasks import classification
 from jaxprune.schedule import Training, stepped, triangular
 
@@ -46,7 +45,8 @@ class Config(Common):
     dense: Training = Training(epochs=15, rates=stepped(0.1))  # noqa: RUF009
     """How it trains."""
     start: Path | None = None
-    """Directory of a finished run of this experiment, whose network trains on; none begins anew."""
+    """Directory of a finished run of this experiment, whose network trains on, with a new
+    classifier where the number of classes differs; none begins anew."""
 
     def __post_init__(self) -> None:
         """Raises ValueError where values contradict each other."""
@@ -62,6 +62,8 @@ _RESNET = {
     "batch_size": 128,
 }
 
+_RESNET50 = {"model": "resnet50", "widths": ()}
+
 PRESETS: Presets = MappingProxyType(
     {
         "digits": {"widths": (16, 32, 64)},
@@ -73,6 +75,15 @@ PRESETS: Presets = MappingProxyType(
             **_RESNET,
             "dense": Training(epochs=8, rates=_WARMED_AGAIN, weight_decay=5e-4),
         },
+        "resnet50-imagenet": {
+            **_RESNET50,
+            "dataset": "imagenet2012",
+            "batch_size": 256,
+            "dense": Training(
+                epochs=100, rates=stepped(0.1, at=(0.3, 0.6, 0.9)), weight_decay=1e-4
+            ),
+        },
+        "resnet50-birds": {**_RESNET50, **classification.BIRDS},
         "text": {
             "dataset": "text",
             "model": "decoder",
@@ -83,7 +94,11 @@ PRESETS: Presets = MappingProxyType(
         },
     }
 )
-"""Name -> what differs from the defaults of `Config`."""
+"""Name -> what differs from the defaults of `Config`.
+
+`resnet50-imagenet` has the settings of Slimmable Neural Networks; `resnet50-birds` is for
+`--start`.
+"""
 
 
 def method(run: Run[Config]) -> Summary:
@@ -91,8 +106,9 @@ def method(run: Run[Config]) -> Summary:
     task = run.task
     optimizer = OPTIMIZERS[task.config.optimizer]
     train = steps.Step("dense", partial(dense.trained, task, optimizer=optimizer))
-    network = steps.follow(run, [train], begun(task))["dense"]
-    (how,), first = rounds.scaled(task.config, task.config.dense), _first(task.config.start)
+    begun = starting.network(task, task.config.start)
+    network = steps.follow(run, [train], begun)["dense"]
+    (how,), first = rounds.scaled(task.config, task.config.dense), starting.made(task.config.start)
     summary: dict[str, Any] = {
         "final": "dense",
         "seed": task.config.seed,
@@ -107,37 +123,6 @@ def method(run: Run[Config]) -> Summary:
         summary["loss"][split] = metrics.loss
         summary["accuracy"]["dense" if split == "test" else split] = metrics.accuracy
     return summary
-
-
-def begun(task: Task[Config]) -> Network:
-    """Returns the network before its training.
-
-    Raises:
-      ValueError: the run to start from is not finished, or its network is another.
-    """
-    anew, run = initial(task), task.config.start
-    if run is None:
-        return anew
-    if not (run / directory.SUMMARY).exists():
-        raise ValueError(
-            f"start={run} is not a finished run.\nFix: its directory, with {directory.SUMMARY}."
-        )
-    network = checkpoints.load(run, task, "dense")
-    got, expected = (jax.tree.map(np.shape, each.variables) for each in (network, anew))
-    if got != expected:
-        raise ValueError(
-            f"start={run} holds a network of other shapes than {task.config.model!r} of "
-            f"widths={task.config.widths}.\nFix: the model and the widths of that run."
-        )
-    return network
-
-
-def _first(run: Path | None) -> Mapping[str, Any] | None:
-    """Returns how the network was made that the training began with."""
-    if run is None:
-        return None
-    summary = directory.read_json(run / directory.SUMMARY)
-    return {name: summary[name] for name in ("command", "commit", "epochs", "train_s", "start")}
 
 
 def report(run: Path, summary: Summary) -> None:

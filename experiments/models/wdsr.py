@@ -1,6 +1,7 @@
 """WDSR: super-resolution by residual blocks that are wide inside, with weight normalization."""
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -30,20 +31,31 @@ class Wdsr(nn.Module):
     blocks: int = 16
     scale: int = 2
 
+    @property
+    def reach(self) -> int:
+        """Pixels beyond its own place that the network reads of the input."""
+        return 2 * self.blocks + 2
+
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns f32[n, scale * height, scale * width, c] of f32[n, height, width, c]."""
-        stream, wide = self.widths
+    def __call__(self, x: jax.Array, inside: jax.Array | None = None) -> jax.Array:
+        """Returns f32[n, scale * height, scale * width, c] of f32[n, height, width, c].
+
+        With `inside`, f32[n, height, width, 1], 1 at the pixels of a picture and 0 beyond its
+        edges, every convolution reads zeros there, as it does beyond the edges of its input: what
+        comes of the picture is what comes of it alone.
+        """
+        conv, (stream, wide) = partial(_conv, inside), self.widths
         pixels = self.scale**2 * x.shape[-1]
-        skip = _conv(pixels, 5, x, kernel=_repeated)
-        x = _conv(stream, 3, x)
+        skip = conv(pixels, 5, x, kernel=_repeated)
+        x = conv(stream, 3, x)
         for _ in range(self.blocks):
-            y = nn.relu(_conv(wide, 3, x, length=2.0))
-            x = x + _conv(stream, 3, y, length=1 / math.sqrt(self.blocks))
-        return _shuffled(_conv(pixels, 3, x, length=0.1) + skip, self.scale)
+            y = nn.relu(conv(wide, 3, x, length=2.0))
+            x = x + conv(stream, 3, y, length=1 / math.sqrt(self.blocks))
+        return _shuffled(conv(pixels, 3, x, length=0.1) + skip, self.scale)
 
 
 def _conv(
+    inside: jax.Array | None,
     features: int,
     size: int,
     x: jax.Array,
@@ -52,6 +64,7 @@ def _conv(
     kernel: nn.initializers.Initializer = nn.linear.default_kernel_init,
 ) -> jax.Array:
     """Returns a convolution of `x`, whose kernels start with that length and direction."""
+    x = x if inside is None else x * inside
     conv = nn.Conv(features, (size, size), kernel_init=kernel)
     scale = nn.initializers.constant(length)
     return nn.WeightNorm(conv, scale_init=scale, variable_filter={"kernel"})(x)

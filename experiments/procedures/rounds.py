@@ -14,7 +14,7 @@ import jax
 import optax
 
 import jaxprune as jp
-from experiments.procedures import restarting
+from experiments.procedures import restarting, starting
 from experiments.procedures.distilling import Distill
 from experiments.procedures.restarting import Retrain
 from experiments.procedures.scoring import Given
@@ -23,7 +23,6 @@ from experiments.runner import processes, training
 from experiments.runner.config import Common
 from experiments.runner.fit import QUIET, Journal, Variables
 from experiments.runner.task import Network, Task, key
-from experiments.runner.task import initial as untrained
 from experiments.runner.training import Gather, Step
 from jaxprune.schedule import Part, Phase, Plan, Progress, Prune, Tally, Training
 
@@ -61,6 +60,7 @@ class Method(NamedTuple):
     Attributes:
       plan: what comes next, of `jaxprune.schedule`.
       dense: how the network trains before the plan begins; None where it does not.
+      start: the finished run of `experiments dense` with whose network it begins; none begins anew.
       score: of the channels; the lowest go.
       allocate: says how much of every group stays, in place of the scores of all together.
       journals: where it keeps the losses that it measured, so that it goes on after a kill.
@@ -87,6 +87,7 @@ class Method(NamedTuple):
     finetune_batch_size: int | None = None
     retrain: Retrain = "finetune"
     distill: Distill | None = None
+    start: Path | None = None
 
 
 class Use(NamedTuple):
@@ -161,7 +162,7 @@ def label(phase: Phase) -> str:
 def initial(task: Task, method: Method) -> State:
     """Returns the state before any training; what cannot be reached is an error here."""
     progress = method.begin(task.graph)
-    return State(task.model, untrained(task).variables, progress)
+    return State(task.model, starting.network(task, method.start).variables, progress)
 
 
 def rounds(

@@ -39,7 +39,8 @@ class Common:
     """Where TensorFlow Datasets has prepared it, or the folder of those that are read as they are
     published; of the text, a file or a folder of *.txt."""
     workers: int = 0
-    """Processes that decode ImageNet, best one for each core; none decodes in four threads."""
+    """Processes that decode a stream, of ImageNet or birds, best one for each core; none decodes in
+    four threads."""
     limit: int | None = None
     """At most so many training images."""
     mobile: bool = False

@@ -3,10 +3,22 @@
 A byte is one of 256 classes, and the mean loss is in nats per byte.
 """
 
+from types import MappingProxyType
+
 from experiments import data, models
 from experiments.runner import training
 from experiments.runner.config import C, Slim
 from experiments.runner.task import Task
+from jaxprune.schedule import Training, stepped
+
+BIRDS = MappingProxyType(
+    {
+        "dataset": "caltech_birds2011",
+        "batch_size": 32,
+        "dense": Training(epochs=60, rates=stepped(0.01), weight_decay=1e-4),
+    }
+)
+"""How a network is transferred to birds; ours and not tuned."""
 
 
 def task(config: C) -> Task[C]:

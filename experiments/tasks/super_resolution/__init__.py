@@ -7,6 +7,7 @@ Paper:     Yu and Huang, "Universally Slimmable Networks and Improved Training T
 Command:   python -m experiments.super_resolution
            python -m experiments.super_resolution --mix 0.5 --seed 1
            python -m experiments.super_resolution --preset cifar10 --data-dir DIR
+           python -m experiments.super_resolution --preset div2k --tests Set5 Set14 --data-dir DIR
 Device:    CPU, 2 cores
 CPU time:  130 s, with compilation
 Expected:  PSNR of Y in dB, without a border of two pixels, on the test pictures, over five seeds
@@ -28,157 +29,63 @@ Expected:  PSNR of Y in dB, without a border of two pixels, on the test pictures
 
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 import jaxprune as jp
-from experiments.data import pictures
-from experiments.data.pictures import Dataset, Pictures
+from experiments.data import photos, pictures
+from experiments.data.pictures import Photos, Pictures
 from experiments.models.wdsr import Wdsr
 from experiments.procedures import joint
 from experiments.procedures.joint import Joint
 from experiments.report import plots
-from experiments.runner import config as configuration
-from experiments.runner.config import Common
 from experiments.runner.experiment import Experiment, Summary, execute
 from experiments.runner.fit import QUIET, Journal, Variables
-from experiments.runner.presets import Presets
 from experiments.runner.run import Run
 from experiments.runner.task import Network, Task, key
+from experiments.tasks.super_resolution.config import NAME, PRESETS, Config
+from experiments.tasks.super_resolution.measure import Slim, bicubic, pairs, quality, scaled, slim
 from jaxprune import slimmable
 from jaxprune.keep.check import Keep
 
-NAME = "super_resolution"
-GRAY = 127.5
-"""Half of a pixel's range: the network sees and gives (pixel - GRAY) / GRAY."""
+PICTURE = (360, 640)
+"""Height and width whose MACs are told of photographs: the half of 720p, as the field counts."""
 CORNER = 1e-2
 """Errors below it count as their squares, in units of GRAY."""
-CHUNK = 500
-"""Pictures that are doubled at once, at most."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config(Common):
-    """Train all widths of a WDSR at once, the smallest alone too, and measure both."""
-
-    preset: str = "shapes"
-    """Settings to start from, a name among the presets; every other flag overrides it."""
-    name: str = NAME
-    """Name of the run; a name that is taken gets a number."""
-    dataset: str = "shapes"
-    """Data set, a name in experiments/data/pictures.py."""
-    checkpoint_every: tyro.conf.Suppress[int] = 1
-    workers: tyro.conf.Suppress[int] = 0
-    mobile: tyro.conf.Suppress[bool] = False
-    image_size: int = 48
-    """Height and width in pixels of generated pictures; even."""
-    patch: int = 12
-    """Height and width in pixels of what the network sees of a picture in training."""
-    model: Literal["wdsr"] = "wdsr"
-    """The model."""
-    widths: tuple[int, int] = (16, 64)
-    """Channels of the stream, and inside of the blocks."""
-    blocks: int = 3
-    """Residual blocks."""
-    batch_size: int = 16
-    """Patches in a step."""
-
-    grid: tuple[float, ...] = (1.0, 0.75, 0.5, 0.375, 0.25)
-    """Widths to train, the largest first."""
-    others: tuple[float, ...] = (0.875, 0.625)
-    """Widths that are measured and were never trained."""
-    sandwich: int = 4
-    """Widths in a step: the largest, the smallest, and random ones between."""
-    divisor: int = 2
-    """Widths are multiples of so many channels."""
-    mix: float = 0.0
-    """In-place distillation: the share of the largest width, and not of the picture, in what all
-    others learn from; 0 is none."""
-    epochs: int = 8
-    """Passes over the training pictures."""
-    learning_rate: float = 3e-3
-    """Of Adam, at the start; it falls to 0 along a cosine."""
-
-    def __post_init__(self) -> None:
-        """Raises ValueError where values contradict each other."""
-        problems = []
-        if len(self.grid) < 2 or list(self.grid) != sorted(set(self.grid), reverse=True):
-            problems.append(f"grid={self.grid} must be two widths or more, falling")
-        if not 0 <= self.mix <= 1:
-            problems.append(f"mix={self.mix} must be in [0, 1]")
-        positive = ("epochs", "learning_rate", "patch", "blocks", "divisor")
-        configuration.check(self, problems, positive=positive)
-
-
-PRESETS: Presets = MappingProxyType(
-    {
-        "shapes": {},
-        "cifar10": {
-            "dataset": "cifar10",
-            "widths": (32, 128),
-            "blocks": 8,
-            "divisor": 4,
-            "epochs": 20,
-            "learning_rate": 1e-3,
-        },
-    }
-)
-"""Name -> what differs from the defaults of `Config`. That of CIFAR-10 is not tuned."""
 
 
 def task(config: Config) -> Task[Config]:
     """Returns the data, the network and its channel graph.
 
     Raises:
-      ValueError: the patches are larger than the pictures.
+      ValueError: the data cannot be read, or the patches are larger than the pictures.
     """
-    dataset = pictures.load(
-        config.dataset, size=config.image_size, data_dir=config.data_dir, limit=config.limit
-    )
-    height, width = dataset.train.low.shape[1:3]
-    if config.patch > min(height, width):
+    how = {"data_dir": config.data_dir, "limit": config.limit}
+    if config.dataset == photos.NAME:
+        dataset = photos.div2k(**how)
+    else:
+        dataset = pictures.load(config.dataset, size=config.image_size, **how)
+    others = {name: photos.folder(config.data_dir, name) for name in config.tests}
+    height, width = shape = min((each.shape[:2] for each in dataset.train.low), key=min)
+    if config.patch > min(shape):
         raise ValueError(
             f"patches of {config.patch} pixels do not fit into halves of {height}x{width}.\n"
-            f"Fix: --patch {min(height, width)}."
+            f"Fix: --patch {min(shape)}."
         )
     model = Wdsr(widths=config.widths, blocks=config.blocks, scale=pictures.SCALE)
-    low = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+    seen = PICTURE if isinstance(dataset.train, Photos) else shape
+    low = jax.ShapeDtypeStruct((1, *seen, 3), jnp.float32)
     graph = jp.trace(model.apply, jax.eval_shape(model.init, jax.random.key(0), low), low)
+    dataset = dataset._replace(others=others)
     return Task(config, dataset, model, graph, charbonnier)  # pyright: ignore[reportArgumentType]
-
-
-class Slim(NamedTuple):
-    """A task and the widths of its network."""
-
-    task: Task[Config]
-    grid: Mapping[str, Keep]  # the widths that train
-    widths: Mapping[str, Keep]  # all that are measured, the largest first
-    doubled: Mapping[str, Callable[..., Any]]  # (variables, low) -> high, compiled, of each of them
-
-
-def slim(task: Task[Config]) -> Slim:
-    """Returns the task with the widths that its configuration names."""
-    config, model, graph = task.config, task.model, task.graph
-    prefix = partial(slimmable.prefix, graph, divisor=config.divisor)
-    every = sorted({*config.grid, *config.others}, reverse=True)
-    widths = {str(width): prefix(width) for width in every}
-    grid = {str(width): widths[str(width)] for width in config.grid}
-    doubled = {
-        name: jax.jit(partial(_doubled, jp.linen.resize(model, graph, keep)))
-        for name, keep in widths.items()
-    }
-    return Slim(task, grid, widths, doubled)
 
 
 def charbonnier(outputs: jax.Array, wanted: jax.Array) -> jax.Array:
@@ -207,31 +114,42 @@ def train(slim: Slim, name: str, grid: Mapping[str, Keep], journal: Journal = QU
     Its variables are {"params", "rest"}, the two parts of `slimmable.split`.
     """
     config, model, graph = slim.task.config, slim.task.model, slim.task.graph
-    images, drawn = jax.device_put(pairs(slim).train), key(config, name)
-    number, examples = config.scaled(config.epochs), len(images.low)
+    drawn, number = key(config, name), config.scaled(config.epochs)
+    examples = config.patches * len(pairs(slim).train.low)
     steps = max(number * (examples // config.batch_size), 1)
-    batch = jax.jit(partial(_batch, config.patch))
     distill = regression(config.mix) if config.mix else None
     network = partial(_network, slim.task)
     how = Joint(
         tx=optax.adam(optax.cosine_decay_schedule(config.learning_rate, steps)),
         gradients=joint.gradients(network, graph, slim.task.loss, distill=distill),
         draw=partial(_drawn, grid, config.sandwich),
-        batch=lambda rows, step: batch(jax.random.fold_in(drawn, step), images, rows),
+        batch=_batches(slim, drawn),
         examples=examples,
         batch_size=config.batch_size,
         epochs=number,
         seed=(config.seed, zlib.crc32(name.encode())),
         measure=partial(_validated, slim, grid),
     )
-    fresh = jax.jit(model.init)(drawn, jnp.zeros((1, *images.low.shape[1:])))
+    fresh = jax.jit(model.init)(drawn, jnp.zeros((1, config.patch, config.patch, 3)))
     split = slimmable.split(graph, fresh, grid, private=())
     return Network(model, joint.train(how, *split, journal), {})
 
 
-def pairs(slim: Slim) -> Dataset:
-    """Returns the pictures of the task."""
-    return slim.task.dataset  # pyright: ignore[reportReturnType]
+def _batches(slim: Slim, drawn: jax.Array) -> Callable[[np.ndarray, Any], tuple[Any, Any]]:
+    """Returns (places of patches, number of the step) -> the patches and what they come of."""
+    config, images = slim.task.config, pairs(slim).train
+    cut, count = jax.jit(partial(_batch, config.patch)), len(images.low)
+    if isinstance(images, Photos):
+        seed = jax.random.key_data(drawn).tolist()
+
+        def batch(places: np.ndarray, step: int) -> tuple[Any, Any]:
+            rng = np.random.default_rng((*seed, step))
+            parts = photos.patches(images, places % count, config.patch, rng)
+            return cut(jax.random.fold_in(drawn, step), parts, np.arange(len(places)))
+
+        return batch
+    there = jax.device_put(images)
+    return lambda places, step: cut(jax.random.fold_in(drawn, step), there, places % count)
 
 
 def _drawn(grid: Mapping[Any, Keep], number: int, rng: np.random.Generator) -> Mapping[str, Keep]:
@@ -248,47 +166,31 @@ def _batch(patch: int, key: jax.Array, train: Any, rows: np.ndarray) -> tuple[ja
     return scaled(low), scaled(high)
 
 
-def scaled(images: jax.Array) -> jax.Array:
-    """Returns u8 pixels as the network sees them, f32 from -1 to 1."""
-    return images.astype(jnp.float32) / GRAY - 1
-
-
 def _network(task: Task[Config], keep: Keep) -> Callable[..., Any]:
     model = jp.linen.resize(task.model, task.graph, keep)
     return lambda variables, low: (model.apply(variables, low), {})
 
 
-def quality(
-    slim: Slim, variables: Variables, names: Iterable[str], part: Pictures
-) -> dict[str, float]:
-    """Returns the mean PSNR of each of these widths, in dB, over the pictures of a part."""
-    decibels, (params, rest) = {}, joint.parts(variables)
-    for name in names:
-        small = slimmable.variables(slim.task.graph, params, rest, name, slim.widths[name])
-        doubled = partial(slim.doubled[name], jax.device_put(small))
-        images = [doubled(each) for each in np.array_split(part.low, -(-len(part.low) // CHUNK))]
-        decibels[name] = float(pictures.psnr(np.concatenate(images), part.high).mean())
-    return decibels
-
-
-def _doubled(model: Any, variables: Any, low: jax.Array) -> jax.Array:
-    return pictures.quantized(GRAY * (model.apply(variables, scaled(low)) + 1))
-
-
 def method(run: Run[Config]) -> Summary:
     """Trains, and returns all that a run measured: only here the test pictures are used."""
     setting = slim(run.task)
-    smallest, test = list(setting.grid)[-1], pairs(setting).test
+    smallest, data = list(setting.grid)[-1], pairs(setting)
     narrowest = {smallest: setting.grid[smallest]}
     with run.going_on():
         together = run.network("slimmable", partial(train, setting, "slimmable", setting.grid))
         alone = run.network("alone", partial(train, setting, "alone", narrowest))
-    bicubic = pictures.psnr(pictures.doubled(test.low), test.high).mean()
+
+    def measured(part: Pictures | Photos) -> dict[str, Any]:
+        return {
+            "psnr": quality(setting, together.variables, setting.widths, part),
+            "alone": quality(setting, alone.variables, [smallest], part),
+            "bicubic": bicubic(part),
+        }
+
     summary = {
         "seed": run.task.config.seed,
-        "psnr": quality(setting, together.variables, setting.widths, test),
-        "alone": quality(setting, alone.variables, [smallest], test),
-        "bicubic": float(bicubic),
+        **measured(data.test),
+        "tests": {name: measured(part) for name, part in data.others.items()},
         "trained": list(setting.grid),
         **{
             of: {name: count(run.task.graph, keep) for name, keep in setting.widths.items()}
@@ -312,7 +214,8 @@ def draw(run: Path, summary: Mapping[str, Any]) -> None:
 
 def report(run: Path, summary: Mapping[str, Any]) -> None:
     """Prints what came out."""
-    table = Table("width", "MACs", "parameters", "PSNR", "alone", title=str(run))
+    tests = summary.get("tests", {})
+    table = Table("width", "MACs", "parameters", "PSNR", "alone", *tests, title=str(run))
     for name, psnr in summary["psnr"].items():
         alone = summary["alone"].get(name)
         table.add_row(
@@ -321,8 +224,10 @@ def report(run: Path, summary: Mapping[str, Any]) -> None:
             f"{summary['parameters'][name]:,}",
             f"{psnr:.2f}",
             "" if alone is None else f"{alone:.2f}",
+            *(f"{found['psnr'][name]:.2f}" for found in tests.values()),
         )
-    table.add_row("bicubic", "", "", f"{summary['bicubic']:.2f}", "")
+    last = [f"{found['bicubic']:.2f}" for found in tests.values()]
+    table.add_row("bicubic", "", "", f"{summary['bicubic']:.2f}", "", *last)
     console = Console()
     console.print(table)
     console.print(f"{summary['wall_time_s']:.0f} s")
