@@ -79,6 +79,23 @@ def mean_of(v: Any, x: Any) -> Any:
     return h * v["out"][None]
 
 
+def scores_of(graph: jp.ChannelGraph, v: Any, gradients: Any) -> dict[str, Any]:
+    return {
+        "l1": jp.scores.l1(graph, v, roles=("out", "in", "vector")),
+        "l2": jp.scores.l2(graph, v),
+        "energy": jp.scores.channel_energy(graph, v),
+        "bn": jp.scores.bn_scale(graph, v),
+        "fpgm": jp.scores.fpgm(graph, v),
+        "similarity": jp.scores.filter_similarity(graph, v, centered=True),
+        "kmeans": jp.scores.kmeans(graph, v, {"first": 5, "second": 9}),
+        "nisp": jp.scores.nisp(graph, v, {"second": np.ones(32, np.float32)}),
+        "taylor": jp.scores.taylor(graph, v, gradients),
+        "taylor_bn": jp.scores.taylor_bn(graph, v, gradients),
+        "obd": jp.scores.obd(graph, v, gradients),
+        "in a program": jax.jit(lambda v: jp.scores.l2(graph, v))(v),
+    }
+
+
 def core(mesh: jax.sharding.Mesh | None, path: str) -> dict[str, Any]:
     """Returns what every part of the library gives; without a mesh of arrays on the host."""
 
@@ -95,17 +112,7 @@ def core(mesh: jax.sharding.Mesh | None, path: str) -> dict[str, Any]:
     graph = jp.trace(network, v, x)
     gradients = jax.jit(jax.grad(loss))(v, x)
     found: dict[str, Any] = {
-        "scores": {
-            "l1": jp.scores.l1(graph, v, roles=("out", "in", "vector")),
-            "l2": jp.scores.l2(graph, v),
-            "energy": jp.scores.channel_energy(graph, v),
-            "bn": jp.scores.bn_scale(graph, v),
-            "fpgm": jp.scores.fpgm(graph, v),
-            "taylor": jp.scores.taylor(graph, v, gradients),
-            "taylor_bn": jp.scores.taylor_bn(graph, v, gradients),
-            "obd": jp.scores.obd(graph, v, gradients),
-            "in a program": jax.jit(lambda v: jp.scores.l2(graph, v))(v),
-        }
+        "scores": scores_of(graph, v, gradients),
     }
     chosen = jp.select.global_ratio(
         graph, put(found["scores"]["in a program"]), prune_ratio=0.4, multiple_of=8
@@ -123,6 +130,7 @@ def core(mesh: jax.sharding.Mesh | None, path: str) -> dict[str, Any]:
         "into": jp.unslice(graph, small, KEEP, into=v),
         "state": jp.slice_opt_state(graph, state, KEEP, tx=tx, params=v)[0]._asdict(),
         "absorbed": jp.recover.absorb_constants(graph, v, KEEP).variables,
+        "fitted": jp.recover.least_squares(graph, v, KEEP, [x], ridge=1.0).variables,
         "outputs": jax.jit(jp.narrow(network, graph, KEEP))(small, x),
     }
     add = jax.jit(lambda tally, v: tally.add(jp.scores.l2(graph, v)))

@@ -138,7 +138,9 @@ def test_kmeans_keeps_one_of_each_cluster() -> None:
     assert kept[0, [0, 4]].sum() == kept[0, [1, 2]].sum() == kept[0, 3] == 1
     assert kept[1, [0, 1]].sum() == kept[1, [3, 4]].sum() == kept[1, 2] == 1
     filters = RANDOM.normal(size=(30, 2))
-    clusters, means = clustered(filters, 5)
+    squares = ((filters[:, None] - filters[None]) ** 2).sum(-1)
+    clusters, shares = clustered(squares, int((filters**2).sum(1).argmax()), 5)
+    means = shares @ filters
     for k in range(5):
         np.testing.assert_allclose(means[k], filters[clusters == k].mean(0))
     nearest = [np.argmin(((one - means) ** 2).sum(1)) for one in filters]

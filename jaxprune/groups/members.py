@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -13,7 +13,8 @@ from jax.core import Tracer
 from jaxprune.arguments import paths
 from jaxprune.arguments.checks import check_callable, is_array, kind_of
 from jaxprune.arguments.dtypes import wide
-from jaxprune.arguments.fetching import fetch, replicated
+from jaxprune.arguments.fetching import fetch
+from jaxprune.arguments.reduction import reduced
 from jaxprune.arguments.stored_arrays import StoredArray, in_memory
 from jaxprune.errors import ScoreError, TreeError
 from jaxprune.graph import ChannelGraph, Slot, check_graph, sums_along
@@ -70,11 +71,11 @@ def collect(
     }
     wanted_paths = [slot.path for slots in members.values() for slot in slots]
     checked = isinstance(variables, Pairs)
-    leaves = variables if checked else _checked(graph, variables, wanted_paths)
+    leaves = variables if checked else leaves_at(graph, variables, wanted_paths)
     scores = {}
     for name, slots in members.items():
         columns = [finish(owned(leaves[slot.path], slot, entry)) for slot in slots]
-        scores[name] = reduce(_numpy_of(columns).stack(columns, axis=-1), axis=-1)
+        scores[name] = reduce(numpy_of(columns).stack(columns, axis=-1), axis=-1)
     return scores
 
 
@@ -105,16 +106,9 @@ def owned(leaf: Array | Pair, slot: Slot, entry: Callable[[Array], Array]) -> Ar
     else:
         parts, combine = (leaf,), None
     summed = _Summed(slot.axis, slot.layer, entry, combine)
-    if any(isinstance(part, Tracer) for part in parts):
-        return slot.owned(replicated(summed(*parts)))
     if any(isinstance(part, StoredArray) for part in parts):
         return slot.owned(_of_stored(summed, parts))
-    if not all(map(_is_near, parts)):
-        try:
-            return slot.owned(fetch(_program(summed, _mesh(parts))(*parts)))
-        except (jax.errors.TracerArrayConversionError, ValueError):
-            pass  # an entry of NumPy, arrays of several device sets
-    return slot.owned(_in_parts(summed, [np.asarray(part) for part in fetch(parts)]))
+    return slot.owned(reduced(summed, parts, on_host=partial(_in_parts, summed)))
 
 
 class _Summed(NamedTuple):
@@ -129,33 +123,6 @@ class _Summed(NamedTuple):
         values = [wide(part) for part in parts]
         made = values[0] if self.combine is None else self.combine(*values)
         return sums_along(self.entry(made), self.axis, self.layer)
-
-
-@lru_cache(maxsize=256)
-def _program(summed: _Summed, mesh: Any) -> Any:
-    """Returns the program that sums where the arrays are; every device gets the small result."""
-
-    def run(*parts: Array) -> Array:
-        return replicated(summed(*parts))
-
-    everywhere = None if mesh is None else jax.NamedSharding(mesh, jax.P())
-    return jax.jit(run, out_shardings=everywhere)
-
-
-def _mesh(parts: Iterable[Array]) -> Any:
-    """The mesh of arrays, None without one."""
-    shardings = (part.sharding for part in parts if isinstance(part, jax.Array))
-    return next(
-        (sharding.mesh for sharding in shardings if isinstance(sharding, jax.NamedSharding)), None
-    )
-
-
-def _is_near(part: Array) -> bool:
-    """True for an array that NumPy reads in place."""
-    if not isinstance(part, jax.Array):
-        return True
-    devices = part.devices()
-    return len(devices) == 1 and next(iter(devices)).platform == "cpu" and part.is_fully_addressable
 
 
 def _in_parts(summed: _Summed, parts: Sequence[np.ndarray], at_once: int = _AT_ONCE) -> np.ndarray:
@@ -213,19 +180,11 @@ def not_empty(scores: dict[str, Array], *, by: str, fix: str) -> dict[str, Array
 
 
 def leaves_at(graph: ChannelGraph, variables: Any, wanted: Iterable[str]) -> dict[str, Array]:
-    """Returns {path: leaf} of the wanted variables, whole: concrete ones on the host.
+    """Returns {path: leaf} of the wanted variables, as they are and where they are.
 
     Raises:
       TreeError: a variable is absent, has another shape, or is a shape.
     """
-    leaves = _checked(graph, variables, wanted)
-    whole = {k: replicated(v) for k, v in leaves.items() if isinstance(v, Tracer)}
-    here = {k: in_memory(v) for k, v in leaves.items() if k not in whole}
-    return {**leaves, **whole, **fetch(here)}
-
-
-def _checked(graph: ChannelGraph, variables: Any, wanted: Iterable[str]) -> dict[str, Array]:
-    """Returns {path: leaf} of the wanted variables, as they are."""
     named, _ = paths.flatten(variables)
     wanted = dict.fromkeys(wanted)
     failures = [
@@ -256,5 +215,6 @@ def here(values: Any) -> Array:
     return wide(values if isinstance(values, Tracer) else np.asarray(fetch(in_memory(values))))
 
 
-def _numpy_of(arrays: Iterable[Array]) -> Any:
+def numpy_of(arrays: Iterable[Array]) -> Any:
+    """Returns `jax.numpy` if one of the arrays is traced, else `numpy`."""
     return jnp if any(isinstance(array, Tracer) for array in arrays) else np

@@ -86,6 +86,10 @@ def shape_of_numbers(values: Any) -> list[int] | None:
     """Returns the shape of an array of real numbers, traced or not; None for anything else."""
     if isinstance(values, Tracer):
         return list(values.shape)
+    if isinstance(values, jax.Array):  # what is large is not fetched to be looked at
+        kinds = jax.numpy.integer, jax.numpy.floating
+        numbers = any(jax.numpy.issubdtype(values.dtype, kind) for kind in kinds)
+        return list(values.shape) if numbers or not values.size else None
     shown = real(values)
     return None if shown is None else list(shown.shape)
 

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxprune.arguments.reduction import is_near
 from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting.batch_norms import batch_norms
 from jaxprune.keep.check import Keep, check_keep
-from jaxprune.recover.leaves import concrete, is_divided, plus
+from jaxprune.recover.leaves import concrete, plus
 from jaxprune.recover.partial import zero
 from jaxprune.recover.shifts import Outcome as Outcome
 from jaxprune.recover.shifts import Shifts, pruned_entries
@@ -86,8 +87,8 @@ def absorb_constants(graph: ChannelGraph, variables: Any, keep: Keep) -> Absorbe
 
 
 def _beside_accelerators(leaves: Mapping[str, Any]) -> AbstractContextManager[Any]:
-    """Where variables are divided no device need hold a whole one: the host computes."""
-    if not any(map(is_divided, leaves.values())):
+    """Variables stay where they are; what is computed of anything else is on the host."""
+    if all(map(is_near, leaves.values())):
         return nullcontext()
     try:
         return jax.default_device(jax.local_devices(backend="cpu")[0])

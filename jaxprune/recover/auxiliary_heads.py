@@ -42,12 +42,13 @@ class Head(NamedTuple):
 class Seen(NamedTuple):
     """What a network gives on a batch: its outputs, and inside.
 
-    pooled: {point: f32[examples, n]}. written: what readers write.
+    pooled: {point: f32[examples, n]}. written: {number of a contraction: what it writes}, with a
+    leading axis of every scan around it.
     """
 
     outputs: Any
     pooled: dict[str, Array]
-    written: list[Array]
+    written: dict[int, Array]
 
 
 class Watch:
@@ -67,10 +68,10 @@ class Watch:
             for name in (name for name in points if any(name in site.groups for site in sites)):
                 depths[name] = number
                 closed = (other.form in UNTAPPED or other.form is Form.SCAN for other in op.around)
-                inside |= {name} if any(closed) else set()
+                (inside.add if any(closed) else inside.discard)(name)
         if bad := [name for name in points if name not in depths or name in inside]:
             raise JaxpruneError(
-                f"{WHERE}: no contraction outside of loops reads the points {bad[:5]}.\n"
+                f"{WHERE}: nothing reads the points {bad[:5]}, or a loop is the last that does.\n"
                 f"Fix: points={[name for name in graph.groups][:3]}, groups of the graph."
             )
         self.depths = dict(sorted(depths.items(), key=lambda item: item[1]))
@@ -86,27 +87,35 @@ class Watch:
                 "the function has other contractions at these inputs than in the graph.\n"
                 "Fix: trace the graph with the function and the input ranks that you run."
             )
-        marks = [(ops[number][0], ("point", name)) for name, number in self.depths.items()]
-        marks += [(ops[reader.number][0], ("reader", i)) for i, reader in enumerate(readers)]
-        marked = Marked(marks)
+        sites = {
+            name: next(site for site in ops[number][1] if name in site.groups)
+            for name, number in self.depths.items()
+        }
+        numbers = dict.fromkeys(reader.number for reader in readers)
+        marks: list[Any] = [(ops[self.depths[name]][0], name) for name in sites]
+        marked = Marked([*marks, *((ops[number][0], number) for number in numbers)])
 
         def leave(op: Any, operands: list[Array], results: list[Array]) -> dict[Any, Any]:
-            return {mark: (operands, results) for mark in marked.at(op)}
+            return {
+                mark: operands[sites[mark].operand] if mark in sites else results[0]
+                for mark in marked.at(op)
+            }
 
         args = evaluator.operands(variables, inputs, keywords)
         outputs, noted = evaluate(here, marked, args, leave=leave)
         pooled = {}
-        for name, number in self.depths.items():
-            site = next(site for site in ops[number][1] if name in site.groups)
-            channels = site.channels(noted["point", name][0][site.operand], name)
+        for name, site in sites.items():
+            channels = site.channels(noted[name], name)
             pooled[name] = channels.reshape(len(channels), -1, channels.shape[-1]).mean(1)
-        return Seen(outputs, pooled, [noted["reader", i][1][0] for i in range(len(readers))])
+        return Seen(outputs, pooled, {number: noted[number] for number in numbers})
 
 
 def train_heads(
     watch: Watch, variables: Any, batches: Sequence[Any], loss: Loss, rate: float, passes: int
 ) -> dict[str, Head]:
     """Returns {point: its head}, trained on the network as it is by SGD from zero."""
+    if not watch.depths:
+        return {}
 
     @jax.jit
     def look(variables: Any, batch: Any) -> Any:
@@ -143,7 +152,7 @@ def train_heads(
         }
 
     heads = {name: start(name) for name in watch.depths}
-    for _ in range(passes if heads else 0):
+    for _ in range(passes):
         for (pooled, _), batch in zip(looked, batches, strict=True):
             heads = step(heads, pooled, batch)
     return heads

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxprune.arguments.fetching import fetch
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep.check import Keep
 from jaxprune.program.jaxpr import Op
@@ -75,7 +74,7 @@ def _run(
     constants: Sequence[Array],
 ) -> Births:
     run = Births(graph, keep, births_of(graph, readers, constants))
-    run.start({path: np.asarray(fetch(leaves[path])) for path in graph.variables})
+    run.start({path: leaves[path] for path in graph.variables})
     return run
 
 

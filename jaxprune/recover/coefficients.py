@@ -19,13 +19,14 @@ class Shrunk(NamedTuple):
     """Which channels stay, and the full variables with their factors in the kernels.
 
     keep: {group: bool[n]}. coefficients: {group: f64[n]}, zero at what goes. penalties: {group:
-    lambda}, at which they solve the LASSO.
+    lambda}, at which they solve the LASSO. All have a leading axis of layers, each solved by
+    itself, where every layer of a stack has channels of its own.
     """
 
     keep: dict[str, Array]
     variables: Any
     coefficients: dict[str, Array]
-    penalties: dict[str, float]
+    penalties: dict[str, Any]
 
 
 def lasso(
@@ -47,7 +48,8 @@ def lasso(
       graph: the channel graph.
       variables: all variables.
       widths: {group: how many channels stay}; groups that are absent stay whole.
-      contributions: {group: f32[n, n]} of `jp.stats.contributions()`.
+      contributions: {group: f32[n, n]} of `jp.stats.contributions()`, f32[layers, n, n] where every
+        layer of a stack has channels of its own.
 
     Raises:
       KeepError: a count is none from 1 to the size of its group.
@@ -73,9 +75,12 @@ def lasso(
     check_mapping(contributions, "contributions", "{group: f32[n, n]}", JaxpruneError)
     keep, coefficients, penalties = {}, {}, {}
     for name, count in counts.items():
-        gram = _gram(graph, name, contributions)
-        shrunk, penalties[name] = _at_count(name, gram, count)
-        keep[name], coefficients[name] = shrunk != 0, shrunk
+        shape, grams = graph.groups[name].shape, _grams(graph, name, contributions)
+        solved = [_at_count(name, gram, count) for gram in grams]
+        shrunk, strengths = zip(*solved, strict=True)
+        coefficients[name] = np.reshape(shrunk, shape)
+        keep[name] = coefficients[name] != 0
+        penalties[name] = np.array(strengths) if len(shape) > 1 else strengths[0]
     return Shrunk(keep, fold(graph, variables, coefficients), coefficients, penalties)
 
 
@@ -127,15 +132,18 @@ def _at_count(name: str, gram: Array, count: int) -> tuple[Array, float]:
     return b, low
 
 
-def _gram(graph: ChannelGraph, name: str, contributions: Mapping[str, Any]) -> Array:
-    n = graph.groups[name].size
+def _grams(graph: ChannelGraph, name: str, contributions: Mapping[str, Any]) -> Array:
+    """f64[layers, n, n], of one layer where a group has none."""
+    group = graph.groups[name]
+    shape = (*group.shape, group.size)
     given = contributions.get(name)
     numbers = is_array(given) and np.asarray(given).dtype.kind in "fiu"
     gram = np.asarray(given if numbers else 0, np.float64)
-    if gram.shape != (n, n) or not np.isfinite(gram).all():
+    if gram.shape != shape or not np.isfinite(gram).all():
         raise JaxpruneError(
-            f"contributions of group {name!r} must be finite numbers [{n}, {n}], got "
+            f"contributions of group {name!r} must be finite numbers {list(shape)}, got "
             f"{list(gram.shape)}.\nFix: jp.stats.collect(graph, variables, batches, "
             "{'z': jp.stats.contributions()})['z']."
         )
-    return (gram + gram.T) / 2
+    gram = gram.reshape(-1, group.size, group.size)
+    return (gram + gram.swapaxes(1, 2)) / 2

@@ -10,12 +10,16 @@ import numpy as np
 from jaxprune.arguments.checks import check_callable, check_examples, check_names
 from jaxprune.arguments.fetching import fetch
 from jaxprune.arguments.numbers import check_count, check_finite, check_positive
+from jaxprune.arguments.paths import flatten
+from jaxprune.arguments.reduction import is_near
 from jaxprune.cutting.transforms import mask
 from jaxprune.errors import JaxpruneError
 from jaxprune.graph import ChannelGraph, check_graph
-from jaxprune.recover.auxiliary_heads import WHERE, Head, Loss, Watch, train_heads
+from jaxprune.keep.check import Keep
+from jaxprune.recover.auxiliary_heads import WHERE, Head, Loss, Seen, Watch, train_heads
+from jaxprune.recover.layers import At
 from jaxprune.recover.leaves import checked_counts, concrete, replaced
-from jaxprune.recover.readers import Reader, Refused, check_read, find_readers
+from jaxprune.recover.readers import Reader, check_read, find_readers, kernels
 from jaxprune.stats.batch_calls import call_of
 from jaxprune.stats.passes import loss_value
 
@@ -25,13 +29,14 @@ Array = Any
 class Discriminating(NamedTuple):
     """Which channels stay, and the full variables to be sliced by that.
 
-    keep: {group: bool[n]}. chosen: {group: the channels in the order in which they came in}.
-    heads: {point: its classifier}, trained on the whole network.
+    keep: {group: bool[n]}. chosen: {group: the channels in the order in which they came in}; both
+    of every layer of a stack whose layers have their own channels. heads: {point: its classifier},
+    trained on the whole network.
     """
 
     keep: dict[str, np.ndarray]
     variables: Any
-    chosen: dict[str, tuple[int, ...]]
+    chosen: dict[str, tuple[Any, ...]]
     heads: dict[str, Head]
 
 
@@ -63,7 +68,9 @@ def dcp(
     chosen so far. y is what the readers write in the whole network and y' what they write now, by
     inputs from the network with all groups before pruned; the loss is that of the first point
     behind the readers, or of the network's own outputs where none is behind them. Errors of several
-    readers add up. Twice the batches are passed for every channel that stays.
+    readers add up. Twice the batches are passed for every channel that stays. In a scan over
+    stacked layers each layer has readers of its own, and channels where the group has, as if the
+    layers stood one after the other; what readers write of a batch is held for all layers.
 
     Args:
       graph: the channel graph, traced in evaluation mode.
@@ -88,9 +95,9 @@ def dcp(
     Raises:
       KeepError, TreeError: before anything is computed.
       JaxpruneError: no data, a group none of whose readers has weights that can be changed, a point
-        that nothing reads outside of a loop, outputs that are not [examples, classes] where there
-        are points, a loss that is not a number, or gradients that are not finite (group and channel
-        are named).
+        that nothing reads, or a loop last, outputs that are not [examples, classes] where there are
+        points, a loss that is not a number, or gradients that are not finite (group and channel are
+        named).
 
     Source: Zhuang et al., "Discrimination-aware Channel Pruning for Deep Neural Networks", NeurIPS
     2018, algorithms 1 and 2, equations 6 to 9. Deviations: the network itself is not fine-tuned
@@ -120,30 +127,45 @@ def dcp(
     if not given:
         raise JaxpruneError(f"{WHERE}: no batches.\nFix: pass at least one batch of data.")
     counts = {name: count for name, count in counts.items() if count < graph.groups[name].size}
-    everything = {name: np.ones(graph.groups[name].size, bool) for name in counts}
-    found, refused = find_readers(graph, everything)
-    readers = [reader for reader in found if not reader.at]
-    refused += [Refused(r.groups, r.place, "it is inside of a scan") for r in found if r.at]
+    everything = {name: np.ones(graph.groups[name].shape, bool) for name in counts}
+    readers, refused = find_readers(graph, everything)
     check_read(WHERE, graph, counts, readers, refused)
     named = check_names(points, "points", JaxpruneError)
     watch = Watch(graph, named, call_of(graph, inputs), graph.fn if fn is None else fn)
     heads = train_heads(watch, variables, given, loss, rates[1], passes)
-    keep, chosen, now = dict[str, np.ndarray](), dict[str, tuple[int, ...]](), variables
+    keep, chosen, now = everything, dict[str, Any](), variables
+    masked = jax.jit(lambda variables, keep: mask(graph, variables, keep))
     for name, count in counts.items():
-        by_path = {reader.path: reader for reader in readers if name in reader.groups}
-        left = dict(
-            zip(graph.variables, jax.tree.leaves(mask(graph, _ones(now), keep)), strict=True)
-        )
-        allowed = {path: fetch(left[path]) for path in by_path}
-        used = [reader for reader in readers if reader.path in by_path]
-        stage = _Stage(graph, watch, name, used, heads, loss, weight, rates[0], allowed)
-        start = {path: jnp.asarray(leaves[path]) * allowed[path] for path in by_path}
-        pruned = mask(graph, now, keep)
-        order, kernels = stage.grown(start, pruned, variables, given, count)
-        chosen[name], keep[name] = order, np.isin(np.arange(graph.groups[name].size), order)
-        leaves |= {path: stage.joined(path, leaves[path], kernels[path], order) for path in by_path}
-        now = replaced(variables, {reader.path: leaves[reader.path] for reader in readers})
+        stage = _Stage(graph, watch, name, readers, heads, loss, weight, rates[0])
+        orders = []
+        for layer in range(graph.groups[name].layers or 1):
+            where = stage.where(layer)
+            pruned = masked(now, keep)
+            start = {p: leaf for p, leaf in flatten(pruned)[0].items() if p in where.owners}
+            order, new = stage.grown(start, pruned, variables, given, count, where, keep)
+            old = {path: leaves[path] for path in new}
+            there = np.isin(np.arange(stage.size), order)
+            leaves |= stage.joined(old, new, there, where, keep)
+            kept = keep[name].reshape(-1, stage.size).copy()
+            kept[layer] = there
+            keep = keep | {name: kept.reshape(keep[name].shape)}
+            now = replaced(now, {path: leaves[path] for path in new})
+            orders.append(order)
+        chosen[name] = tuple(orders) if graph.groups[name].layers else orders[0]
     return Discriminating(keep, now, chosen, heads)
+
+
+class _Where(NamedTuple):
+    """The weights that read the channels of a group in one layer; programs are for all layers.
+
+    owners: {path: int[...] in the shape of a variable}, whose channel an entry reads, or -1.
+    kernels: {path: [(int[blocks, K, O], its entries, int[blocks, K], whose channel an input is)]}.
+    at: {number of a contraction: the layers in which it reads them, or shares their kernels}.
+    """
+
+    owners: dict[str, Array]
+    kernels: dict[str, list[tuple[Array, Array]]]
+    at: dict[int, list[At]]
 
 
 class _Stage:
@@ -159,26 +181,56 @@ class _Stage:
         loss: Loss,
         weight: float,
         rate: float,
-        allowed: Mapping[str, np.ndarray],
     ):
-        self.name, self.readers, self.watch = name, readers, watch
+        self.graph, self.name, self.readers, self.watch = graph, name, readers, watch
         self.size = graph.groups[name].size
         self.loss, self.weight, self.rate = loss, weight, rate
         first = min(reader.number for reader in readers if name in reader.groups)
         self.point = next((p for p, depth in watch.depths.items() if depth > first), None)
-        self.heads, self.allowed = heads, allowed
-        self.owners = {r.path: _owners(r, name, graph.variables[r.path].shape) for r in readers}
+        self.heads = heads
         self.step = jax.jit(self._step)
+        self.norms = jax.jit(self._norms)
+
+    def where(self, layer: int) -> _Where:
+        """Returns what reads the channels of a layer."""
+        owners, read = dict[str, Array](), dict[str, Any]()
+        at = dict[int, list[At]]()
+        for same in kernels(self.readers):
+            theirs = [self.readers[i] for i in same]
+            ours = [
+                reader
+                for reader in theirs
+                if self.name in reader.groups and reader.rows.get(self.name, layer) == layer
+            ]
+            if not ours:
+                continue
+            index, owner, path = ours[0].index, ours[0].owner(self.name), ours[0].path
+            flat = owners.setdefault(path, np.full(self.graph.variables[path].shape, -1))
+            flat.reshape(-1)[index] = owner[..., None]
+            read.setdefault(path, []).append((index, owner))
+            for reader in theirs:
+                at.setdefault(reader.number, []).append(reader.at)
+        return _Where(owners, read, at)
 
     def grown(
-        self, kernels: dict[str, Array], now: Any, dense: Any, batches: Sequence[Any], count: int
+        self,
+        kernels: dict[str, Array],
+        now: Any,
+        dense: Any,
+        batches: Sequence[Any],
+        count: int,
+        where: _Where,
+        keep: Keep,
     ) -> tuple[tuple[int, ...], dict[str, Array]]:
         """Returns the channels in the order in which they came in, and the trained kernels."""
         order: list[int] = []
         while len(order) < count:
             there = np.isin(np.arange(self.size), order)
-            slopes = [self.step(kernels, now, dense, batch, there)[1] for batch in batches]
-            norms = self._norms(fetch(jax.tree.map(lambda *each: sum(each), *slopes)))
+            total = None
+            for batch in batches:
+                slopes = self.step(kernels, now, dense, batch, there, where, keep)[1]
+                total = slopes if total is None else jax.tree.map(jnp.add, total, slopes)
+            norms = fetch(self.norms(total, where))
             if not np.isfinite(norms).all():
                 raise JaxpruneError(
                     f"{WHERE}: gradients of group {self.name!r} are not finite, with "
@@ -187,24 +239,27 @@ class _Stage:
             order.append(int(np.where(there, -1, norms).argmax()))
             there = np.isin(np.arange(self.size), order)
             for batch in batches:
-                kernels = self.step(kernels, now, dense, batch, there)[0]
+                kernels = self.step(kernels, now, dense, batch, there, where, keep)[0]
         return tuple(order), kernels
 
-    def joined(self, path: str, old: Any, new: Any, order: Sequence[int]) -> np.ndarray:
-        """Returns a kernel with what was trained, and at other channels as it was."""
-        theirs = np.isin(self.owners[path], order) & self.allowed[path]
-        return np.where(theirs, *fetch((new, old)))
-
     def _step(
-        self, kernels: dict[str, Array], now: Any, dense: Any, batch: Any, there: Array
+        self,
+        kernels: dict[str, Array],
+        now: Any,
+        dense: Any,
+        batch: Any,
+        there: Array,
+        where: _Where,
+        keep: Keep,
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """The kernels after a step of SGD, and the gradients by all of their weights."""
-        known = {p: (owner < 0) | jnp.take(there, owner) for p, owner in self.owners.items()}
-        targets = self.watch(dense, batch, self.readers).written
+        known = {p: (owner < 0) | jnp.take(there, owner) for p, owner in where.owners.items()}
+        allowed = self._allowed(jnp, keep, kernels)
+        targets = self._written(self.watch(dense, batch, self.readers), where)
 
         def objective(kernels: dict[str, Array]) -> Array:
             seen = self.watch(_with(self.watch.graph, now, kernels), batch, self.readers)
-            pairs = zip(seen.written, targets, strict=True)
+            pairs = zip(self._written(seen, where), targets, strict=True)
             error = sum(jnp.square(ours - theirs).mean() for ours, theirs in pairs) / 2
             outputs = seen.outputs
             if self.point is not None:
@@ -212,35 +267,49 @@ class _Stage:
             return error + self.weight * loss_value(self.loss(outputs, batch))
 
         slopes = jax.grad(objective)({p: jnp.where(known[p], w, 0) for p, w in kernels.items()})
-        slopes = {p: jnp.where(self.allowed[p], slope, 0) for p, slope in slopes.items()}
+        slopes = {p: jnp.where(allowed[p], slope, 0) for p, slope in slopes.items()}
         moved = {
-            p: w - self.rate * jnp.where(known[p] & (self.owners[p] >= 0), slopes[p], 0)
+            p: w - self.rate * jnp.where(known[p] & (where.owners[p] >= 0), slopes[p], 0)
             for p, w in kernels.items()
         }
         return moved, slopes
 
-    def _norms(self, slopes: Mapping[str, np.ndarray]) -> np.ndarray:
-        """f64[n]: the norms over the taps of each output, summed over outputs and readers."""
-        total = np.zeros(self.size)
-        for reader in {reader.path: reader for reader in self.readers}.values():
-            squares = np.abs(slopes[reader.path].astype(np.float64)).reshape(-1)[reader.index] ** 2
-            for square, owner in zip(squares, reader.owner(self.name), strict=True):
-                sums = np.zeros((self.size + 1, square.shape[1]))
-                np.add.at(sums, owner, square)  # nobody's, -1, is the last row
-                total += np.sqrt(sums[:-1]).sum(1)
+    def _written(self, seen: Seen, where: _Where) -> list[Array]:
+        return [seen.written[number][at] for number, each in where.at.items() for at in each]
+
+    def joined(
+        self, old: dict[str, Any], new: dict[str, Any], there: Array, where: _Where, keep: Keep
+    ) -> dict[str, Any]:
+        """Returns the kernels with what was trained, and at other channels as they were."""
+        if all(map(is_near, old.values())):
+            return self._joined(np, old, fetch(new), there, where, keep)
+        run = jax.jit(lambda *args: self._joined(jnp, *args))
+        return run(old, new, there, where, keep)
+
+    def _joined(
+        self, xp: Any, old: Any, new: Any, there: Array, where: _Where, keep: Keep
+    ) -> dict[str, Any]:
+        allowed = self._allowed(xp, keep, old)
+        return {
+            p: xp.where((owner >= 0) & xp.take(there, owner) & allowed[p], new[p], old[p])
+            for p, owner in where.owners.items()
+        }
+
+    def _allowed(self, xp: Any, keep: Keep, like: Any) -> dict[str, Array]:
+        """{path: where a variable has entries that no pruned channel owns}."""
+        ones = jax.tree.map(lambda leaf: xp.ones(np.shape(leaf), bool), like)
+        return flatten(mask(self.graph, ones, keep))[0]
+
+    def _norms(self, slopes: Mapping[str, Array], where: _Where) -> Array:
+        """f32[n]: the norms over the taps of each output, summed over outputs and readers."""
+        total = jnp.zeros(self.size)
+        for path, read in where.kernels.items():
+            for index, owner in read:
+                squares = jnp.abs(slopes[path]).reshape(-1)[index] ** 2
+                for square, channel in zip(squares, owner, strict=True):
+                    sums = jax.ops.segment_sum(square, channel + 1, self.size + 1)[1:]
+                    total += jnp.sqrt(sums).sum(1)  # what is nobody's, -1, is the first row
         return total
-
-
-def _owners(reader: Reader, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """int[...] in the shape of a kernel: whose channel an entry reads, -1 for nobody's."""
-    owners = np.full(int(np.prod(shape)), -1)
-    owners[reader.index] = reader.owner(name)[..., None]
-    return owners.reshape(shape)
-
-
-def _ones(tree: Any) -> Any:
-    """True in the place of every number."""
-    return jax.tree.map(lambda leaf: np.ones(np.shape(leaf), bool), tree)
 
 
 def _with(graph: ChannelGraph, variables: Any, leaves: Mapping[str, Array]) -> Any:

@@ -94,15 +94,17 @@ def _scaled(
     block: Block, start: Array, xx: Array, xy: Array, ridge: float, rounding: float
 ) -> Fitted:
     """One factor of each channel; with z_c = W0_c^T x_c: Σ |y - Σ_c f_c z_c|^2 + r |f - 1|^2."""
-    names, owner = np.unique(block.channels[block.kept], return_inverse=True)
-    mine = (owner[:, None] == np.arange(len(names))).astype(np.float64)
-    w = start[block.kept][:, block.written]
-    pairs = mine.T @ (xx[np.ix_(block.kept, block.kept)] * (w @ w.T)) @ mine
-    target = mine.T @ (xy[block.kept][:, block.written] * w).sum(1)
+    kept = np.flatnonzero(block.kept)
+    kept = kept[np.argsort(block.channels[kept], kind="stable")]
+    _, starts, owner = np.unique(block.channels[kept], return_index=True, return_inverse=True)
+    w = start[kept][:, block.written]
+    pairs = np.add.reduceat(xx[np.ix_(kept, kept)] * (w @ w.T), starts, axis=0)
+    pairs = np.add.reduceat(pairs, starts, axis=1)
+    target = np.add.reduceat((xy[kept][:, block.written] * w).sum(1), starts)
     error = (target - pairs.sum(1))[:, None]
     change, method = solve(damped(pairs, ridge), error, rounding)
     scaled = start.copy()
-    scaled[block.kept] *= 1 + mine @ change
+    scaled[kept] *= 1 + change[owner]
     return Fitted(scaled, method)
 
 

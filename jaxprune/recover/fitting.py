@@ -136,7 +136,10 @@ class Fitting:
     def _fitted(self, numbers: Sequence[int], moments: Sequence[Moments]) -> list[Array]:
         """Fits one kernel, and returns what each of its readers should add to its outputs."""
         readers = [self.readers[i] for i in numbers]
-        leaf = np.asarray(fetch(self.leaves[readers[0].path]))
+        leaf = self.leaves[readers[0].path]
+        if self.form is Form.BIAS:
+            leaf = np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)  # no weight is looked at
+        leaf = np.asarray(fetch(leaf))
         blocks = [reader.blocks(leaf) for reader in readers]
         if self.form is Form.BIAS:
             blocks = [[block.outputs for block in each] for each in blocks]

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from jaxprune.arguments.checks import check_mapping
-from jaxprune.arguments.fetching import fetch
 from jaxprune.arguments.paths import flatten
+from jaxprune.arguments.reduction import is_near
 from jaxprune.cutting.transforms import check_tree
 from jaxprune.errors import KeepError, TreeError
 from jaxprune.graph import ChannelGraph
@@ -20,6 +20,8 @@ def replaced(variables: Any, values: Mapping[str, Any]) -> Any:
     leaves, treedef = flatten(variables)
 
     def new(leaf: Any, value: Any) -> Any:
+        if isinstance(leaf, jax.Array) and isinstance(value, jax.Array):
+            return jax.device_put(value.astype(leaf.dtype), leaf.sharding)
         array = np.broadcast_to(np.asarray(value, leaf.dtype), leaf.shape)
         return jax.device_put(array, leaf.sharding) if isinstance(leaf, jax.Array) else array
 
@@ -29,15 +31,10 @@ def replaced(variables: Any, values: Mapping[str, Any]) -> Any:
     )
 
 
-def is_divided(leaf: Any) -> bool:
-    """True for an array on several devices."""
-    return isinstance(leaf, jax.Array) and len(leaf.devices()) > 1
-
-
 def plus(leaf: Any, delta: np.ndarray) -> Any:
     """Returns a small variable with a change added, in its dtype and sharding."""
     delta = delta.astype(leaf.dtype)
-    return jax.device_put(fetch(leaf) + delta, leaf.sharding) if is_divided(leaf) else leaf + delta
+    return leaf + (delta if is_near(leaf) else jax.device_put(delta, leaf.sharding))
 
 
 def checked_counts(graph: ChannelGraph, widths: Any) -> dict[str, int]:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxprune.arguments.checks import check_examples, check_key
 from jaxprune.arguments.fetching import fetch
 from jaxprune.arguments.numbers import check_count
+from jaxprune.arguments.reduction import freely
 from jaxprune.errors import JaxpruneError, ResizeError
 from jaxprune.gates.evaluation import Marked, evaluate
 from jaxprune.graph import ChannelGraph
@@ -195,7 +196,7 @@ class Measuring:
             x, drawn = sampled(x, jax.random.fold_in(key, i), count)
             y = jnp.take(y, drawn, axis=-2)
         broken = jnp.any(~jnp.isfinite(x)) | jnp.any(~jnp.isfinite(y))
-        found = moments(x, y) if self.form is not Form.BIAS else remainders(x, y)
+        found = freely(remainders if self.form is Form.BIAS else moments, x, y)
         return Sums(found, broken.astype(jnp.int32))
 
 

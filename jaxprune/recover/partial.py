@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.arguments.fetching import fetch
+from jaxprune.arguments.reduction import is_near
 from jaxprune.program import jaxpr
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.traits import Trait
-from jaxprune.recover.leaves import is_divided
 
 FOLLOWED = Trait.LINEAR | Trait.MULTIPLIES | Trait.MAXIMUM
 """What reaches no other channels than its axes say."""
@@ -20,7 +20,8 @@ FOLLOWED = Trait.LINEAR | Trait.MULTIPLIES | Trait.MAXIMUM
 class Partial(NamedTuple):
     """An array known in part: `values`, zero where it `varies` with the inputs.
 
-    `values` is None for PRNG keys among the inputs.
+    `values` is None for PRNG keys among the inputs. Variables, and what is computed of them alone,
+    stay on their devices; what inputs have a part in is on the host.
     """
 
     values: Any
@@ -41,14 +42,17 @@ def unknown(var: Any) -> Partial:
 
 def rows_of(item: Partial) -> list[Partial]:
     """Returns the rows of an array."""
-    values = [None] * len(item.varies) if item.values is None else read(item.values)
-    return [Partial(value, varies) for value, varies in zip(values, item.varies, strict=True)]
+    return [
+        Partial(None if item.values is None else item.values[i], varies)
+        for i, varies in enumerate(item.varies)
+    ]
 
 
 def stack(rows: Sequence[Partial]) -> Partial:
     """Returns the array of these rows."""
     keys = any(item.values is None for item in rows)
-    values = None if keys else np.stack([read(item.values) for item in rows])
+    numpy = np if all(is_near(item.values) for item in rows) else jnp
+    values = None if keys else numpy.stack([item.values for item in rows])
     return Partial(values, np.stack([item.varies for item in rows]))
 
 
@@ -59,13 +63,14 @@ def only(item: Partial, where: np.ndarray) -> Partial:
 
 def zero(values: Any, where: np.ndarray) -> Any:
     """Returns `values` with zeros at `where`, which broadcasts to them."""
-    return np.where(where, np.zeros((), values.dtype), read(values)) if where.any() else values
+    numpy = np if is_near(values) else jnp
+    return numpy.where(where, np.zeros((), values.dtype), values) if where.any() else values
 
 
 def read(values: Any) -> Any:
-    """Returns values that are on several devices on the host, others as they are."""
+    """Returns values on the host, but for PRNG keys."""
     native = values is not None and not jnp.issubdtype(values.dtype, jax.dtypes.extended)
-    return fetch(values) if native and is_divided(values) else values
+    return values if is_near(values) or not native else fetch(values)
 
 
 def follows(op: Op) -> bool:
@@ -78,8 +83,21 @@ def evaluate(op: Op, ins: Sequence[Partial]) -> list[Partial]:
     varies = _varies(op, ins)
     if all(where.all() for where in varies):
         return [unknown(var) for var in op.eqn.outvars]
-    values = jaxpr.bind(op.eqn, [read(item.values) for item in ins], op.eqn.params)
+    values = _bound(op, [item.values for item in ins])
+    if any(where.any() for where in varies):
+        values = [read(value) for value in values]
     return [Partial(zero(value, where), where) for value, where in zip(values, varies, strict=True)]
+
+
+def _bound(op: Op, values: Sequence[Any]) -> list[Any]:
+    """The results of an operation; explicit axes of a mesh divide what they divided when traced."""
+    if not all(map(is_near, values)):
+        avals = [var.aval for var in op.eqn.invars]
+        values = [
+            jax.sharding.reshard(value, aval.sharding) if any(aval.sharding.spec) else value
+            for value, aval in zip(values, avals, strict=True)
+        ]
+    return jaxpr.bind(op.eqn, values, op.eqn.params)
 
 
 def _varies(op: Op, ins: Sequence[Partial]) -> list[np.ndarray]:
@@ -87,7 +105,10 @@ def _varies(op: Op, ins: Sequence[Partial]) -> list[np.ndarray]:
     if not any(item.varies.any() for item in ins):
         return [np.zeros(shape, bool) for shape in op.out_shapes]
     if Trait.MULTIPLIES in op.traits:  # zero times anything is zero
-        left, right = (item.varies | (np.asarray(read(item.values)) != 0) for item in ins)
+        left, right = (
+            item.varies | (item.values != 0) if item.varies.any() else item.values != 0
+            for item in ins
+        )
         pairs = (ins[0].varies, right), (left, ins[1].varies)
         return [np.any([_reach(op, ins, pair)[0] for pair in pairs], axis=0)]
     if _elementwise(op):
@@ -107,4 +128,4 @@ def _elementwise(op: Op) -> bool:
 def _reach(op: Op, ins: Sequence[Partial], masks: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Where the masks arrive in the results of a sum, a product or a maximum."""
     ones = [mask.astype(item.values.dtype) for item, mask in zip(ins, masks, strict=True)]
-    return [np.asarray(out) != 0 for out in jaxpr.bind(op.eqn, ones, op.eqn.params)]
+    return [np.asarray(read(out)) != 0 for out in _bound(op, ones)]

@@ -100,6 +100,7 @@ def obs(
     check_read("recover.obs", graph, counts, readers, refused)
     run, draw = graph.fn if fn is None else fn, draw_of(positions, key)
     measuring = Measuring(graph, readers, call_of(graph, inputs), run, "recover.obs", draw)
+    leaves |= {r.path: np.asarray(fetch(leaves[r.path])) for r in readers}
     every = list(range(len(readers)))
     moments = measuring.collect(batches, variables, None, every) if readers else []
     solved = _solvers(readers, moments, leaves, damping, measuring.rounding)
@@ -139,7 +140,7 @@ def _solved(
         readers = [final[reader.number, reader.at] for reader in kernel.readers]
         path = readers[0].path
         solved = [surgeon.kernel for surgeon in kernel.surgeons]
-        leaf = np.asarray(fetch(leaves[path]))
+        leaf = leaves[path]
         new[path] = readers[0].with_kernel(new.get(path, leaf), solved)
         words = ", ".join(dict.fromkeys([s.method for s in kernel.surgeons] + ["no bias"]))
         for reader, moment in zip(readers, kernel.moments, strict=True):
@@ -167,7 +168,7 @@ def _solvers(
         for same in kernels(readers)
     ]
     for kernel in found:
-        leaf = np.asarray(fetch(leaves[kernel.readers[0].path]))
+        leaf = leaves[kernel.readers[0].path]
         for b, block in enumerate(kernel.readers[0].blocks(leaf)):
             rows = sum(moment.rows[b] for moment in kernel.moments)
             both = [

@@ -30,6 +30,7 @@ from jaxprune.recover.partial import (
     follows,
     known,
     only,
+    read,
     rows_of,
     stack,
     unknown,
@@ -207,8 +208,8 @@ class Shifts(Layered[_Array]):
             if Trait.MAXIMUM in op.traits or np.any(added.varies & kept):
                 why = "the pruned channels are not constant"
                 self.outcomes.append(Outcome(group, op.place, why=why))
-            elif np.any((np.asarray(added.values) != 0) & kept):
-                yield Origin(group, op.place, padded(op)), [added.values]
+            elif np.any((np.asarray(values := read(added.values)) != 0) & kept):
+                yield Origin(group, op.place, padded(op)), [values]
             else:
                 self.outcomes.append(Outcome(group, op.place))
 
@@ -226,7 +227,7 @@ class Shifts(Layered[_Array]):
             parts = [_shift(item, origin, op) for item in ins]
             outs = evaluate(op, parts) if linear and real else []
             if outs and not any(np.any(o.varies & k) for o, k in zip(outs, kept, strict=True)):
-                yield origin, [out.values for out in outs]
+                yield origin, [read(out.values) for out in outs]
             else:
                 self.drop([origin], f"{op.name} comes before any bias or running mean")
 

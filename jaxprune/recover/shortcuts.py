@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxprune.arguments.fetching import fetch
 from jaxprune.gates.sites import UNTAPPED
 from jaxprune.graph import ChannelGraph
 from jaxprune.keep.check import Keep
@@ -69,7 +68,7 @@ def find_sums(
     """
     ones = [np.ones(reader.written.shape) for reader in readers]
     run = _Met(graph, keep, births_of(graph, readers, ones))
-    run.start({path: np.asarray(fetch(leaves[path])) for path in graph.variables})
+    run.start({path: leaves[path] for path in graph.variables})
     numbers = {id(op): i for i, op in enumerate(every_op(graph.walk))}
     places: dict[tuple[int, At], int] = {}
     sums: dict[int, Sum] = {}

@@ -12,8 +12,8 @@ in one pass, or as gradients of your own step.
 | score | data | labels | gradients | cost | exact |
 |---|---|---|---|---|---|
 | `l1`, `l2`, `channel_energy`, `bn_scale`, `random` | | | | 0 | norms of any slots |
-| `fpgm`, `redundancy` of `filter_similarity` | | | | 0, n^2 K on the host | kernels |
-| `kmeans` | | | | 0, n k K a step on the host | kernels |
+| `fpgm`, `redundancy` of `filter_similarity` | | | | 0, n^2 K where they are | kernels |
+| `kmeans` | | | | 0, n^2 K where they are, n^2 k a step on the host | kernels |
 | `redundancy` of `stats.covariance` | yes | | | 1 | of equal activations one stays |
 | `nisp` | | | | 0, a gradient at the traced batch | dense, conv, pooling, BatchNorm, sums |
 | `apoz`, `entropy`, `mean_activation` | yes | | | 1 | any group that is read |

@@ -7,11 +7,13 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxprune.arguments.checks import check_mapping
+from jaxprune.arguments.reduction import reduced
 from jaxprune.errors import KeepError, ScoreError
 from jaxprune.graph import ChannelGraph
-from jaxprune.groups.members import Array, not_empty
+from jaxprune.groups.members import Array, not_empty, owned
 from jaxprune.keep.check import widths as check_widths
-from jaxprune.scores.similarity import NO_FILTERS, filters_of
+from jaxprune.scores.filters import Distances, kernels_of
+from jaxprune.scores.similarity import NO_FILTERS
 
 _ROUNDS = 100
 
@@ -49,55 +51,70 @@ def kmeans(graph: ChannelGraph, variables: Any, widths: Mapping[str, int]) -> di
     >>> kmeans(graph, v, {"a": 2})["a"].round(2).tolist()
     [1.0, 0.25, 0.25, 1.0, 0.5]
     """
-    members = filters_of(graph, variables)
+    makers = kernels_of(graph, variables)
     given = check_mapping(widths, "widths", "{group: count}", KeepError)
     counts = check_widths(graph, given)
     scores = {}
-    for name in (name for name in members if name in given):
-        if any(isinstance(member, Tracer) for member in members[name]):
+    for name in (name for name in makers if name in given):
+        kernels = makers[name]
+        if any(isinstance(kernel.leaf, Tracer) for kernel in kernels):
             raise ScoreError("filters are traced.\nFix: call it outside of jax.jit.")
-        filters: Any = np.concatenate(members[name], axis=-1)
-        parts = (filters.real, filters.imag) if np.iscomplexobj(filters) else (filters,)
-        rows = np.concatenate(parts, axis=-1)
-        stacked = rows.reshape(-1, *rows.shape[-2:]).astype(np.float64)
-        ranked = np.stack([_scored(layer, counts[name]) for layer in stacked])
-        scores[name] = ranked.reshape(rows.shape[:-1]).astype(rows.dtype)
+        distances = [Distances(kernel.place, 2.0, summed=False) for kernel in kernels]
+        pairs = zip(distances, kernels, strict=True)
+        away = np.stack([reduced(run, [kernel.leaf]) for run, kernel in pairs])
+        sizes = [owned(kernel.leaf, kernel.slot, _square) for kernel in kernels]
+        squares = (away.astype(np.float64) ** 2).sum(axis=0)
+        longest = np.sum(sizes, axis=0).argmax(axis=-1).reshape(-1)
+        stacked = squares.reshape(-1, *squares.shape[-2:])
+        ranked = [_scored(*layer, counts[name]) for layer in zip(stacked, longest, strict=True)]
+        scores[name] = np.reshape(ranked, squares.shape[:-1]).astype(away.dtype)
     return not_empty(
         scores, by=NO_FILTERS, fix="widths={group: count} of groups that a layer makes."
     )
 
 
-def _scored(filters: np.ndarray, count: int) -> np.ndarray:
-    """The scores of f64[n, K]."""
-    clusters, means = clustered(filters, count)
-    away = ((filters - means[clusters]) ** 2).sum(1)
+def _scored(squares: np.ndarray, longest: int, count: int) -> np.ndarray:
+    """The scores of filters, f64[n, n] between which are the squares of the distances."""
+    clusters, shares = clustered(squares, longest, count)
+    away = to_means(squares, shares)[np.arange(len(squares)), clusters]
     first = {int(c): int(np.where(clusters == c, away, np.inf).argmin()) for c in clusters}
     nearest = np.array([first[int(c)] for c in clusters])
-    distance = ((filters - filters[nearest]) ** 2).sum(1) ** 0.5
+    distance = squares[np.arange(len(squares)), nearest] ** 0.5
     scores = distance / (2 * (distance.max() or 1.0))
     scores[list(first.values())] = 1
     return scores
 
 
-def clustered(filters: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns int[n], the cluster of each of f64[n, K], and f64[count, K], their means."""
-    chosen = [int((filters**2).sum(1).argmax())]
+def clustered(squares: np.ndarray, longest: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns int[n], the cluster of each filter, and f64[count, n], what share each has in a mean.
+
+    Args:
+      squares: f64[n, n], of the distances between the filters, of which all else is made.
+      longest: the first mean.
+      count: how many clusters.
+    """
+    chosen = [int(longest)]
     while len(chosen) < count:
-        chosen.append(int(_squares(filters, filters[chosen]).min(1).argmax()))
-    means, clusters = filters[chosen], np.full(len(filters), -1)
+        chosen.append(int(squares[:, chosen].min(1).argmax()))
+    shares, clusters = np.eye(len(squares))[chosen], np.full(len(squares), -1)
     for _ in range(_ROUNDS):
-        before, clusters = clusters, _squares(filters, means).argmin(1)
+        before, clusters = clusters, to_means(squares, shares).argmin(1)
         if (before == clusters).all():
             break
-        means = np.stack(
-            [
-                filters[clusters == c].mean(0) if (clusters == c).any() else means[c]
-                for c in range(count)
-            ]
-        )
-    return clusters, means
+        inside = (clusters == np.arange(count)[:, None]).astype(np.float64)
+        some = inside.any(1, keepdims=True)
+        shares = np.where(some, inside / (inside.sum(1, keepdims=True) + ~some), shares)
+    return clusters, shares
 
 
-def _squares(filters: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """f64[n, means]: the squared distances."""
-    return np.stack([((filters - mean) ** 2).sum(1) for mean in means], axis=1)
+def to_means(squares: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Returns f64[n, means], the squares of the distances of filters to means of them.
+
+    |F_i - Σ_j s_j F_j|^2 = Σ_j s_j D_ij - 1/2 Σ_jk s_j s_k D_jk, where Σ s = 1 and D are squares.
+    """
+    mixed = squares @ shares.T
+    return mixed - (shares.T * mixed).sum(0)[None] / 2
+
+
+def _square(values: Array) -> Array:
+    return abs(values) ** 2

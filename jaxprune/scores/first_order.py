@@ -6,6 +6,7 @@ Each is of one batch; add the results up over batches. The baseline |gamma| ("Sl
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from jaxprune.arguments.dtypes import wide
 from jaxprune.gates.sites import read_once
 from jaxprune.graph import ChannelGraph, Group, check_graph
 from jaxprune.groups.members import Array, Pairs, Reduce, collect, not_empty, total
@@ -154,8 +155,11 @@ def taylor_activation(graph: ChannelGraph, gradients: Mapping[str, Any]) -> dict
     one gate, where contractions read it.
     """
     fix = "jax.vmap(jax.grad(loss), (None, 0)) by the gates, over the examples."
-    ours = given(graph, gradients, "gradients of gates", fix, _examples)
-    return {name: abs(gradient).sum(axis=0) for name, gradient in ours.items()}
+    return given(graph, gradients, "gradients of gates", fix, _examples, _sizes)
+
+
+def _sizes(gradients: Array) -> Array:
+    return abs(wide(gradients)).sum(axis=0)
 
 
 def _examples(group: Group) -> tuple[int | str, ...]:

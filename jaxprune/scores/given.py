@@ -7,6 +7,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxprune.arguments.checks import check_mapping, kind_of
+from jaxprune.arguments.reduction import reduced
 from jaxprune.errors import ScoreError
 from jaxprune.graph import ChannelGraph, Group, check_graph
 from jaxprune.groups.members import Array, here, not_empty
@@ -26,11 +27,16 @@ def of_pairs(group: Group) -> tuple[int | str, ...]:
 
 
 def given(
-    graph: ChannelGraph, values: Any, what: str, fix: str, shape: Shape = of_channels
+    graph: ChannelGraph,
+    values: Any,
+    what: str,
+    fix: str,
+    shape: Shape = of_channels,
+    entry: Callable[[Array], Array] | None = None,
 ) -> dict[str, Array]:
     """Returns {group: array} in the order of the graph, in float32 or wider.
 
-    A word in a shape stands for any size.
+    A word in a shape stands for any size; `entry` makes less of such arrays, where they are.
 
     Raises:
       ScoreError: a group is unknown, its numbers have another shape or are not finite, or there is
@@ -38,7 +44,7 @@ def given(
     """
     check_graph(graph)
     mapping = check_mapping(values, what, "{group: f32[n]}", ScoreError)
-    failures = []
+    failures, ours = [], {}
     for name, value in mapping.items():
         group = graph.groups.get(name)
         if group is None:
@@ -49,11 +55,13 @@ def given(
             expected = ", ".join(map(str, wanted))
             shown = kind_of(value) if got is None else got
             failures.append(f"group {name!r}: expected {what} [{expected}], got {shown}")
-        elif not isinstance(value, Tracer) and not np.isfinite(here(value)).all():
+            continue
+        ours[name] = here(value) if entry is None else reduced(entry, [value])
+        if not isinstance(value, Tracer) and not np.isfinite(ours[name]).all():
             failures.append(f"group {name!r}: {what} are not finite")
     if failures:
         raise ScoreError("\n".join([f"these are not {what}.", *failures[:8], f"Fix: {fix}"]))
-    ours = {name: here(mapping[name]) for name in graph.groups if name in mapping}
+    ours = {name: ours[name] for name in graph.groups if name in ours}
     return not_empty(ours, by=f"there are no {what}", fix=fix)
 
 

@@ -9,13 +9,15 @@ import numpy as np
 from jax import lax
 
 from jaxprune.arguments.checks import check_flag, kind_of
+from jaxprune.arguments.dtypes import wide
 from jaxprune.arguments.fetching import fetch
 from jaxprune.arguments.numbers import check_share
+from jaxprune.arguments.reduction import freely, reduced
 from jaxprune.errors import ScoreError
 from jaxprune.gates.sites import Site, find_sites
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.groups.members import Array, leaves_at
-from jaxprune.groups.scored import real
+from jaxprune.groups.scored import shape_of_numbers
 from jaxprune.program import jaxpr
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.relate import Walk
@@ -75,7 +77,12 @@ def nisp(
     leaves = leaves_at(graph, variables, graph.variables)
     weights = [leaves[path] for path in graph.variables]
     probes = {name: jnp.zeros(graph.groups[name].shape) for name in run.read}
-    passed = fetch(jax.jit(jax.grad(run.objective))(probes, weights))
+
+    def slopes(*weights: Array) -> Any:
+        return jax.grad(run.objective)(probes, weights)
+
+    on_host = lambda arrays: fetch(jax.jit(slopes)(*arrays))  # noqa: E731
+    passed = reduced(slopes, weights, on_host=on_host, kept=False)
     if any(not np.isfinite(values).all() for values in passed.values()):
         raise ScoreError(
             "nisp: importance comes to operations that cannot pass it on: "
@@ -106,29 +113,46 @@ def inf_fs(features: Any, *, alpha: float = 0.5) -> np.ndarray:
     [10.0, 8.0]
     """
     check_share(alpha, "alpha", "alpha=0.5.", ScoreError)
-    x = real(features)
-    if x is None or x.ndim != 2 or len(x) < 2 or not x.size or not np.isfinite(x).all():
+    shape = shape_of_numbers(features)
+    enough = shape is not None and len(shape) == 2 and shape[0] > 1 and 0 not in shape
+    deviation, alike = reduced(_spread, [features]) if enough else (np.nan, np.nan)
+    if not np.isfinite(deviation).all():
         raise ScoreError(
             "features must be finite numbers [samples, n], two samples at least, got "
-            f"{kind_of(features) if x is None else x.shape}.\nFix: activations.reshape(-1, n)."
+            f"{kind_of(features) if shape is None else tuple(shape)}.\n"
+            "Fix: activations.reshape(-1, n)."
         )
-    deviation = x.std(axis=0)
+    deviation, alike = (np.asarray(part, np.float64) for part in (deviation, alike))
     deviation = deviation / (deviation.max() or 1)
-    ranks = np.stack([_ranks(column) for column in x.T])
-    away = ranks - ranks.mean(axis=1, keepdims=True)
-    size = np.sqrt((away**2).sum(axis=1, keepdims=True))
-    unit = away / (size + (size == 0))
-    edges = alpha * np.maximum.outer(deviation, deviation) + (1 - alpha) * (1 - abs(unit @ unit.T))
+    edges = alpha * np.maximum.outer(deviation, deviation) + (1 - alpha) * (1 - alike)
     radius = max(abs(np.linalg.eigvalsh(edges)).max(), 1e-300)
     eye = np.eye(len(edges))
     return (np.linalg.inv(eye - 0.9 / radius * edges) - eye).sum(axis=1).astype(np.float32)
 
 
-def _ranks(column: np.ndarray) -> np.ndarray:
+def _spread(x: Array) -> tuple[Array, Array]:
+    """f[n], the deviations of features, and f[n, n], their |Spearman correlations|."""
+    if not isinstance(x, np.ndarray):
+        return freely(_spread_of, wide(x))
+    return _spread_of(x.astype(np.float64))
+
+
+def _spread_of(x: Array) -> tuple[Array, Array]:
+    host = isinstance(x, np.ndarray)
+    ranks = np.stack([*map(_ranks, x.T)]) if host else jax.vmap(_ranks)(x.T)
+    away = ranks - ranks.mean(axis=1, keepdims=True)
+    size = (away**2).sum(axis=1, keepdims=True) ** 0.5
+    unit = away / (size + (size == 0))
+    alike = unit @ unit.T if host else jnp.matmul(unit, unit.T, precision=lax.Precision.HIGHEST)
+    return x.std(axis=0), abs(alike)
+
+
+def _ranks(column: Array) -> Array:
     """The places in ascending order; equal numbers have the mean of theirs."""
-    _, which, counts = np.unique(column, return_inverse=True, return_counts=True)
-    ends = counts.cumsum()
-    return (ends - (counts - 1) / 2)[which]
+    xp: Any = np if isinstance(column, np.ndarray) else jnp
+    ordered = xp.sort(column)
+    sides = [xp.searchsorted(ordered, column, side=side) for side in ("left", "right")]
+    return (sides[0] + sides[1] + 1) / 2
 
 
 class _Origin(NamedTuple):

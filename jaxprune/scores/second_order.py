@@ -5,7 +5,11 @@ L - dL/dm + 1/2 d2L/dm2.
 """
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from jaxprune.arguments.checks import check_callable, check_roles
 from jaxprune.errors import ScoreError
@@ -169,6 +173,7 @@ def taylor_members(
         statistics, which have none.
       entry: applied to every product before the sum: None leaves them signed; `abs` is SNIP's sum
         and `param_first` of LLM-Pruner; `numpy.square` the first form of Molchanov et al., 2019.
+        For other functions of NumPy alone, weights on devices are fetched.
       roles: the slots that count: "out", "in", "vector".
       reduce: combines the members, as in `l1`.
 
@@ -188,12 +193,23 @@ def taylor_members(
         graph,
         products,
         wanted=lambda slot: slot.role in roles,
-        entry=_same if entry is None else entry,
+        entry=_same if entry is None else _Ufunc(entry) if isinstance(entry, np.ufunc) else entry,
         finish=abs,
         reduce=reduce,
     )
     by = f"no group has a variable in the roles {tuple(roles)}"
     return not_empty(scores, by=by, fix="roles=('out', 'in', 'vector').")
+
+
+class _Ufunc(NamedTuple):
+    """A function of NumPy, by the same name in programs."""
+
+    entry: np.ufunc
+
+    def __call__(self, values: Array) -> Array:
+        """Returns the values that it makes of others."""
+        traced = isinstance(values, Tracer) and hasattr(jnp, self.entry.__name__)
+        return getattr(jnp, self.entry.__name__)(values) if traced else self.entry(values)
 
 
 def _same_groups(graph: ChannelGraph, slopes: Any, curvature: Any) -> tuple[Any, Any]:

@@ -1,19 +1,18 @@
 """Scores of how alike channels are to the others of their group: what is redundant goes."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
 from jaxprune.arguments.checks import check_callable, check_flag
-from jaxprune.arguments.dtypes import wide
 from jaxprune.arguments.numbers import is_number, plain
+from jaxprune.arguments.reduction import reduced
 from jaxprune.errors import ScoreError
-from jaxprune.graph import ChannelGraph, Slot, check_graph
-from jaxprune.groups.members import Array, Reduce, leaves_at, not_empty, total
+from jaxprune.graph import ChannelGraph
+from jaxprune.groups.members import Array, Reduce, not_empty, numpy_of, owned, total
+from jaxprune.scores.filters import Distances, Kernel, Products, kernels_of
 from jaxprune.scores.given import given, of_pairs
 
 NO_FILTERS = "no group is made by a kernel"
@@ -54,10 +53,12 @@ def fpgm(
         raise ScoreError(f"order must be a number from 1 on, got {order!r}.\nFix: order=2.0.")
     check_callable(reduce, "reduce", "reduce=jnp.sum, called with axis=1.", ScoreError)
     scores = {}
-    for name, members in filters_of(graph, variables).items():
-        columns = [_sums_of_distances(filters, float(plain(order))) for filters in members]
-        xp = jnp if any(isinstance(column, Tracer) for column in columns) else np
-        scores[name] = reduce(xp.stack(columns, axis=-1), axis=-1)
+    for name, kernels in kernels_of(graph, variables).items():
+        columns = [
+            reduced(Distances(kernel.place, float(plain(order)), summed=True), [kernel.leaf])
+            for kernel in kernels
+        ]
+        scores[name] = reduce(numpy_of(columns).stack(columns, axis=-1), axis=-1)
     return not_empty(scores, by=NO_FILTERS, fix=_FIX)
 
 
@@ -77,14 +78,24 @@ def filter_similarity(
     """
     check_flag(centered, "centered")
     result = {}
-    for name, members in filters_of(graph, variables).items():
-        xp: Any = jnp if any(isinstance(member, Tracer) for member in members) else np
-        filters = xp.concatenate(members, axis=-1)
-        filters = filters - filters.mean(-1, keepdims=True) if centered else filters
-        size = _sum_of_squares(filters)[..., None] ** 0.5
-        unit = filters / (size + (size == 0))
-        result[name] = xp.matmul(unit, unit.conj().swapaxes(-1, -2)).real
+    for name, kernels in kernels_of(graph, variables).items():
+        mean = [_mean(kernels)] if centered else []
+        products = sum(reduced(Products(k.place), [k.leaf, *mean]) for k in kernels)
+        xp: Any = numpy_of([products])
+        size = xp.diagonal(products, axis1=-2, axis2=-1).real ** 0.5
+        size = size + (size == 0)
+        result[name] = products.real / size[..., None] / size[..., None, :]
     return not_empty(result, by=NO_FILTERS, fix=_FIX)
+
+
+def _mean(kernels: list[Kernel]) -> Array:
+    """The mean of the entries of each filter, in all kernels."""
+    sums = sum(owned(kernel.leaf, kernel.slot, _same) for kernel in kernels)
+    return sums / np.float32(sum(kernel.length for kernel in kernels))
+
+
+def _same(entries: Array) -> Array:
+    return entries
 
 
 def redundancy(graph: ChannelGraph, similarities: Mapping[str, Any]) -> dict[str, Array]:
@@ -128,46 +139,3 @@ def _greedy(similarity: np.ndarray) -> np.ndarray:
         scores[gone] = 1 - alike[left, right]
         alike[gone], alike[:, gone] = -1, -1
     return scores
-
-
-def filters_of(graph: ChannelGraph, variables: Any) -> dict[str, list[Array]]:
-    """Returns {group: [f32[*layers, n, K] of every kernel that makes it]}."""
-    check_graph(graph)
-    members = {
-        name: slots
-        for name, group in graph.groups.items()
-        if (slots := [slot for slot in group.slots if slot.role == "out"])
-    }
-    wanted = [slot.path for slots in members.values() for slot in slots]
-    leaves = leaves_at(graph, variables, wanted)
-    return {
-        name: [_rows(wide(leaves[s.path]), s) for s in slots] for name, slots in members.items()
-    }
-
-
-def _rows(leaf: Array, slot: Slot) -> Array:
-    """[*layers, n, K]: the entries of each channel."""
-    front = [axis for axis in (slot.layer, slot.axis) if axis is not None]
-    order = [*front, *(axis for axis in range(leaf.ndim) if axis not in front)]
-    moved = leaf.transpose(order)
-    flat = moved.reshape(*moved.shape[: len(front)], -1)  # [*layers, size of the axis, rest]
-    chosen = flat[..., slot.positions, :]  # [*layers, n, m, rest]
-    return chosen.reshape(*chosen.shape[:-2], -1)
-
-
-def _sums_of_distances(filters: Array, order: float) -> Array:
-    total = 0.0
-    for i in range(filters.shape[-2]):
-        total = total + _norm(abs(filters - filters[..., i : i + 1, :]), order)
-    return total
-
-
-def _norm(sizes: Array, order: float) -> Array:
-    if order == math.inf:
-        return sizes.max(-1)
-    return (sizes**order).sum(-1) ** (1 / order)
-
-
-def _sum_of_squares(values: Array) -> Array:
-    size = abs(values)
-    return (size * size).sum(-1)

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.arguments.numbers import check_count
-from jaxprune.stats.products import EXACT, between, pairs
+from jaxprune.stats.products import between, pairs
 from jaxprune.stats.readings import (
     Reading,
+    columns_by,
     kernel_matrix,
     layers_of,
     owners,
@@ -88,7 +89,9 @@ def contributions(*, positions: int | None = None) -> Statistic:
     z_i = x_i W_i are the outputs of a contraction from channel i alone, all of them, and the sum is
     over rows, outputs and readers. It is all that ThiNet and LASSO need of the data: the error of
     the outputs without the channels T is Σ_ij of T. Computed as (X^T X) * (W W^T), summed over the
-    window; its memory is K x K while a batch is measured.
+    window; its memory is K x K while a batch is measured. A reader of m outputs costs K (rows + m)
+    multiplications an input (3/4 of them or less from K = 1024 on), where it costs m rows itself:
+    a 3 x 3 convolution of as many outputs as channels has 9 times its own. `positions` draws rows.
 
     Args:
       positions: as for `gram`.
@@ -96,19 +99,23 @@ def contributions(*, positions: int | None = None) -> Statistic:
 
     def read(reading: Reading) -> Rows:
         x, _ = sampled(read_matrix(reading), reading.key, positions)
-        kernel = kernel_matrix(reading)
-        weights = jnp.einsum("gko,glo->gkl", kernel, kernel.conj(), precision=EXACT)
-        owner = owners(reading)
-        mine = (owner[..., None] == np.arange(owner.max() + 1)).astype(np.float32)
-        layers = layers_of(reading)
-        numbers = None if layers is None else jnp.asarray(layers, jnp.float32)
-        return Rows(x, (weights, jnp.asarray(mine), numbers))
+        columns, layers = columns_by(owners(reading)), layers_of(reading)
+        kernel = columns.of(kernel_matrix(reading), 1)
+        c, m = columns.inputs.shape[1:]
+        weights = pairs(kernel.mT).reshape(-1, c, m, c, m)
+        n = columns.size
+        where = columns.channels[:, :, None], columns.channels[:, None, :]
+        shape = (n, n) if layers is None else (layers.shape[1], n, n)
+        if layers is not None:
+            where = layers.argmax(1)[:, None, None], *where
+        elif (columns.channels == np.arange(n)).all():
+            where = None
+        return Rows(columns.of(x, 2), (weights, where, jnp.zeros(shape, weights.real.dtype)))
 
-    def measure(x: Array, fixed: tuple[Array, Array, Array | None]) -> Array:
-        weights, mine, layers = fixed
-        added = (pairs(x) * weights).real
-        both = jnp.einsum("gki,gkl,glj->gij", mine, added, mine, precision=EXACT)
-        return both.sum(0) if layers is None else jnp.einsum("gij,gh->hij", both, layers)
+    def measure(x: Array, fixed: tuple[Array, tuple[Array, ...] | None, Array]) -> Array:
+        weights, where, blank = fixed
+        added = (pairs(x).reshape(weights.shape) * weights).real.sum((2, 4))
+        return added.sum(0) if where is None else blank.at[where].add(added)
 
     return Statistic(measure=measure, read=read, each=_drawn(positions), weighted=True)
 

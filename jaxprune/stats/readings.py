@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -138,6 +138,48 @@ def owners(reading: Reading) -> np.ndarray:
     return in_columns(reading, owner.reshape(shape))
 
 
+class Columns(NamedTuple):
+    """The columns of `read_matrix` by the channels of a group that they are of.
+
+    size: n, of the group. channels: int[blocks, c], those of which a block has some. inputs:
+    int[blocks, c, m], which columns; there is none where it is K, as of channels that have fewer.
+    """
+
+    size: int
+    channels: np.ndarray
+    inputs: np.ndarray
+
+    def of(self, matrix: Array, axis: int) -> Array:
+        """Returns the entries of f[blocks, ...] along an axis of K, in the order of the columns."""
+        blocks, size = len(self.inputs), matrix.shape[axis]
+        order = self.inputs.reshape(blocks, -1)
+        if order.shape[1] == size and (order == np.arange(size)).all():
+            return matrix
+        if order.max(initial=0) == size:
+            matrix = jnp.pad(matrix, [(0, int(i == axis)) for i in range(matrix.ndim)])
+        return jax.vmap(lambda rows, at: jnp.take(rows, at, axis=axis - 1))(matrix, order)
+
+
+def columns_by(owner: np.ndarray) -> Columns:
+    """Returns the columns of each channel, of int[blocks, K], the channels that `owners` gives."""
+    blocks, size = owner.shape
+    members = []
+    for row in owner:
+        order = np.argsort(row, kind="stable")[np.count_nonzero(row < 0) :]
+        channels, starts = np.unique(row[order], return_index=True)
+        members.append((channels, np.split(order, starts[1:]) if len(order) else []))
+    most = max(len(channels) for channels, _ in members)
+    longest = max(len(each) for _, inputs in members for each in inputs)
+    found = Columns(
+        owner.max() + 1, np.zeros((blocks, most), int), np.full((blocks, most, longest), size)
+    )
+    for block, (channels, inputs) in enumerate(members):
+        found.channels[block, : len(channels)] = channels
+        for place, each in enumerate(inputs):
+            found.inputs[block, place, : len(each)] = each
+    return found
+
+
 def in_columns(reading: Reading, values: np.ndarray) -> np.ndarray:
     """Returns [blocks, K]: what belongs to the columns of `read_matrix`.
 
@@ -202,19 +244,24 @@ def _matrix(x: Array, blocks: Sequence[int], rows: Sequence[int], columns: Seque
 
 
 def _patches(op: Op, x: Array) -> Array:
+    """Slices of `x`, one for each place of the window: a product would take K^2 a row."""
     params, dims = op.params, op.params["dimension_numbers"]
     window = [op.ins[1][i].size for i in dims.rhs_spec[2:]]
-    patches = lax.conv_general_dilated_patches(
-        jnp.transpose(x, dims.lhs_spec),
-        window,
-        params["window_strides"],
-        params["padding"],
-        params["lhs_dilation"],
-        params["rhs_dilation"],
-        precision=lax.Precision.HIGHEST,
-    )
+    x, steps = jnp.transpose(x, dims.lhs_spec), params["rhs_dilation"]
+    pads = zip(params["padding"], params["lhs_dilation"], strict=True)
+    inner = [(*pad, gap - 1) for pad, gap in pads]
+    x = lax.pad(x, np.zeros((), x.dtype), [(0, 0, 0)] * 2 + inner)
+    reach = [(size - 1) * step for size, step in zip(window, steps, strict=True)]
+    ends = [size - far for size, far in zip(x.shape[2:], reach, strict=True)]
+    slices = []
+    for place in np.ndindex(*window):
+        first = [at * step for at, step in zip(place, steps, strict=True)]
+        last = [at + end for at, end in zip(first, ends, strict=True)]
+        strides = (1, 1, *params["window_strides"])
+        slices.append(lax.slice(x, [0, 0, *first], [*x.shape[:2], *last], strides))
     groups = params["feature_group_count"]
-    rows = jnp.moveaxis(patches, 1, -1).reshape(-1, groups, patches.shape[1] // groups)
+    rows = jnp.moveaxis(jnp.stack(slices, 2), (1, 2), (-2, -1))
+    rows = rows.reshape(-1, groups, x.shape[1] // groups * len(slices))
     return jnp.swapaxes(rows, 0, 1)
 
 
