@@ -363,3 +363,25 @@ SELECT_INPUTS.def_abstract_eval(_taken)
 mlir.register_lowering(SELECT_INPUTS, mlir.lower_fun(_take, multiple_results=False))
 ad.deflinear2(SELECT_INPUTS, _give_back)
 batching.primitive_batchers[SELECT_INPUTS] = _take_of_each
+
+
+OWNERS = core.Primitive("owners")
+"""`(counts) -> int[length]`: the place i, counts[i] times, in turn; of what is left the last."""
+
+
+def _owners(counts: Any, *, length: int, past: bool) -> Any:
+    last = counts.shape[0] - (not past)
+    found = jnp.searchsorted(jnp.cumsum(counts), jnp.arange(length), side="right")
+    return jnp.minimum(found, last).astype(counts.dtype)
+
+
+OWNERS.def_impl(_owners)
+OWNERS.def_abstract_eval(lambda counts, *, length, past: counts.update(shape=(length,)))
+mlir.register_lowering(OWNERS, mlir.lower_fun(_owners, multiple_results=False))
+
+
+def owners(eqn: Any, counts: Any, *, past: bool) -> Any:
+    """Returns an equation that makes the same of counts; `past`: what is left is of none."""
+    (length,) = shape(eqn.outvars[0])
+    params = {"length": length, "past": past}
+    return eqn.replace(primitive=OWNERS, invars=[counts], params=params)

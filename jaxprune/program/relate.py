@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from jaxprune.errors import TraceError
-from jaxprune.program import diagonals, jaxpr, pointers, reasons, traced_spaces
+from jaxprune.program import diagonals, jaxpr, pointers, reasons, repeated, traced_spaces
 from jaxprune.program import spaces as ax
 from jaxprune.program.diagonals import Diagonals
 from jaxprune.program.jaxpr import Op, Program
@@ -103,6 +103,7 @@ class Tracer:
         of: Sequence[Of] | None = None,
     ) -> Walk:
         """Returns the walk of `program` for operand axes `ins`, which point into `of`."""
+        program = repeated.joined(program)
         env: dict[Any, _Array] = {}
         given = zip(ins, sources, of or [None] * len(ins), strict=True)
         env.update(zip(program.invars, given, strict=True))

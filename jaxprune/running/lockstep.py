@@ -10,7 +10,7 @@ import numpy as np
 from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting.without_branches import Without
 from jaxprune.keep.kept import Kept
-from jaxprune.program import jaxpr, removed_values, stream_readers, used_values
+from jaxprune.program import jaxpr, removed_values, repeated, stream_readers, used_values
 from jaxprune.program.interpret import steps
 from jaxprune.program.jaxpr import Op, Program
 from jaxprune.program.relate import Walk
@@ -114,6 +114,7 @@ class _Lockstep:
     ) -> None:
         """Compares what the results in use, by default all, depend on."""
         outside, self.walk = (self.walk, self.static, self.live), walk
+        other = repeated.joined(other)
         self.static = Static(other, self.graph.rules, {})
         ins, outs = both or Both.of(walk.program, other)
         used = None
