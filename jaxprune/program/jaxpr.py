@@ -250,6 +250,17 @@ def bind(eqn: Any, args: Sequence[Any], params: dict[str, Any]) -> list[Any]:
     return list(out) if eqn.primitive.multiple_results else [out]
 
 
+def evaluated(eqns: Sequence[Any], given: Mapping[Any, Any]) -> list[np.ndarray]:
+    """Returns what equations make of given values, now: the results of the last one."""
+    known, outs = dict(given), list[Any]()
+    with jax.ensure_compile_time_eval():
+        for eqn in eqns:
+            read = (literal(x) if is_literal(x) else known[x] for x in eqn.invars)
+            outs = bind(eqn, [*map(jnp.asarray, read)], eqn.params)
+            known.update(zip(eqn.outvars, outs, strict=True))
+    return [*map(np.asarray, outs)]
+
+
 class Op:
     """An equation as the rules see it.
 
@@ -376,7 +387,7 @@ def _owners(counts: Any, *, length: int, past: bool) -> Any:
 
 
 OWNERS.def_impl(_owners)
-OWNERS.def_abstract_eval(lambda counts, *, length, past: counts.update(shape=(length,)))
+OWNERS.def_abstract_eval(lambda counts, **params: counts.update(shape=(params["length"],)))
 mlir.register_lowering(OWNERS, mlir.lower_fun(_owners, multiple_results=False))
 
 

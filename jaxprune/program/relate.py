@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from jaxprune.errors import TraceError
-from jaxprune.program import diagonals, jaxpr, pointers, reasons, repeated, traced_spaces
+from jaxprune.program import diagonals, jaxpr, pointers, reasons, traced_spaces
 from jaxprune.program import spaces as ax
 from jaxprune.program.diagonals import Diagonals
 from jaxprune.program.jaxpr import Op, Program
 from jaxprune.program.pointers import Of
 from jaxprune.program.reasons import Reason
-from jaxprune.program.rules import Rule
+from jaxprune.program.rules import Rule, repeated
 from jaxprune.program.spaces import Atom, Space
 from jaxprune.program.static import Static
 from jaxprune.program.traits import Trait

@@ -10,11 +10,11 @@ import numpy as np
 from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting.without_branches import Without
 from jaxprune.keep.kept import Kept
-from jaxprune.program import jaxpr, removed_values, repeated, stream_readers, used_values
+from jaxprune.program import jaxpr, removed_values, stream_readers, used_values
 from jaxprune.program.interpret import steps
 from jaxprune.program.jaxpr import Op, Program
 from jaxprune.program.relate import Walk
-from jaxprune.program.rules import random
+from jaxprune.program.rules import random, repeated
 from jaxprune.program.spaces import Space
 from jaxprune.program.static import Static
 from jaxprune.program.stream_readers import Reading

@@ -255,6 +255,7 @@ def opaque(why: Why) -> Any:
 _COLLECTIVES = "all_gather all_gather_invariant reduce_scatter all_to_all".split()
 _SCATTERS = "scatter scatter-add scatter-sub scatter-mul scatter-min scatter-max".split()
 
+
 def owners(op: Op) -> list[Axes]:
     """The length is not that of the counted axis; see `program.repeated`."""
     return [frozen(op.out_shapes[0], reasons.COUNTED, op)]

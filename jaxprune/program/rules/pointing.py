@@ -56,7 +56,9 @@ def chosen(op: Op) -> tuple[Space, int] | None:
 
 def owners(op: Op) -> Sequence[Of] | None:
     """Positions in the counted axis; what is past its end there is past that of the kept one."""
-    return None if op.of[0] is not None else [_into(op, op.ins[0][0], reasons.POINTED_INTO, op.name)]
+    return (
+        None if op.of[0] is not None else [_into(op, op.ins[0][0], reasons.POINTED_INTO, op.name)]
+    )
 
 
 def call(op: Op) -> Sequence[Of]:

@@ -8,8 +8,6 @@ they become one equation.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.program import jaxpr
@@ -93,19 +91,9 @@ def _past(eqns: Sequence[Any], counts: Any) -> bool | None:
     for total in (length, length // 2, length // 3):
         numbers = random.multinomial(total, random.dirichlet(np.ones(size)))
         owners = np.repeat(np.arange(size), numbers)
-        ours = _evaluated(eqns, counts, numbers)
+        ours = jaxpr.evaluated(eqns, {counts: numbers.astype(counts.aval.dtype)})[0]
         left = np.full(length - total, size)
         fits = [past for past in fits if np.array_equal(ours, [*owners, *(left - (not past))])]
         if not fits:
             return None
     return fits[0]
-
-
-def _evaluated(eqns: Sequence[Any], given: Any, numbers: np.ndarray) -> np.ndarray:
-    values = {given: numbers.astype(given.aval.dtype)}
-    with jax.ensure_compile_time_eval():
-        for eqn in eqns:
-            read = [jaxpr.literal(x) if jaxpr.is_literal(x) else values[x] for x in eqn.invars]
-            outs = jaxpr.bind(eqn, [*map(jnp.asarray, read)], eqn.params)
-            values.update(zip(eqn.outvars, outs, strict=True))
-    return np.asarray(values[eqns[-1].outvars[0]])
