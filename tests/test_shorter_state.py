@@ -86,6 +86,18 @@ def test_the_shorter_cache_gives_the_same_numbers(container, ends, channels):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("container", ["dict", "scan"])
+def test_verify_agrees_with_a_shorter_cache(container):
+    decoder = Decoder(container)
+    graph = traced(decoder)
+    keep = without(graph, ("/o", "/down")) | heads(graph)
+    inputs = TOKENS, POSITIONS, decoder.cache()
+    resized = jp.resize(decoder, graph, keep)
+    found = jp.verify(graph, decoder, keep, decoder.variables, *inputs, resized=resized)
+    assert found.resized == "exact"
+    assert set(found.groups.values()) == {"exact"}
+
+
 def test_a_shorter_cache_has_any_batch_and_length():
     decoder = Decoder("dict")
     graph = traced(decoder)

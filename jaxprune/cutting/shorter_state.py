@@ -132,11 +132,30 @@ def whole(
     if not gone.state:
         return tuple(inputs), dict(keywords)
     lost = Shorter.of(graph, gone, lambda space: ax.count(space, counts))
-    inputs, keywords = lost.filled(inputs, keywords, jax.ShapeDtypeStruct)
-    leaves, treedef = jax.tree.flatten((inputs, keywords))
+    filled = lost.filled(inputs, keywords, jax.ShapeDtypeStruct)
+    return _with_rows(graph, gone, *filled, with_rows)
+
+
+def less(
+    graph: ChannelGraph, gone: Without, inputs: Sequence[Any], keywords: Mapping[str, Any]
+) -> Inputs:
+    """Returns the inputs of a call with whole state without what it lost."""
+    lost = Shorter.of(graph, gone, lambda space: space.size)
+    return _with_rows(graph, gone, *lost.without(inputs, keywords), lambda leaf, kept: leaf[kept])
+
+
+def _with_rows(
+    graph: ChannelGraph,
+    gone: Without,
+    inputs: Sequence[Any],
+    keywords: Mapping[str, Any],
+    change: Callable[[Any, np.ndarray], Any],
+) -> Inputs:
+    """Returns the inputs of a call with `change(leaf, kept)` in the place of stacks."""
+    leaves, treedef = jax.tree.flatten((tuple(inputs), dict(keywords)))
     for place, (name, path) in state_places(graph, inputs, keywords).items():
-        kept = gone.state[name].rows.get(path) if name in gone.state else None
-        leaves[place] = leaves[place] if kept is None else with_rows(leaves[place], kept)
+        if name in gone.state and path in gone.state[name].rows:
+            leaves[place] = change(leaves[place], gone.state[name].rows[path])
     return jax.tree.unflatten(treedef, leaves)
 
 
