@@ -195,6 +195,17 @@ def tunix(family: str, name: str, **options: Any) -> Case:
     return case._replace(output=lambda outputs: outputs[0][0])
 
 
+def gemma2() -> Case:
+    """Returns Gemma 2."""
+    module = importlib.import_module("tunix.models.gemma.model")
+    kinds = (module.AttentionType.LOCAL_SLIDING, module.AttentionType.GLOBAL)
+    return tunix(
+        "gemma", "Gemma", num_embed=50, final_logit_softcap=30.0, attn_logits_soft_cap=50.0,
+        use_post_attn_norm=True, use_post_ffw_norm=True,
+        attention_types=(*kinds, kinds[0]), sliding_window_size=4,
+    )  # fmt: skip
+
+
 NETWORKS: Mapping[str, Callable[[], Case]] = {
     "ResNet-56": resnet,
     "Linen decoder, scanned": scanned,
@@ -205,7 +216,7 @@ NETWORKS: Mapping[str, Callable[[], Case]] = {
     "Qwen 3 of Tunix": lambda: tunix(
         "qwen3", "Qwen3", vocab_size=50, rope_theta=10_000, norm_eps=1e-6
     ),
-    "Gemma 2 of Tunix": lambda: tunix("gemma", "Gemma", num_embed=50),
+    "Gemma 2 of Tunix": gemma2,
 }
 
 

@@ -66,13 +66,13 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """A decoder in Linen."""
 
-    layers: int = 2
+    layers: tuple[int, ...] = (0, 1)
 
     @nn.compact
     def __call__(self, tokens, positions, cache):
         x = nn.Embed(VOCABULARY, STREAM, name="embed")(tokens)
         new = {}
-        for i in range(self.layers):
+        for i in self.layers:
             x, new[f"layer_{i}"] = Block(name=f"layer_{i}")(x, positions, cache[f"layer_{i}"])
         return nn.Dense(VOCABULARY, name="head")(nn.RMSNorm(name="norm")(x)), new
 

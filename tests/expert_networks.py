@@ -97,8 +97,45 @@ def segments(v: Any, x: Any, weights: Any, chosen: Any) -> Any:
     return jax.ops.segment_sum(y, jnp.repeat(jnp.arange(t), k), t)
 
 
+def _in_turn(v: Any, x: Any, weights: Any, chosen: Any, owners: Callable[..., Any]) -> Any:
+    """Rows in the order of their experts, which are told by how many each has."""
+    t, k = chosen.shape
+    flat = chosen.reshape(-1)
+    order = jnp.argsort(flat)
+    sizes = jax.nn.one_hot(flat, v["up"].shape[0], dtype=jnp.int32).sum(0)
+    owner = owners(sizes, t * k)
+    h = jax.nn.relu(jnp.einsum("nd,ndh->nh", x[order // k], v["up"][owner]))
+    y = lax.ragged_dot(h, v["down"], sizes)[jnp.argsort(order)]
+    return jnp.einsum("tkd,tk->td", y.reshape(t, k, -1), weights)
+
+
+def repeated(*args: Any) -> Any:
+    """As the mixtures of Gemma 4."""
+    return _in_turn(
+        *args,
+        lambda sizes, n: jnp.repeat(jnp.arange(sizes.size), sizes, total_repeat_length=n),
+    )
+
+
+def searched(*args: Any) -> Any:
+    return _in_turn(
+        *args,
+        lambda sizes, n: jnp.searchsorted(jnp.cumsum(sizes), jnp.arange(n), side="right"),
+    )
+
+
+def compared(*args: Any) -> Any:
+    return _in_turn(
+        *args,
+        lambda sizes, n: jnp.searchsorted(
+            jnp.cumsum(sizes), jnp.arange(n), side="right", method="compare_all"
+        ),
+    )
+
+
+IN_TURN = (repeated, searched, compared)
 DISPATCHES: dict[str, Callable[..., Any]] = {
-    f.__name__: f for f in (one_hot, take, scatter, capacity, sort, count, segments)
+    f.__name__: f for f in (one_hot, take, scatter, capacity, sort, count, segments, *IN_TURN)
 }
 
 

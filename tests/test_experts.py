@@ -123,3 +123,54 @@ def test_sizes_that_no_routing_makes_keep_their_groups() -> None:
     v, _ = variables()
     graph = jp.trace(fn, v, np.ones((12, 3), np.float32))
     assert all(group.size != EXPERTS for group in graph.groups.values())
+
+
+def test_an_axis_of_which_a_loop_takes_the_experts_says_so() -> None:
+    def fn(v: Any, x: Any) -> Any:
+        _, chosen = jax.lax.top_k(x @ v["router"], 2)
+        sent = jax.nn.one_hot(chosen, EXPERTS).sum(-2)
+        every = [jax.nn.relu(x @ v["up"][i]) @ v["down"][i] for i in range(EXPERTS)]
+        return jnp.einsum("te,etd->td", sent, jnp.stack(every))
+
+    v, x = variables()
+    x = x @ v["stem"]
+    graph = jp.trace(fn, v, x)
+    text = jp.explain(graph)
+    assert "2 axes: the function takes its entries one by one, as a Python loop does" in text
+    assert "down axis 0, up axis 0" in text
+    assert "axis 0, size 6: cannot be pruned: the function takes" in jp.explain(graph, "up")
+    assert [item.size for item in graph.frozen if item.why.text == "taken one by one"] == [6] * 2
+
+
+def test_no_fewer_experts_stay_than_are_chosen_where_counts_make_positions() -> None:
+    fn, (v, x) = network("mixtral", "repeated"), variables()
+    graph = jp.trace(fn, v, x)
+    group = experts(graph)
+    assert group.least == 2
+    with pytest.raises(jp.errors.KeepError, match="2"):
+        jp.slice(graph, v, {group.name: np.arange(EXPERTS) < 1})
+
+
+def test_counts_that_are_used_otherwise_make_no_positions() -> None:
+    """Positions by other formulas, or used as numbers, freeze the axis."""
+    sizes = jnp.array([2, 0, 3])
+    v, x = {"w": np.ones((4, 3), np.float32), "out": np.ones((3, 2), np.float32)}, np.ones((5, 4))
+
+    def counted(change: Any) -> Any:
+        def fn(v: Any, x: Any) -> Any:
+            sent = jax.nn.one_hot(jnp.argmax(x @ v["w"], -1), 3, dtype=int).sum(0)
+            return jnp.take(v["out"], change(sent), axis=0)
+
+        return fn
+
+    owner = lambda n: jnp.repeat(jnp.arange(3), n, total_repeat_length=5)  # noqa: E731
+    assert owner(sizes).tolist() == [0, 0, 2, 2, 2]
+    groups = {
+        name: set(jp.trace(counted(change), v, x).groups)
+        for name, change in {
+            "owner": owner,
+            "next": lambda n: (owner(n) + 1) % 3,
+            "left": lambda n: jnp.searchsorted(jnp.cumsum(n), jnp.arange(5)),
+        }.items()
+    }
+    assert groups == {"owner": {"w"}, "next": set(), "left": set()}

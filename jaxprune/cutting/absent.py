@@ -11,8 +11,8 @@ from jax import lax
 
 from jaxprune.arguments import paths
 from jaxprune.errors import TreeError
-from jaxprune.graph import ChannelGraph
-from jaxprune.inspecting.without_branches import Without
+from jaxprune.graph import Variable
+from jaxprune.inspecting.without_branches import Lost, Without
 
 
 class _Absent:
@@ -58,23 +58,24 @@ def _or_none(child: Any) -> Any:
 
 
 def with_leaves(
-    graph: ChannelGraph,
+    known: Mapping[str, Variable],
     small: Any,
-    gone: Without,
+    gone: Without | Lost,
     full: Mapping[str, Any] | None,
     into: Any,
     widened: Callable[[Any], Any],
+    empty: Callable[[Mapping[str, Any]], Any],
 ) -> Any:
     """Returns the tree of `into` with the leaves of a tree that lacks those that are `gone`.
 
-    What is absent is that of `full`, the leaves of `into`, or zero. `widened` gives a tree its
-    pruned channels back.
+    What is absent is that of `full`, the leaves of `into`, or of the tree that `empty` gives for
+    the leaves that are there. `widened` gives a tree its pruned channels back.
 
     Raises:
       TreeError: without `into`, `small` is a part of the tree of the graph.
     """
     leaves = paths.flatten(small)[0]
-    if full is None and (missing := graph.variables.keys() - leaves.keys() - gone.variables):
+    if full is None and (missing := known.keys() - leaves.keys() - gone.variables):
         raise TreeError(
             f"the tree lacks {sorted(missing)[:5]}, which do not go with a branch, so that its "
             "full form is not known.\nFix: unslice(..., into=the full tree)."
@@ -84,13 +85,8 @@ def with_leaves(
     if full is not None:
         for path, kept in rows.items():
             wide[path] = _rows_of(wide[path], full[path], kept)
-        filled = [wide.get(path, leaf) for path, leaf in full.items()]
-        return jax.tree.unflatten(jax.tree.structure(into), filled)
-    whole = [
-        wide[path] if path in wide else np.zeros(variable.shape, variable.dtype)
-        for path, variable in graph.variables.items()
-    ]
-    return jax.tree.unflatten(graph.treedef, whole)
+    others, treedef = paths.flatten(empty(wide) if full is None else into)
+    return jax.tree.unflatten(treedef, [wide.get(path, leaf) for path, leaf in others.items()])
 
 
 def _rows_of(wide: Any, other: Any, kept: np.ndarray) -> Any:

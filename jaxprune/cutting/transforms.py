@@ -11,12 +11,12 @@ from jax.core import Tracer
 from jaxprune.arguments import paths
 from jaxprune.arguments.checks import is_array, kind_of
 from jaxprune.arguments.stored_arrays import in_memory
-from jaxprune.cutting import absent, entries
+from jaxprune.cutting import absent, entries, shorter_state
 from jaxprune.errors import KeepError, TreeError
 from jaxprune.graph import ChannelGraph, Slot, Variable, check_graph
 from jaxprune.inspecting import without_branches
 from jaxprune.inspecting.last_weights import last_weights
-from jaxprune.inspecting.without_branches import Without
+from jaxprune.inspecting.without_branches import NOTHING, Lost, Without
 from jaxprune.keep.check import Keep, Widths, check_keep
 from jaxprune.keep.kept import Kept, touched
 from jaxprune.program import spaces as ax
@@ -177,12 +177,13 @@ def sliced(
     leaves, treedef = paths.flatten(variables)
     _check_arrays(known, leaves, {}, state)
     small = jax.tree.unflatten(treedef, _taken(known, leaves, kept.indices, fit=fit).values())
-    if state is not None or all(map(np.all, parts.branches.values())):
+    if all(map(np.all, parts.branches.values())):
         return small
-    return without(small, without_branches.without(graph, parts.branches))
+    gone = without_branches.without(graph, parts.branches)
+    return without(small, gone if state is None else gone.state.get(str(state), NOTHING))
 
 
-def without(small: Any, gone: Without) -> Any:
+def without(small: Any, gone: Without | Lost) -> Any:
     """Returns a tree without the variables, and the rows of stacked ones, that go with branches."""
     leaves, treedef = paths.flatten(small)
     rows = {
@@ -279,10 +280,18 @@ def unslice(
         wide = _taken(known, leaves, kept.places, kept.mask, into=full)
         return jax.tree.unflatten(treedef, wide.values())
 
-    if state is not None or all(map(np.all, parts.branches.values())):
+    if all(map(np.all, parts.branches.values())):
         return widened(small)
     gone = without_branches.without(graph, parts.branches)
-    return absent.with_leaves(graph, small, gone, full, into, widened)
+    part = gone if state is None else gone.state.get(str(state), NOTHING)
+
+    def empty(leaves: Mapping[str, Any]) -> Any:
+        if state is not None:
+            return shorter_state.empty(graph, str(state), leaves)
+        zeros = [np.zeros(v.shape, v.dtype) for v in graph.variables.values()]
+        return jax.tree.unflatten(graph.treedef, zeros)
+
+    return absent.with_leaves(known, small, part, full, into, widened, empty)
 
 
 def check_tree(graph: ChannelGraph, leaves: Mapping[str, Any], counts: Widths) -> None:

@@ -12,6 +12,7 @@ import jax
 
 from jaxprune.arguments import paths
 from jaxprune.cutting.absent import without_leaves
+from jaxprune.cutting.shorter_state import Shorter
 from jaxprune.graph import ChannelGraph
 from jaxprune.haiku.library import haiku
 from jaxprune.program import jaxpr, removed_values
@@ -56,7 +57,8 @@ def zeros_of(call: Function, args: Any, kwargs: Any) -> Any:
 
 
 def filled(fn: Function, graph: ChannelGraph, kept: KeptDepth) -> Function:
-    """Returns a function that is called without the variables that go."""
+    """Returns a function that is called without the variables and the state that go."""
+    lost = Shorter.of(graph, kept.without, kept.size)
 
     def run(variables: Any, *inputs: Any, **keywords: Any) -> Any:
         leaves = paths.flatten(variables)[0]
@@ -64,6 +66,7 @@ def filled(fn: Function, graph: ChannelGraph, kept: KeptDepth) -> Function:
             leaves[path] if path in leaves else jaxpr.zeros(kept.shape(variable), variable.dtype)
             for path, variable in graph.variables.items()
         ]
+        inputs, keywords = lost.filled(inputs, keywords, jaxpr.zeros)
         outputs = fn(jax.tree.unflatten(graph.treedef, whole), *inputs, **keywords)
         return without_leaves(outputs, kept.without.outputs)
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting.cached import once
+from jaxprune.inspecting.carried import results
 from jaxprune.keep.check import BRANCH
-from jaxprune.program import outputs, residual_sums
+from jaxprune.program import residual_sums
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.liveness import Live
 from jaxprune.program.residual_sums import Other, Removable
@@ -93,11 +94,6 @@ def branches(graph: ChannelGraph) -> Mapping[str, Branch]:
 def other_sums(graph: ChannelGraph) -> tuple[Other, ...]:
     """Returns the sums of two layers of which no operand can go, with why."""
     return _sums(graph).others
-
-
-def results(graph: ChannelGraph) -> list[bool]:
-    """For every output whether it counts: not if it is the update of a variable."""
-    return [twin is None for twin in outputs.twins(graph.output, graph.variables)]
 
 
 @once

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxprune.arguments import paths
 from jaxprune.arguments.checks import check_mapping, kind_of
@@ -13,7 +14,7 @@ from jaxprune.graph import ChannelGraph, Variable
 from jaxprune.inspecting.closed_forms import ClosedForm, entries
 from jaxprune.inspecting.parameters import parameters
 from jaxprune.inspecting.terms import Product, Terms
-from jaxprune.inspecting.without_branches import Without
+from jaxprune.inspecting.without_branches import NOTHING, Without
 from jaxprune.program import spaces as ax
 
 Sizes = Mapping[str, Mapping[int, int]]
@@ -22,8 +23,8 @@ Sizes = Mapping[str, Mapping[int, int]]
 def state_bytes(*, sizes: Sizes | None = None, dtype: Any = None) -> ClosedForm:
     """Returns the cost: bytes of the state of a call, such as a KV cache or a recurrent state.
 
-    It is that of all inputs that `state=` of `jp.trace` names, counters among them. The state of a
-    branch that goes counts on: `jp.narrow` still takes it.
+    It is that of all inputs that `state=` of `jp.trace` names, counters among them, without what
+    goes with branches.
 
     Args:
       sizes: {pattern of paths: {axis: size}}, what these axes are when the network runs, such as
@@ -54,18 +55,22 @@ def state_bytes(*, sizes: Sizes | None = None, dtype: Any = None) -> ClosedForm:
         bytes_of(dtype)
     other = None if dtype is None else jnp.dtype(dtype)
 
-    def terms(graph: ChannelGraph, _: Without | None) -> Terms:
-        known = {
-            f"{name}/{path}".rstrip("/"): variable
-            for name, state in graph.state.items()
-            for path, variable in state.variables.items()
-        }
+    def terms(graph: ChannelGraph, gone: Without | None) -> Terms:
+        known, stay = {}, {}
+        for name, state in graph.state.items():
+            lost = NOTHING if gone is None else gone.state.get(name, NOTHING)
+            for path, variable in state.variables.items():
+                key = f"{name}/{path}".rstrip("/")
+                known[key] = variable
+                if path not in lost.variables:
+                    rows = lost.rows.get(path)
+                    stay[key] = {} if rows is None else {0: int(np.count_nonzero(rows))}
         if not known:
             raise BudgetError(
                 "the graph has no state.\nFix: jp.trace(fn, variables, x, cache, state='cache')."
             )
         paths.require(given, known, what="sizes pattern")
-        return [_bytes_at(path, variable, given, other) for path, variable in known.items()]
+        return [_bytes_at(path, known[path], given, other, rows) for path, rows in stay.items()]
 
     return ClosedForm("state_bytes", terms)
 
@@ -73,12 +78,14 @@ def state_bytes(*, sizes: Sizes | None = None, dtype: Any = None) -> ClosedForm:
 _SIZES = "{'cache/*/k': {0: batch, 1: length}}"
 
 
-def _bytes_at(path: str, variable: Variable, sizes: Sizes, dtype: Any) -> Product:
-    """The bytes of one leaf of state."""
+def _bytes_at(
+    path: str, variable: Variable, sizes: Sizes, dtype: Any, rows: Mapping[int, int]
+) -> Product:
+    """The bytes of one leaf of state, of which some `rows` stay: {0: how many}."""
     floating = jnp.issubdtype(variable.dtype, jnp.floating)
     factor: Any = bytes_of(dtype if dtype is not None and floating else variable.dtype)
     asked = [each for pattern, each in sizes.items() if paths.matches(pattern, path)]
-    at = {axis: plain(size) for each in asked for axis, size in each.items()}
+    at = {axis: plain(size) for each in (rows, *asked) for axis, size in each.items()}
     axes = list(enumerate(variable.axes))
     for axis, size in at.items():
         if not is_integer(axis) or not 0 <= axis < len(axes) or not is_count(size):

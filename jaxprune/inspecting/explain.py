@@ -12,7 +12,7 @@ from jaxprune.groups.kinds import kinds
 from jaxprune.inspecting import explain_branches
 from jaxprune.inspecting.aligned import table
 from jaxprune.inspecting.tables import channel_costs, headline
-from jaxprune.inspecting.why_frozen import Explained, explained
+from jaxprune.inspecting.why_frozen import Explained, explained, immovable
 from jaxprune.keep.check import BRANCH
 from jaxprune.program import spaces as ax
 from jaxprune.program.interpret import every_op
@@ -272,9 +272,8 @@ def _axes(variable: Variable, uses: Mapping[tuple[str, int], Sequence[str]]) -> 
     for axis, (size, space) in enumerate(zip(variable.shape, variable.axes, strict=True)):
         said = list(uses.get((variable.path, axis), ()))
         parts: dict[Explained, list[int]] = {}
-        for atom in dict.fromkeys(ax.atoms(space)):
-            if atom.reason is not None and atom.size > 1:
-                parts.setdefault(explained(atom.reason), []).append(atom.size)
+        for part, reason in immovable(space):
+            parts.setdefault(explained(reason), []).append(part)
         for why, sizes in parts.items():
             part = "" if sizes == [size] else f"a part of size {' x '.join(map(str, sizes))} "
             said.append(f"{part}cannot be pruned: {why.words}{_way_out(why.way_out, '    ')}")
@@ -291,10 +290,9 @@ def _frozen(graph: ChannelGraph) -> list[str]:
     by_reason: dict[Explained, list[str]] = {}
     for variable in graph.variables.values():
         for axis, space in enumerate(variable.axes):
-            for atom in dict.fromkeys(ax.atoms(space)):
-                if atom.reason is not None and atom.size > 1:
-                    axes = by_reason.setdefault(explained(atom.reason, brief=True), [])
-                    axes.append(f"{variable.path} axis {axis}")
+            for _, reason in immovable(space):
+                axes = by_reason.setdefault(explained(reason, brief=True), [])
+                axes.append(f"{variable.path} axis {axis}")
     lines = []
     for why, axes in by_reason.items():
         lines.append(f"  {_axes_of(len(axes))}: {why.words}{_way_out(why.way_out, '    ')}")

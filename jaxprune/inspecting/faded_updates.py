@@ -1,8 +1,8 @@
-"""Updates of stacked variables, such as caches, that end in the steps of a scan that lose a branch.
+"""Updates of stacks, such as caches, that end in the steps of a scan that lose a branch.
 
-An update of a variable that a scan steps over has a row for every step. Where a step loses a branch
-its row ends if it depends on what only the branch had use for, or is made of nothing but the
-variable's own row, such as a counter, that only the branch read. The variable loses the same rows.
+An update of a variable, or of state, that a scan steps over has a row for every step. Where a step
+loses a branch its row ends if it depends on what only the branch had use for, or is made of nothing
+but its own row, such as a counter, that only the branch read. The stack loses the same rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprune.graph import ChannelGraph
+from jaxprune.inspecting.carried import twins
 from jaxprune.inspecting.stacked_rows import stepped
-from jaxprune.program import jaxpr, outputs
+from jaxprune.program import jaxpr
 from jaxprune.program.flat_program import INLINED, FlatProgram
 from jaxprune.program.interpret import steps
 from jaxprune.program.jaxpr import Op
@@ -32,9 +33,9 @@ class Faded(NamedTuple):
 def faded(graph: ChannelGraph, counts: Sequence[bool], cuts: Cuts) -> dict[int, Faded]:
     """Returns {output: in which steps it ends} of the updates that end in some.
 
-    `counts` says which outputs are no updates.
+    `counts` says which outputs are needed in any case.
     """
-    walk, paths = graph.walk, list(graph.variables)
+    walk = graph.walk
     after = Live(walk, counts, cuts)
     uncut = {
         op: {side: np.zeros_like(which) for side, which in sides.items()}
@@ -43,12 +44,12 @@ def faded(graph: ChannelGraph, counts: Sequence[bool], cuts: Cuts) -> dict[int, 
     }
     before = Live(walk, counts, uncut)
     found = {}
-    for i, twin in enumerate(outputs.twins(graph.output, graph.variables)):
+    for i, twin in enumerate(twins(graph)):
         place = None if twin is None else _row_of_step(walk, walk.program.outvars[i])
         if twin is None or place is None or place[0] not in after.runs:
             continue
         scan, result = place
-        home = stepped(graph).get(paths[twin])
+        home = stepped(graph).get(twin)
         if home is None or home[0] is not scan:
             continue
         ends = np.zeros(scan.params["length"], bool)

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.graph import ChannelGraph
-from jaxprune.inspecting.branches import Branch, branches, results
+from jaxprune.inspecting.branches import Branch, branches
 from jaxprune.inspecting.cached import once
+from jaxprune.inspecting.carried import results
 from jaxprune.program import jaxpr
 from jaxprune.program.flat_program import FlatProgram, Node
 from jaxprune.program.interpret import steps

@@ -1,4 +1,4 @@
-"""Who reads which rows of the variables, and which rows nothing reads without some branches."""
+"""Who reads which rows of variables and state, and which of them nothing reads any more."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting.cached import once
+from jaxprune.inspecting.carried import carried
 from jaxprune.program import jaxpr
 from jaxprune.program.flat_program import INLINED
 from jaxprune.program.interpret import steps
@@ -17,11 +18,11 @@ from jaxprune.program.rules.joining import rows_of
 from jaxprune.program.traits import Form, Trait
 
 Rows = range | np.ndarray
-"""Rows of variables, counted through all of them; -1 of what is none."""
+"""Rows of inputs, counted through all of them; -1 of what is none."""
 
 
 class _Use(NamedTuple):
-    """An operand of an operation that is rows of variables; no operation where it is a result."""
+    """An operand of an operation that is rows of inputs; no operation where it is a result."""
 
     rows: Rows
     op: Op | None
@@ -34,23 +35,23 @@ class _Use(NamedTuple):
         return self.op if self.operand >= sum(steps(self.op)) else None
 
 
-def rows_left(graph: ChannelGraph, whole: Live, live: Live) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (path, which of its rows stay) of the variables of which some rows go.
+def rows_left(graph: ChannelGraph, whole: Live, live: Live) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields (place, which of its rows stay) of the variables and state of which some rows go.
 
     `whole` is what the program needs, `live` what is left of it.
     """
     of = _all_rows(graph)
     uses = _uses(graph)
     stay = _read(uses, live, of) | ~_read(uses, whole, of)
-    for path, rows in of.items():
+    for place, rows in of.items():
         here = stay[rows.start : rows.stop]
         if not here.all():
-            yield path, here
+            yield place, here
 
 
-def _read(uses: Sequence[_Use], live: Live, of: Mapping[str, range]) -> np.ndarray:
+def _read(uses: Sequence[_Use], live: Live, of: Mapping[int, range]) -> np.ndarray:
     """Which rows something reads that is live."""
-    read = np.zeros(sum(map(len, of.values())) + 1, bool)  # the last one is that of no variable
+    read = np.zeros(sum(map(len, of.values())) + 1, bool)  # the last one is that of no input
     for use in uses:
         if use.op is not None and use.op not in live.sometimes:
             continue
@@ -69,37 +70,38 @@ def _index(rows: Rows) -> Any:
 
 
 @once
-def stepped(graph: ChannelGraph) -> Mapping[str, tuple[Op, int]]:
-    """Returns {path: scan, operand} of the variables that nothing but one scan steps over."""
+def stepped(graph: ChannelGraph) -> Mapping[int, tuple[Op, int]]:
+    """Returns {place: scan, operand} of the inputs that nothing but one scan steps over."""
     of, readers = _all_rows(graph), {}
-    ends = [rows.stop for rows in of.values()]
+    places, ends = list(of), [rows.stop for rows in of.values()]
     for use in _uses(graph):
-        for place in np.unique(np.searchsorted(ends, use.rows, side="right")):
-            readers.setdefault(int(place), []).append(use)
+        for i in np.unique(np.searchsorted(ends, use.rows, side="right")):
+            readers.setdefault(places[i], []).append(use)
     return {
-        path: (scan, uses[0].operand)
-        for place, (path, rows) in enumerate(of.items())
+        place: (scan, uses[0].operand)
+        for place, rows in of.items()
         if len(uses := readers.get(place, ())) == 1
         and (scan := uses[0].scan()) is not None
         and np.array_equal(uses[0].rows, rows)
     }
 
 
-def _all_rows(graph: ChannelGraph) -> dict[str, range]:
-    """{path: the rows of a variable}; one without axes has none."""
+def _all_rows(graph: ChannelGraph) -> dict[int, range]:
+    """{place: the rows of a variable or of state}; one without axes has none."""
     found, count = {}, 0
-    for path, variable in graph.variables.items():
-        size = variable.shape[0] if variable.shape else 0
-        found[path] = range(count, count + size)
+    for place, item in carried(graph).items():
+        size = item.array.shape[0] if item.array.shape else 0
+        found[place] = range(count, count + size)
         count += size
     return found
 
 
 @once
 def _uses(graph: ChannelGraph) -> Sequence[_Use]:
-    """Who reads rows of variables as they are."""
-    variables = graph.walk.program.invars[: len(graph.variables)]
-    return list(_readers(graph.walk, dict(zip(variables, _all_rows(graph).values(), strict=True))))
+    """Who reads rows of variables and state as they are."""
+    inputs = graph.walk.program.invars
+    given = {inputs[place]: rows for place, rows in _all_rows(graph).items()}
+    return list(_readers(graph.walk, given))
 
 
 def _readers(walk: Walk, given: Mapping[Any, Rows]) -> Iterator[_Use]:

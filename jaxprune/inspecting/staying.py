@@ -7,6 +7,7 @@ from typing import NamedTuple
 from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting.branches import Branch, branches
 from jaxprune.inspecting.cached import once
+from jaxprune.inspecting.carried import carried
 from jaxprune.inspecting.stacked_rows import stepped
 from jaxprune.inspecting.terms import Dearest, Term
 from jaxprune.inspecting.without_branches import alone
@@ -38,7 +39,8 @@ def staying(graph: ChannelGraph) -> Mapping[Op | str, Stays]:
     for branch in branches(graph).values():
         for of in (*alone(branch), *branch.variables):
             needed.setdefault(of, []).append(branch)
-    homes = {path: scan for path, (scan, _) in stepped(graph).items()}
+    known = carried(graph)
+    homes = {known[i].path: scan for i, (scan, _) in stepped(graph).items() if not known[i].state}
     return MappingProxyType(
         {
             of: _stays(several, homes.get(of) if isinstance(of, str) else _scan(of))

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from jaxprune.program import reasons
+from jaxprune.program import spaces as ax
 from jaxprune.program.reasons import Reason
 
 
@@ -10,6 +12,14 @@ class Explained(NamedTuple):
 
     words: str
     way_out: str = ""
+
+
+def immovable(space: ax.Space) -> list[tuple[int, Reason]]:
+    """Returns (size, why) of the parts of an axis that cannot be pruned."""
+    parts = [atom for atom in dict.fromkeys(ax.atoms(space)) if atom.size > 1]
+    if not parts and space.size > 1:
+        return [(space.size, Reason(reasons.ONE_BY_ONE))]
+    return [(atom.size, atom.reason) for atom in parts if atom.reason is not None]
 
 
 def explained(reason: Reason, *, brief: bool = False) -> Explained:

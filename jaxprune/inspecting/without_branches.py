@@ -1,6 +1,7 @@
-"""What goes with branches: operations, variables, and rows of stacked variables."""
+"""What goes with branches: operations, variables and state, and rows of stacked ones."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -11,12 +12,13 @@ from jaxprune.arguments.checks import check_mapping, kind_of
 from jaxprune.arguments.paths import near
 from jaxprune.errors import KeepError
 from jaxprune.graph import ChannelGraph, Contraction, check_graph
-from jaxprune.inspecting.branches import Branch, branches, results
+from jaxprune.inspecting.branches import Branch, branches
 from jaxprune.inspecting.cached import once
+from jaxprune.inspecting.carried import Carried, carried, results, twins
 from jaxprune.inspecting.faded_updates import faded, made_of
 from jaxprune.inspecting.stacked_rows import rows_left
 from jaxprune.keep.check import is_branch
-from jaxprune.program import jaxpr, outputs
+from jaxprune.program import jaxpr
 from jaxprune.program.interpret import every_op
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.liveness import Cuts, Live, tainted
@@ -31,12 +33,23 @@ class Kept(NamedTuple):
     branches: dict[str, Any]
 
 
+class Lost(NamedTuple):
+    """What goes of a state; as the same fields of `Without`."""
+
+    variables: frozenset[str]
+    rows: Mapping[str, np.ndarray]
+
+
+NOTHING = Lost(frozenset(), MappingProxyType({}))
+
+
 class Without(NamedTuple):
     """A program without some of its branches.
 
     live: what is left of it. idle: the operations that go.
     variables: the paths of the variables that go. rows: {path: bool[steps]}, which rows stay of
     stacked variables of which some go. outputs: places of the outputs that go with their variables.
+    state: {name of a state: what of it goes}. inputs: places of the inputs that go.
     """
 
     live: Live
@@ -44,6 +57,8 @@ class Without(NamedTuple):
     variables: frozenset[str]
     rows: Mapping[str, np.ndarray]
     outputs: frozenset[int]
+    state: Mapping[str, Lost] = MappingProxyType({})
+    inputs: frozenset[int] = frozenset()
 
 
 def split(graph: ChannelGraph, keep: Keep, *, traced: bool = False) -> Kept:
@@ -130,7 +145,7 @@ def without(graph: ChannelGraph, kept: Mapping[str, np.ndarray]) -> Without:
     for name, mask in gone_of(graph, kept).items():
         branch = known[name]
         cuts.setdefault(branch.op, {})[branch.side] = bool(mask) if mask.ndim == 0 else mask
-    return _without(graph, cuts)
+    return _without(graph, cuts, results(graph))
 
 
 def alone(branch: Branch) -> frozenset[Op]:
@@ -152,10 +167,10 @@ def repeats(item: Contraction, gone: Without | None) -> int:
     return item.repeats
 
 
-def _without(graph: ChannelGraph, cuts: Cuts) -> Without:
+def _without(graph: ChannelGraph, cuts: Cuts, counts: Sequence[bool]) -> Without:
     walk, program = graph.walk, graph.walk.program
-    counts = results(graph)
-    places = {var: i for i, var in enumerate(program.invars[: len(graph.variables)])}
+    known = carried(graph)
+    places = {program.invars[place]: place for place in known}
     passed = [None if jaxpr.is_literal(x) else places.get(x) for x in program.outvars]
     before, after = Live(walk, counts, {}), Live(walk, counts, cuts)
     gone, partly = before.ops - after.sometimes, before.ops - after.ops
@@ -165,9 +180,9 @@ def _without(graph: ChannelGraph, cuts: Cuts) -> Without:
     lost = {i for i, flag in enumerate(dead) if flag and not counts[i]}
     ends = {i: item for i, item in faded(graph, counts, cuts).items() if i not in lost}
     lost |= {i for i, item in ends.items() if item.steps.all()}
-    _check_whole(
-        i for i, flag in enumerate(some) if flag and not counts[i] and i not in {*lost, *ends}
-    )
+    next_of = twins(graph)
+    mixed = {i for i, flag in enumerate(some) if flag and not counts[i]} - {*lost, *ends}
+    _check_whole(i for i in mixed if (next_of[i] or 0) < len(graph.variables))
     unchanged = [place is not None for place in passed]
     own = {i: n for i, n in _own_updates(graph).items() if i not in lost and not unchanged[i]}
     if own:  # counters of what went, which nothing else reads
@@ -181,21 +196,36 @@ def _without(graph: ChannelGraph, cuts: Cuts) -> Without:
         stops.setdefault(item.scan, {})[item.result] = item.steps
     whole, live = Live(walk, [not flag for flag in unchanged], {}), Live(walk, wanted, cuts, stops)
     unread = {i for i in places.values() if whole.reads[i] and not live.reads[i]}
-    twins = outputs.twins(graph.output, graph.variables)
-    written = {place for i in lost if (place := twins[i]) is not None}
+    mixed |= {i for i in lost if (place := next_of[i]) is not None and live.reads[place]}
+    if mixed:  # one array of what goes and of what stays
+        return _without(graph, cuts, [flag or i in mixed for i, flag in enumerate(counts)])
+    written = {place for i in lost if (place := next_of[i]) is not None}
     unread |= {place for place in written if not live.reads[place]}
     lost |= {i for i, place in enumerate(passed) if place in unread}
-    paths = list(graph.variables)
-    gone_paths = frozenset(paths[i] for i in unread)
-    rows = {p: rows for p, rows in rows_left(graph, whole, live) if p not in gone_paths}
-    left = {i: rows.get(paths[twins[i] or 0], np.True_) for i in ends.keys() - lost}
+    rows = {p: rows for p, rows in rows_left(graph, whole, live) if p not in unread}
+    left = {i: rows.get(next_of[i] or 0, np.True_) for i in ends.keys() - lost}
     _check_whole(i for i, stay in left.items() if np.any(stay == ends[i].steps))
+    states = {name: _lost(known, unread, rows, name) for name in (None, *graph.state)}
+    of_variables = states.pop(None)
     return Without(
         live=live,
         idle=live.idle(walk),
-        variables=gone_paths,
-        rows=rows,
+        variables=of_variables.variables,
+        rows=of_variables.rows,
         outputs=frozenset(lost),
+        state={name: item for name, item in states.items() if name and any(item)},
+        inputs=frozenset(unread),
+    )
+
+
+def _lost(
+    known: Mapping[int, Carried], gone: Iterable[int], rows: Mapping[int, Any], state: str | None
+) -> Lost:
+    """What goes of a state, or of the variables."""
+    here = {place: item.path for place, item in known.items() if item.state == state}
+    return Lost(
+        frozenset(here[place] for place in gone if place in here),
+        {here[place]: stay for place, stay in rows.items() if place in here},
     )
 
 
@@ -211,10 +241,9 @@ def _check_whole(torn: Iterable[int]) -> None:
 
 @once
 def _own_updates(graph: ChannelGraph) -> Mapping[int, int]:
-    """{output: variable} of updates that are made of nothing but the variable, such as counters."""
+    """{output: input} of updates that are made of nothing but the input, such as counters."""
     flat, made = made_of(graph.walk)
-    twins = outputs.twins(graph.output, graph.variables)
-    ends = zip(flat.outs, twins, strict=True)
+    ends = zip(flat.outs, twins(graph), strict=True)
     return {
         i: place
         for i, (value, place) in enumerate(ends)

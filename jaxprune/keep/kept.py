@@ -92,15 +92,24 @@ def with_state(
     """
     if not graph.state:
         return tuple(inputs), dict(keywords)
-    named = call_inputs.named(inputs, keywords)
-    leaves = [leaf for _, leaf in named]
-    for state in graph.state.values():
+    leaves = [leaf for _, leaf in call_inputs.named(inputs, keywords)]
+    for place, (name, path) in state_places(graph, inputs, keywords).items():
+        leaves[place] = change(leaves[place], graph.state[name].variables[path])
+    treedef = jax.tree.structure((tuple(inputs), dict(keywords)))
+    return jax.tree.unflatten(treedef, leaves)
+
+
+def state_places(
+    graph: ChannelGraph, inputs: Sequence[Any], keywords: Mapping[str, Any]
+) -> dict[int, tuple[str, str]]:
+    """Returns {place among the leaves of a call: name of a state, path in it}."""
+    named, found = call_inputs.named(inputs, keywords), {}
+    for name, state in graph.state.items():
         ways = (states.below(path, named) for path in state.inputs)
         for path, place in next(filter(None, ways), {}).items():
             if path in state.variables:
-                leaves[place] = change(leaves[place], state.variables[path])
-    treedef = jax.tree.structure((tuple(inputs), dict(keywords)))
-    return jax.tree.unflatten(treedef, leaves)
+                found[place] = name, path
+    return found
 
 
 def touched(space: ax.Space, keep: Keep) -> bool:

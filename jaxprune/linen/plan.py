@@ -256,8 +256,14 @@ class Resized(nn.Module):
 
     def run(self, *args: Any, method: str | Callable[..., Any] = "__call__", **kwargs: Any) -> Any:
         """Calls a method of the module, given by name or as a function of the module."""
-        with self._running() as bound:
-            return call(bound, method, args, kwargs)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with self._running() as bound:
+                return call(bound, method, args, kwargs)
+
+        for state in (plan.removed.state for plan in self.plans):
+            run = run if state is None else partial(state.called, run)
+        return run(*args, **kwargs)
 
     @contextmanager
     def _running(self) -> Generator[nn.Module, None, None]:

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 from flax.core import meta
 
+from jaxprune.cutting.shorter_state import Shorter
 from jaxprune.graph import ChannelGraph
 from jaxprune.program import jaxpr, removed_values
 from jaxprune.running import removed_calls
@@ -21,13 +22,14 @@ from jaxprune.running.removed_calls import is_part
 
 
 class Removed(NamedTuple):
-    """What goes: `calls`, paths of modules whose calls give zeros, and `variables`.
+    """What goes: `calls`, paths of modules whose calls give zeros, `variables`, and of the `state`.
 
     A variable is the pair of its collection and its path.
     """
 
     calls: tuple[str, ...] = ()
     variables: tuple[tuple[str, str], ...] = ()
+    state: Shorter | None = None
 
     def below(self, path: str) -> "Removed":
         """Returns what goes of the module at a path, for that module by itself."""
@@ -45,6 +47,12 @@ class Removed(NamedTuple):
 
 
 NOTHING = Removed()
+
+
+def state_of(graph: ChannelGraph, kept: KeptDepth, *, mutable: bool) -> Shorter | None:
+    """Returns what the state of a module's call lost; `mutable` calls give variables back too."""
+    lost = Shorter.of(graph, kept.without, kept.size, "0/" if mutable else "")
+    return lost if lost.entries else None
 
 
 def removed_of(

@@ -16,9 +16,16 @@ from jaxprune.keep.check import Keep
 from jaxprune.keep.kept import Kept
 from jaxprune.linen.attributes import Shape, View
 from jaxprune.linen.found_attributes import Attributes, Draft, held_by, holders, items, path_of
-from jaxprune.linen.given_module import HIDDEN, At, as_traced, called_modules, check_module
+from jaxprune.linen.given_module import (
+    HIDDEN,
+    At,
+    Function,
+    as_traced,
+    called_modules,
+    check_module,
+)
 from jaxprune.linen.plan import Resized, Resizing, resized
-from jaxprune.linen.removed import Removed, marked, removed_of
+from jaxprune.linen.removed import Removed, marked, removed_of, state_of
 from jaxprune.running import head_sizes, same_program
 from jaxprune.running.attribute_search import Overrides, solved
 from jaxprune.running.compared import Attempt, Compared
@@ -178,7 +185,11 @@ def _removed(graph: ChannelGraph, kept: Kept, at: At) -> Removed:
     """What of the modules goes with branches."""
     if not isinstance(kept, KeptDepth):
         return Removed()
-    return removed_of(graph, kept, lambda paths: marked(at(), paths))
+    removed = removed_of(graph, kept, lambda paths: marked(at(), paths))
+    if not isinstance(graph.fn, Function):  # whose inputs may be others than those of the module
+        return removed
+    mutable = graph.constants.get("mutable", False) is not False
+    return removed._replace(state=state_of(graph, kept, mutable=mutable))
 
 
 def _shapes(graph: ChannelGraph, kept: Kept) -> Iterator[tuple[str, tuple[Shape, Shape]]]:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxprune.cutting.shorter_state import Shorter
 from jaxprune.graph import ChannelGraph
 from jaxprune.nnx.names import calling, modules
 from jaxprune.nnx.pure_function import Function, hollow
@@ -160,6 +161,20 @@ def replace_gone(model: nnx.Module, gone: Gone) -> None:
         for name, value in list(vars(holder).items()):  # at its other places too
             if any(value is module for module in old):
                 setattr(holder, name, new[id(value)])
+
+
+def with_less_state(model: nnx.Module, method: Any, lost: Shorter) -> None:
+    """Lets a method of a model of our own take and give back state without what it lost."""
+    kind, name = type(model), method if isinstance(method, str) else method.__name__
+    if not lost.entries or getattr(kind, name, None) is None:
+        return
+
+    @functools.wraps(getattr(kind, name))
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return lost.called(functools.partial(getattr(kind, name), self), *args, **kwargs)
+
+    space = {name: run, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    object.__setattr__(model, "__class__", type(kind.__name__, (kind,), space))
 
 
 def _at(node: Any, path: Iterable[Any]) -> Any:

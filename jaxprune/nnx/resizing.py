@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -11,6 +10,7 @@ from flax import nnx
 from jaxprune.arguments import integers, paths
 from jaxprune.arguments.checks import check_overrides, kind_of
 from jaxprune.cutting.optimizer_state import slice_opt_state
+from jaxprune.cutting.shorter_state import Shorter
 from jaxprune.cutting.transforms import check_tree, sliced
 from jaxprune.errors import ResizeError, TraceError, TreeError
 from jaxprune.graph import ChannelGraph, check_graph
@@ -29,7 +29,7 @@ from jaxprune.nnx.pure_function import (
     set_attributes,
     variables,
 )
-from jaxprune.nnx.removed import gone_of, replace_gone
+from jaxprune.nnx.removed import gone_of, replace_gone, with_less_state
 from jaxprune.program import jaxpr
 from jaxprune.running import head_sizes, same_program
 from jaxprune.running.attribute_search import Holder, solved
@@ -111,7 +111,13 @@ def _remover(graph: ChannelGraph, kept: Kept, fn: Function) -> Callable[[nnx.Mod
     """Returns what takes the modules out of a model that go with branches, None if none do."""
     if not isinstance(kept, KeptDepth):
         return None
-    return partial(replace_gone, gone=gone_of(graph, kept, fn))
+    gone, lost = gone_of(graph, kept, fn), Shorter.of(graph, kept.without, kept.size, "0/")
+
+    def remove(model: nnx.Module) -> None:
+        replace_gone(model, gone)
+        with_less_state(model, fn.method, lost)
+
+    return remove
 
 
 def follows(

@@ -250,6 +250,17 @@ def bind(eqn: Any, args: Sequence[Any], params: dict[str, Any]) -> list[Any]:
     return list(out) if eqn.primitive.multiple_results else [out]
 
 
+def evaluated(eqns: Sequence[Any], given: Mapping[Any, Any]) -> list[np.ndarray]:
+    """Returns what equations make of given values, now: the results of the last one."""
+    known, outs = dict(given), list[Any]()
+    with jax.ensure_compile_time_eval():
+        for eqn in eqns:
+            read = (literal(x) if is_literal(x) else known[x] for x in eqn.invars)
+            outs = bind(eqn, [*map(jnp.asarray, read)], eqn.params)
+            known.update(zip(eqn.outvars, outs, strict=True))
+    return [*map(np.asarray, outs)]
+
+
 class Op:
     """An equation as the rules see it.
 
@@ -363,3 +374,25 @@ SELECT_INPUTS.def_abstract_eval(_taken)
 mlir.register_lowering(SELECT_INPUTS, mlir.lower_fun(_take, multiple_results=False))
 ad.deflinear2(SELECT_INPUTS, _give_back)
 batching.primitive_batchers[SELECT_INPUTS] = _take_of_each
+
+
+OWNERS = core.Primitive("owners")
+"""`(counts) -> int[length]`: the place i, counts[i] times, in turn; of what is left the last."""
+
+
+def _owners(counts: Any, *, length: int, past: bool) -> Any:
+    last = counts.shape[0] - (not past)
+    found = jnp.searchsorted(jnp.cumsum(counts), jnp.arange(length), side="right")
+    return jnp.minimum(found, last).astype(counts.dtype)
+
+
+OWNERS.def_impl(_owners)
+OWNERS.def_abstract_eval(lambda counts, **params: counts.update(shape=(params["length"],)))
+mlir.register_lowering(OWNERS, mlir.lower_fun(_owners, multiple_results=False))
+
+
+def owners(eqn: Any, counts: Any, *, past: bool) -> Any:
+    """Returns an equation that makes the same of counts; `past`: what is left is of none."""
+    (length,) = shape(eqn.outvars[0])
+    params = {"length": length, "past": past}
+    return eqn.replace(primitive=OWNERS, invars=[counts], params=params)

@@ -116,6 +116,11 @@ LAYERS = Why(
     "it counts stacked layers",
     "the channels inside of the layers can be pruned",
 )
+ONE_BY_ONE = Why(
+    "taken one by one",
+    "the function takes its entries one by one, as a Python loop does",
+    "let one operation take them all, such as einsum, vmap or scan",
+)
 STACKED = Why("stacked", "it counts stacked arrays, which are not channels")
 COUNTED = Why(
     "counted by iota",

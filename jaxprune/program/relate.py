@@ -11,7 +11,7 @@ from jaxprune.program.diagonals import Diagonals
 from jaxprune.program.jaxpr import Op, Program
 from jaxprune.program.pointers import Of
 from jaxprune.program.reasons import Reason
-from jaxprune.program.rules import Rule
+from jaxprune.program.rules import Rule, repeated
 from jaxprune.program.spaces import Atom, Space
 from jaxprune.program.static import Static
 from jaxprune.program.traits import Trait
@@ -103,6 +103,7 @@ class Tracer:
         of: Sequence[Of] | None = None,
     ) -> Walk:
         """Returns the walk of `program` for operand axes `ins`, which point into `of`."""
+        program = repeated.joined(program)
         env: dict[Any, _Array] = {}
         given = zip(ins, sources, of or [None] * len(ins), strict=True)
         env.update(zip(program.invars, given, strict=True))

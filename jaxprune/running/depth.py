@@ -1,6 +1,6 @@
 """A program evaluated in part: without branches, and without what only they had use for."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxprune.arguments import paths
+from jaxprune.arguments import call_inputs, paths
 from jaxprune.cutting.absent import with_rows, without_leaves
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
@@ -72,12 +72,26 @@ def of_now(
     now = without_branches.without(here, kept)
     reads = dict(zip(here.variables, now.live.reads, strict=False))
     read = [path for path in sorted(gone.variables) if reads[path]]
-    if read or any(not _within(now.rows.get(path), rows) for path, rows in gone.rows.items()):
+    torn = read or [p for p, rows in gone.rows.items() if not _within(now.rows.get(p), rows)]
+    torn = torn or list(_state_read(graph, here, gone, now))
+    if torn:
         raise ResizeError(
-            f"without these branches the function still reads {read or list(gone.rows)}.\nFix: "
-            "trace the graph with the function that you run."
+            f"without these branches the function still reads {torn}.\nFix: trace the graph with "
+            "the function that you run."
         )
     return now
+
+
+def _state_read(
+    graph: ChannelGraph, here: ChannelGraph, gone: Without, now: Without
+) -> Iterator[str]:
+    """Yields the paths of state that went of one graph, and that the other reads."""
+    for name, lost in gone.state.items():
+        ways = graph.state[name].inputs
+        for other in (n for n, item in here.state.items() if set(item.inputs) & set(ways)):
+            left = now.state.get(other, without_branches.NOTHING)
+            yield from sorted(lost.variables - left.variables)
+            yield from (p for p, rows in lost.rows.items() if not _within(left.rows.get(p), rows))
 
 
 def sums_of(
@@ -119,12 +133,18 @@ def _within(rows: np.ndarray | None, kept: np.ndarray) -> bool:
 
 
 def operands(
-    here: ChannelGraph, variables: Any, inputs: Sequence[Any], keywords: Mapping[str, Any]
+    here: ChannelGraph,
+    without: Without,
+    variables: Any,
+    inputs: Sequence[Any],
+    keywords: Mapping[str, Any],
 ) -> list[Any]:
-    """Returns the arrays that a program takes for a call, None for variables that are absent."""
+    """Returns the arrays that a program takes for a call, None for what is absent."""
     leaves = paths.flatten(variables)[0]
-    given = evaluator.operands((), inputs, keywords)
-    return [*(leaves.get(path) for path in here.variables), *given]
+    given = jax.tree.leaves((tuple(inputs), call_inputs.split(keywords)[0]))
+    pairs = enumerate(given, len(here.variables))
+    arrays = (None if i in without.inputs else jnp.asarray(leaf) for i, leaf in pairs)
+    return [*(leaves.get(path) for path in here.variables), *arrays]
 
 
 def outputs(here: ChannelGraph, outs: Sequence[Any], without: Without) -> Any:

@@ -7,11 +7,12 @@ import jax
 import numpy as np
 
 from jaxprune.cutting.absent import without_leaves
+from jaxprune.cutting.shorter_state import Shorter
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting import without_branches
 from jaxprune.inspecting.branches import branches
-from jaxprune.inspecting.without_branches import Without
+from jaxprune.inspecting.without_branches import NOTHING, Without
 from jaxprune.keep.check import Keep, check_keep
 from jaxprune.keep.kept import Kept
 from jaxprune.program import spaces as ax
@@ -70,6 +71,13 @@ class KeptDepth(Kept):
         small = [v.struct(self.shape(v)) for v in graph.variables.values()]
         return without_leaves(jax.tree.unflatten(graph.treedef, small), self.without.variables)
 
+    def call(self, graph: ChannelGraph) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of the traced call at the kept widths: `(variables, *inputs)`, keywords."""
+        (variables, *inputs), keywords = super().call(graph)
+        lost = Shorter.of(graph, self.without, self.size)
+        inputs, keywords = lost.without(inputs, keywords)
+        return (variables, *inputs), keywords
+
     def _stay(self, space: ax.Space) -> np.ndarray | None:
         if not self.layers or (stack := stacked_layers.stack(space)) is None:
             return None
@@ -88,11 +96,13 @@ def kept_of(graph: ChannelGraph, keep: Keep) -> Kept:
     if not without_branches.gone_of(graph, parts.branches):
         return Kept(channels)
     kept = KeptDepth(channels, parts.branches, without_branches.without(graph, parts.branches))
+    of_state = ((s.variables, kept.without.state.get(n, NOTHING)) for n, s in graph.state.items())
     torn = [
         path
-        for path, variable in graph.variables.items()
-        if path not in kept.without.variables | kept.without.rows.keys()
-        and any(stacked_layers.stack(space) in kept.layers for space in variable.axes)
+        for arrays, gone in ((graph.variables, kept.without), *of_state)
+        for path, array in arrays.items()
+        if path not in gone.variables | gone.rows.keys()
+        and any(stacked_layers.stack(space) in kept.layers for space in array.axes)
     ]
     if torn:
         raise ResizeError(

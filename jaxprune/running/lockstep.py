@@ -14,7 +14,7 @@ from jaxprune.program import jaxpr, removed_values, stream_readers, used_values
 from jaxprune.program.interpret import steps
 from jaxprune.program.jaxpr import Op, Program
 from jaxprune.program.relate import Walk
-from jaxprune.program.rules import random
+from jaxprune.program.rules import random, repeated
 from jaxprune.program.spaces import Space
 from jaxprune.program.static import Static
 from jaxprune.program.stream_readers import Reading
@@ -114,6 +114,7 @@ class _Lockstep:
     ) -> None:
         """Compares what the results in use, by default all, depend on."""
         outside, self.walk = (self.walk, self.static, self.live), walk
+        other = repeated.joined(other)
         self.static = Static(other, self.graph.rules, {})
         ins, outs = both or Both.of(walk.program, other)
         used = None

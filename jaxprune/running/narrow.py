@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxprune.cutting import entries
+from jaxprune.cutting import entries, shorter_state
 from jaxprune.cutting.entries import Cut
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
@@ -83,7 +83,8 @@ def narrow(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Callable[
         kept = Kept(channels)
         whole = depth.with_all_rows(variables, gone)
         full = evaluator.full(graph, whole, kept.counts, gone.variables)
-        here = retraced(full, *evaluator.full_state(graph, inputs, keywords, kept.counts))
+        called = shorter_state.whole(graph, gone, inputs, keywords, kept.counts)
+        here = retraced(full, *evaluator.full_state(graph, *called, kept.counts))
         evaluator.check_groups(graph, here, channels)
         _check_layers(here, kept)
         if not any(mask.any() for mask in without_branches.gone_of(graph, parts.branches).values()):
@@ -112,7 +113,8 @@ def evaluate(
         args = evaluator.operands(variables, inputs, keywords)
         outs = Evaluator(here, kept, constants=constants).run(here.walk, args)
         return jax.tree.unflatten(jax.tree.structure(here.output), outs)
-    args = depth.operands(here, variables, inputs, keywords)
+    called = shorter_state.whole(here, without, inputs, keywords)
+    args = depth.operands(here, without, variables, *called)
     part = Part.of(without.live, here.walk)
     outs = Evaluator(here, kept, constants=constants, part=part).run(here.walk, args)
     return depth.outputs(here, outs, without)

@@ -26,8 +26,7 @@ class Both(NamedTuple):
     def left(cls, graph: ChannelGraph, without: Without, other: Program) -> "Both":
         """Returns what is left of a graph, and all of the other program."""
         ours, (ins, outs) = graph.walk.program, _ends(other)
-        stay = [path not in without.variables for path in graph.variables]
-        stay += [True] * (len(ours.invars) - len(stay))
+        stay = [i not in without.inputs for i in range(len(ours.invars))]
         left = [i not in without.outputs for i in range(len(ours.outvars))]
         return cls((stay, [True] * len(ins)), (left, [True] * len(outs)))
 

@@ -9,10 +9,11 @@ import numpy as np
 
 from jaxprune.arguments import paths
 from jaxprune.arguments.fetching import fetch
-from jaxprune.cutting import entries, transforms
+from jaxprune.cutting import entries, shorter_state, transforms
 from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting import without_branches
-from jaxprune.inspecting.without_branches import Without
+from jaxprune.inspecting.carried import carried, twins
+from jaxprune.inspecting.without_branches import NOTHING, Without
 from jaxprune.keep import reindexing
 from jaxprune.keep.check import Keep
 from jaxprune.keep.kept import Kept, with_state
@@ -84,32 +85,39 @@ class Probe:
     def weights(self, part: Part) -> tuple[list[Any], list[Any]]:
         """Returns weights of the outputs, zero at pruned channels; and those of the others."""
         (kept, gone), whole, few = part, [], []
+        rows = _rows(self.graph, gone)
         for place, (shape, axes) in enumerate(zip(self.shapes, self.graph.walk.outs, strict=True)):
             weight = np.cos(np.arange(np.prod(shape, dtype=int))).reshape(shape).astype(np.float32)
             if gone is not None and place in gone.outputs:
                 whole.append(np.zeros_like(weight))
                 continue
-            few.append(_taken(weight, axes, kept))
+            if place in rows:
+                weight[~rows[place]] = 0
+            few.append(_taken(weight, axes, kept)[rows.get(place, ...)])
             for axis, space in enumerate(axes):
                 if (chosen := kept.mask(space)) is not None:
                     weight = weight * stacked_layers.aligned(chosen, axes, axis)
             whole.append(weight)
         return whole, few
 
-    def inputs_at(self, kept: Kept) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The inputs by position and by keyword, with state at the kept sizes, and new ids."""
-        return with_state(
+    def inputs_at(self, part: Part) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The inputs by position and by keyword, with what stays of state, and new ids."""
+        kept, gone = part
+        called = with_state(
             self.graph,
             *reindexing.inputs_at(self.graph, kept.keep, self.inputs, self.keywords),
             lambda leaf, variable: _taken(leaf, variable.axes, kept),
         )
+        return called if gone is None else shorter_state.less(self.graph, gone, *called)
 
     def small(self, outputs: Any, part: Part) -> Any:
         """Outputs at the kept sizes: updated statistics have pruned axes too."""
         kept, gone = part
         pairs = enumerate(zip(jax.tree.leaves(outputs), self.graph.walk.outs, strict=True))
-        lost = () if gone is None else gone.outputs
-        return [_taken(leaf, axes, kept) for i, (leaf, axes) in pairs if i not in lost]
+        lost, rows = () if gone is None else gone.outputs, _rows(self.graph, gone)
+        return [
+            _taken(leaf, axes, kept)[rows.get(i, ...)] for i, (leaf, axes) in pairs if i not in lost
+        ]
 
     def cut(self, gradients: Mapping[str, Any], part: Part) -> dict[str, Any]:
         """Gradients at the kept sizes."""
@@ -121,6 +129,19 @@ class Probe:
 
 def _is_inexact(leaf: Any) -> bool:
     return jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.inexact)
+
+
+def _rows(graph: ChannelGraph, gone: Without | None) -> dict[int, np.ndarray]:
+    """{place of an output: which of its rows stay} of the stacks that lost some."""
+    if gone is None:
+        return {}
+    known, found = carried(graph), {}
+    for i, place in enumerate(twins(graph)):
+        item = None if place is None else known[place]
+        lost = gone if item is None or item.state is None else gone.state.get(item.state, NOTHING)
+        if item is not None and item.path in lost.rows:
+            found[i] = lost.rows[item.path]
+    return found
 
 
 def _taken(leaf: Any, axes: Sequence[Any], kept: Kept) -> Any:

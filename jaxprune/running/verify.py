@@ -10,6 +10,7 @@ import numpy as np
 from jaxprune.arguments import call_inputs, paths
 from jaxprune.arguments.functions import check_function, check_inputs
 from jaxprune.arguments.numbers import check_positive
+from jaxprune.cutting import shorter_state
 from jaxprune.cutting.transforms import check_tree, mask, masked_leaf, sliced
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
@@ -133,7 +134,7 @@ def verify(
         weights, few = probe.weights(part)
         outputs, gradients = full(variables, {**whole, **some}, weights, inputs, given)
         cut = jax.jit(probe.of(narrow(fn, graph, some)))
-        slim = cut(sliced(graph, variables, some), few, *probe.inputs_at(part.channels))
+        slim = cut(sliced(graph, variables, some), few, *probe.inputs_at(part))
         small = probe.small(outputs, part), probe.cut(gradients, part)
         return _Gap(difference(small[0], slim[0]), difference(small[1], slim[1], together=True))
 
@@ -218,7 +219,7 @@ def _resized(
         return cut.run(v, xs, named, _constants(compared))
 
     _, few = probe.weights(part)
-    given = probe.inputs_at(part.channels)
+    given = probe.inputs_at(part)
     ours, theirs = (jax.jit(probe.of(run))(small, few, *given) for run in (narrowed, resized))
     gap = _Gap(difference(ours[0], theirs[0]), difference(ours[1], theirs[1], together=True))
     if not gap.within(rtol):
@@ -289,7 +290,10 @@ def following(fn: Apply, graph: ChannelGraph, keep: Keep, resized: Apply) -> App
     part = Part.of(graph, keep)
 
     def run(variables: Any, *inputs: Any, **keywords: Any) -> Any:
-        full = evaluator.full_state(graph, inputs, keywords, part.channels.counts)
+        called = inputs, keywords
+        if part.gone is not None:
+            called = shorter_state.whole(graph, part.gone, *called, part.channels.counts)
+        full = evaluator.full_state(graph, *called, part.channels.counts)
         cut = _Narrow.of(fn, graph, keep, part, variables, *full)
         return cut.run(variables, inputs, keywords, _constants(cut.compared(keep, resized)))
 

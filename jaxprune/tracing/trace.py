@@ -18,6 +18,7 @@ from jaxprune.graph import (
     Variable,
 )
 from jaxprune.inspecting.tables import graph_table
+from jaxprune.inspecting.why_frozen import immovable
 from jaxprune.program import (
     collection,
     jaxpr,
@@ -282,16 +283,15 @@ def _give_layers(variables: Mapping[str, Sequence[Space]], layers: Mapping[str, 
 def _frozen(variables: Mapping[str, Variable]) -> Iterator[Frozen]:
     for path, variable in variables.items():
         for axis, space in enumerate(variable.axes):
-            for atom in dict.fromkeys(ax.atoms(space)):
-                if atom.reason is not None and atom.size > 1:
-                    yield Frozen(
-                        path=path,
-                        axis=axis,
-                        size=atom.size,
-                        reason=atom.reason.text,
-                        why=atom.reason.why,
-                        place=atom.reason.place,
-                    )
+            for size, reason in immovable(space):
+                yield Frozen(
+                    path=path,
+                    axis=axis,
+                    size=size,
+                    reason=reason.text,
+                    why=reason.why,
+                    place=reason.place,
+                )
 
 
 def _contraction(recorded: Recorded, names: Sequence[str]) -> Contraction | Branches:

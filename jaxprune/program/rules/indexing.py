@@ -11,6 +11,7 @@ from jaxprune.program import spaces as ax
 from jaxprune.program.jaxpr import Op
 from jaxprune.program.reasons import Why
 from jaxprune.program.rules.base import (
+    NONE,
     Axes,
     Exactness,
     Known,
@@ -254,6 +255,18 @@ def opaque(why: Why) -> Any:
 _COLLECTIVES = "all_gather all_gather_invariant reduce_scatter all_to_all".split()
 _SCATTERS = "scatter scatter-add scatter-sub scatter-mul scatter-min scatter-max".split()
 
+
+def owners(op: Op) -> list[Axes]:
+    """The length is not that of the counted axis; see `program.repeated`."""
+    return [frozen(op.out_shapes[0], reasons.COUNTED, op)]
+
+
+def owners_zeros(op: Op, known: list[Known], exact: Exactness) -> list[Known]:
+    """What is counted zero times owns nothing, but the others are renumbered."""
+    exact.inexact(exact.groups(op.ins[0][0]), op, reasons.NOT_NEUTRAL, op.name)
+    return [unknown(op.out_shapes[0])]
+
+
 RULES = described(
     {name: Rule(opaque(reasons.COLLECTIVE)) for name in _COLLECTIVES}
     | {name: Rule(scatter, scatter_zeros, operands=starts) for name in _SCATTERS}
@@ -262,6 +275,7 @@ RULES = described(
         "dynamic_slice": Rule(dynamic_slice, dynamic_slice_zeros, dynamic_slice_params, starts),
         "dynamic_update_slice": Rule(dynamic_update_slice, update_zeros, operands=starts),
         "axis_index": Rule(opaque(reasons.AXIS_INDEX)),
+        "owners": Rule(owners, owners_zeros),
     },
     {
         "gather": Trait.LOOKS_UP,
@@ -271,6 +285,7 @@ RULES = described(
     },
     {
         "gather dynamic_slice": {"values": slice(1)},
+        "owners": {"values": NONE},
         "dynamic_update_slice": {"values": slice(2)},
         " ".join(_SCATTERS): {"values": slice(0, None, 2)},
     },

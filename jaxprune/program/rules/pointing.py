@@ -54,6 +54,13 @@ def chosen(op: Op) -> tuple[Space, int] | None:
     return op.ins[0][axis], op.out_shapes[0][axis]
 
 
+def owners(op: Op) -> Sequence[Of] | None:
+    """Positions in the counted axis; what is past its end there is past that of the kept one."""
+    return (
+        None if op.of[0] is not None else [_into(op, op.ins[0][0], reasons.POINTED_INTO, op.name)]
+    )
+
+
 def call(op: Op) -> Sequence[Of]:
     """A call is its program."""
     return op.inner[0].points
@@ -250,6 +257,7 @@ _TABLE: Mapping[str, Points] = {
     "iota": iota,
     "argmax argmin": index_of_extreme,
     "top_k approx_top_k": top_k,
+    "owners": owners,
     "jit closed_call remat": call,
     "copy device_put layout_constraint name optimization_barrier pbroadcast pvary reshard "
     "sharding_constraint stop_gradient": as_is,

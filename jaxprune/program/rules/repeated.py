@@ -1,0 +1,99 @@
+"""Positions that counts make: `jnp.repeat(jnp.arange(n), counts)`, `searchsorted` of their sums.
+
+In a program they are several operations that roll, scatter and sum along the counted axis, from
+none of which it can be seen that the result points into it. What they make of some numbers tells:
+they become one equation.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxprune.program import jaxpr
+from jaxprune.program.jaxpr import Program
+
+_MOST = 16
+"""Of how many equations the positions are made at most."""
+
+Made = Mapping[Any, tuple[int, Any]]
+"""{value: the equation that makes it, and which one that is}."""
+
+
+def joined(program: Program) -> Program:
+    """Returns a program in which one equation makes such positions."""
+    made = {var: pair for pair in enumerate(program.eqns) for var in pair[1].outvars}
+    new: dict[int, Any] = {}
+    gone: set[int] = set()
+    for i, eqn in enumerate(program.eqns):
+        if _may_end(eqn, made) and (found := _owners(i, eqn, made)) is not None:
+            new[i], between = found
+            gone |= between
+    if not new:
+        return program
+    used = {var for var in program.outvars if not jaxpr.is_literal(var)}
+    left = []
+    for i, eqn in reversed(list(enumerate(program.eqns))):
+        if i in gone and used.isdisjoint(eqn.outvars):
+            continue
+        left.append(new.get(i, eqn))
+        used.update(var for var in left[-1].invars if not jaxpr.is_literal(var))
+    return program._replace(eqns=left[::-1])
+
+
+def _may_end(eqn: Any, made: Made) -> bool:
+    """True of the last operation of `repeat`, and of `searchsorted` in sums."""
+    if not _calls(eqn, "searchsorted"):
+        (_, *others) = eqn.invars or [None]
+        one = jaxpr.name(eqn) == "sub" and jaxpr.is_literal(others[0])
+        if not one or np.any(jaxpr.literal(others[0]) != 1):
+            return False
+    first = eqn.invars[0]
+    _, before = (0, None) if jaxpr.is_literal(first) else made.get(first, (0, None))
+    return before is not None and (jaxpr.name(before) == "cumsum" or _calls(before, "cumsum"))
+
+
+def _calls(eqn: Any, name: str) -> bool:
+    return jaxpr.name(eqn) == "jit" and eqn.params.get("name") == name
+
+
+def _owners(place: int, last: Any, made: Made) -> tuple[Any, set[int]] | None:
+    """Returns the equation in the place of the last one, and those between it and the counts."""
+    eqns = {place: last}
+    while len(eqns) <= _MOST:
+        ours = {var for eqn in eqns.values() for var in eqn.outvars}
+        read = {var for eqn in eqns.values() for var in eqn.invars if not jaxpr.is_literal(var)}
+        given = read - ours
+        if len(given) == 1:
+            (counts,) = given
+            past = _past([eqns[i] for i in sorted(eqns)], counts)
+            if past is not None:
+                return jaxpr.owners(last, counts, past=past), set(eqns) - {place}
+        makers = dict(made[var] for var in given if var in made)
+        if not makers:
+            return None
+        eqns[max(makers)] = makers[max(makers)]
+    return None
+
+
+def _past(eqns: Sequence[Any], counts: Any) -> bool | None:
+    """Whether what is left of the length is of none, not of the last; None if it is other numbers.
+
+    They are tried with counts of which some are zero, of as many as the length and of fewer.
+    """
+    ends = counts, eqns[-1].outvars[0]
+    integers = all(np.issubdtype(var.aval.dtype, np.integer) for var in ends)
+    shapes = [*map(jaxpr.shape, ends)]
+    if not integers or [*map(len, shapes)] != [1, 1] or shapes[0] < (2,):
+        return None
+    (size,), (length,) = shapes
+    random, fits = np.random.default_rng(0), [False, True]
+    for total in (length, length // 2, length // 3):
+        numbers = random.multinomial(total, random.dirichlet(np.ones(size)))
+        owners = np.repeat(np.arange(size), numbers)
+        ours = jaxpr.evaluated(eqns, {counts: numbers.astype(counts.aval.dtype)})[0]
+        left = np.full(length - total, size)
+        fits = [past for past in fits if np.array_equal(ours, [*owners, *(left - (not past))])]
+        if not fits:
+            return None
+    return fits[0]
