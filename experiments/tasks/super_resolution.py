@@ -50,6 +50,7 @@ from experiments.procedures import joint
 from experiments.procedures.joint import Joint
 from experiments.report import plots
 from experiments.runner import config as configuration
+from experiments.runner import devices
 from experiments.runner.config import Common
 from experiments.runner.experiment import Experiment, Summary, execute
 from experiments.runner.fit import QUIET, Journal, Variables
@@ -265,9 +266,8 @@ def quality(
     decibels, (params, rest) = {}, joint.parts(variables)
     for name in names:
         small = slimmable.variables(slim.task.graph, params, rest, name, slim.widths[name])
-        doubled = partial(slim.doubled[name], jax.device_put(small))
-        images = [doubled(each) for each in np.array_split(part.low, -(-len(part.low) // CHUNK))]
-        decibels[name] = float(pictures.psnr(np.concatenate(images), part.high).mean())
+        images = devices.of_each(slim.doubled[name], small, part.low, most=CHUNK)
+        decibels[name] = float(pictures.psnr(images, part.high).mean())
     return decibels
 
 
