@@ -23,7 +23,7 @@ from experiments.comparing import bench as benches
 from experiments.comparing import cells, measuring, page, registry, timing
 from experiments.comparing.cells import Cell
 from experiments.comparing.config import PRESETS, Config
-from experiments.runner import devices, directory
+from experiments.runner import devices, directory, processes
 from experiments.runner.command import one_line, parsed
 from experiments.runner.fit import DivergedError
 from jaxprune.errors import JaxpruneError
@@ -47,12 +47,14 @@ def _followed(config: Config) -> Path:
     config, planned = bench.task.config, list(cells.planned(config))
     end = time.monotonic() + 60 * config.minutes
     for cell in planned:
-        if time.monotonic() >= end:
+        if processes.shared(lambda: time.monotonic() >= end):
             break
         if cells.read(config, cell, bench.digest) is None:
             cells.write(config, cell, bench.digest, entry := made(bench, cell))
             print(cell.name, told(entry), flush=True)
-    times = timing.measured(bench, planned) if config.latency else timing.read(config)
+    times = processes.shared(
+        lambda: timing.measured(bench, planned) if config.latency else timing.read(config)
+    )
     return page.write(config, bench, planned, times)
 
 

@@ -82,7 +82,6 @@ def test_contradictions_are_errors() -> None:
         ({"temperature": 0.0}, "temperature=0.0 must be above 0"),
         ({"evaluations": 0}, "evaluations=0 must be above 0"),
         ({"resume": True}, "a comparison always goes on"),
-        ({"distributed": True}, "cells of several machines merge by copying"),
     ):
         with pytest.raises(ValueError, match=text):
             replace(SMALL, **changes)

@@ -16,7 +16,7 @@ from experiments.procedures import distilling, rounds, steps
 from experiments.procedures.dense import sgd, trained
 from experiments.report.each_example import each_example
 from experiments.runner import config as configuration
-from experiments.runner import packed, training
+from experiments.runner import packed, processes, training
 from experiments.runner.fit import QUIET, Journal, Variables
 from experiments.runner.run import Run
 from experiments.runner.task import Network, Task, initial, key
@@ -201,12 +201,19 @@ def opened(config: Config) -> Bench:
     """
     dense, train, finetune = rounds.scaled(config, config.dense, config.train, config.finetune)
     config = replace(config, dense=dense, train=train, finetune=finetune, scale=1.0)
+    task, variables = processes.together(lambda: _read(config))
+    processes.check_alike(configuration.to_json(config), task.dataset)
+    return Bench(task, _trained(task) if variables is None else variables)
+
+
+def _read(config: Config) -> tuple[Task[Config], Variables | None]:
+    """Returns the data and the model, and the committed variables if there are some."""
     if not config.network:
-        return Bench(task := classification.task(config), _trained(task))
+        return classification.task(config), None
     found = packed.load(config.network)
     known: Any = packed.config(found)
     theirs = {n: getattr(known, n) for n in ("dataset", "model", "widths", "limit", "dense")}
-    return Bench(classification.task(replace(config, **theirs)), found.variables)
+    return classification.task(replace(config, **theirs)), found.variables
 
 
 def _trained(task: Task[Config]) -> Variables:

@@ -16,7 +16,7 @@ import numpy as np
 from experiments.comparing.config import FREE, Config
 from experiments.comparing.registry import METHODS
 from experiments.runner import config as configuration
-from experiments.runner import directory
+from experiments.runner import directory, processes
 
 
 class Cell(NamedTuple):
@@ -71,17 +71,21 @@ def file(config: Config, cell: Cell) -> Path:
 def read(config: Config, cell: Cell, digest: str) -> dict[str, Any] | None:
     """Returns what was measured of a cell; None where it is missing or was asked for otherwise."""
     path = file(config, cell)
-    if not path.exists():
+    if not processes.shared(path.exists):
         return None
-    found = directory.read_json(path)
+    found = processes.shared(lambda: directory.read_json(path))
     return found if found.get("hash") == hashed(asked(config, cell.method, digest)) else None
 
 
 def write(config: Config, cell: Cell, digest: str, entry: Mapping[str, Any]) -> None:
     """Writes what was measured of a cell."""
     path, value = file(config, cell), asked(config, cell.method, digest)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    directory.write_json(path, {"hash": hashed(value), "asked": value, **entry})
+
+    def written() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        directory.write_json(path, {"hash": hashed(value), "asked": value, **entry})
+
+    processes.shared(written)
 
 
 def packed(right: np.ndarray) -> str:

@@ -61,8 +61,6 @@ class Config(Common):
         problems += distilling.unknown(self.distill, self.temperature)
         if self.overwrite or self.resume:
             problems.append("a comparison always goes on; to measure a cell again, remove its file")
-        if self.distributed:
-            problems.append("not distributed: cells of several machines merge by copying")
         configuration.check(self, problems, positive=("evaluations",))
 
 

@@ -16,7 +16,7 @@ from experiments.comparing import cells
 from experiments.comparing.bench import Bench, Work, begun
 from experiments.comparing.cells import Cell
 from experiments.comparing.registry import METHODS
-from experiments.runner import checkpoints, directory
+from experiments.runner import checkpoints, directory, processes
 from experiments.runner.run import Run
 from experiments.runner.task import Network
 from jaxprune.errors import BudgetError
@@ -66,7 +66,7 @@ def measured(bench: Bench, cell: Cell, root: Path) -> dict[str, Any]:
         "without": gone,
         "cpu_s": round(time.process_time() - start, 2),
     }
-    shutil.rmtree(path)
+    processes.shared(lambda: shutil.rmtree(path))
     return entry
 
 
@@ -75,6 +75,7 @@ def _pruned(bench: Bench, cell: Cell, run: Run[Any]) -> tuple[Network, dict[str,
     path, task = run.path, run.task
     if not checkpoints.metadata(path, PRUNED):
         found = METHODS[cell.method].prune(Work(bench, task, cell.share, run))
+        found = found._replace(keep=processes.adopted(found.keep))
         left = bench.left(found.keep)
         if left > cell.share + 1e-6:  # as `jp.select.budget` rounds
             raise BudgetError(
@@ -82,9 +83,10 @@ def _pruned(bench: Bench, cell: Cell, run: Run[Any]) -> tuple[Network, dict[str,
                 "Fix: a method that ends within its budget."
             )
         facts = {"epochs": found.epochs, "retrain": found.retrain}
-        directory.write_json(path / _FACTS, facts)
+        processes.shared(lambda: directory.write_json(path / _FACTS, facts))
         checkpoints.save(path, task, PRUNED, begun(bench, found))
-    return checkpoints.load(path, task, PRUNED), directory.read_json(path / _FACTS)
+    facts = processes.shared(lambda: directory.read_json(path / _FACTS))
+    return checkpoints.load(path, task, PRUNED), facts
 
 
 def _recovered(

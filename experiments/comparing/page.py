@@ -14,6 +14,7 @@ from experiments.comparing.registry import METHODS, Need
 from experiments.comparing.timing import Times
 from experiments.report import plots
 from experiments.report.bootstrap import interval
+from experiments.runner import processes
 
 REFERENCE = "l1"
 """The method that all are compared with, image by image."""
@@ -28,8 +29,8 @@ def write(config: Config, bench: Bench, planned: Sequence[Cell], times: Times) -
     file, picture = config.out / f"compare_{config.preset}.md", cells.folder(config)
     missing = cells.missing(config, bench.digest, planned)
     text = "\n".join(_lines(config, bench, found, dense, times, failed, missing)) + "\n"
-    picture.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, "utf-8")
+    processes.shared(lambda: picture.mkdir(parents=True, exist_ok=True))
+    processes.shared(lambda: file.write_text(text, "utf-8"))
     if found:
         macs = _points(found, lambda _, entry: entry["macs"])
         title = "share of the dense MACs"

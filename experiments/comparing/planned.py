@@ -11,6 +11,7 @@ import jaxprune as jp
 from experiments.comparing.bench import Pruned, Work
 from experiments.comparing.informed import comparable
 from experiments.procedures import scoring
+from experiments.runner import processes
 from experiments.runner.fit import Variables
 from jaxprune.keep.check import Keep
 
@@ -58,9 +59,9 @@ def _divergence(work: Work) -> jp.plan.Evaluator:
     return work.bench.once(("divergence", work.task.config.seed), made)
 
 
-def _journal(work: Work) -> Path:
+def _journal(work: Work) -> Path | None:
     """Returns where the losses of a planner are, so that one that was killed goes on."""
-    return work.run.path / "losses.jsonl"
+    return processes.own(work.run.path / "losses.jsonl")
 
 
 def _replaced(work: Work, evaluate: jp.plan.Evaluator, **options: Any) -> jp.plan.Problem:

@@ -70,9 +70,9 @@ def train(how: Joint, params: Split, rest: Split, journal: Journal = QUIET) -> V
     """
 
     @jax.jit
-    def moved(grads: Split, params: Split, opt_state: Any) -> Any:
-        updates, opt_state = how.tx.update(grads, opt_state, params)
-        return devices.constrained((optax.apply_updates(params, updates), opt_state))
+    def moved(found: slimmable.Gradients, params: Split, opt_state: Any) -> Any:
+        updates, opt_state = how.tx.update(found.params, opt_state, params)
+        return devices.constrained((optax.apply_updates(params, updates), found.rest, opt_state))
 
     def epoch(state: State, number: int, on_step: OnStep) -> tuple[State, Figures]:
         rng, losses = np.random.default_rng((*how.seed, number)), []
@@ -81,8 +81,8 @@ def train(how: Joint, params: Split, rest: Split, journal: Journal = QUIET) -> V
         for places in rows(rng, how.examples, how.batch_size):
             batch = devices.spread(how.batch(places, step))
             found = how.gradients(params, rest, how.draw(rng), *batch)
-            params, opt_state = moved(found.params, params, opt_state)
-            rest, step = found.rest, step + 1
+            params, rest, opt_state = moved(found, params, opt_state)
+            step += 1
             losses.append(found.losses[0])
             on_step()
         after = State(whole(params, rest), opt_state, np.int32(step))

@@ -241,8 +241,7 @@ def _pruned(
     assert phase.prune is not None
     if method.allocate is None:
         return progress.prune(phase.prune, scores, phase.groups)
-    alone = jax.process_count() == 1  # what another process would skip, all must compute
-    journal = method.journals / f"{label(phase)}.jsonl" if method.journals and alone else None
+    journal = method.journals and processes.own(method.journals / f"{label(phase)}.jsonl")
     given = Given(task, progress.graph, variables, drawn)
     keep = processes.adopted(method.allocate(progress, phase.prune, scores, given, journal))
     return replace(progress, keep={**progress.keep, **keep})

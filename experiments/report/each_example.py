@@ -10,10 +10,11 @@ import optax
 
 from experiments.data import Dataset
 from experiments.data.augment import normalized
+from experiments.runner import devices
 from experiments.runner.fit import Variables
 
 BATCH = 500
-"""Examples that are evaluated at once."""
+"""Examples that are evaluated at once, at most."""
 
 
 def each_example(
@@ -24,15 +25,8 @@ def each_example(
     Where an example has several positions, both are means over them.
     """
     test: Any = dataset.test
-    size = min(BATCH, test.size)
-    variables, parts = jax.device_put(variables), []
-    for start in range(0, test.size, size):
-        rows = np.minimum(np.arange(start, start + size), test.size - 1)
-        batch = test.images[rows], test.labels[rows]
-        made = jax.device_get(_evaluated(model, dataset.mean, dataset.std, variables, *batch))
-        parts.append([each[: test.size - start] for each in made])
-    losses, right = (np.concatenate(each) for each in zip(*parts, strict=True))
-    return losses, right
+    run = partial(_evaluated, model, dataset.mean, dataset.std)
+    return devices.of_each(run, variables, test.images, test.labels, most=BATCH)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

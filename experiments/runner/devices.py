@@ -6,7 +6,7 @@ every function here does what a single device needs, and no more.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from contextvars import ContextVar
 from fnmatch import fnmatch
@@ -188,6 +188,24 @@ def padded(batches: Iterator[Split], stream: Stream, size: int) -> Iterator[Spli
     empty = Split(np.zeros((0, *stream.image_shape), np.uint8), np.zeros(0, np.int32))
     for each in islice(chain(batches, repeat(empty)), -(-stream.size // size)):
         yield batch(Split(*(_filled(part, here) for part in each)), size)
+
+
+def of_each(run: Callable[..., Any], variables: Any, *parts: Any, most: int) -> Any:
+    """Returns on the host what a network gives of every example, in their order.
+
+    Args:
+      run: (variables, arrays of n examples) -> arrays of n, compiled; it sees each by itself.
+      variables: of the host, or of one device.
+      parts: arrays of examples, whole on every process.
+      most: examples at once; the devices divide them, and zeros fill up the last ones.
+    """
+    count, variables = len(parts[0]), everywhere(variables)
+    size = multiple(-(-count // -(-count // most)))
+    found = []
+    for start in range(0, count, size):
+        batch = tuple(_filled(part[start : start + size], size) for part in parts)
+        found.append(fetched(run(variables, *spread(batch))))
+    return jax.tree.map(lambda *each: np.concatenate(each)[:count], *found)
 
 
 def divided(tree: Any, along: jax.NamedSharding | None) -> Any:

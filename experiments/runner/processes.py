@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -79,6 +80,14 @@ def shared(make: Callable[[], T]) -> T:
 def adopted(value: T) -> T:
     """Returns on every process the value, on the host, of the first; one process keeps its own."""
     return value if _alone() else shared(lambda: jax.device_get(value))
+
+
+def own(journal: Path) -> Path | None:
+    """Returns the file from which a computation of one process goes on; None where there are more.
+
+    What one of them would find in it, and skip, all must compute.
+    """
+    return journal if jax.process_count() == 1 else None
 
 
 def together(make: Callable[[], T]) -> T:

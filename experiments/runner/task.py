@@ -11,6 +11,7 @@ from flax import linen as nn
 
 import jaxprune as jp
 from experiments.data import Dataset
+from experiments.runner import precision
 from experiments.runner.config import C, Common
 from experiments.runner.fit import Variables
 from experiments.runner.training import Loss, cross_entropy
@@ -60,7 +61,8 @@ def initial(task: Task) -> Network:
 def fresh(model: nn.Module, dataset: Dataset, key: jax.Array) -> Variables:
     """Returns the variables of a model before any training, on the host."""
     image = jnp.zeros((1, *dataset.image_shape))
-    return jax.device_get(jax.jit(partial(model.init, train=False))(key, image))
+    found = jax.jit(partial(model.init, train=False))(key, image)
+    return jax.device_get(precision.widened(found))
 
 
 def key(config: Common, name: str) -> jax.Array:

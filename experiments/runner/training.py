@@ -368,7 +368,8 @@ def channel_graph(
     without `select_inputs`, where all of them keep the same.
     """
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
+    init = partial(model.init, train=False)
+    variables = jax.eval_shape(lambda *x: precision.widened(init(*x)), jax.random.key(0), image)
     apply = partial(model.apply, train=False)
     return jp.trace(jp.linen.mark_readers(apply) if select_inputs else apply, variables, image)
 

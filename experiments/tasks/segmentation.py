@@ -40,7 +40,7 @@ from experiments.methods import gate_decorator
 from experiments.models.fcn import Fcn
 from experiments.procedures import kept_rounds
 from experiments.report import results
-from experiments.runner import presets, training
+from experiments.runner import devices, presets, training
 from experiments.runner.experiment import Experiment, execute
 from experiments.runner.task import Network, Task
 from experiments.runner.training import Model, Variables
@@ -162,10 +162,7 @@ def confusion(
     Void pixels, of labels below 0, are none of them.
     """
     count = partial(_confusion, model, dataset.mean, dataset.std, dataset.classes)
-    variables, total = jax.device_put(variables), np.zeros((dataset.classes,) * 2, np.int64)
-    for start in range(0, split.size, batch_size):
-        total += np.asarray(count(variables, *(part[start : start + batch_size] for part in split)))
-    return total
+    return devices.of_each(count, variables, *split, most=batch_size).sum(axis=0, dtype=np.int64)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -178,10 +175,12 @@ def _confusion(
     images: jax.Array,
     labels: jax.Array,
 ) -> jax.Array:
+    """Returns the counts of each image, i32[n, classes, classes]."""
     logits: Any = model.apply(variables, normalized(mean, std, images), train=False)
     pairs = classes * labels.astype(jnp.int32) + logits.argmax(-1)
-    pairs = jnp.where(labels < 0, classes**2, pairs)
-    return jnp.bincount(pairs.ravel(), length=classes**2 + 1)[:-1].reshape(classes, classes)
+    pairs = jnp.where(labels < 0, classes**2, pairs).reshape(len(images), -1)
+    counts = jax.vmap(partial(jnp.bincount, length=classes**2 + 1))(pairs)
+    return counts[:, :-1].reshape(-1, classes, classes)
 
 
 def intersection_over_union(confusion: np.ndarray) -> np.ndarray:

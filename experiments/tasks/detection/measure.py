@@ -1,12 +1,15 @@
 """How well a width of the classifier, or of the detector, does."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
 
 import jaxprune as jp
 from experiments.procedures import joint
+from experiments.runner import devices
 from experiments.runner.task import Network, Task
 from experiments.tasks.detection import boxes
 from experiments.tasks.detection.boxes import Found
@@ -26,9 +29,9 @@ def accuracy(task: Task[Config], network: Network, name: str) -> float:
     model, graph, widths = classifier(task.config)
     params, rest = joint.parts(network.variables)
     small = slimmable.variables(graph, params, rest, name, widths[name])
-    run = jax.jit(partial(jp.linen.resize(model, graph, widths[name]).apply, train=False))
+    run = partial(jp.linen.resize(model, graph, widths[name]).apply, train=False)
     single = made(task).single
-    logits = np.concatenate([run(small, scaled(part)) for part in _chunks(single.images)])
+    logits = devices.of_each(_seeing(run), small, single.images, most=CHUNK)
     return float(np.mean(np.argmax(logits, -1) == single.classes[:, 0] - 1))
 
 
@@ -37,10 +40,8 @@ def precision(task: Task[Config], network: Network, name: str) -> dict[str, floa
     model, graph, widths = detector(task.config)
     params, rest = joint.parts(network.variables)
     small = slimmable.variables(graph, params, rest, name, widths[name])
-    run = jax.jit(jp.linen.resize(model, graph, widths[name]).apply)
-    test = made(task).test
-    each = zip(*(run(small, scaled(part)) for part in _chunks(test.images)), strict=True)
-    logits, places = map(np.concatenate, each)
+    run, test = jp.linen.resize(model, graph, widths[name]).apply, made(task).test
+    logits, places = devices.of_each(_seeing(run), small, test.images, most=CHUNK)
     precisions = {}
     for label, kind in enumerate(classes(task.config)):
         scores = logits[..., label].reshape(len(logits), -1)
@@ -55,8 +56,9 @@ def precision(task: Task[Config], network: Network, name: str) -> dict[str, floa
     return precisions
 
 
-def _chunks(images: np.ndarray) -> list[np.ndarray]:
-    return np.array_split(images, -(-len(images) // CHUNK))
+def _seeing(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the compiled network that sees pixels."""
+    return jax.jit(lambda variables, images: run(variables, scaled(images)))
 
 
 def detected(places: np.ndarray, logits: np.ndarray, *, most: int = 20) -> Found:

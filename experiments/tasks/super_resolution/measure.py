@@ -12,6 +12,7 @@ import jaxprune as jp
 from experiments.data import photos, pictures
 from experiments.data.pictures import Dataset, Photos, Pictures
 from experiments.procedures import joint
+from experiments.runner import devices
 from experiments.runner.fit import Variables
 from experiments.runner.task import Task
 from experiments.tasks.super_resolution.config import Config
@@ -62,15 +63,16 @@ def quality(
 ) -> dict[str, float]:
     """Returns the mean PSNR of each of these widths, in dB, over the pictures of a part.
 
-    Photographs are enlarged tile by tile, with one program for all; it is that of whole ones.
+    Photographs are enlarged tile by tile, with one program for all; it is that of whole ones. The
+    devices of a mesh divide pictures of one size; of photographs each enlarges all.
     """
     decibels, (params, rest) = {}, joint.parts(variables)
     reach = slim.task.model.reach  # pyright: ignore[reportAttributeAccessIssue]
     for name in names:
         small = slimmable.variables(slim.task.graph, params, rest, name, slim.widths[name])
-        doubled = partial(slim.doubled[name], jax.device_put(small))
-        whole = partial(photos.enlarged, doubled, margin=reach)
-        decibels[name] = _mean(part, partial(_in_chunks, doubled), whole)
+        stack = partial(devices.of_each, slim.doubled[name], small, most=CHUNK)
+        tile = partial(slim.doubled[name], devices.everywhere(small))
+        decibels[name] = _mean(part, stack, partial(photos.enlarged, tile, margin=reach))
     return decibels
 
 
@@ -90,10 +92,6 @@ def _mean(
         each = [pictures.psnr(whole(low)[None], high[None]) for low, high in pairs]
         return float(np.mean(each))
     return float(pictures.psnr(stack(part.low), part.high).mean())
-
-
-def _in_chunks(doubled: Callable[[np.ndarray], Any], low: np.ndarray) -> np.ndarray:
-    return np.concatenate([doubled(each) for each in np.array_split(low, -(-len(low) // CHUNK))])
 
 
 def _doubled(model: Any, variables: Any, low: jax.Array, *inside: jax.Array) -> jax.Array:
