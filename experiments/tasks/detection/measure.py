@@ -23,7 +23,7 @@ def accuracy(task: Task[Config], network: Network, name: str) -> float:
 
     They are those that it was trained on.
     """
-    model, graph, widths = classifier(task.config)
+    model, graph, widths = classifier(task)
     params, rest = joint.parts(network.variables)
     small = slimmable.variables(graph, params, rest, name, widths[name])
     run = jax.jit(partial(jp.linen.resize(model, graph, widths[name]).apply, train=False))
@@ -42,17 +42,27 @@ def precision(task: Task[Config], network: Network, name: str) -> dict[str, floa
     each = zip(*(run(small, scaled(part)) for part in _chunks(test.images)), strict=True)
     logits, places = map(np.concatenate, each)
     precisions = {}
-    for label, kind in enumerate(classes(task.config)):
-        scores = logits[..., label].reshape(len(logits), -1)
-        each = [
-            detected(*pair) for pair in zip(places.reshape(len(places), -1, 4), scores, strict=True)
-        ]
+    for label, (kind, each) in enumerate(
+        zip(classes(task.config), found(logits, places), strict=True), 1
+    ):
         true, difficult = (
             [b[c == number] for b, c in zip(test.boxes, test.classes, strict=True)]
-            for number in (label + 1, -label - 1)
+            for number in (label, -label)
         )
         precisions[kind] = boxes.average_precision(each, true, difficult)
     return precisions
+
+
+def found(logits: np.ndarray, places: np.ndarray) -> list[list[Found]]:
+    """Returns what is in images: a list for each class, of what each image has of it.
+
+    Args:
+      logits: f32[n, h, w, classes].
+      places: boxes f32[n, h, w, 4].
+    """
+    here = places.reshape(len(places), -1, 4)
+    of_class = np.moveaxis(logits, -1, 0).reshape(logits.shape[-1], len(logits), -1)
+    return [[detected(*pair) for pair in zip(here, each, strict=True)] for each in of_class]
 
 
 def _chunks(images: np.ndarray) -> list[np.ndarray]:
