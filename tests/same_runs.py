@@ -12,7 +12,12 @@ import jaxprune as jp
 from experiments.runner import directory
 
 
-def check_same(one: Path, other: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
+def check_same(
+    one: Path,
+    other: Path,
+    fields: Sequence[str],
+    accuracies: Sequence[str] = ("accuracy", "validation_accuracy"),
+) -> list[dict[str, Any]]:
     """Checks checkpoints to the bit, `fields` of the summaries and all metrics; returns these."""
     names = {path.name for path in (one / "checkpoints").iterdir()}
     assert names == {path.name for path in (other / "checkpoints").iterdir()}
@@ -20,7 +25,7 @@ def check_same(one: Path, other: Path, fields: Sequence[str]) -> list[dict[str, 
         trees = [jp.restore(run / "checkpoints" / name).variables for run in (one, other)]
         assert all(jax.tree.leaves(jax.tree.map(np.array_equal, *trees))), name
     summaries = [directory.read_json(run / "summary.json") for run in (one, other)]
-    for field in ("accuracy", "validation_accuracy", *fields):
+    for field in (*accuracies, *fields):
         assert summaries[0][field] == summaries[1][field]
     records = [
         [
