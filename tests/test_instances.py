@@ -52,6 +52,12 @@ def test_run_lengths_of_other_sizes_are_scaled(packed: bool) -> None:
     np.testing.assert_array_equal(coco.pixels(same), whole)
 
 
+def test_run_lengths_of_another_image_are_an_error() -> None:
+    wrong = {"id": 7, "segmentation": coco.encoded(np.ones((6, 9)))}
+    with pytest.raises(ValueError, match=r"annotation 7 has run lengths of 6 x 9, .* 9 x 6"):
+        coco.mask(wrong, 9, 6, 12)
+
+
 def test_keypoints_are_read_as_they_are_published(tmp_path) -> None:
     """They count pixels, whose middles are half a pixel further; x is halved in the square."""
     published.coco(tmp_path)

@@ -100,7 +100,7 @@ def mask(annotation: Annotation, height: int, width: int, size: int) -> Mask:
       size: height and width of the square.
 
     Raises:
-      ValueError: there are none, or they are no polygons.
+      ValueError: there are none, they are no polygons, or run lengths of another size.
     """
     import cv2
     from pycocotools import mask as masks
@@ -114,6 +114,11 @@ def mask(annotation: Annotation, height: int, width: int, size: int) -> Mask:
         factor = np.array([size / width, size / height])
         scaled = [(np.reshape(polygon, (-1, 2)) * factor).ravel().tolist() for polygon in shape]
         return masks.merge(masks.frPyObjects(scaled, size, size))
+    if list(shape["size"]) != [height, width]:
+        raise ValueError(
+            f"annotation {annotation['id']} has run lengths of {shape['size'][0]} x "
+            f"{shape['size'][1]}, in an image of {height} x {width}"
+        )
     if isinstance(shape["counts"], list):
         shape = masks.frPyObjects(shape, height, width)
     if (height, width) == (size, size):
