@@ -30,6 +30,7 @@ FIGURES = {
     "bicubic": 1,
     "precision.*": 100,
     "alone.*": 100,
+    "average_precision.*": 100,
     "macs_pruned": 100,
     "macs.*": 1,
     "parameters.*": 1,

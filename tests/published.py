@@ -11,6 +11,9 @@ from experiments.data import voc
 
 PALETTE = [channel for i in range(256) for channel in (i, 255 - i, i // 2)]
 
+PERSON = [4, 12, 2, 15, 11, 1, *[0, 0, 0] * 15]
+"""Keypoints: one that is seen, one that is hidden, others that are not labeled."""
+
 
 def picture(path: Path, shape: tuple[int, int], seed: int) -> np.ndarray:
     """Writes a smooth image and returns its pixels as they were before any compression."""
@@ -106,23 +109,29 @@ def voc_boxes(path: Path, year: int = 2012) -> Path:
 
 
 def coco(path: Path) -> Path:
-    """Writes a person and a crowd of zebras, likewise."""
-    folder = path / "coco"
+    """Writes a person, as a polygon with keypoints, and a crowd of zebras, as run lengths."""
+    folder, here = path / "coco", {"image_id": 9}
+    columns = [1600, *[20] * 79]  # the upper half of each of the last 40 columns
+    runs = {"size": [40, 80], "counts": columns}
+    corners = {"segmentation": [[0, 10, 20, 10, 0, 40]], "keypoints": PERSON, "num_keypoints": 2}
+    person = here | corners | {"id": 1, "category_id": 1, "iscrowd": 0, "area": 300.0}
+    crowd = here | {"id": 2, "iscrowd": 1, "area": 800.0, "segmentation": runs}
+    nothing = {"keypoints": [0] * 51, "num_keypoints": 0}
+    person, crowd = person | {"bbox": [0, 10, 20, 30]}, crowd | {"bbox": [40, 0, 40, 20]}
+    empty = person | {"id": 3, "bbox": [40, 0, 0, 20]}
     for part in ("train", "val"):
         picture(folder / f"{part}2017" / "000000000009.jpg", (40, 80), 0)
-        both = {"image_id": 9, "area": 1.0, "segmentation": [[0, 0, 1, 1, 1, 0]]}
-        value = {
-            "images": [{"id": 9, "file_name": "000000000009.jpg", "height": 40, "width": 80}],
-            "annotations": [
-                {"id": 1, "category_id": 1, "bbox": [0, 10, 20, 30], "iscrowd": 0, **both},
-                {"id": 2, "category_id": 24, "bbox": [40, 0, 40, 20], "iscrowd": 1, **both},
-                {"id": 3, "category_id": 24, "bbox": [40, 0, 0, 20], "iscrowd": 0, **both},
-            ],
-            "categories": [{"id": 1, "name": "person"}, {"id": 24, "name": "zebra"}],
-        }
-        file = folder / "annotations" / f"instances_{part}2017.json"
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps(value))
+        images = [{"id": 9, "file_name": "000000000009.jpg", "height": 40, "width": 80}]
+        for kind, other in (("instances", 24), ("person_keypoints", 1)):
+            names = [{"id": 1, "name": "person"}, {"id": 24, "name": "zebra"}]
+            value = {
+                "images": images,
+                "annotations": [person, crowd | nothing | {"category_id": other}, empty],
+                "categories": names if other == 24 else names[:1],
+            }
+            file = folder / "annotations" / f"{kind}_{part}2017.json"
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(json.dumps(value))
     return folder
 
 

@@ -10,7 +10,7 @@ pytest.importorskip("sklearn", reason="needs the extra [experiments]")
 pytest.importorskip("cv2", reason="needs the extra [experiments]")
 
 import published
-from experiments.data import boxed, objects
+from experiments.data import boxed, coco, objects
 from experiments.data.voc import CLASSES
 from experiments.runner import directory
 from experiments.tasks import detection
@@ -37,8 +37,8 @@ def test_coco_is_read_as_it_is_published(tmp_path) -> None:
     published.coco(tmp_path)
     found = load("coco", data_dir=tmp_path).test
     np.testing.assert_array_equal(found.boxes, [[[10, 0, 40, 10], [0, 20, 20, 40]]])
-    assert found.classes.tolist() == [[1, -boxed.COCO.index("zebra") - 1]]
-    assert len(set(boxed.COCO)) == 80
+    assert found.classes.tolist() == [[1, -coco.CLASSES.index("zebra") - 1]]
+    assert len(set(coco.CLASSES)) == 80
 
 
 @pytest.mark.parametrize("xml", [True, False], ids=["xml", "json"])

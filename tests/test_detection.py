@@ -45,7 +45,7 @@ def variables():
 @cache
 def network() -> parts.Part:
     config = Config(widths=WIDTHS, neck=NECK, image_size=16, divisor=2, grid=(1.0, 0.5))
-    return parts._part(config, MODEL, MODEL.apply, 16, protect=parts.WHOLE)
+    return parts.part(config, MODEL, parts.image(16), protect=parts.WHOLE)
 
 
 def padded_detector(keep, variables, small, images):
@@ -223,7 +223,7 @@ def few(monkeypatch) -> None:
 def test_the_detector_takes_each_widths_batch_norm_and_freezes_it(tmp_path) -> None:
     """Params have neither BatchNorm nor the first convolutions; a step leaves these as they are."""
     task = detection.task(tiny(tmp_path))
-    _, graph, grid = parts.classifier(task.config)
+    _, graph, grid = parts.classifier(task)
     _, whole, widths = parts.detector(task.config)
     model = Classifier((4, 4), 3)
     init = jax.jit(partial(model.init, train=False))
@@ -231,7 +231,8 @@ def test_the_detector_takes_each_widths_batch_norm_and_freezes_it(tmp_path) -> N
     rng = np.random.default_rng(0)
     params, rest = jax.tree.map(lambda leaf: rng.uniform(size=leaf.shape), (params, rest))
     backbone = Network(model, joint.whole(params, rest), {})
-    found, still = training.adopted(task, jax.random.key(1), widths, backbone)
+    fresh = jax.jit(task.model.init)(jax.random.key(1), IMAGES)
+    found, still = training.adopted(task, fresh, widths, backbone)
     trained = paths.flatten(found)[0]
     assert not any("BatchNorm" in path for path in trained)
     assert sorted(path.rsplit("params/")[1] for path in trained if "backbone" in path) == [
@@ -262,7 +263,7 @@ def test_a_run_trains_and_reports(tmp_path, capsys) -> None:
     [
         ({"grid": (0.5, 1.0)}, r"grid=\(0.5, 1.0\) must fall"),
         ({"image_size": 18}, r"image_size=18 must be a multiple of 2 \*\* stages"),
-        ({"widths": (4,)}, "two or more"),
+        ({"widths": (4,)}, "2 or more"),
         ({"clip": 0.0}, "clip=0.0 must be above 0"),
     ],
 )

@@ -4,31 +4,16 @@ To add one, write a function like `raccoon` and enter it in `FOLDERS`.
 """
 
 import hashlib
-import json
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from experiments.data import files, objects, voc
+from experiments.data import coco, files, objects, voc
 from experiments.data.objects import Boxes, Objects
 
 RACCOON = ("raccoon",)
-COCO = (
-    *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
-    *("traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat"),
-    *("dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack"),
-    *("umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball"),
-    *("kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket"),
-    *("bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple"),
-    *("sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair"),
-    *("couch", "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse"),
-    *("remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink"),
-    *("refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier"),
-    "toothbrush",
-)
 
 Labeled = list[tuple[Path, Boxes]]
 """The file of every image, and its objects."""
@@ -69,7 +54,7 @@ def raccoon(data_dir: Path, part: str) -> Labeled:
             if _part(path.stem) == part
         ]
     else:
-        each = _json(folder / "boxes.json")
+        each = files.json_object(folder / "boxes.json", "boxes")
         found = [
             (folder / f"{name}.jpg", _of_json(folder / "boxes.json", each, name))
             for name in sorted(each)
@@ -107,40 +92,9 @@ def voc_boxes(year: int, data_dir: Path, part: str) -> Labeled:
     ]
 
 
-def coco(data_dir: Path, part: str) -> Labeled:
-    """Returns the boxes of COCO 2017: `coco/annotations/instances_train2017.json`, `train2017`.
-
-    A crowd is neither to be found nor missed.
-
-    Source: Lin et al., "Microsoft COCO", ECCV 2014.
-    """
-    folder = files.required(data_dir / "coco", "COCO 2017")
-    path, found = folder / "annotations" / f"instances_{part}2017.json", defaultdict(list)
-    value = _json(path)
-    try:
-        label = {item["id"]: objects.number(item["name"], COCO) for item in value["categories"]}
-        for item in value["annotations"]:
-            left, top, width, height = item["bbox"]
-            if width > 0 and height > 0:  # a few are empty
-                sign = -1 if item["iscrowd"] else 1
-                box = (top, left, top + height, left + width)
-                found[item["image_id"]].append((box, sign * label[item["category_id"]]))
-        return [
-            (folder / f"{part}2017" / item["file_name"], objects.boxes(found[item["id"]]))
-            for item in value["images"]
-        ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise files.damaged(path, "a file of instances of COCO", repr(error)) from error
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(files.required(path, "boxes").read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise files.damaged(path, "JSON", error) from error
-    if not isinstance(value, dict):
-        raise files.damaged(path, "a JSON object", f"it is a {type(value).__name__}")
-    return value
+def coco_boxes(data_dir: Path, part: str) -> Labeled:
+    """Returns the boxes of COCO 2017."""
+    return [(image.path, image.boxes) for image in coco.read(data_dir, part).images]
 
 
 FOLDERS: Mapping[str, Folder] = MappingProxyType(
@@ -148,7 +102,7 @@ FOLDERS: Mapping[str, Folder] = MappingProxyType(
         "raccoon": Folder(raccoon, "train", "test", RACCOON),
         "voc2011": Folder(partial(voc_boxes, 2011), "train", "val", voc.CLASSES),
         "voc2012": Folder(partial(voc_boxes, 2012), "train", "val", voc.CLASSES),
-        "coco": Folder(coco, "train", "val", COCO),
+        "coco": Folder(coco_boxes, "train", "val", coco.CLASSES),
     }
 )
 

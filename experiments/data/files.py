@@ -1,6 +1,8 @@
 """Files of data sets in folders, as their authors publish them; what is missing or damaged."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,3 +73,22 @@ def lines(path: Path) -> list[str]:
     if not (found := [line.split()[0] for line in text.splitlines() if line.strip()]):
         raise damaged(path, "a list of images", "it is empty")
     return found
+
+
+def json_object(path: Path, what: str) -> dict[str, Any]:
+    """Returns the JSON value of a file.
+
+    Args:
+      path: of the file.
+      what: that it should hold.
+
+    Raises:
+      ValueError: it is missing or damaged, or no object.
+    """
+    try:
+        value = json.loads(required(path, what).read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise damaged(path, "JSON", error) from error
+    if not isinstance(value, dict):
+        raise damaged(path, "a JSON object", f"it is a {type(value).__name__}")
+    return value

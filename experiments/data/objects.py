@@ -64,18 +64,25 @@ def scaled(each: Sequence[tuple[Path, Boxes]], size: int) -> Objects:
     """
     import cv2
 
-    most = max((len(found.classes) for _, found in each), default=0)
-    images = np.empty((len(each), size, size, 3), np.uint8)
-    places = np.zeros((len(each), most, 4), np.float32)
-    classes = np.zeros((len(each), most), np.int32)
-    for row, (path, found) in enumerate(each):
+    images, found = np.empty((len(each), size, size, 3), np.uint8), []
+    for row, (path, there) in enumerate(each):
         image = files.image(path)
         images[row] = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
         factor = np.float32(size) / np.tile(image.shape[:2], 2)
+        found.append(there._replace(boxes=np.clip(there.boxes * factor, 0, size)))
+    return Objects(images, *padded(found))
+
+
+def padded(each: Sequence[Boxes]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns boxes f32[n, objects, 4] and classes i32[n, objects]; what is not there is 0."""
+    most = max((len(found.classes) for found in each), default=0)
+    places = np.zeros((len(each), most, 4), np.float32)
+    classes = np.zeros((len(each), most), np.int32)
+    for row, found in enumerate(each):
         count = len(found.classes)
-        places[row, :count] = np.clip(found.boxes * factor, 0, size)
+        places[row, :count] = found.boxes
         classes[row, :count] = found.classes
-    return Objects(images, places, classes)
+    return places, classes
 
 
 def pieces(objects: Objects, size: int, *, ground: int, seed: int = 0) -> Objects:

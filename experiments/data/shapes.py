@@ -3,15 +3,18 @@
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.data import coco
 from experiments.data.objects import Objects
 
 CLASSES = ("ground", "disc", "triangle", "square")
 SIDES = (math.inf, 3, 4)
 """Of the forms: a disc, a triangle, a square."""
+EXTREMES = ("top", "left", "bottom", "right")
+"""The keypoints of a form: the middle of its pixels in its first row, column, and so on."""
 TINT = 0.5
 """How much of the color of a form in `objects` is that of its class: red, green or blue."""
 OBJECTS = 2
@@ -78,6 +81,34 @@ def objects(count: int, *, size: int, seed: int, each: int = OBJECTS) -> Objects
     return Objects(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
+def instances(
+    count: int, *, size: int, seed: int, each: int = OBJECTS
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Returns the images of `objects`, and what is in them in the form of a JSON file of COCO.
+
+    A mask is what is seen of a form; its keypoints are `EXTREMES`, hidden where a later form covers
+    them and not labeled at an edge of the image. One of which most is covered is not in the file.
+
+    Args, errors: those of `objects`.
+
+    Source: extreme points are those of Zhou et al., "Bottom-up Object Detection by Grouping Extreme
+    and Center Points", CVPR 2019.
+    """
+    images, found = [], []
+    for scene in _scenes(count, size, seed, NOISE, TINT, each):
+        images.append(scene.images)
+        found += _annotations(scene, first=len(found))
+    annotations = [item for those in found for item in those]
+    names = {"keypoints": list(EXTREMES), "supercategory": "form"}
+    return np.concatenate(images), {
+        "images": [
+            {"id": i, "file_name": f"{i}", "height": size, "width": size} for i in range(count)
+        ],
+        "annotations": [item | {"id": i} for i, item in enumerate(annotations, 1)],
+        "categories": [{"id": i, "name": name} | names for i, name in enumerate(CLASSES[1:], 1)],
+    }
+
+
 class _Scenes(NamedTuple):
     images: np.ndarray  # u8[n, size, size, 3]
     kinds: np.ndarray  # i64[objects, n], places in SIDES
@@ -130,6 +161,58 @@ def _boxed(scene: _Scenes) -> Objects:
     return Objects(
         scene.images, boxes.transpose(1, 0, 2), np.stack(classes[::-1], 1).astype(np.int32)
     )
+
+
+def _annotations(scene: _Scenes, first: int) -> list[list[dict[str, Any]]]:
+    """Returns the objects of each image of a scene, whose number is `first`."""
+    seen = scene.inside.copy()
+    for place, inside in enumerate(scene.inside):
+        seen[:place] &= ~inside
+    _, boxes, classes = _boxed(scene)
+    points = _extremes(scene.inside, seen, boxes.astype(int)).reshape(*classes.shape, -1)
+    found = []
+    for row, kinds in enumerate(classes):
+        found.append([])
+        for form in np.flatnonzero(kinds):
+            top, left, bottom, right = boxes[row, form].tolist()
+            numbers = points[row, form].tolist()
+            found[-1].append(
+                {
+                    "image_id": first + row,
+                    "category_id": int(kinds[form]),
+                    "bbox": [left, top, right - left, bottom - top],
+                    "area": float(seen[form, row].sum()),
+                    "iscrowd": 0,
+                    "segmentation": coco.encoded(seen[form, row]),
+                    "keypoints": numbers,
+                    "num_keypoints": int(np.count_nonzero(numbers[2::3])),
+                }
+            )
+    return found
+
+
+def _extremes(inside: np.ndarray, seen: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Returns x, y and v of the `EXTREMES` of every form, f64[n, objects, 4, 3].
+
+    Args:
+      inside: bool[objects, n, size, size].
+      seen: likewise, what no later form covers.
+      boxes: i64[n, objects, 4].
+    """
+    found, size = [], inside.shape[-1]
+    form, image = np.indices(inside.shape[:2])
+    for axis, edge in ((0, 0), (1, 1), (0, 2), (1, 3)):
+        end = boxes[..., edge].T  # [objects, n], as all that follows
+        at = end - (edge > 1)
+        there, shown = (
+            (part if axis == 0 else part.swapaxes(2, 3))[form, image, at] for part in (inside, seen)
+        )
+        middle = (there * np.arange(size)).sum(axis=-1) / there.sum(axis=-1)
+        whole = shown[form, image, np.rint(middle).astype(int)]
+        labeled = end != (size if edge > 1 else 0)
+        place = (middle, at) if axis == 0 else (at, middle)
+        found.append(np.stack([*place, 1 + whole], axis=-1) * labeled[..., None])
+    return np.stack(found, axis=2).swapaxes(0, 1)
 
 
 def _texture(rng: np.random.Generator, count: int, places: Places) -> np.ndarray:

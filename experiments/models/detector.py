@@ -100,8 +100,8 @@ class Head(nn.Module):
         return logits, boxes
 
 
-class Detector(nn.Module):
-    """A backbone of at least two stages, the neck on the last two, the head.
+class Trunk(nn.Module):
+    """What every detector has: a backbone of at least two stages, the neck on the last two, a head.
 
     Attributes:
       widths: channels of each stage of the backbone.
@@ -113,20 +113,31 @@ class Detector(nn.Module):
     neck: int
     classes: int
 
-    @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns logits and boxes as the `Head`, of images f32[n, height, width, channels].
+    def located(
+        self, x: jax.Array
+    ) -> tuple[list[jax.Array], jax.Array, tuple[jax.Array, jax.Array]]:
+        """Returns the stages before those of the neck, what the neck gives, logits and boxes.
 
         BatchNorm is in eval mode.
         """
-        *_, fine, coarse = Backbone(self.widths, name="backbone")(x, train=False)
-        x = Neck(self.neck, name="neck")(fine, coarse)
-        return Head(self.neck, self.classes, self.stride, name="head")(x)
+        *before, fine, coarse = Backbone(self.widths, name="backbone")(x, train=False)
+        merged = Neck(self.neck, name="neck")(fine, coarse)
+        found = Head(self.neck, self.classes, self.stride, name="head")(merged)
+        return before, merged, found
 
     @property
     def stride(self) -> int:
         """Pixels between the places of the head."""
         return 2 ** (len(self.widths) - 1)
+
+
+class Detector(Trunk):
+    """A detector of boxes."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns logits and boxes as the `Head`, of images f32[n, height, width, channels]."""
+        return self.located(x)[-1]
 
 
 def centers(height: int, width: int, stride: int) -> jax.Array:

@@ -171,7 +171,9 @@ def _digest(dataset: Any) -> str:
 
 def _parts(value: Any) -> Iterator[bytes]:
     """Yields what data consist of: arrays and numbers, not the functions that read a stream."""
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        yield from _parts(tuple(value.flat))
+    elif isinstance(value, np.ndarray):
         yield f"{value.shape} {value.dtype}".encode()
         yield np.ascontiguousarray(value).tobytes()
     elif is_dataclass(value):

@@ -47,14 +47,14 @@ from experiments.tasks.detection.parts import classifier, detector, task
 from experiments.tasks.detection.training import detect, pretrain
 
 _PHOTOGRAPHS = {"image_size": 128, "widths": (16, 32, 64, 96, 96), "neck": 64, "flip": True}
-_LARGE = {"image_size": 320, "widths": (32, 64, 128, 256, 256), "neck": 128, "flip": True}
+LARGE = {"image_size": 320, "widths": (32, 64, 128, 256, 256), "neck": 128, "flip": True}
 PRESETS: Presets = MappingProxyType(
     {
         "shapes": {},
         "raccoon": _PHOTOGRAPHS
         | {"dataset": "raccoon", "batch_size": 16, "pretrain_epochs": 20, "epochs": 60},
         **{
-            name: _LARGE | {"dataset": name, "pretrain_epochs": 10, "epochs": 40}
+            name: LARGE | {"dataset": name, "pretrain_epochs": 10, "epochs": 40}
             for name in ("voc2011", "voc2012", "coco")
         },
     }
@@ -67,7 +67,7 @@ COLUMNS = 5
 def method(run: Run[Config]) -> Summary:
     """Trains, and returns all that a run found: the one place where the test images are used."""
     task = run.task
-    small = classifier(task.config)
+    small = classifier(task)
     _, graph, widths = detector(task.config)
     names = tuple(widths)
     smallest = names[-1:]

@@ -58,13 +58,20 @@ class Config(Common):
 
     def __post_init__(self) -> None:
         """Raises ValueError where values contradict each other."""
-        problems = []
-        if list(self.grid) != sorted(set(self.grid), reverse=True):
-            problems.append(f"grid={self.grid} must fall")
-        if len(self.widths) < 2 or self.image_size % 2 ** len(self.widths):
-            problems.append(
-                f"image_size={self.image_size} must be a multiple of 2 ** stages, and the stages "
-                f"of widths={self.widths} two or more"
-            )
-        positive = ("epochs", "pretrain_epochs", "learning_rate", "neck", "divisor", "clip")
-        configuration.check(self, problems, positive=positive)
+        configuration.check(self, contradictions(self), positive=POSITIVE)
+
+
+POSITIVE = ("epochs", "pretrain_epochs", "learning_rate", "neck", "divisor", "clip")
+
+
+def contradictions(config: Config, *, stages: int = 2) -> list[str]:
+    """Returns what contradicts what in a configuration, of a network of so many stages or more."""
+    problems = []
+    if list(config.grid) != sorted(set(config.grid), reverse=True):
+        problems.append(f"grid={config.grid} must fall")
+    if len(config.widths) < stages or config.image_size % 2 ** len(config.widths):
+        problems.append(
+            f"image_size={config.image_size} must be a multiple of 2 ** stages, and the stages "
+            f"of widths={config.widths} {stages} or more"
+        )
+    return problems

@@ -26,7 +26,7 @@ def accuracy(task: Task[Config], network: Network, name: str) -> float:
 
     They are those that it was trained on.
     """
-    model, graph, widths = classifier(task.config)
+    model, graph, widths = classifier(task)
     params, rest = joint.parts(network.variables)
     small = slimmable.variables(graph, params, rest, name, widths[name])
     run = partial(jp.linen.resize(model, graph, widths[name]).apply, train=False)
@@ -43,14 +43,12 @@ def precision(task: Task[Config], network: Network, name: str) -> dict[str, floa
     run, test = jp.linen.resize(model, graph, widths[name]).apply, made(task).test
     logits, places = devices.of_each(_seeing(run), small, test.images, most=CHUNK)
     precisions = {}
-    for label, kind in enumerate(classes(task.config)):
-        scores = logits[..., label].reshape(len(logits), -1)
-        each = [
-            detected(*pair) for pair in zip(places.reshape(len(places), -1, 4), scores, strict=True)
-        ]
+    for label, (kind, each) in enumerate(
+        zip(classes(task.config), found(logits, places), strict=True), 1
+    ):
         true, difficult = (
             [b[c == number] for b, c in zip(test.boxes, test.classes, strict=True)]
-            for number in (label + 1, -label - 1)
+            for number in (label, -label)
         )
         precisions[kind] = boxes.average_precision(each, true, difficult)
     return precisions
@@ -59,6 +57,18 @@ def precision(task: Task[Config], network: Network, name: str) -> dict[str, floa
 def _seeing(run: Callable[..., Any]) -> Callable[..., Any]:
     """Returns the compiled network that sees pixels."""
     return jax.jit(lambda variables, images: run(variables, scaled(images)))
+
+
+def found(logits: np.ndarray, places: np.ndarray) -> list[list[Found]]:
+    """Returns what is in images: a list for each class, of what each image has of it.
+
+    Args:
+      logits: f32[n, h, w, classes].
+      places: boxes f32[n, h, w, 4].
+    """
+    here = places.reshape(len(places), -1, 4)
+    of_class = np.moveaxis(logits, -1, 0).reshape(logits.shape[-1], len(logits), -1)
+    return [[detected(*pair) for pair in zip(here, each, strict=True)] for each in of_class]
 
 
 def detected(places: np.ndarray, logits: np.ndarray, *, most: int = 20) -> Found:

@@ -1,16 +1,16 @@
 """The images of a run, and the two networks that are trained on them, with their widths."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 import jaxprune as jp
 from experiments.data import boxed, shapes
 from experiments.data.boxed import Parts as Images
-from experiments.models.detector import Classifier, Detector
+from experiments.models.detector import Classifier, Detector, Trunk
 from experiments.runner.task import Task
 from experiments.tasks.detection import boxes
 from experiments.tasks.detection.config import Config
@@ -70,30 +70,49 @@ def classes(config: Config) -> tuple[str, ...]:
     return shapes.CLASSES[1:] if drawn else boxed.FOLDERS[config.dataset].classes
 
 
-def classifier(config: Config) -> Part:
+def classifier(task: Task[Any]) -> Part:
     """Returns the network that is trained first, whose backbone the detector takes over.
 
     Among the single objects of photographs, ground is one more class.
     """
-    model = Classifier(config.widths, len(classes(config)) + (config.dataset != "shapes"))
-    return _part(config, model, partial(model.apply, train=False), SINGLE)
+    config, model = task.config, task.model
+    assert isinstance(model, Trunk)
+    first = Classifier(config.widths, model.classes + (config.dataset != "shapes"))
+    return part(config, first, image(SINGLE), train=False)
 
 
 def detector(config: Config) -> Part:
     """Returns the detector; its neck and its head have one width."""
     model = Detector(config.widths, config.neck, len(classes(config)))
-    return _part(config, model, model.apply, config.image_size, protect=WHOLE)
+    return part(config, model, image(config.image_size), protect=WHOLE)
 
 
-def _part(
-    config: Config, model: Any, apply: Callable[..., Any], size: int, protect: tuple[str, ...] = ()
+def image(size: int) -> jax.ShapeDtypeStruct:
+    """Returns the shape of one image."""
+    return jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+
+
+def part(
+    config: Config, model: nn.Module, *inputs: Any, protect: tuple[str, ...] = (), **call: Any
 ) -> Part:
-    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    options = {"train": False} if isinstance(model, Classifier) else {}
-    variables = jax.eval_shape(partial(model.init, **options), jax.random.key(0), image)
-    graph = jp.trace(apply, variables, image)
+    """Returns a network of these inputs, and its widths.
+
+    Args:
+      config: has the grid.
+      model: the network.
+      *inputs: arrays or shapes, of one image.
+      protect: patterns of groups that never slim.
+      **call: other arguments of the network.
+    """
+    variables = jax.eval_shape(partial(model.init, **call), jax.random.key(0), *inputs)
+    graph = jp.linen.trace(model, variables, *inputs, **call)
+    return Part(model, graph, grid(config, graph, protect))
+
+
+def grid(config: Config, graph: jp.ChannelGraph, protect: tuple[str, ...] = ()) -> dict[str, Keep]:
+    """Returns the keeps of all widths, the widest first; groups in `protect` stay whole."""
     prefix = partial(slimmable.prefix, graph, divisor=config.divisor, protect=protect)
-    return Part(model, graph, {str(width): prefix(width) for width in config.grid})
+    return {str(width): prefix(width) for width in config.grid}
 
 
 def made(task: Task[Config]) -> Images:

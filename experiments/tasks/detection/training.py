@@ -12,7 +12,7 @@ import optax
 
 import jaxprune as jp
 from experiments.data.objects import mirrored
-from experiments.models.detector import centers
+from experiments.models.detector import Trunk, centers
 from experiments.procedures import joint
 from experiments.procedures.joint import Joint
 from experiments.runner.fit import QUIET, Journal
@@ -28,10 +28,10 @@ from jaxprune.slimmable.state import Split, combine, only
 
 
 def pretrain(
-    task: Task[Config], name: str, names: tuple[str, ...], journal: Journal = QUIET
+    task: Task[Any], name: str, names: tuple[str, ...], journal: Journal = QUIET
 ) -> Network:
     """Returns the classifier of these widths: an S-Net if there are several."""
-    config, (model, graph, widths) = task.config, classifier(task.config)
+    config, (model, graph, widths) = task.config, classifier(task)
     images, number = made(task).single, config.scaled(config.pretrain_epochs)
     init = jax.jit(partial(model.init, train=False))
     grid = {name: widths[name] for name in names}
@@ -52,7 +52,7 @@ def pretrain(
 
 
 def detect(
-    task: Task[Config],
+    task: Task[Any],
     name: str,
     names: tuple[str, ...],
     backbone: Network,
@@ -62,32 +62,64 @@ def detect(
 
     BatchNorm and the first convolutions are frozen; every width keeps the BatchNorm that it has.
     """
-    config, (model, graph, widths) = task.config, detector(task.config)
-    train, number = made(task).train, config.scaled(config.epochs)
-    grid = {name: widths[name] for name in names}
-    side = config.image_size // model.stride
-    middle = centers(side, side, model.stride)
+    config, train = task.config, made(task).train
+    grid = {name: detector(config).widths[name] for name in names}
+    assigned = assigner(task)
 
-    def network(keep: Keep) -> Callable[..., Any]:
-        small = jp.linen.resize(model, graph, keep)
-        return lambda variables, images: (small.apply(variables, images), {})
-
-    assigned = jax.jit(partial(boxes.assigned, middle, stride=model.stride))
-
-    def batch(rows: np.ndarray, step: int) -> tuple[jax.Array, Any]:
+    def batch(rows: np.ndarray, step: int) -> tuple[Any, Any]:
         images, places, kinds = (part[rows] for part in train)
         if config.flip:
             flips = np.random.default_rng((config.seed, step)).random(len(rows)) < 0.5
             images, places = mirrored(flips, images, places)
-        return scaled(images), assigned(places, kinds)
+        return (scaled(images),), assigned(places, kinds)
 
-    size = len(train.images)
-    sgd = _optimizer(config, config.learning_rate, number * (size // config.batch_size))
+    fresh = jax.jit(task.model.init)(key(config, name), jnp.zeros((1, *train.images.shape[1:])))
+    start = adopted(task, jax.device_get(fresh), grid, backbone)
+    found = trained(task, name, grid, batch, start, journal, config.epochs, config.learning_rate)
+    return Network(task.model, found, {})
+
+
+def assigner(task: Task[Any]) -> Callable[..., Any]:
+    """Returns `boxes.assigned` of boxes and classes, for the places of the detector."""
+    assert isinstance(task.model, Trunk)
+    stride = task.model.stride
+    side = task.config.image_size // stride
+    return jax.jit(partial(boxes.assigned, centers(side, side, stride), stride=stride))
+
+
+def trained(
+    task: Task[Any],
+    name: str,
+    grid: Mapping[str, Keep],
+    batch: Callable[..., Any],
+    start: tuple[Split, Split],
+    journal: Journal,
+    epochs: float,
+    rate: float,
+) -> Any:
+    """Returns {"params", "rest"} of the network of the task, after a training of these widths.
+
+    Args:
+      task: has the network and the loss.
+      name: of the phase.
+      grid: {name of a width: keep}.
+      batch: (places of its images, number of the step) -> a tuple of inputs, targets.
+      start: params and rest.
+      journal: hears of the training.
+      epochs: passes over the images, before they are scaled.
+      rate: the highest learning rate.
+    """
+    config, number, size = task.config, task.config.scaled(epochs), len(made(task).train.images)
+
+    def network(keep: Keep) -> Callable[..., Any]:
+        small = jp.linen.resize(task.model, task.graph, keep)
+        return lambda variables, inputs: (small.apply(variables, *inputs), {})
+
+    sgd = _optimizer(config, rate, number * (size // config.batch_size))
     tx = optax.chain(optax.clip_by_global_norm(config.clip), sgd)
-    gradients = joint.gradients(network, graph, task.loss)
+    gradients = joint.gradients(network, task.graph, task.loss)
     how = _joint(config, name, grid, tx, gradients, batch, size, number)
-    split = adopted(task, key(config, name), grid, backbone)
-    return Network(model, joint.train(how, *split, journal), {})
+    return joint.train(how, *start, journal)
 
 
 def _joint(
@@ -113,18 +145,27 @@ def _joint(
 
 
 def adopted(
-    task: Task[Config], key: jax.Array, grid: Mapping[str, Keep], backbone: Network
+    task: Task[Any], fresh: Any, grid: Mapping[str, Keep], backbone: Network
 ) -> tuple[Split, Split]:
-    """Returns (params, rest) of a new detector on a trained backbone; what is frozen is `rest`."""
-    image = jnp.zeros((1, *made(task).train.images.shape[1:]))
-    fresh = jax.device_get(jax.jit(task.model.init)(key, image))
+    """Returns (params, rest) of a detector on a trained backbone; what is frozen is `rest`.
+
+    Args:
+      task: has the detector.
+      fresh: its variables before any training.
+      grid: {name of a width: keep}.
+      backbone: the trained classifier.
+    """
     params, rest = slimmable.split(task.graph, fresh, grid)
 
     def renewed(part: Split, source: Split) -> Split:
         private = {n: _replaced(tree, source.private[n]) for n, tree in part.private.items()}
         return Split(_replaced(part.shared, source.shared), private)
 
-    params, rest = map(renewed, (params, rest), joint.parts(backbone.variables))
+    return frozen(task, *map(renewed, (params, rest), joint.parts(backbone.variables)))
+
+
+def frozen(task: Task[Any], params: Split, rest: Split) -> tuple[Split, Split]:
+    """Returns (params, rest), where all of BatchNorm and the first convolutions are `rest`."""
     first = {f"params/backbone/Conv_{i}/kernel" for i in range(task.config.frozen)}
     leaves = paths.flatten(params.shared)[0].keys()
     private = {name: combine(tree, params.private[name]) for name, tree in rest.private.items()}

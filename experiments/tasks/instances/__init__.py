@@ -1,0 +1,1 @@
+"""Tasks on the detector that find a part of every object: masks, and keypoints."""
