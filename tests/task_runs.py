@@ -28,8 +28,15 @@ from experiments.methods import dense as dense_method
 from experiments.report import plots
 from experiments.runner import directory
 from experiments.runner.experiment import Experiment, execute
-from experiments.tasks import detection, segmentation, super_resolution
+from experiments.tasks import (
+    detection,
+    instance_segmentation,
+    keypoints,
+    segmentation,
+    super_resolution,
+)
 from experiments.tasks.detection import parts
+from experiments.tasks.instances.config import Config as Instances
 from jaxprune.schedule import Part, Training, constant
 from slimmable_runs import AUTO, US_NET
 
@@ -46,6 +53,10 @@ PIXELS = segmentation.Config(
 BOXES = detection.Config(
     image_size=16, widths=(4, 4), neck=4, divisor=2, grid=(1.0, 0.5), batch_size=8, epochs=1,
     pretrain_epochs=1,
+)  # fmt: skip
+INSTANCES = Instances(
+    image_size=16, widths=(4, 4, 4), neck=4, divisor=2, batch_size=8, epochs=1, pretrain_epochs=1,
+    finetune_epochs=1,
 )  # fmt: skip
 HALVES = super_resolution.Config(
     image_size=16, patch=6, widths=(4, 4), divisor=1, blocks=1, batch_size=8, grid=(1.0, 0.5),
@@ -119,6 +130,8 @@ def _of(module: Any, config: Any) -> Callable[..., Any]:
 RUNS: Mapping[str, Callable[..., Any]] = {
     "segmentation": partial(executed, segmentation.EXPERIMENT._replace(task=voided), PIXELS),
     "detection": _of(detection, BOXES),
+    "instance_segmentation": _of(instance_segmentation, INSTANCES),
+    "keypoints": _of(keypoints, INSTANCES),
     "super_resolution": _of(super_resolution, HALVES),
     "us_slimmable": _of(us_slimmable, US_NET),
     "us_slimmable sliced": _of(us_slimmable, replace(US_NET, execution="slice")),

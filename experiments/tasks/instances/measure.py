@@ -6,11 +6,13 @@ from io import StringIO
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from experiments.data.objects import Boxes, padded
+from experiments.runner import devices
 from experiments.runner.task import Network, Task
 from experiments.tasks.detection.measure import found
 from experiments.tasks.detection.parts import scaled
@@ -74,18 +76,19 @@ def average_precision(
 def detections(task: Task[Config], network: Network) -> list[dict[str, Any]]:
     """Returns what a network finds in the test images, at their own size, as results of COCO."""
     data, size = images(task), task.config.image_size
-    run, results = jax.jit(network.model.apply), []
-    count = len(data.test.images)
+    apply, results = network.model.apply, []
+    find = jax.jit(lambda v, x: apply(v, scaled(x), jnp.zeros((len(x), 1, 4)))[0])
+    look = jax.jit(lambda v, x, boxes: apply(v, scaled(x), boxes)[1])
+    count, variables = len(data.test.images), devices.everywhere(network.variables)
     numbers = {item["name"]: item["id"] for item in data.truth["categories"]}
     of_class = [numbers.get(name) for name in ("", *data.classes)]  # a file may have fewer
     for rows in np.array_split(np.arange(count), -(-count // CHUNK)):
-        pixels = scaled(data.test.images[rows])
-        there, _ = run(network.variables, pixels, np.zeros((len(rows), 1, 4), np.float32))
-        best = strongest(np.asarray(there[0]), np.asarray(there[1]), size)
+        pixels = data.test.images[rows]
+        best = strongest(*devices.of_each(find, variables, pixels, most=CHUNK), size)
         boxes, _ = padded([Boxes(each.boxes, each.classes) for each, _ in best])
         room = np.pad(boxes, ((0, 0), (0, MOST - boxes.shape[1]), (0, 0)))
-        _, parts = run(network.variables, pixels, seen(data.kind, room))
-        for row, (each, scores), logits in zip(rows, best, np.asarray(parts), strict=True):
+        parts = devices.of_each(look, variables, pixels, seen(data.kind, room), most=CHUNK)
+        for row, (each, scores), logits in zip(rows, best, parts, strict=True):
             image = data.truth["images"][row]
             results += [
                 {"image_id": image["id"], "category_id": of_class[label], "score": float(score)}
