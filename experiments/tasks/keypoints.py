@@ -6,6 +6,18 @@ Command:   python -m experiments.keypoints
            python -m experiments.keypoints --grid 1.0 0.5 --seed 1
            python -m experiments.keypoints --preset coco --data-dir DIR
 Device:    CPU, 2 cores
+CPU time:  238 s, with compilation
+Expected:  average precision of COCO on the test images, in percent, of seed 0:
+
+                                dense      pruned  fine-tuned
+           MACs            25,763,840  12,847,208  12,847,208
+           parameters         202,939      71,014      71,014
+           boxes                49.38       41.50       50.13
+           boxes at 0.5         90.57       85.68       91.56
+           keypoints            38.81       25.55       39.84
+           keypoints at 0.5     63.11       47.56       63.68
+
+The fine-tuned network has seen the images 4 times more than the dense one, which saw them 8 times.
 """
 
 from pathlib import Path
