@@ -131,6 +131,7 @@ GUARDS: Mapping[str, Sequence[str]] = {
     "linen/found_attributes": ("test_found_attributes", "test_resize"),
     "running/wrapped_indices": ("test_decode",),
     "running/attribute_search": ("test_found_attributes",),
+    "arguments/reduction": ("test_transfers", "test_scores", "test_scores_of_filters"),
     "arguments/integers": ("jaxprune/arguments/integers.py", "test_found_attributes"),
     "haiku/resizing": ("test_haiku_resize",),
     "linen/resizing": (
@@ -143,6 +144,7 @@ GUARDS: Mapping[str, Sequence[str]] = {
     "groups/members": ("test_scores", "test_batchnorm", "test_taylor", "test_bad_values"),
     "scores/bn": ("test_scores", "test_batchnorm", "test_bad_values"),
     "scores/energy": ("test_scores", "test_oicsr"),
+    "scores/filters": ("test_scores_of_filters", "test_transfers"),
     "scores/norm": ("test_scores", "test_number_types", "test_bad_values"),
     "scores/normalizing": ("test_normalizing", "jaxprune/scores/normalizing.py"),
     "select/one_call": ("test_prune", "jaxprune/linen/pruning.py"),

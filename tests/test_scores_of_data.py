@@ -321,6 +321,13 @@ def test_nisp_names_what_cannot_pass_importance_on() -> None:
     assert fix == "Fix: give last= of a layer before them."
 
 
+def test_nisp_names_weights_that_are_not_finite() -> None:
+    v = {"a": np.ones((3, 4)), "b": np.full((4, 2), np.nan), "c": np.ones((2, 1))}
+    graph = jp.trace(lambda v, x: jax.nn.relu(x @ v["a"]) @ v["b"] @ v["c"], v, np.ones((1, 3)))
+    with pytest.raises(ScoreError, match=r"nisp: variables \['b'\] hold NaN or infinity"):
+        scores.nisp(graph, v, {"b": np.ones(2)})
+
+
 def test_nisp_multiplies_by_batch_norm_by_option_and_adds_layers_of_a_scan() -> None:
     def fn(v: Any, x: Any) -> Any:
         def layer(x: Any, w: Any) -> Any:

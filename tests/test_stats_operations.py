@@ -58,7 +58,7 @@ def test_what_several_kernels_read_is_multiplied_once() -> None:
 
 
 def test_contributions_take_the_products_of_all_pairs_alone() -> None:
-    """Neither patches nor the sum over the inputs of a channel is a product."""
+    """The sum over the inputs of a channel is none."""
     rows, n, window, outputs = 64, 32, 9, 16
 
     def dense(v: Any, x: Any) -> Any:

@@ -11,7 +11,8 @@ from jax import lax
 
 import jaxprune as jp
 from jaxprune import stats
-from jaxprune.stats import At
+from jaxprune.gates.sites import find_sites
+from jaxprune.stats import At, readings
 
 RANDOM = np.random.default_rng(0)
 
@@ -66,6 +67,10 @@ def test_grams_of_patches() -> None:
     patches = patches_by_hand(h)
     kernel = v["b"].transpose(2, 0, 1, 3).reshape(12, 2, 3).swapaxes(0, 1)  # [groups, K, O]
     flat = patches.reshape(2, -1, 12)
+    (site,) = (site for site in find_sites(graph.walk) if "a[3.1]" in str(site.groups))
+    reading = readings.Reading(channels=None, group="", site=site, op=site.op, operands=[h, v["b"]])
+    some = np.array([7, 0, len(flat[0]) - 1])
+    np.testing.assert_allclose(readings.read_matrix(reading, some), flat[:, some], rtol=1e-5)
     y = np.einsum("gsk,gko->gso", flat, kernel)
     (group,) = (name for name in found["gram"] if name.startswith("a[3.1]"))
     (gram,) = found["gram"][group]

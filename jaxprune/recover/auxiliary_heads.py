@@ -93,7 +93,7 @@ class Watch:
         }
         numbers = dict.fromkeys(reader.number for reader in readers)
         marks: list[Any] = [(ops[self.depths[name]][0], name) for name in sites]
-        marked = Marked([*marks, *((ops[number][0], number) for number in numbers)])
+        marked: Marked[Any] = Marked([*marks, *((ops[number][0], number) for number in numbers)])
 
         def leave(op: Any, operands: list[Array], results: list[Array]) -> dict[Any, Any]:
             return {

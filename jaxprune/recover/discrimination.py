@@ -254,7 +254,7 @@ class _Stage:
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """The kernels after a step of SGD, and the gradients by all of their weights."""
         known = {p: (owner < 0) | jnp.take(there, owner) for p, owner in where.owners.items()}
-        allowed = self._allowed(jnp, keep, kernels)
+        allowed = self._allowed(keep, kernels)
         targets = self._written(self.watch(dense, batch, self.readers), where)
 
         def objective(kernels: dict[str, Array]) -> Array:
@@ -281,23 +281,25 @@ class _Stage:
         self, old: dict[str, Any], new: dict[str, Any], there: Array, where: _Where, keep: Keep
     ) -> dict[str, Any]:
         """Returns the kernels with what was trained, and at other channels as they were."""
-        if all(map(is_near, old.values())):
-            return self._joined(np, old, fetch(new), there, where, keep)
-        run = jax.jit(lambda *args: self._joined(jnp, *args))
-        return run(old, new, there, where, keep)
 
-    def _joined(
-        self, xp: Any, old: Any, new: Any, there: Array, where: _Where, keep: Keep
-    ) -> dict[str, Any]:
-        allowed = self._allowed(xp, keep, old)
-        return {
-            p: xp.where((owner >= 0) & xp.take(there, owner) & allowed[p], new[p], old[p])
-            for p, owner in where.owners.items()
-        }
+        def theirs(old: Any, there: Array, where: _Where, keep: Keep) -> dict[str, Array]:
+            allowed = self._allowed(keep, old)
+            return {
+                p: (owner >= 0) & jnp.take(there, owner) & allowed[p]
+                for p, owner in where.owners.items()
+            }
 
-    def _allowed(self, xp: Any, keep: Keep, like: Any) -> dict[str, Array]:
-        """{path: where a variable has entries that no pruned channel owns}."""
-        ones = jax.tree.map(lambda leaf: xp.ones(np.shape(leaf), bool), like)
+        def both(old: Any, new: Any, *given: Any) -> dict[str, Array]:
+            return {p: jnp.where(own, new[p], old[p]) for p, own in theirs(old, *given).items()}
+
+        if not all(map(is_near, old.values())):
+            return jax.jit(both)(old, new, there, where, keep)
+        found = fetch(jax.jit(theirs)(old, there, where, keep))  # 64 bits of NumPy stay
+        return {p: np.where(own, fetch(new[p]), old[p]) for p, own in found.items()}
+
+    def _allowed(self, keep: Keep, like: Any) -> dict[str, Array]:
+        """{path: where a variable has entries that no pruned channel owns}, in a program."""
+        ones = jax.tree.map(lambda leaf: jnp.ones(jnp.shape(leaf), bool), like)
         return flatten(mask(self.graph, ones, keep))[0]
 
     def _norms(self, slopes: Mapping[str, Array], where: _Where) -> Array:

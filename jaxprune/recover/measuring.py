@@ -26,7 +26,7 @@ from jaxprune.running import evaluator
 from jaxprune.running.evaluator import Noted
 from jaxprune.stats.batch_calls import Calling
 from jaxprune.stats.products import between, pairs
-from jaxprune.stats.readings import Reading, read_matrix, sampled, written_matrix
+from jaxprune.stats.readings import Reading, drawn, read_matrix, taken, written_matrix
 
 Array = Any
 _READ, _KERNEL, _WRITTEN, _SUM = "read", "kernel", "written", "sum"
@@ -176,13 +176,6 @@ class Measuring:
         def written(noted: Noted, what: str, number: int, layer: At) -> Array:
             return written_matrix(replace(at, results=(_at(noted[what, number], layer),)))
 
-        operands = [_at(seen[_READ, reader.number], reader.at)] * 2  # no kernel is looked at
-        if self.form is Form.BIAS:
-            operands[sites[0].operand] = jnp.where(reader.lost, 0, operands[sites[0].operand])
-            operands[1 - sites[0].operand] = _at(seen[_KERNEL, reader.number], reader.at)
-            x = written_matrix(replace(at, results=jaxpr.bind(op.eqn, operands, op.eqn.params)))
-        else:
-            x = read_matrix(replace(at, operands=operands))
         y = written(targets, _WRITTEN, reader.number, reader.at)
         if i in self.sums and targets is not seen:
             met = self.sums[i]
@@ -191,10 +184,17 @@ class Measuring:
             lost = lost - written(seen, _SUM, met.number, met.at)
             factor = met.factor[:, None]
             y = jnp.where(factor == 0, y, ours + lost / np.where(factor == 0, 1, factor))
-        if self.draw.positions is not None:
-            count = self.draw.positions * examples
-            x, drawn = sampled(x, jax.random.fold_in(key, i), count)
-            y = jnp.take(y, drawn, axis=-2)
+        count = None if self.draw.positions is None else self.draw.positions * examples
+        rows = drawn(y.shape[-2], jax.random.fold_in(key, i), count)
+        operands = [_at(seen[_READ, reader.number], reader.at)] * 2  # no kernel is looked at
+        if self.form is Form.BIAS:
+            operands[sites[0].operand] = jnp.where(reader.lost, 0, operands[sites[0].operand])
+            operands[1 - sites[0].operand] = _at(seen[_KERNEL, reader.number], reader.at)
+            results = jaxpr.bind(op.eqn, operands, op.eqn.params)
+            x = taken(written_matrix(replace(at, results=results)), rows)
+        else:
+            x = read_matrix(replace(at, operands=operands), rows)
+        y = taken(y, rows)
         broken = jnp.any(~jnp.isfinite(x)) | jnp.any(~jnp.isfinite(y))
         found = freely(remainders if self.form is Form.BIAS else moments, x, y)
         return Sums(found, broken.astype(jnp.int32))

@@ -140,7 +140,7 @@ def _solved(
         readers = [final[reader.number, reader.at] for reader in kernel.readers]
         path = readers[0].path
         solved = [surgeon.kernel for surgeon in kernel.surgeons]
-        leaf = leaves[path]
+        leaf: Array = leaves[path]
         new[path] = readers[0].with_kernel(new.get(path, leaf), solved)
         words = ", ".join(dict.fromkeys([s.method for s in kernel.surgeons] + ["no bias"]))
         for reader, moment in zip(readers, kernel.moments, strict=True):

@@ -84,6 +84,12 @@ def nisp(
     on_host = lambda arrays: fetch(jax.jit(slopes)(*arrays))  # noqa: E731
     passed = reduced(slopes, weights, on_host=on_host, kept=False)
     if any(not np.isfinite(values).all() for values in passed.values()):
+        floats = [p for p, v in graph.variables.items() if jnp.issubdtype(v.dtype, jnp.inexact)]
+        if bad := [path for path in floats if not reduced(_finite, [leaves[path]])]:
+            raise ScoreError(
+                f"nisp: variables {bad[:5]} hold NaN or infinity.\n"
+                "Fix: take them from before the step of training that made these."
+            )
         raise ScoreError(
             "nisp: importance comes to operations that cannot pass it on: "
             f"{', '.join(dict.fromkeys(run.refused))[:400]}.\n"
@@ -91,6 +97,10 @@ def nisp(
         )
     scores = {name: values for name, values in passed.items() if values.any()} | dict(seeds)
     return {name: scores[name] for name in graph.groups if name in scores}
+
+
+def _finite(leaf: Array) -> Array:
+    return np.isfinite(leaf).all() if isinstance(leaf, np.ndarray) else jnp.isfinite(leaf).all()
 
 
 def inf_fs(features: Any, *, alpha: float = 0.5) -> np.ndarray:

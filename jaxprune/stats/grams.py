@@ -10,11 +10,12 @@ from jaxprune.stats.products import between, pairs
 from jaxprune.stats.readings import (
     Reading,
     columns_by,
+    drawn,
     kernel_matrix,
     layers_of,
     owners,
     read_matrix,
-    sampled,
+    taken,
     written_matrix,
 )
 from jaxprune.stats.statistic import At, Rows, State, Statistic, row_count
@@ -72,8 +73,9 @@ def gram(*, positions: int | None = None) -> Statistic:
     """
 
     def read(reading: Reading) -> Rows:
-        x, chosen = sampled(read_matrix(reading), reading.key, positions)
-        return Rows((x, jnp.take(written_matrix(reading), chosen, axis=-2)))
+        y = written_matrix(reading)
+        rows = drawn(y.shape[-2], reading.key, positions)
+        return Rows((read_matrix(reading, rows), taken(y, rows)))
 
     def measure(samples: tuple[Array, Array], _: Any) -> Gram:
         x, y = samples
@@ -98,7 +100,8 @@ def contributions(*, positions: int | None = None) -> Statistic:
     """
 
     def read(reading: Reading) -> Rows:
-        x, _ = sampled(read_matrix(reading), reading.key, positions)
+        rows = drawn(written_matrix(reading).shape[-2], reading.key, positions)
+        x = read_matrix(reading, rows)
         columns, layers = columns_by(owners(reading)), layers_of(reading)
         kernel = columns.of(kernel_matrix(reading), 1)
         c, m = columns.inputs.shape[1:]

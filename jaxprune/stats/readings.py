@@ -79,19 +79,20 @@ def atom_of(space: Space, group: str) -> Atom:
     return next(atom for atom in ax.atoms(space) if atom.name == group)
 
 
-def read_matrix(reading: Reading) -> Array:
+def read_matrix(reading: Reading, rows: Array | None = None) -> Array:
     """Returns f32[blocks, samples, K]: what a contraction reads, one row for each result.
 
     Of a convolution these are its patches, in the order (channel, window) of
     `jax.lax.conv_general_dilated_patches`, zeros of the padding among them; blocks are its groups.
     Of a product of matrices, K is what is summed over, and blocks are the axes that both share.
+    `rows` are those that are drawn; patches of others are never made.
     """
     site, op = _of(reading)
     x = wide(reading.operands[site.operand])
     if not contraction.is_product(op):
-        return _patches(op, x)
+        return _patches(op, x) if rows is None else _patches_at(op, x, rows)
     shared, summed, rest = _axes(op, site.operand)
-    return _matrix(x, shared, rest, summed)
+    return taken(_matrix(x, shared, rest, summed), rows)
 
 
 def kernel_matrix(reading: Reading) -> Array:
@@ -244,30 +245,50 @@ def _matrix(x: Array, blocks: Sequence[int], rows: Sequence[int], columns: Seque
 
 
 def _patches(op: Op, x: Array) -> Array:
-    """Slices of `x`, one for each place of the window: a product would take K^2 a row."""
     params, dims = op.params, op.params["dimension_numbers"]
     window = [op.ins[1][i].size for i in dims.rhs_spec[2:]]
-    x, steps = jnp.transpose(x, dims.lhs_spec), params["rhs_dilation"]
-    pads = zip(params["padding"], params["lhs_dilation"], strict=True)
-    inner = [(*pad, gap - 1) for pad, gap in pads]
-    x = lax.pad(x, np.zeros((), x.dtype), [(0, 0, 0)] * 2 + inner)
-    reach = [(size - 1) * step for size, step in zip(window, steps, strict=True)]
-    ends = [size - far for size, far in zip(x.shape[2:], reach, strict=True)]
-    slices = []
-    for place in np.ndindex(*window):
-        first = [at * step for at, step in zip(place, steps, strict=True)]
-        last = [at + end for at, end in zip(first, ends, strict=True)]
-        strides = (1, 1, *params["window_strides"])
-        slices.append(lax.slice(x, [0, 0, *first], [*x.shape[:2], *last], strides))
+    patches = lax.conv_general_dilated_patches(
+        jnp.transpose(x, dims.lhs_spec),
+        window,
+        params["window_strides"],
+        params["padding"],
+        params["lhs_dilation"],
+        params["rhs_dilation"],
+        precision=lax.Precision.HIGHEST,
+    )
     groups = params["feature_group_count"]
-    rows = jnp.moveaxis(jnp.stack(slices, 2), (1, 2), (-2, -1))
-    rows = rows.reshape(-1, groups, x.shape[1] // groups * len(slices))
+    rows = jnp.moveaxis(patches, 1, -1).reshape(-1, groups, patches.shape[1] // groups)
     return jnp.swapaxes(rows, 0, 1)
 
 
-def sampled(x: Array, key: Array, positions: int | None) -> tuple[Array, Array]:
-    """Returns rows of f32[blocks, samples, K] drawn without replacement, and which they are."""
-    if positions is None or positions >= x.shape[-2]:
-        return x, jnp.arange(x.shape[-2])
-    chosen = jax.random.choice(key, x.shape[-2], (positions,), replace=False)
-    return jnp.take(x, chosen, axis=-2), chosen
+def _patches_at(op: Op, x: Array, rows: Array) -> Array:
+    """The same, of some rows alone."""
+    params, dims = op.params, op.params["dimension_numbers"]
+    pads = zip(params["padding"], params["lhs_dilation"], strict=True)
+    inner = [(*pad, gap - 1) for pad, gap in pads]
+    x = lax.pad(jnp.transpose(x, dims.lhs_spec), np.zeros((), x.dtype), [(0, 0, 0)] * 2 + inner)
+    window = [op.ins[1][i].size for i in dims.rhs_spec[2:]]
+    strides, dilations = params["window_strides"], params["rhs_dilation"]
+    ends = [1 + (size - 1) * step for size, step in zip(window, dilations, strict=True)]
+    edges = zip(x.shape[2:], ends, strides, strict=True)
+    sizes = [(size - end) // stride + 1 for size, end, stride in edges]
+    example, *places = jnp.unravel_index(rows, (len(x), *sizes))
+    index = [example.reshape(-1, *(1,) * len(window)), slice(None)]
+    for i, (place, size) in enumerate(zip(places, window, strict=True)):
+        at = place[:, None] * strides[i] + np.arange(size)[None] * dilations[i]
+        index.append(at.reshape(len(rows), *(size if j == i else 1 for j in range(len(window)))))
+    patches = jnp.moveaxis(x[tuple(index)], -1, 1)  # [rows, *window, channels] before
+    groups = params["feature_group_count"]
+    return jnp.swapaxes(patches.reshape(len(rows), groups, -1), 0, 1)
+
+
+def drawn(count: int, key: Array, positions: int | None) -> Array | None:
+    """Returns which of `count` rows are drawn, without replacement; None where all are."""
+    if positions is None or positions >= count:
+        return None
+    return jax.random.choice(key, count, (positions,), replace=False)
+
+
+def taken(matrix: Array, rows: Array | None) -> Array:
+    """Returns the rows that are drawn of f32[blocks, rows, ...]."""
+    return matrix if rows is None else jnp.take(matrix, rows, axis=-2)
