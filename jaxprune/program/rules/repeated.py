@@ -15,6 +15,12 @@ from jaxprune.program.jaxpr import Program
 
 _MOST = 16
 """Of how many equations the positions are made at most."""
+_OF = frozenset(
+    "add broadcast_in_dim concatenate convert_element_type cumsum iota lt max min reshape scatter "
+    "scatter-add select_n slice squeeze sub".split()
+)
+_CALLED = frozenset({"_roll_static", "_where", "cumsum", "searchsorted"})
+"""Of which primitives, and of which functions of JAX."""
 
 Made = Mapping[Any, tuple[int, Any]]
 """{value: the equation that makes it, and which one that is}."""
@@ -43,18 +49,20 @@ def joined(program: Program) -> Program:
 
 def _may_end(eqn: Any, made: Made) -> bool:
     """True of the last operation of `repeat`, and of `searchsorted` in sums."""
-    if not _calls(eqn, "searchsorted"):
-        (_, *others) = eqn.invars or [None]
-        one = jaxpr.name(eqn) == "sub" and jaxpr.is_literal(others[0])
-        if not one or np.any(jaxpr.literal(others[0]) != 1):
-            return False
-    first = eqn.invars[0]
-    _, before = (0, None) if jaxpr.is_literal(first) else made.get(first, (0, None))
-    return before is not None and (jaxpr.name(before) == "cumsum" or _calls(before, "cumsum"))
+    if _name(eqn) == "sub":
+        one = jaxpr.is_literal(eqn.invars[1]) and np.all(jaxpr.literal(eqn.invars[1]) == 1)
+    else:
+        one = _name(eqn) == "searchsorted"
+    if not one or jaxpr.is_literal(eqn.invars[0]):
+        return False
+    _, before = made.get(eqn.invars[0], (0, None))
+    return before is not None and _name(before) == "cumsum"
 
 
-def _calls(eqn: Any, name: str) -> bool:
-    return jaxpr.name(eqn) == "jit" and eqn.params.get("name") == name
+def _name(eqn: Any) -> str:
+    """The primitive of an equation, or the function of JAX that it calls."""
+    name = jaxpr.name(eqn)
+    return str(eqn.params.get("name")) if name == "jit" else name
 
 
 def _owners(place: int, last: Any, made: Made) -> tuple[Any, set[int]] | None:
@@ -70,7 +78,7 @@ def _owners(place: int, last: Any, made: Made) -> tuple[Any, set[int]] | None:
             if past is not None:
                 return jaxpr.owners(last, counts, past=past), set(eqns) - {place}
         makers = dict(made[var] for var in given if var in made)
-        if not makers:
+        if not makers or _name(makers[max(makers)]) not in _OF | _CALLED:
             return None
         eqns[max(makers)] = makers[max(makers)]
     return None
