@@ -382,7 +382,7 @@ OWNERS = core.Primitive("owners")
 
 def _owners(counts: Any, *, length: int, past: bool, dtype: Any) -> Any:
     last = counts.shape[0] - (not past)
-    found = jnp.searchsorted(jnp.cumsum(counts), jnp.arange(length), side="right")
+    found = jnp.searchsorted(jnp.cumsum(counts, dtype=dtype), jnp.arange(length), side="right")
     return jnp.minimum(found, last).astype(dtype)
 
 

@@ -67,7 +67,7 @@ def _name(eqn: Any) -> str:
 
 def _owners(place: int, last: Any, made: Made) -> tuple[Any, set[int]] | None:
     """Returns the equation in the place of the last one, and those between it and the counts."""
-    eqns = {place: last}
+    eqns, found = {place: last}, None
     while len(eqns) <= _MOST:
         ours = {var for eqn in eqns.values() for var in eqn.outvars}
         read = {var for eqn in eqns.values() for var in eqn.invars if not jaxpr.is_literal(var)}
@@ -75,13 +75,15 @@ def _owners(place: int, last: Any, made: Made) -> tuple[Any, set[int]] | None:
         if len(given) == 1:
             (counts,) = given
             past = _past([eqns[i] for i in sorted(eqns)], counts)
-            if past is not None:
-                return jaxpr.owners(last, counts, past=past), set(eqns) - {place}
+            if past is not None:  # of one count all that is made of it may be told
+                found = jaxpr.owners(last, counts, past=past), set(eqns) - {place}
+            elif found is not None:
+                return found
         makers = dict(made[var] for var in given if var in made)
         if not makers or _name(makers[max(makers)]) not in _OF | _CALLED:
-            return None
+            return found
         eqns[max(makers)] = makers[max(makers)]
-    return None
+    return found
 
 
 def _past(eqns: Sequence[Any], counts: Any) -> bool | None:
@@ -92,7 +94,7 @@ def _past(eqns: Sequence[Any], counts: Any) -> bool | None:
     ends = counts, eqns[-1].outvars[0]
     integers = all(np.issubdtype(var.aval.dtype, np.integer) for var in ends)
     shapes = [*map(jaxpr.shape, ends)]
-    if not integers or [*map(len, shapes)] != [1, 1] or shapes[0] < (2,):
+    if not integers or [*map(len, shapes)] != [1, 1] or shapes[0] < (1,):
         return None
     (size,), (length,) = shapes
     random, fits = np.random.default_rng(0), [False, True]
