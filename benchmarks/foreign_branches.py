@@ -54,8 +54,12 @@ def agreement(name: str) -> float | None:
     narrow = jp.narrow(model.fn, graph, keep)
     outputs = jax.jit(gated)(variables, *model.inputs)
     small = jp.slice(graph, variables, keep)
-    ours = jax.jit(lambda v, *xs: model.output(narrow(v, *xs)))(small, *model.inputs)
     cached = model.cache is not None
+    inputs = [
+        jp.slice(graph, x, keep, state=i) if i == model.cache else x
+        for i, x in enumerate(model.inputs)
+    ]
+    ours = jax.jit(lambda v, *xs: model.output(narrow(v, *xs)))(small, *inputs)
     return difference(*((x[0] if cached else x) for x in (outputs, ours)))
 
 

@@ -11,17 +11,17 @@ from jax import lax
 EXPERTS, TOKENS = 6, 7
 
 
-def mixtral(logits: Any) -> Any:
-    values, chosen = lax.top_k(logits, 2)
+def mixtral(logits: Any, k: int) -> Any:
+    values, chosen = lax.top_k(logits, k)
     return jax.nn.softmax(values), chosen
 
 
-def softmax_first(logits: Any) -> Any:
-    values, chosen = lax.top_k(jax.nn.softmax(logits), 2)
+def softmax_first(logits: Any, k: int) -> Any:
+    values, chosen = lax.top_k(jax.nn.softmax(logits), k)
     return values / values.sum(-1, keepdims=True), chosen
 
 
-def switch(logits: Any) -> Any:
+def switch(logits: Any, _k: int) -> Any:
     chances = jax.nn.softmax(logits)
     chosen = jnp.argmax(chances, -1)[:, None]
     return jnp.take_along_axis(chances, chosen, -1), chosen
@@ -55,13 +55,13 @@ def scatter(v: Any, x: Any, weights: Any, chosen: Any) -> Any:
     return jnp.einsum("te,ted->td", gates, every(v, x))
 
 
-def capacity(v: Any, x: Any, weights: Any, chosen: Any) -> Any:
-    """Buffers of three places for every expert; tokens beyond are dropped."""
+def capacity(v: Any, x: Any, weights: Any, chosen: Any, places: int = 3) -> Any:
+    """Buffers of some places for every expert; tokens beyond are dropped."""
     sent = jax.nn.one_hot(chosen, v["up"].shape[0])
     t, k, experts = sent.shape
     flat = sent.transpose(1, 0, 2).reshape(k * t, experts)
     place = (jnp.cumsum(flat, 0) * flat - 1).reshape(k, t, experts).transpose(1, 0, 2)
-    buffer = jax.nn.one_hot(place.astype(int), 3) * sent[..., None]
+    buffer = jax.nn.one_hot(place.astype(int), places) * sent[..., None]
     y = jax.nn.relu(jnp.einsum("td,tkec,edh->ech", x, buffer, v["up"]))
     return jnp.einsum("ech,ehd,tkec,tk->td", y, v["down"], buffer, weights)
 
@@ -139,21 +139,23 @@ DISPATCHES: dict[str, Callable[..., Any]] = {
 }
 
 
-def network(routing: str, dispatch: str) -> Callable[..., Any]:
+def network(routing: str, dispatch: str, k: int = 2, **options: Any) -> Callable[..., Any]:
     """Returns a function of `(variables, x)` with a layer of experts in a residual block."""
 
     def fn(v: Any, x: Any) -> Any:
         x = x @ v["stem"]
-        weights, chosen = ROUTINGS[routing](x @ v["router"])
-        return (x + DISPATCHES[dispatch](v, x, weights, chosen)) @ v["head"]
+        weights, chosen = ROUTINGS[routing](x @ v["router"], k)
+        return (x + DISPATCHES[dispatch](v, x, weights, chosen, **options)) @ v["head"]
 
     return fn
 
 
-def variables(seed: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def variables(
+    seed: int = 0, experts: int = EXPERTS, tokens: int = TOKENS, dtype: Any = np.float32
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Returns the variables of a network, and tokens."""
     random = np.random.default_rng(seed)
-    shapes = {"stem": (3, 4), "router": (4, EXPERTS), "up": (EXPERTS, 4, 5)}
-    shapes |= {"down": (EXPERTS, 5, 4), "head": (4, 2)}
-    v = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    return v, random.normal(size=(TOKENS, 3)).astype(np.float32)
+    shapes = {"stem": (3, 4), "router": (4, experts), "up": (experts, 4, 5)}
+    shapes |= {"down": (experts, 5, 4), "head": (4, 2)}
+    v = {name: random.normal(size=shape).astype(dtype) for name, shape in shapes.items()}
+    return v, random.normal(size=(tokens, 3)).astype(dtype)

@@ -165,16 +165,21 @@ def replace_gone(model: nnx.Module, gone: Gone) -> None:
 
 def with_less_state(model: nnx.Module, method: Any, lost: Shorter) -> None:
     """Lets a method of a model of our own take and give back state without what it lost."""
-    kind, name = type(model), method if isinstance(method, str) else method.__name__
-    if not lost.entries or getattr(kind, name, None) is None:
-        return
+    if lost.entries and isinstance(method, str):
+        object.__setattr__(model, "__class__", _taking_less(type(model), method, lost))
 
-    @functools.wraps(getattr(kind, name))
+
+@functools.lru_cache(maxsize=64)  # NNX remembers every class
+def _taking_less(kind: type, method: str, lost: Shorter) -> type:
+    """Returns a subclass, a method of which takes and gives back less state."""
+    whole = getattr(kind, method)
+
+    @functools.wraps(whole)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return lost.called(functools.partial(getattr(kind, name), self), *args, **kwargs)
+        return lost.called(functools.partial(whole, self), *args, **kwargs)
 
-    space = {name: run, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
-    object.__setattr__(model, "__class__", type(kind.__name__, (kind,), space))
+    space = {method: run, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    return type(kind.__name__, (kind,), space)
 
 
 def _at(node: Any, path: Iterable[Any]) -> Any:

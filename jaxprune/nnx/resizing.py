@@ -60,7 +60,9 @@ def resize(
       graph: what `trace` gave.
       keep: {group: bool[n]}, concrete; groups that are absent stay whole. {branch: False} takes a
         branch out (`jp.branches`): in the places of the modules that only it had use for stand
-        ones that give zeros, so that all other variables keep their paths.
+        ones that give zeros, so that all other variables keep their paths. Where state among the
+        inputs loses entries with it, the result is of a subclass whose call takes, and gives back,
+        what is left of them.
       overrides: {pattern of module paths: {attribute: value}} for attributes of your own modules
         that no shape shows; the path of the model itself is "".
 

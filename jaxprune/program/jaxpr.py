@@ -380,19 +380,21 @@ OWNERS = core.Primitive("owners")
 """`(counts) -> int[length]`: the place i, counts[i] times, in turn; of what is left the last."""
 
 
-def _owners(counts: Any, *, length: int, past: bool) -> Any:
+def _owners(counts: Any, *, length: int, past: bool, dtype: Any) -> Any:
     last = counts.shape[0] - (not past)
-    found = jnp.searchsorted(jnp.cumsum(counts), jnp.arange(length), side="right")
-    return jnp.minimum(found, last).astype(counts.dtype)
+    found = jnp.searchsorted(jnp.cumsum(counts, dtype=dtype), jnp.arange(length), side="right")
+    return jnp.minimum(found, last).astype(dtype)
 
 
 OWNERS.def_impl(_owners)
-OWNERS.def_abstract_eval(lambda counts, **params: counts.update(shape=(params["length"],)))
+OWNERS.def_abstract_eval(
+    lambda counts, *, length, dtype, **_: counts.update(shape=(length,), dtype=dtype)
+)
 mlir.register_lowering(OWNERS, mlir.lower_fun(_owners, multiple_results=False))
 
 
 def owners(eqn: Any, counts: Any, *, past: bool) -> Any:
     """Returns an equation that makes the same of counts; `past`: what is left is of none."""
-    (length,) = shape(eqn.outvars[0])
-    params = {"length": length, "past": past}
+    (length,), dtype = shape(eqn.outvars[0]), eqn.outvars[0].aval.dtype
+    params = {"length": length, "past": past, "dtype": dtype}
     return eqn.replace(primitive=OWNERS, invars=[counts], params=params)

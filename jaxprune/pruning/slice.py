@@ -32,7 +32,8 @@ def slice(
 
     The variables of a branch that goes are absent: a dict loses their keys, and elsewhere, in a
     list or a state of modules, None stands in their place, which JAX does not count as a leaf.
-    Where only some steps of a scan lose a branch, its stacked variables lose these rows.
+    Where only some steps of a scan lose a branch, its stacked variables lose these rows. So does
+    state, such as the cache of a layer that lost its attention.
 
     Args:
       graph: the channel graph of the network.

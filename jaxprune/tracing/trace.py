@@ -78,9 +78,10 @@ def trace(
         cuts the constants with them; a resized module would compute others, and is refused.
       state: inputs that the call gives back, such as the KV cache of a decoder: a position, a name,
         or a path (`"batch/cache"`), or several. Their channels are pruned with the layers that fill
-        and read them; `jp.slice(graph, cache, keep, state="cache")` cuts them. The output is found
-        by its structure; {input: path of the output} says which it is, and None that the input is
-        only read.
+        and read them, and what only a branch had use for goes with it;
+        `jp.slice(graph, cache, keep, state="cache")` cuts them. The output is found by its
+        structure; {input: path of the output} says which it is, and None that the input is only
+        read.
       index_inputs: {input, as in `state`: size} of inputs of integers that point into an axis, such
         as token ids into a vocabulary: what they look up may be pruned. The pruned network takes
         new numbers, which `jp.reindex(graph, keep)` gives.

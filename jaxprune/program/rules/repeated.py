@@ -15,6 +15,12 @@ from jaxprune.program.jaxpr import Program
 
 _MOST = 16
 """Of how many equations the positions are made at most."""
+_OF = frozenset(
+    "add broadcast_in_dim concatenate convert_element_type cumsum iota lt max min reshape scatter "
+    "scatter-add select_n slice squeeze sub".split()
+)
+_CALLED = frozenset({"_roll_static", "_where", "cumsum", "searchsorted"})
+"""Of which primitives, and of which functions of JAX."""
 
 Made = Mapping[Any, tuple[int, Any]]
 """{value: the equation that makes it, and which one that is}."""
@@ -43,23 +49,25 @@ def joined(program: Program) -> Program:
 
 def _may_end(eqn: Any, made: Made) -> bool:
     """True of the last operation of `repeat`, and of `searchsorted` in sums."""
-    if not _calls(eqn, "searchsorted"):
-        (_, *others) = eqn.invars or [None]
-        one = jaxpr.name(eqn) == "sub" and jaxpr.is_literal(others[0])
-        if not one or np.any(jaxpr.literal(others[0]) != 1):
-            return False
-    first = eqn.invars[0]
-    _, before = (0, None) if jaxpr.is_literal(first) else made.get(first, (0, None))
-    return before is not None and (jaxpr.name(before) == "cumsum" or _calls(before, "cumsum"))
+    if _name(eqn) == "sub":
+        one = jaxpr.is_literal(eqn.invars[1]) and np.all(jaxpr.literal(eqn.invars[1]) == 1)
+    else:
+        one = _name(eqn) == "searchsorted"
+    if not one or jaxpr.is_literal(eqn.invars[0]):
+        return False
+    _, before = made.get(eqn.invars[0], (0, None))
+    return before is not None and _name(before) == "cumsum"
 
 
-def _calls(eqn: Any, name: str) -> bool:
-    return jaxpr.name(eqn) == "jit" and eqn.params.get("name") == name
+def _name(eqn: Any) -> str:
+    """The primitive of an equation, or the function of JAX that it calls."""
+    name = jaxpr.name(eqn)
+    return str(eqn.params.get("name")) if name == "jit" else name
 
 
 def _owners(place: int, last: Any, made: Made) -> tuple[Any, set[int]] | None:
     """Returns the equation in the place of the last one, and those between it and the counts."""
-    eqns = {place: last}
+    eqns, found = {place: last}, None
     while len(eqns) <= _MOST:
         ours = {var for eqn in eqns.values() for var in eqn.outvars}
         read = {var for eqn in eqns.values() for var in eqn.invars if not jaxpr.is_literal(var)}
@@ -67,13 +75,15 @@ def _owners(place: int, last: Any, made: Made) -> tuple[Any, set[int]] | None:
         if len(given) == 1:
             (counts,) = given
             past = _past([eqns[i] for i in sorted(eqns)], counts)
-            if past is not None:
-                return jaxpr.owners(last, counts, past=past), set(eqns) - {place}
+            if past is not None:  # of one count all that is made of it may be told
+                found = jaxpr.owners(last, counts, past=past), set(eqns) - {place}
+            elif found is not None:
+                return found
         makers = dict(made[var] for var in given if var in made)
-        if not makers:
-            return None
+        if not makers or _name(makers[max(makers)]) not in _OF | _CALLED:
+            return found
         eqns[max(makers)] = makers[max(makers)]
-    return None
+    return found
 
 
 def _past(eqns: Sequence[Any], counts: Any) -> bool | None:
@@ -84,15 +94,16 @@ def _past(eqns: Sequence[Any], counts: Any) -> bool | None:
     ends = counts, eqns[-1].outvars[0]
     integers = all(np.issubdtype(var.aval.dtype, np.integer) for var in ends)
     shapes = [*map(jaxpr.shape, ends)]
-    if not integers or [*map(len, shapes)] != [1, 1] or shapes[0] < (2,):
+    if not integers or [*map(len, shapes)] != [1, 1] or shapes[0] < (1,):
         return None
     (size,), (length,) = shapes
     random, fits = np.random.default_rng(0), [False, True]
-    for total in (length, length // 2, length // 3):
-        numbers = random.multinomial(total, random.dirichlet(np.ones(size)))
+    shares = [*np.eye(size)[[0, -1]], *random.dirichlet(np.ones(size), 6)]
+    totals = (length, length // 2)
+    for numbers in (random.multinomial(total, share) for share in shares for total in totals):
         owners = np.repeat(np.arange(size), numbers)
         ours = jaxpr.evaluated(eqns, {counts: numbers.astype(counts.aval.dtype)})[0]
-        left = np.full(length - total, size)
+        left = np.full(length - owners.size, size)
         fits = [past for past in fits if np.array_equal(ours, [*owners, *(left - (not past))])]
         if not fits:
             return None
