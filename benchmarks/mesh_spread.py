@@ -106,7 +106,8 @@ def page(made: Mapping[str, Any], cells: Mapping[str, Any]) -> str:
         f"{directory.made(made)} Runs of commit {', '.join(commits)}, in float32, on digits. "
         "Accuracies on test images are in percent; widths are the channels that stay. A run on a "
         "mesh has the seed 0; *out* marks what is below the least or above the most of the seeds "
-        "on one device. Of a further seed 2 of n + 1 figures are out on the average, for n seeds.",
+        "on one device. Of a further seed 2 of n + 1 figures are out on the average, for n seeds "
+        "that are all unlike.",
         "",
     ]
     for name in NAMES:
@@ -141,7 +142,7 @@ def _section(name: str, cells: Mapping[str, Any]) -> Iterator[str]:
     for place, count in outside.items():
         yield (
             f"On {place} {count} of {len(figures)} figures are out; of a further seed "
-            f"{further:.1f} would be, on the average."
+            f"{further:.1f} would be, if none were equal."
         )
 
 

@@ -97,7 +97,7 @@ def main() -> None:
             run: np.abs(losses(name, mesh, moved=moved) / one - 1)
             for run, (mesh, moved) in RUNS.items()
         }
-    OUT.write_text(page(made, found), "utf-8")
+        OUT.write_text(page(made, found), "utf-8")
     print(OUT.read_text("utf-8"))
 
 
