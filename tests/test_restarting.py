@@ -17,6 +17,7 @@ from experiments.procedures import kept_rounds, rounds
 from experiments.runner import directory
 from experiments.runner.experiment import execute
 from experiments.runner.fit import QUIET, Journal
+from experiments.runner.task import initial
 from experiments.tasks import classification
 from jaxprune.schedule import Training, constant
 from same_runs import Interrupted, check_same, interrupt
@@ -31,7 +32,7 @@ SMALL: dict[str, Any] = {
 def test_a_cut_network_trains_anew() -> None:
     """One task, one dense network: what stands at the commit, and how many epochs follow."""
     task = classification.task(agp.Config(**SMALL))
-    initial, found, lengths = rounds.untrained(task).variables, {}, {}
+    fresh, found, lengths = initial(task).variables, {}, {}
     method = agp.method(agp.Config(**SMALL))
     before = rounds.initial(task, method)
     for state in rounds.rounds(task, method, before):
@@ -48,7 +49,7 @@ def test_a_cut_network_trains_anew() -> None:
         found[how], _ = rounds.rounds(task, method, before, during)  # the commit, the training
         lengths[how] = heard[0]
     cut = found["rewind"]
-    kept = jp.slice(task.graph, initial, cut.progress.total)
+    kept = jp.slice(task.graph, fresh, cut.progress.total)
     jax.tree.map(np.testing.assert_array_equal, cut.variables, kept)
     kernels = {how: jax.tree.leaves(state.variables["params"]) for how, state in found.items()}
     for how in ("finetune", "scratch-e"):
@@ -75,7 +76,7 @@ def test_a_network_is_pruned_before_it_trains() -> None:
         if state.done and state.done.commit:
             break
     assert [rounds.label(state.done) for state in states] == ["dense", "ramp-1", "commit-1"]
-    first = rounds.untrained(task).variables
+    first = initial(task).variables
     jax.tree.map(np.testing.assert_array_equal, states[0].variables, first)
     cut, kept = states[-1], jp.slice(task.graph, first, states[-1].progress.total)
     jax.tree.map(np.testing.assert_array_equal, cut.variables, kept)
