@@ -84,7 +84,8 @@ def detections(task: Task[Config], network: Network) -> list[dict[str, Any]]:
     of_class = [numbers.get(name) for name in ("", *data.classes)]  # a file may have fewer
     for rows in np.array_split(np.arange(count), -(-count // CHUNK)):
         pixels = data.test.images[rows]
-        best = strongest(*devices.of_each(find, variables, pixels, most=CHUNK), size)
+        logits, places = devices.of_each(find, variables, pixels, most=CHUNK)
+        best = strongest(logits, places, size)
         boxes, _ = padded([Boxes(each.boxes, each.classes) for each, _ in best])
         room = np.pad(boxes, ((0, 0), (0, MOST - boxes.shape[1]), (0, 0)))
         parts = devices.of_each(look, variables, pixels, seen(data.kind, room), most=CHUNK)
