@@ -1,15 +1,15 @@
 """How well a table of latencies predicts whole networks, beside how well they are measured again.
 
 Command: python -m benchmarks.latency [--plans 30] [--batch 32] [--rounds 5] [network ...]
-For every network a table at `STEPS` widths of each group, then random plans between 30 and 80 % of
-the MACs, each measured as `jp.narrow` runs it, all in turn. *Again*: the same plans measured a
+For every network tables at `LADDERS` widths of each group, then random plans between 30 and 80 % of
+the MACs, each measured as `jp.narrow` runs it, all in turn. *Measured*: the same plans measured a
 second time, as if the first time had predicted it. Writes benchmarks/results/latency.md.
 """
 
 import argparse
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,17 @@ import numpy as np
 
 import jaxprune as jp
 
-STEPS = 4
+LADDERS = (4, 8)
 RESULTS = Path(__file__).parent / "results" / "latency.md"
 TEXT = """# Latency
 
-Written by `python -m benchmarks.latency` on {device}, {plans} random plans of 30 to 80 % of the
-MACs for each network, at batch {batch}, {rounds} rounds in turn. *Measured / predicted* is the
-median; the *error* is beyond it.
+Written by `python -m benchmarks.latency --rounds {rounds}` on {device}: {plans} random plans of 30
+to 80 % of the MACs for each network, at batch {batch}, {rounds} rounds in turn, predicted by tables
+of so many widths of each group, and by measuring them before. *Measured / predicted* is the median;
+the *error* is beyond it.
 
-| network | shapes | measured / predicted | error | rank correlation | error again | rank again |
-|---|---|---|---|---|---|---|"""
+| network | predicted by | shapes | measured / predicted | error | rank correlation |
+|---|---|---|---|---|---|"""
 
 
 def _linen(model: Any, batch: int, size: int) -> tuple[jp.ChannelGraph, Any, Any]:
@@ -90,22 +91,26 @@ def plans(graph: jp.ChannelGraph, count: int) -> list[dict[str, np.ndarray]]:
     return found
 
 
-def row(name: str, asked: argparse.Namespace) -> str:
-    """Returns the row of a network in the table."""
+def rows(name: str, asked: argparse.Namespace) -> Iterator[str]:
+    """Yields the rows of a network in the table."""
     graph, variables, x = NETWORKS[name](asked.batch)
     timer = functools.partial(jp.cost.interleaved, repeats=asked.rounds)
-    table = jp.cost.latency_table(graph, ladder=STEPS, timer=timer)
-    seconds, calls, predicted = jp.cost.tabled(table), [], []
-    for keep in plans(graph, asked.plans):
+    tables = [jp.cost.latency_table(graph, ladder=count, timer=timer) for count in LADDERS]
+    keeps, calls = plans(graph, asked.plans), []
+    for keep in keeps:
         fn = jax.jit(jp.narrow(graph.fn, graph, keep))
         calls.append(functools.partial(fn, jp.slice(graph, variables, keep), x))
-        predicted.append(seconds(graph, keep))
-    found = jp.cost.fidelity(predicted, calls, timer=timer)
-    again = jp.cost.fidelity(found.measured, calls, timer=timer)
-    numbers = [f"{found.scale:.2f}"]
-    for each in (found, again):
-        numbers += [f"{each.error:.1%}", f"{each.correlation:.3f}"]
-    return f"| {name} | {len(table.seconds)} | {' | '.join(numbers)} |"
+    before = timer(calls)
+    for count, table in zip(LADDERS, tables, strict=True):
+        predicted = [jp.cost.tabled(table)(graph, keep) for keep in keeps]
+        found = jp.cost.fidelity(predicted, calls, timer=timer)
+        yield _row(name, f"{count} widths", f"{len(table.seconds)}", found)
+    yield _row(name, "measuring", "", jp.cost.fidelity(before, calls, timer=timer))
+
+
+def _row(name: str, by: str, shapes: str, found: jp.cost.Fidelity) -> str:
+    numbers = f"{found.scale:.2f} | {found.error:.1%} | {found.correlation:.3f}"
+    return f"| {name} | {by} | {shapes} | {numbers} |"
 
 
 def main() -> None:
@@ -119,8 +124,9 @@ def main() -> None:
     given = {key: getattr(asked, key) for key in ("plans", "batch", "rounds")}
     lines = [TEXT.format(device=jax.devices()[0].device_kind, **given)]
     for name in asked.networks or NETWORKS:
-        lines.append(row(name, asked))
-        print(lines[-1], flush=True)
+        for row in rows(name, asked):
+            lines.append(row)
+            print(row, flush=True)
     RESULTS.write_text("\n".join(lines) + "\n")
 
 
