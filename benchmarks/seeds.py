@@ -1,12 +1,14 @@
-"""What the experiments print at their defaults, as ranges over seeds.
+"""What the experiments print at their defaults, or of a preset, as ranges over seeds.
 
 A threshold meets float noise, so that a run gives other digits on another machine: what another one
 will see is a range. Every seed is `python -m experiments NAME --seed SEED` in a process of its own.
 
 Command:   python -m benchmarks.seeds  (--only network_slimming oicsr, --seeds 0 1 2 3 4)
+           python -m benchmarks.seeds --only segmentation --preset camvid --data-dir DIR --seeds 0
 Device:    CPU, 2 cores
 CPU time:  seeds times that of each experiment, see their docstrings
-Writes:    benchmarks/results/seeds/NAME.{json,md}; the runs under `--root`, from which it goes on
+Writes:    benchmarks/results/seeds/NAME.{json,md} or NAME-PRESET.{json,md}; the runs under
+           `--root`, from which it goes on
 """
 
 import subprocess
@@ -43,10 +45,14 @@ PSNR = ("super_resolution",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Run experiments at their defaults with several seeds."""
+    """Run experiments with several seeds."""
 
     only: tuple[str, ...] = tuple(registry.known())
     """Names of experiments."""
+    preset: str = ""
+    """Of these experiments; none has their defaults."""
+    data_dir: Path | None = None
+    """Where its data are."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Of initial weights, order and augmentation."""
     root: Path = Path("runs/seeds")
@@ -55,12 +61,19 @@ class Config:
     """Where to write."""
 
 
-def summary(name: str, seed: int, root: Path) -> Mapping[str, Any]:
+def summary(config: Config, name: str, seed: int) -> Mapping[str, Any]:
     """Returns the summary of a run, which goes on if it was begun before."""
-    label = f"{name}-{seed}"
-    flags = ("--seed", str(seed), "--name", label, "--root", str(root), "--resume")
+    label = f"{titled(config, name)}-{seed}"
+    flags = ["--seed", str(seed), "--name", label, "--root", str(config.root), "--resume"]
+    flags += ["--preset", config.preset] if config.preset else []
+    flags += ["--data-dir", str(config.data_dir)] if config.data_dir else []
     subprocess.run([sys.executable, "-m", "experiments", name, *flags], check=True)
-    return directory.read_json(root / label / directory.SUMMARY)
+    return directory.read_json(config.root / label / directory.SUMMARY)
+
+
+def titled(config: Config, name: str) -> str:
+    """Returns what the results of an experiment are called."""
+    return f"{name}-{config.preset}" if config.preset else name
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
@@ -108,20 +121,23 @@ def main(config: Config) -> None:
     made = directory.provenance()
     config.out.mkdir(parents=True, exist_ok=True)
     for name in config.only:
-        runs = [summary(name, seed, config.root) for seed in config.seeds]
+        runs = [summary(config, name, seed) for seed in config.seeds]
+        title = titled(config, name)
+        how = f"with `--preset {config.preset}`" if config.preset else "at its defaults"
+        minutes = ", ".join(f"{run['wall_time_s'] / 60:.0f}" for run in runs)
         found = [figures(name, run) for run in runs]
         commits = sorted({str(run["commit"]) for run in runs})
         text = [
-            f"# {name} at its defaults",
+            f"# {name} {how}",
             "",
-            f"{directory.made(made)} Runs of commit {', '.join(commits)}. Shares are in percent; "
-            "only the seed varies.",
+            f"{directory.made(made)} Runs of commit {', '.join(commits)}, which took {minutes} "
+            "minutes. Shares are in percent; only the seed varies.",
             "",
             *table(config.seeds, found),
         ]
         record = {"seeds": config.seeds, "figures": found, **made}
-        directory.write_json(config.out / f"{name}.json", record)
-        (config.out / f"{name}.md").write_text("\n".join(text) + "\n", "utf-8")
+        directory.write_json(config.out / f"{title}.json", record)
+        (config.out / f"{title}.md").write_text("\n".join(text) + "\n", "utf-8")
         print("\n".join(text), flush=True)
 
 
