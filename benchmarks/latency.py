@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxprune as jp
+from benchmarks.programs import narrowed
 
 LADDERS = (4, 8)
 RESULTS = Path(__file__).parent / "results" / "latency.md"
@@ -96,10 +97,8 @@ def rows(name: str, asked: argparse.Namespace) -> Iterator[str]:
     graph, variables, x = NETWORKS[name](asked.batch)
     timer = functools.partial(jp.cost.interleaved, repeats=asked.rounds)
     tables = [jp.cost.latency_table(graph, ladder=count, timer=timer) for count in LADDERS]
-    keeps, calls = plans(graph, asked.plans), []
-    for keep in keeps:
-        fn = jax.jit(jp.narrow(graph.fn, graph, keep))
-        calls.append(functools.partial(fn, jp.slice(graph, variables, keep), x))
+    keeps = plans(graph, asked.plans)
+    calls = narrowed(graph, variables, x, keeps)
     before = timer(calls)
     for count, table in zip(LADDERS, tables, strict=True):
         predicted = [jp.cost.tabled(table)(graph, keep) for keep in keeps]

@@ -21,6 +21,7 @@ import numpy as np
 
 import jaxprune as jp
 from benchmarks.latency import NETWORKS
+from benchmarks.programs import narrowed
 
 SHARE = 0.5
 """Of the MACs that stay."""
@@ -89,7 +90,8 @@ def row(name: str, asked: argparse.Namespace) -> str:
     macs = jp.plan.milp(problem(jp.cost.macs, jp.Share(SHARE)), gap=1e-3)
     slow = seconds(graph, macs.keep)
     quick = fastest(functools.partial(problem, seconds), macs.value, slow)
-    times = measured(graph, variables, x, [macs.keep, quick.keep, macs.keep], timer)
+    calls = narrowed(graph, variables, x, [macs.keep, quick.keep, macs.keep])
+    times = np.array([timer(calls) for _ in range(REPEATS)])
     left = [jp.cost.macs(graph, plan.keep) / jp.cost.macs(graph) for plan in (quick, macs)]
     odd = [str(sum(width % 2 for width in plan.widths.values())) for plan in (quick, macs)]
     return (
@@ -105,17 +107,6 @@ def row(name: str, asked: argparse.Namespace) -> str:
         )
         + " |"
     )
-
-
-def measured(
-    graph: jp.ChannelGraph, variables: Any, x: Any, keeps: list[Any], timer: Any
-) -> np.ndarray:
-    """Returns f64[REPEATS, keeps], the seconds of each network."""
-    calls = []
-    for keep in keeps:
-        fn = jax.jit(jp.narrow(graph.fn, graph, keep))
-        calls.append(functools.partial(fn, jp.slice(graph, variables, keep), x))
-    return np.array([timer(calls) for _ in range(REPEATS)])
 
 
 def _ratio(ratios: np.ndarray) -> str:

@@ -34,6 +34,7 @@ import jaxprune as jp
 from benchmarks import dense, planned_value_page
 from benchmarks.criterion_cells import SCOPE, Bench, recalibrated
 from benchmarks.journals import Losses, journals
+from benchmarks.programs import narrowed
 from experiments.procedures import planning, scoring
 from experiments.report.bootstrap import interval
 from experiments.runner import directory
@@ -167,10 +168,7 @@ class Cells:
     def _times(self, bound: Bound, keep: Mapping[str, Any]) -> dict[str, float]:
         """The shares of the dense latency: by the table, and measured beside the dense network."""
         graph, x = bound.graph, jnp.zeros((self.config.batch, *self.given.task.dataset.image_shape))
-        calls = []
-        for kept in ({}, keep):
-            fn = jax.jit(jp.narrow(graph.fn, graph, kept))
-            calls.append(partial(fn, jp.slice(graph, self.bench.variables, kept), x))
+        calls = narrowed(graph, self.bench.variables, x, ({}, keep))
         whole, pruned = jp.cost.interleaved(calls, repeats=ROUNDS)
         said = bound.cost(graph, keep) / bound.cost(graph, None)
         return {"predicted_time": round(said, 4), "time": round(pruned / whole, 4)}

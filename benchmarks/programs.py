@@ -4,10 +4,13 @@ import collections
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
+
+import jaxprune as jp
 
 OPERATION = re.compile(r"= \S+ ([\w-]+)\(")
 
@@ -15,6 +18,16 @@ OPERATION = re.compile(r"= \S+ ([\w-]+)\(")
 def operations(program: Any) -> collections.Counter[str]:
     """Returns how often every HLO operation occurs."""
     return collections.Counter(OPERATION.findall(program.as_text()))
+
+
+def narrowed(
+    graph: jp.ChannelGraph, variables: Any, x: Any, keeps: Iterable[Mapping[str, Any]]
+) -> list[Callable[[], Any]]:
+    """Returns calls of a network on `x`, compiled, at each keep: as `jp.narrow` runs it."""
+    return [
+        partial(jax.jit(jp.narrow(graph.fn, graph, keep)), jp.slice(graph, variables, keep), x)
+        for keep in keeps
+    ]
 
 
 def print_times(calls: Mapping[str, Callable[[], Any]], base: str, *, rounds: int = 80) -> None:

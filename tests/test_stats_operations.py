@@ -10,7 +10,7 @@ import pytest
 
 import jaxprune as jp
 from jaxprune import stats
-from jaxprune.stats import readings
+from jaxprune.stats import grams
 from jaxprune.stats.products import between, pairs
 
 RANDOM = np.random.default_rng(0)
@@ -82,15 +82,11 @@ def test_contributions_take_the_products_of_all_pairs_alone() -> None:
 
 
 def test_channels_with_unlike_numbers_of_inputs_in_several_blocks() -> None:
-    """Columns are found by NumPy: of blocks of five columns that some channel owns, or none."""
+    """Pairs of five columns in each of two blocks, that some channel owns, or none."""
     owner = np.array([[2, 0, 2, -1, 1], [3, -1, 3, 3, 0]])
-    matrix = RANDOM.normal(size=(2, 4, 5)).astype(np.float32)
-    columns = readings.columns_by(owner)
-    taken = np.asarray(columns.of(matrix, 2)).reshape(2, 4, *columns.inputs.shape[1:]).sum(-1)
-    expected, found = np.zeros((2, 4, 4)), np.zeros((2, 4, 4))
-    for block, column in np.argwhere(owner >= 0):
-        expected[block, :, owner[block, column]] += matrix[block, :, column]
-    for block, channels in enumerate(columns.channels):
-        np.add.at(found[block].T, channels, taken[block].T)
+    matrix = RANDOM.normal(size=(2, 5, 5)).astype(np.float32)
+    found = jnp.zeros((4, 4)).at[grams.channel_pairs(owner)].add(matrix, mode="drop")
+    expected = np.zeros((4, 4))
+    for block, *pair in np.argwhere((owner[:, :, None] >= 0) & (owner[:, None, :] >= 0)):
+        expected[tuple(owner[block, pair])] += matrix[block, *pair]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    assert columns.size == 4

@@ -71,9 +71,7 @@ def file(config: Config, cell: Cell) -> Path:
 def read(config: Config, cell: Cell, digest: str) -> dict[str, Any] | None:
     """Returns what was measured of a cell; None where it is missing or was asked for otherwise."""
     path = file(config, cell)
-    if not processes.shared(path.exists):
-        return None
-    found = processes.shared(lambda: directory.read_json(path))
+    found = processes.shared(lambda: directory.read_json(path) if path.exists() else {})
     return found if found.get("hash") == hashed(asked(config, cell.method, digest)) else None
 
 

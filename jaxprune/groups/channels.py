@@ -14,6 +14,7 @@ from jaxprune.arguments.fetching import replicated
 from jaxprune.errors import JaxpruneError, TreeError
 from jaxprune.graph import ChannelGraph, Slot, check_graph
 from jaxprune.groups.constraints import Groups, scope
+from jaxprune.groups.members import members_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +73,7 @@ def members(
     """
     check_graph(graph)
     check_roles(roles, _ROLES, JaxpruneError)
-    by_group = {
-        name: slots
-        for name, group in graph.groups.items()
-        if (slots := [slot for slot in group.slots if slot.role in roles])
-    }
+    by_group = members_of(graph, lambda slot: slot.role in roles)
     chosen = scope(graph, list(by_group), only=only, protect=protect, purpose="to penalize")
     return {name: by_group[name] for name in chosen}
 

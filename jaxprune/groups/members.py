@@ -41,6 +41,11 @@ def total(members: Array, /, *, axis: int) -> Array:
     return members.sum(axis=axis)
 
 
+def as_they_are(entries: Array) -> Array:
+    """Returns the entries, for their plain sum."""
+    return entries
+
+
 def collect(
     graph: ChannelGraph,
     variables: Any,
@@ -64,14 +69,9 @@ def collect(
     """
     check_graph(graph)
     check_callable(reduce, "reduce", "reduce=jnp.sum, called with axis=1.", ScoreError)
-    members = {
-        name: slots
-        for name, group in graph.groups.items()
-        if (slots := [slot for slot in group.slots if wanted(slot)])
-    }
-    wanted_paths = [slot.path for slots in members.values() for slot in slots]
+    members = members_of(graph, wanted)
     checked = isinstance(variables, Pairs)
-    leaves = variables if checked else leaves_at(graph, variables, wanted_paths)
+    leaves = variables if checked else leaves_at(graph, variables, paths_of(members))
     scores = {}
     for name, slots in members.items():
         columns = [finish(owned(leaves[slot.path], slot, entry)) for slot in slots]
@@ -177,6 +177,20 @@ def not_empty(scores: dict[str, Array], *, by: str, fix: str) -> dict[str, Array
     if not scores:
         raise ScoreError(f"{by}, so no group has a score.\nFix: {fix}")
     return scores
+
+
+def members_of(graph: ChannelGraph, wanted: Callable[[Slot], bool]) -> dict[str, list[Slot]]:
+    """Returns {group: its wanted slots}, of groups that have some."""
+    return {
+        name: slots
+        for name, group in graph.groups.items()
+        if (slots := [slot for slot in group.slots if wanted(slot)])
+    }
+
+
+def paths_of(members: Mapping[str, Iterable[Slot]]) -> list[str]:
+    """Returns the paths of the variables in which members are."""
+    return [slot.path for slots in members.values() for slot in slots]
 
 
 def leaves_at(graph: ChannelGraph, variables: Any, wanted: Iterable[str]) -> dict[str, Array]:

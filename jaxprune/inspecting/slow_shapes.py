@@ -2,8 +2,9 @@
 
 import itertools
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxprune.inspecting.aligned import ruled, table
 
@@ -39,19 +40,21 @@ class Key(NamedTuple):
         return cls((name, *types, text[end:]), tuple(sizes), text[:end])
 
     def narrower(self, other: "Key") -> bool:
-        """Whether this is the same operation, and no axis wider."""
-        if self.family != other.family or self.sizes == other.sizes:
-            return False
-        return all(mine <= theirs for mine, theirs in zip(self.sizes, other.sizes, strict=True))
+        """Whether no axis is wider than that of another one of the family, and some are not."""
+        pairs = zip(self.sizes, other.sizes, strict=True)
+        return self.sizes != other.sizes and all(mine <= theirs for mine, theirs in pairs)
 
 
 def lines(seconds: Mapping[str, float]) -> Iterator[str]:
     """Yields a line for each of the slowest shapes; a star where a wider one takes no longer."""
-    keys = {text: Key.read(text) for text in seconds}
+    keys, families = {text: Key.read(text) for text in seconds}, defaultdict[Any, list[str]](list)
+    for text, key in keys.items():
+        families[key.family].append(text)
     wasted = {
         text
-        for text, other in itertools.permutations(keys, 2)
-        if keys[text].narrower(keys[other]) and seconds[other] <= seconds[text]
+        for family in families.values()
+        for text, other in itertools.permutations(family, 2)
+        if seconds[other] <= seconds[text] and keys[text].narrower(keys[other])
     }
     slowest = sorted(keys, key=seconds.__getitem__, reverse=True)[:SHOWN]
     rows = [

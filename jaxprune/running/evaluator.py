@@ -11,9 +11,11 @@ from jax import lax
 
 from jaxprune.arguments import call_inputs, paths
 from jaxprune.arguments.functions import check_function, check_inputs
+from jaxprune.cutting import shorter_state
 from jaxprune.cutting.transforms import at_call, check_tree
 from jaxprune.errors import ResizeError, TraceError, TreeError
 from jaxprune.graph import ChannelGraph, Variable, check_graph
+from jaxprune.inspecting.without_branches import Without
 from jaxprune.keep.kept import with_state
 from jaxprune.program import jaxpr, states
 from jaxprune.program import spaces as ax
@@ -107,13 +109,21 @@ def full(
 
 
 def full_state(
-    graph: ChannelGraph, inputs: Any, keywords: Mapping[str, Any], counts: Mapping[str, int]
+    graph: ChannelGraph,
+    inputs: Any,
+    keywords: Mapping[str, Any],
+    counts: Mapping[str, int],
+    gone: Without | None = None,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Returns the inputs of a call with shapes in the place of state, at its full sizes.
 
+    What is `gone` with branches is there again.
+
     Raises:
-      TreeError: state has not the sizes at `counts` where it is pruned.
+      TreeError: state has not the sizes at `counts` where it is pruned, or has what is gone.
     """
+    if gone is not None:
+        inputs, keywords = shorter_state.whole(graph, gone, inputs, keywords, counts)
 
     def at_full(leaf: Any, variable: Variable) -> Any:
         given, sizes = np.shape(leaf), [ax.count(space, counts) for space in variable.axes]

@@ -83,8 +83,7 @@ def narrow(fn: Callable[..., Any], graph: ChannelGraph, keep: Keep) -> Callable[
         kept = Kept(channels)
         whole = depth.with_all_rows(variables, gone)
         full = evaluator.full(graph, whole, kept.counts, gone.variables)
-        called = shorter_state.whole(graph, gone, inputs, keywords, kept.counts)
-        here = retraced(full, *evaluator.full_state(graph, *called, kept.counts))
+        here = retraced(full, *evaluator.full_state(graph, inputs, keywords, kept.counts, gone))
         evaluator.check_groups(graph, here, channels)
         _check_layers(here, kept)
         if not any(mask.any() for mask in without_branches.gone_of(graph, parts.branches).values()):

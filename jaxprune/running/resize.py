@@ -43,7 +43,6 @@ import jax
 
 from jaxprune.arguments import call_inputs
 from jaxprune.arguments.functions import check_function, check_inputs
-from jaxprune.cutting import shorter_state
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
 from jaxprune.inspecting import unread_variables
@@ -96,10 +95,7 @@ class Resized:
             shapes = with_all_rows(jax.eval_shape(lambda v: v, variables), gone)
             evaluator.full(self.graph, shapes, self.kept.counts, gone.variables)
         check_inputs(inputs, call_inputs.split(keywords)[0])
-        called = inputs, keywords
-        if gone is not None:
-            called = shorter_state.whole(self.graph, gone, *called, self.kept.counts)
-        evaluator.full_state(self.graph, *called, self.kept.counts)
+        evaluator.full_state(self.graph, inputs, keywords, self.kept.counts, gone)
         return self.fn(variables, *inputs, **keywords)
 
 

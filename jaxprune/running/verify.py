@@ -10,7 +10,6 @@ import numpy as np
 from jaxprune.arguments import call_inputs, paths
 from jaxprune.arguments.functions import check_function, check_inputs
 from jaxprune.arguments.numbers import check_positive
-from jaxprune.cutting import shorter_state
 from jaxprune.cutting.transforms import check_tree, mask, masked_leaf, sliced
 from jaxprune.errors import ResizeError
 from jaxprune.graph import ChannelGraph
@@ -290,10 +289,7 @@ def following(fn: Apply, graph: ChannelGraph, keep: Keep, resized: Apply) -> App
     part = Part.of(graph, keep)
 
     def run(variables: Any, *inputs: Any, **keywords: Any) -> Any:
-        called = inputs, keywords
-        if part.gone is not None:
-            called = shorter_state.whole(graph, part.gone, *called, part.channels.counts)
-        full = evaluator.full_state(graph, *called, part.channels.counts)
+        full = evaluator.full_state(graph, inputs, keywords, part.channels.counts, part.gone)
         cut = _Narrow.of(fn, graph, keep, part, variables, *full)
         return cut.run(variables, inputs, keywords, _constants(cut.compared(keep, resized)))
 

@@ -15,7 +15,7 @@ from jax import lax
 from jaxprune.arguments.dtypes import wide
 from jaxprune.arguments.reduction import freely
 from jaxprune.graph import ChannelGraph, Slot, check_graph
-from jaxprune.groups.members import leaves_at
+from jaxprune.groups.members import leaves_at, members_of, paths_of
 
 Array = Any
 
@@ -147,13 +147,8 @@ def _positions(split: tuple[int, int, int]) -> np.ndarray:
 def kernels_of(graph: ChannelGraph, variables: Any) -> dict[str, list[Kernel]]:
     """Returns {group: the variables that make it}, of groups that have some."""
     check_graph(graph)
-    members = {
-        name: slots
-        for name, group in graph.groups.items()
-        if (slots := [slot for slot in group.slots if slot.role == "out"])
-    }
-    wanted = [slot.path for slots in members.values() for slot in slots]
-    leaves = leaves_at(graph, variables, wanted)
+    members = members_of(graph, lambda slot: slot.role == "out")
+    leaves = leaves_at(graph, variables, paths_of(members))
     return {
         name: [Kernel(leaves[slot.path], slot) for slot in slots] for name, slots in members.items()
     }

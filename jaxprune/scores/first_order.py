@@ -9,7 +9,7 @@ from typing import Any
 from jaxprune.arguments.dtypes import wide
 from jaxprune.gates.sites import read_once
 from jaxprune.graph import ChannelGraph, Group, check_graph
-from jaxprune.groups.members import Array, Pairs, Reduce, collect, not_empty, total
+from jaxprune.groups.members import Array, Pairs, Reduce, as_they_are, collect, not_empty, total
 from jaxprune.inspecting.batch_norms import batch_norms
 from jaxprune.scores.bn import NO_SCALE, WITHOUT_SCALE
 from jaxprune.scores.given import given
@@ -47,7 +47,7 @@ def taylor(graph: ChannelGraph, variables: Any, gradients: Any) -> dict[str, Arr
     check_graph(graph)
     read = read_once(graph)
     products = _products(graph, variables, gradients, [slot.path for slot in read])
-    sums = collect(graph, products, wanted=lambda slot: slot in read, entry=_same)
+    sums = collect(graph, products, wanted=lambda slot: slot in read, entry=as_they_are)
     by = "no group is read by one weight of its own at every contraction"
     fix = "scores.taylor_activation, by the gates of jp.gated, or scores.l2."
     return {name: abs(score) for name, score in not_empty(sums, by=by, fix=fix).items()}
@@ -188,12 +188,8 @@ def _of_scales(
         graph,
         products,
         wanted=lambda slot: slot.path in products,
-        entry=_same,
+        entry=as_they_are,
         finish=abs,
         reduce=reduce,
     )
     return not_empty(scores, by=NO_SCALE, fix=WITHOUT_SCALE)
-
-
-def _same(values: Array) -> Array:
-    return values

@@ -14,7 +14,7 @@ from jax.core import Tracer
 from jaxprune.arguments.checks import check_callable, check_roles
 from jaxprune.errors import ScoreError
 from jaxprune.graph import ChannelGraph, check_graph
-from jaxprune.groups.members import Array, Reduce, collect, not_empty, total
+from jaxprune.groups.members import Array, Reduce, as_they_are, collect, not_empty, total
 from jaxprune.scores.given import given
 from jaxprune.scores.products import pairs, product
 
@@ -146,7 +146,7 @@ def obd(
     wanted = [s.path for g in graph.groups.values() for s in g.slots if s.role in roles]
     saliencies = pairs(graph, variables, curvature, wanted, _saliency, "curvatures")
     scores = collect(
-        graph, saliencies, wanted=lambda slot: slot.role in roles, entry=_same, reduce=reduce
+        graph, saliencies, wanted=lambda slot: slot.role in roles, entry=as_they_are, reduce=reduce
     )
     by = f"no group has a variable in the roles {tuple(roles)}"
     return not_empty(scores, by=by, fix="roles=('out', 'in', 'vector').")
@@ -193,7 +193,7 @@ def taylor_members(
         graph,
         products,
         wanted=lambda slot: slot.role in roles,
-        entry=_same if entry is None else _Ufunc(entry) if isinstance(entry, np.ufunc) else entry,
+        entry=_Ufunc(entry) if isinstance(entry, np.ufunc) else entry or as_they_are,
         finish=abs,
         reduce=reduce,
     )
@@ -225,7 +225,3 @@ def _same_groups(graph: ChannelGraph, slopes: Any, curvature: Any) -> tuple[Any,
 
 def _saliency(w: Array, h: Array) -> Array:
     return abs(w) ** 2 * h.real / 2
-
-
-def _same(values: Array) -> Array:
-    return values

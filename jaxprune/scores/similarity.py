@@ -11,7 +11,7 @@ from jaxprune.arguments.numbers import is_number, plain
 from jaxprune.arguments.reduction import reduced
 from jaxprune.errors import ScoreError
 from jaxprune.graph import ChannelGraph
-from jaxprune.groups.members import Array, Reduce, not_empty, numpy_of, owned, total
+from jaxprune.groups.members import Array, Reduce, as_they_are, not_empty, numpy_of, owned, total
 from jaxprune.scores.filters import Distances, Kernel, Products, kernels_of
 from jaxprune.scores.given import given, of_pairs
 
@@ -90,12 +90,8 @@ def filter_similarity(
 
 def _mean(kernels: list[Kernel]) -> Array:
     """The mean of the entries of each filter, in all kernels."""
-    sums = sum(owned(kernel.leaf, kernel.slot, _same) for kernel in kernels)
+    sums = sum(owned(kernel.leaf, kernel.slot, as_they_are) for kernel in kernels)
     return sums / np.float32(sum(kernel.length for kernel in kernels))
-
-
-def _same(entries: Array) -> Array:
-    return entries
 
 
 def redundancy(graph: ChannelGraph, similarities: Mapping[str, Any]) -> dict[str, Array]:

@@ -12,6 +12,7 @@ from jaxprune.arguments.numbers import is_number, plain
 from jaxprune.errors import JaxpruneError, PatternError
 from jaxprune.graph import ChannelGraph, check_graph
 from jaxprune.groups.constraints import few
+from jaxprune.groups.members import members_of
 from jaxprune.inspecting.batch_norms import batch_norms
 from jaxprune.sparsify.penalty import (
     Leaves,
@@ -107,11 +108,7 @@ def _weights(graph: ChannelGraph, costs: Any) -> dict[str, np.ndarray]:
     """Returns {scale: f32 of its shape}: what each entry costs; 0 where no group has it."""
     check_graph(graph)
     scales = [norm.scale for norm in batch_norms(graph).values() if norm.scale is not None]
-    slots = {
-        name: scaled
-        for name, group in graph.groups.items()
-        if (scaled := [slot for slot in group.slots if slot.path in scales])
-    }
+    slots = members_of(graph, lambda slot: slot.path in scales)
     if not slots:
         raise PatternError("ista: no group has a BatchNorm scale.\nFix: print(graph) shows them.")
     each = _checked(slots, costs)

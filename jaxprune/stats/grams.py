@@ -9,7 +9,6 @@ from jaxprune.arguments.numbers import check_count
 from jaxprune.stats.products import between, pairs
 from jaxprune.stats.readings import (
     Reading,
-    columns_by,
     drawn,
     kernel_matrix,
     layers_of,
@@ -102,25 +101,35 @@ def contributions(*, positions: int | None = None) -> Statistic:
     def read(reading: Reading) -> Rows:
         rows = drawn(written_matrix(reading).shape[-2], reading.key, positions)
         x = read_matrix(reading, rows)
-        columns, layers = columns_by(owners(reading)), layers_of(reading)
-        kernel = columns.of(kernel_matrix(reading), 1)
-        c, m = columns.inputs.shape[1:]
-        weights = pairs(kernel.mT).reshape(-1, c, m, c, m)
-        n = columns.size
-        where = columns.channels[:, :, None], columns.channels[:, None, :]
-        shape = (n, n) if layers is None else (layers.shape[1], n, n)
+        weights, owner, layers = (
+            pairs(kernel_matrix(reading).mT),
+            owners(reading),
+            layers_of(reading),
+        )
+        n = owner.max() + 1
+        where, shape = channel_pairs(owner), (n, n)
         if layers is not None:
-            where = layers.argmax(1)[:, None, None], *where
-        elif (columns.channels == np.arange(n)).all():
+            where, shape = (layers.argmax(1)[:, None, None], *where), (layers.shape[1], n, n)
+        elif all(np.array_equal(row, np.arange(n)) for row in owner):
             where = None
-        return Rows(columns.of(x, 2), (weights, where, jnp.zeros(shape, weights.real.dtype)))
+        return Rows(x, (weights, where, jnp.zeros(shape, weights.real.dtype)))
 
     def measure(x: Array, fixed: tuple[Array, tuple[Array, ...] | None, Array]) -> Array:
         weights, where, blank = fixed
-        added = (pairs(x).reshape(weights.shape) * weights).real.sum((2, 4))
-        return added.sum(0) if where is None else blank.at[where].add(added)
+        added = (pairs(x) * weights).real
+        return added.sum(0) if where is None else blank.at[where].add(added, mode="drop")
 
     return Statistic(measure=measure, read=read, each=_drawn(positions), weighted=True)
+
+
+def channel_pairs(owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns where pairs of columns add up, the indices of two channels; past all if nobody's.
+
+    Args:
+      owner: int[blocks, K], as of `readings.owners`.
+    """
+    channel = np.where(owner < 0, owner.max() + 1, owner)
+    return channel[:, :, None], channel[:, None, :]
 
 
 def covariance(*, at: At = At.READS) -> Statistic:

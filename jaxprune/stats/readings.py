@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -137,48 +137,6 @@ def owners(reading: Reading) -> np.ndarray:
     shape = [1] * len(op.ins[site.operand])
     shape[site.axis] = -1
     return in_columns(reading, owner.reshape(shape))
-
-
-class Columns(NamedTuple):
-    """The columns of `read_matrix` by the channels of a group that they are of.
-
-    size: n, of the group. channels: int[blocks, c], those of which a block has some. inputs:
-    int[blocks, c, m], which columns; there is none where it is K, as of channels that have fewer.
-    """
-
-    size: int
-    channels: np.ndarray
-    inputs: np.ndarray
-
-    def of(self, matrix: Array, axis: int) -> Array:
-        """Returns the entries of f[blocks, ...] along an axis of K, in the order of the columns."""
-        blocks, size = len(self.inputs), matrix.shape[axis]
-        order = self.inputs.reshape(blocks, -1)
-        if order.shape[1] == size and (order == np.arange(size)).all():
-            return matrix
-        if order.max(initial=0) == size:
-            matrix = jnp.pad(matrix, [(0, int(i == axis)) for i in range(matrix.ndim)])
-        return jax.vmap(lambda rows, at: jnp.take(rows, at, axis=axis - 1))(matrix, order)
-
-
-def columns_by(owner: np.ndarray) -> Columns:
-    """Returns the columns of each channel, of int[blocks, K], the channels that `owners` gives."""
-    blocks, size = owner.shape
-    members = []
-    for row in owner:
-        order = np.argsort(row, kind="stable")[np.count_nonzero(row < 0) :]
-        channels, starts = np.unique(row[order], return_index=True)
-        members.append((channels, np.split(order, starts[1:]) if len(order) else []))
-    most = max(len(channels) for channels, _ in members)
-    longest = max(len(each) for _, inputs in members for each in inputs)
-    found = Columns(
-        owner.max() + 1, np.zeros((blocks, most), int), np.full((blocks, most, longest), size)
-    )
-    for block, (channels, inputs) in enumerate(members):
-        found.channels[block, : len(channels)] = channels
-        for place, each in enumerate(inputs):
-            found.inputs[block, place, : len(each)] = each
-    return found
 
 
 def in_columns(reading: Reading, values: np.ndarray) -> np.ndarray:

@@ -62,8 +62,8 @@ def detect(
 
     BatchNorm and the first convolutions are frozen; every width keeps the BatchNorm that it has.
     """
-    config, train = task.config, made(task).train
-    grid = {name: detector(config).widths[name] for name in names}
+    config, train, widths = task.config, made(task).train, detector(task.config).widths
+    grid = {name: widths[name] for name in names}
     assigned = assigner(task)
 
     def batch(rows: np.ndarray, step: int) -> tuple[Any, Any]:
